@@ -1,0 +1,76 @@
+"""From plain values to a dataclass: unknown keys, missing keys and wrong types, each answered in one line."""
+
+from dataclasses import MISSING, fields
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..errors import InputError, did_you_mean
+
+T = TypeVar("T")
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+
+
+def fitted(kind: type[T], given: Any, prefix: str) -> T:
+    """The dataclass `kind` made from `given`, a mapping of resolved plain values found at the key `prefix`.
+
+    Raises InputError for a value that is no mapping, and what `converted` and the dataclass itself raise.
+    """
+    if not isinstance(given, dict):
+        raise InputError(f"{prefix}={shown(given)}: {prefix} is a block of keys: {prefix}.KEY=VALUE")
+    return kind(**converted(kind, given, f"{prefix}."))
+
+
+def converted(
+    kind: type, given: dict[Any, Any], prefix: str = "", names: tuple[str, ...] | None = None
+) -> dict[str, Any]:
+    """`given` with every value in the type that the dataclass `kind` declares for it ("3" becomes 3).
+
+    Keys are named in full by `prefix` ("federation."); `names` are the fields in question, all when None. Raises
+    InputError for a key that is none of them, for one that is needed and not given, and for a value of a wrong type.
+    """
+    known = {field.name: field for field in fields(kind) if names is None or field.name in names}
+    for key in given:
+        if key not in known:
+            raise InputError(f"{prefix}{key}: no such key, {did_you_mean(str(key), known)}")
+    for name, field in known.items():
+        needed = field.default is MISSING and field.default_factory is MISSING
+        if needed and (name not in given or given[name] == "???"):
+            raise InputError(f"{prefix}{name} is missing: give {prefix}{name}=VALUE, {wording(hint_of(kind, name))}")
+    schema = OmegaConf.structured(kind)
+    return {key: _converted_value(schema, kind, key, value, prefix) for key, value in given.items()}
+
+
+def _converted_value(schema: Any, kind: type, key: str, value: Any, prefix: str) -> Any:
+    try:
+        merged = OmegaConf.merge(schema, {key: value})
+        return OmegaConf.to_container(OmegaConf.masked_copy(merged, [key]))[key]  # type: ignore[arg-type, index, call-overload]
+    except OmegaConfBaseException:
+        raise InputError(f"{prefix}{key}={shown(value)}: must be {wording(hint_of(kind, key))}") from None
+
+
+def hint_of(kind: type, name: str) -> Any:
+    """The type that the dataclass `kind` declares for its field `name`."""
+    return get_type_hints(kind)[name]
+
+
+def wording(hint: Any) -> str:
+    """A type in words: `int | None` is "a whole number or null"."""
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(wording(one) for one in get_args(hint))
+    if get_origin(hint) in (list, tuple):
+        return {int: "a list of whole numbers such as [0,1]", float: "a list of numbers such as [0.5]"}.get(
+            get_args(hint)[0], "a list such as [a,b]"
+        )
+    if hint is dict or get_origin(hint) is dict:
+        return "a mapping such as {a: 1}"
+    return WORDS.get(hint, "a value")
+
+
+def shown(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

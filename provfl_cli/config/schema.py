@@ -1,0 +1,237 @@
+"""Dataclasses that a composed configuration must fit, and the rules between their fields.
+
+Nothing here imports torch: a wrong configuration is refused before anything heavy is loaded. `Partition`, `Injection`
+and `Fusion` settings have their dataclass beside the code that uses them, named by `_target_` in their config file;
+those modules are light as well.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import InputError, did_you_mean
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+SOURCES = ("embedded", "hub", "path")
+TARGETS = ("logit", "centred", "margin")
+
+
+def one_of(key: str, value: str, accepted: tuple[str, ...]) -> None:
+    """Raise InputError unless `value` is one of the `accepted` words."""
+    if value not in accepted:
+        raise InputError(f"{key}={value}: {did_you_mean(str(value), accepted)}")
+
+
+def at_least(key: str, value: float | None, least: float) -> None:
+    """Raise InputError when `value` is a number below `least` (null passes)."""
+    if value is not None and not value >= least:
+        raise InputError(f"{key}={value}: must be {least} or more")
+
+
+def above(key: str, value: float, bound: float) -> None:
+    """Raise InputError unless `value` is a finite number greater than `bound`."""
+    if not bound < value < float("inf"):
+        raise InputError(f"{key}={value}: must be a finite number above {bound}")
+
+
+def between(key: str, value: float, low: float, high: float) -> None:
+    """Raise InputError unless `low <= value <= high`."""
+    if not low <= value <= high:
+        raise InputError(f"{key}={value}: must lie between {low} and {high}")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where examples come from, and how a picture becomes a tensor."""
+
+    name: str
+    source: str
+    path: str | None = None
+    embedded: str | None = None  # dotted name of the function that loads the embedded form
+    hub_id: str | None = None
+    revision: str = "main"
+    input_column: str = "image"
+    label_column: str = "label"
+    image_size: int = 28
+    mean: list[float] = field(default_factory=lambda: [0.5])
+    std: list[float] = field(default_factory=lambda: [0.5])
+    max_test_examples: int = 2048
+    test_fraction: float = 0.2
+    full_size: str | None = None
+    input: str = "image"
+
+    def __post_init__(self) -> None:
+        one_of("dataset.source", self.source, SOURCES)
+        at_least("dataset.image_size", self.image_size, 8)
+        at_least("dataset.max_test_examples", self.max_test_examples, 1)
+        if not 0 < self.test_fraction < 1:
+            raise InputError(f"dataset.test_fraction={self.test_fraction}: must lie between 0 and 1")
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise InputError("dataset.mean and dataset.std: give as many values in the one as in the other")
+        for value in self.std:
+            above("dataset.std", value, 0)
+        if self.path is not None:
+            object.__setattr__(self, "source", "path")
+        if self.source == "path" and self.path is None:
+            raise InputError("dataset.source=path needs a folder: dataset.path=DIR")
+        if self.source == "embedded" and self.embedded is None:
+            raise InputError(
+                f"dataset={self.name} has no embedded form: dataset.source=hub, dataset.path=DIR, or dataset=mnist"
+            )
+        if self.source == "hub" and self.hub_id is None:
+            raise InputError(f"dataset={self.name} needs dataset.hub_id=OWNER/NAME or dataset.path=DIR")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which function builds the module, and what it reads. `options` go to that function as they are."""
+
+    target: str
+    name: str
+    input: str = "image"
+    min_image_size: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where clients train."""
+
+    name: str
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("engine.name", self.name, ("local",))
+        at_least("engine.workers", self.workers, 1)
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Clients, rounds, and what a client does in a round."""
+
+    clients: int
+    clients_per_round: int | None
+    rounds: int
+    local_epochs: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        for key in ("clients", "rounds", "local_epochs", "batch_size"):
+            at_least(f"federation.{key}", getattr(self, key), 1)
+        at_least("federation.clients_per_round", self.clients_per_round, 1)
+        one_of("federation.optimizer", self.optimizer, ("sgd", "adam"))
+        above("federation.learning_rate", self.learning_rate, 0)
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"federation.momentum={self.momentum}: must be 0 or more and below 1")
+        at_least("federation.weight_decay", self.weight_decay, 0)
+        if self.clients_per_round is not None and self.clients_per_round > self.clients:
+            raise InputError(
+                f"federation.clients_per_round={self.clients_per_round}: more than federation.clients={self.clients}"
+            )
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """One way of tracing: the settings of a preset (design section 2)."""
+
+    name: str
+    of: str
+    client_weighting: str
+    target: str
+    threshold: float | None
+    threshold_scale: str
+    layer_decay: float
+    layers: Any
+    rounds: Any
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        one_of("provenance.of", self.of, ("updates", "weights"))
+        one_of("provenance.client_weighting", self.client_weighting, ("none", "fusion"))
+        one_of("provenance.target", self.target, TARGETS)
+        one_of("provenance.threshold_scale", self.threshold_scale, ("absolute", "minmax"))
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"provenance.layer_decay={self.layer_decay}: must be above 0 and at most 1")
+        if self.threshold is not None and self.threshold != self.threshold:
+            raise InputError("threshold=nan: give a number, or null for no threshold")
+        if self.layers != "all" and not (
+            isinstance(self.layers, list) and self.layers and all(isinstance(x, str) for x in self.layers)
+        ):
+            raise InputError(f"provenance.layers={self.layers}: all, or a list of layer types such as [Linear,Conv]")
+        if self.rounds not in ("last", "all") and not (
+            isinstance(self.rounds, list)
+            and self.rounds
+            and all(isinstance(x, int) and not isinstance(x, bool) and x >= 1 for x in self.rounds)
+        ):
+            raise InputError(f"provenance.rounds={self.rounds}: last, all, or a list of round numbers such as [1,5]")
+        at_least("provenance.batch_size", self.batch_size, 1)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where trained rounds are kept, which, and how much space they may take (GB)."""
+
+    cache: str
+    keep: Any
+    max_gb: float
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.keep, int) and not isinstance(self.keep, bool) and self.keep >= 1
+        if self.keep not in ("all", "last") and not number:
+            raise InputError(f"store.keep={self.keep}: all, last, or the number of last rounds to keep, 1 or more")
+        above("store.max_gb", self.max_gb, 0)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Which predictions are traced, and from how many examples on a client counts as holder of a label."""
+
+    inputs: str
+    max_inputs: int
+    min_examples: int
+
+    def __post_init__(self) -> None:
+        one_of("evaluation.inputs", self.inputs, ("correct", "wrong", "all"))
+        at_least("evaluation.max_inputs", self.max_inputs, 1)
+        at_least("evaluation.min_examples", self.min_examples, 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on, validated. Partition, injection and fusion are their own dataclasses."""
+
+    dataset: Dataset
+    model: Model
+    partition: Any
+    injection: Any
+    fusion: Any
+    engine: Engine
+    federation: Federation
+    provenance: Provenance
+    store: Store
+    evaluation: Evaluation
+    seed: int
+    device: str
+    threshold: float | None
+    tracefl_beside: bool
+
+    def __post_init__(self) -> None:
+        between("seed", self.seed, 0, 2**31 - 1)
+        one_of("device", self.device, DEVICES)
+        if isinstance(self.provenance.rounds, list) and max(self.provenance.rounds) > self.federation.rounds:
+            raise InputError(
+                f"provenance.rounds={self.provenance.rounds}: "
+                f"the federation has only federation.rounds={self.federation.rounds}"
+            )
+        if self.model.input != self.dataset.input:
+            raise InputError(
+                f"model={self.model.name} reads {self.model.input}, dataset={self.dataset.name} is "
+                f"{self.dataset.input}: choose a model for {self.dataset.input} (provfl ls model)"
+            )
+        for part in (self.partition, self.injection, self.fusion):
+            check = getattr(part, "check", None)
+            if check is not None:
+                check(self.federation)

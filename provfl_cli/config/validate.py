@@ -1,0 +1,127 @@
+"""From a composed configuration to the schema: every value resolved, typed and within its range."""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..errors import InputError, did_you_mean
+from .fields import converted, fitted, shown
+from .schema import Config, Dataset, Engine, Evaluation, Federation, Model, Provenance, Store
+from .tree import conf_dir, options
+
+BLOCKS = {
+    "dataset": Dataset,
+    "engine": Engine,
+    "federation": Federation,
+    "provenance": Provenance,
+    "store": Store,
+    "evaluation": Evaluation,
+}
+TARGETED = ("partition", "injection", "fusion")  # groups whose dataclass stands beside the code that uses it
+SCALARS = ("seed", "device", "threshold", "tracefl_beside")
+MODEL_FIELDS = ("name", "input", "min_image_size")  # of schema.Model; the other keys go to the function as they are
+
+
+def validated(cfg: DictConfig) -> Config:
+    """The composed `cfg` as `schema.Config`; its paths absolute, from the folder that `provfl` was called from.
+
+    Raises InputError, one line, for the first thing that is wrong. Imports nothing heavy.
+    """
+    plain = _anchored(_resolved(cfg))
+    expected = {field.name for field in fields(Config)}
+    for key in plain:
+        if key not in expected:
+            raise InputError(f"{key}: no such key, {did_you_mean(key, expected)}")
+    for group in (*BLOCKS, *TARGETED, "model"):
+        if plain.get(group) is None:
+            choices = ", ".join(options(group))
+            raise InputError(
+                f"{group} is missing: " + (f"choose {group}=one of {choices}" if choices else "a block of keys")
+            )
+    parts: dict[str, Any] = {group: fitted(kind, plain[group], group) for group, kind in BLOCKS.items()}
+    parts |= {group: _targeted(plain[group], group) for group in TARGETED}
+    parts["model"] = _model(plain["model"])
+    scalars = converted(Config, {key: plain[key] for key in SCALARS if key in plain}, names=SCALARS)
+    config = Config(**parts, **scalars)
+    if config.dataset.path is not None and not Path(config.dataset.path).exists():
+        raise InputError(f"dataset.path={config.dataset.path}: no such folder")
+    return config
+
+
+def check_model_options(cfg: DictConfig, defaults: Mapping[str, Any], choice: str) -> None:
+    """Refuse model keys that the option's own file (`defaults`) does not have, and values of another type than there.
+
+    A key whose default is null takes anything, a whole number serves where a number is asked for.
+    """
+    model = cfg.get("model")
+    if not isinstance(model, DictConfig):
+        return
+    for key, value in ((str(key), value) for key, value in model.items()):
+        if key not in defaults:
+            raise InputError(f"model.{key}: model={choice} has no such key, {did_you_mean(key, defaults)}")
+        default = defaults[key]
+        fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+        if default is not None and key not in MODEL_FIELDS and not fits:
+            raise InputError(f"model.{key}={shown(value)}: must be like its default, {key}={shown(default)}")
+
+
+def provenance_preset(name: str) -> Provenance:
+    """One of `conf/provenance/*.yaml` with the threshold it comes with, whatever the run itself uses."""
+    path = conf_dir() / "provenance" / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"provenance={name}: {did_you_mean(name, options('provenance'))}")
+    plain = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    assert isinstance(plain, dict)
+    return fitted(Provenance, plain["provenance"], "provenance")
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    """`cfg` without the `hydra` node as plain values, every interpolation replaced by what it stands for."""
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    try:
+        plain = OmegaConf.to_container(own, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{error.full_key or 'the configuration'}: {reason}") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _targeted(given: Any, group: str) -> Any:
+    """The dataclass that `_target_` names, made from the other keys of `given`."""
+    if not isinstance(given, dict) or not isinstance(given.get("_target_"), str):
+        raise InputError(f"{group}: needs _target_, the dotted name of a dataclass ({group}=…, provfl ls {group})")
+    target = given["_target_"]
+    module, _, name = target.rpartition(".")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{group}._target_={target}: cannot be imported ({error})") from error
+    if not (isinstance(kind, type) and is_dataclass(kind)):
+        raise InputError(f"{group}._target_={target}: not a dataclass")
+    return fitted(kind, {key: value for key, value in given.items() if key != "_target_"}, group)
+
+
+def _model(given: Any) -> Model:
+    if not isinstance(given, dict) or not isinstance(given.get("_target_"), str):
+        raise InputError("model: needs _target_, the dotted name of a function that builds a module (provfl ls model)")
+    own = {key: value for key, value in given.items() if key in MODEL_FIELDS}
+    rest = {key: value for key, value in given.items() if key not in (*MODEL_FIELDS, "_target_")}
+    return fitted(Model, {"target": given["_target_"], **own, "options": rest}, "model")
+
+
+def _anchored(plain: dict[str, Any]) -> dict[str, Any]:
+    """`plain` with `store.cache` and `dataset.path` as absolute paths."""
+    # Inside a job the working folder may be the run's own (hydra.job.chdir): Hydra remembers the one called from.
+    calling = Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()
+    for group, key in (("store", "cache"), ("dataset", "path")):
+        block = plain.get(group)
+        if isinstance(block, dict) and isinstance(block.get(key), str):
+            plain[group] = {**block, key: str((calling / Path(block[key]).expanduser()).resolve())}
+    return plain

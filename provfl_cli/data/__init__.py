@@ -1,0 +1,1 @@
+"""Load a dataset, split it over clients, plant faults, and turn every client's share into tensors, once."""

@@ -1,0 +1,22 @@
+"""The two ways in which ProvFL ends badly, and how a wrong name is answered."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(Exception):
+    """Something that the user gave is wrong (exit code 2); the message says what, what is accepted, what to type."""
+
+
+class RunError(Exception):
+    """The input was fine and the run failed all the same (exit code 1)."""
+
+
+def did_you_mean(wrong: str, valid: Iterable[str], limit: int = 12) -> str:
+    """End a message about the unknown name `wrong`: the nearest valid names, or all of them where none is near."""
+    names = sorted(set(valid))
+    near = get_close_matches(wrong, names, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    shown = ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+    return f"accepted: {shown}"

@@ -1,0 +1,26 @@
+"""The weighted average of stacked client tensors, without holding more than one client's tensor beside the sum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def example_shares(examples: list[int]) -> Tensor:
+    """`p_k = n_k / sum n`, float64 `[clients]`."""
+    import torch
+
+    counts = torch.tensor(examples, dtype=torch.float64)
+    return counts / counts.sum()
+
+
+def weighted_average(stack: Tensor, weights: Tensor) -> Tensor:
+    """`sum_k weights[k] * stack[k]`, summed in float64, in the type of `stack` (integers are rounded)."""
+    import torch
+
+    total = torch.zeros(stack.shape[1:], dtype=torch.float64)
+    for client, weight in zip(stack, weights.tolist(), strict=True):
+        total.add_(client, alpha=weight)
+    return total.to(stack.dtype) if stack.is_floating_point() else total.round().to(stack.dtype)

@@ -1,0 +1,1 @@
+"""Neuron provenance: which clients pushed a prediction (design section 2)."""

@@ -1,0 +1,123 @@
+"""One recorded call of a torch function that took parameters, and the registry of rules that read such calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import RunError
+from .factors import Factor
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Parameters as a call received them: by name, after `view`, a function of them such as a slice or a weight norm.
+
+    `view` maps one tensor for each name to what the call saw; None: the one parameter itself. `linear` says whether it
+    is linear in them; where it is not, clients count to first order.
+    """
+
+    names: tuple[str, ...]
+    view: Callable[..., Tensor] | None = None
+    linear: bool = True
+
+
+@dataclass(eq=False)
+class Call:
+    """One use of parameters: `a = W * z + b`, or any other function of data and parameters.
+
+    Attributes:
+        function: the torch function that was called.
+        arguments: its arguments by name (rules name them; others are numbered); the first `positional` by position.
+        weights: which of them are parameters.
+        axes: batch axis of each tensor argument that depends on the input.
+        output: what it returned, detached; `axis` is its batch axis.
+        batch: number of inputs.
+        layer: name of the module that it belongs to.
+        mask: neurons that take part, in the shape of `output`; None: all.
+    """
+
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+    positional: int
+    weights: dict[str, Weight]
+    axes: dict[str, int | None]
+    output: Tensor
+    axis: int | None
+    batch: int
+    layer: str
+    mask: Tensor | None = None
+    masked: bool = False
+    versions: dict[str, int] = field(default_factory=dict)
+
+    def examples(self, tensor: Tensor, axis: int | None) -> Tensor:
+        """`tensor` with the inputs of the batch in front: `[batch, …]`; rows flattened batch-first are regrouped."""
+        if axis is None:
+            raise RunError(
+                f"cannot tell which dimension of a {tuple(tensor.shape)} tensor in layer {self.layer!r} "
+                f"({_name(self.function)}) counts the {self.batch} inputs: trace with provenance.batch_size=1"
+            )
+        if tensor.shape[axis] == self.batch:
+            return tensor.movedim(axis, 0)
+        if axis == 0 and tensor.shape[0] % self.batch == 0:
+            return tensor.reshape(self.batch, -1, *tensor.shape[1:])
+        raise RunError(
+            f"layer {self.layer!r} ({_name(self.function)}) mixes the {self.batch} inputs of a batch: "
+            f"its output has shape {tuple(tensor.shape)}"
+        )
+
+    def data(self, name: str) -> Tensor:
+        """The data argument `name` with the inputs of the batch in front."""
+        return self.examples(self.arguments[name], self.axes.get(name))
+
+
+Rule = Callable[[Call, Tensor], dict[str, Factor]]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A rule, the names of its function's positional arguments, and what its output holds beside the parameters."""
+
+    arguments: tuple[str, ...]
+    rule: Rule
+    offset: Callable[[Call], Tensor] | None = None
+
+
+RULES: dict[Callable[..., Any], Registered] = {}
+
+
+def rule(
+    *functions: Callable[..., Any], arguments: str, offset: Callable[[Call], Tensor] | None = None
+) -> Callable[[Rule], Rule]:
+    """Register a layer rule for torch functions whose positional arguments are named `arguments`.
+
+    A rule takes the call and `g`, the masked gradient of the target in the call's output with the inputs in front, and
+    returns a factor of the per-example gradient for each argument that may be a parameter. `offset` gives the part of
+    the output that is there without the parameters (what a parameter is added to), inputs in front.
+    """
+
+    def register(function: Rule) -> Rule:
+        for each in functions:
+            RULES[each] = Registered(tuple(arguments.split()), function, offset)
+        return function
+
+    return register
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", str(function))
+
+
+def sum_to(gradient: Tensor, shape: torch.Size) -> Tensor:
+    """Undo broadcasting: sum `[batch, …]` over the dimensions along which a parameter of `shape` was repeated."""
+    wanted = (1,) * (gradient.dim() - 1 - len(shape)) + tuple(shape)
+    if len(wanted) > gradient.dim() - 1:  # the parameter has a leading 1 where the batch is
+        wanted = wanted[len(wanted) - gradient.dim() + 1 :]
+    repeated = [i + 1 for i, size in enumerate(wanted) if size == 1 and gradient.shape[i + 1] != 1]
+    if repeated:
+        gradient = gradient.sum(repeated, keepdim=True)
+    return gradient.reshape(len(gradient), *shape)

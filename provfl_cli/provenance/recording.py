@@ -1,0 +1,413 @@
+"""Record every use of a parameter while a model runs, and the activation that each layer's output goes through.
+
+The recorder is a `TorchFunctionMode`: it sees each torch function that the model calls, whichever module calls it. So a
+tied weight has a use for each call, a module called twice has two, parameters used outside any module's own forward
+are found, and functional or in-place activations are activations.
+
+Tensors carry a mark (a plain attribute): whether they depend on the input, along which axis the inputs of the batch
+lie, which calls still await their activation, and, for a function of parameters alone, of which parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..errors import RunError
+from .calls import RULES, Call, Weight
+from .rules.rewrites import REWRITES
+
+_MARK = "_provfl_mark"
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Functions applied to each element alone; a layer's activation is looked for behind them.
+_ELEMENTWISE = _words(
+    "add sub rsub mul div truediv true_divide neg clone contiguous to float double half bfloat16 type dropout "
+    "dropout1d dropout2d dropout3d alpha_dropout feature_dropout batch_norm iadd isub imul itruediv square pow "
+    "sqrt rsqrt abs exp clamp addcmul addcdiv detach identity"
+)
+_ACTIVATIONS = _words(
+    "relu relu6 leaky_relu elu selu celu gelu silu mish softplus sigmoid tanh hardtanh hardswish hardsigmoid "
+    "hardshrink softshrink tanhshrink softsign logsigmoid log_sigmoid threshold rrelu prelu"
+)
+# Functions linear in their only tensor: a parameter seen through them is still that parameter.
+_VIEWS = _words(
+    "chunk split tensor_split unbind getitem view reshape flatten unflatten transpose permute movedim swapaxes "
+    "swapdims squeeze unsqueeze narrow select t contiguous to float double clone expand embedding get neg "
+    "index_select"
+)
+_IN_PLACE_DUNDERS = frozenset(("__iadd__", "__isub__", "__imul__", "__itruediv__", "__setitem__"))
+_SILENT = frozenset(("size", "dim", "_set_grad_enabled", "is_floating_point", "numel", "stride", "__len__"))
+
+
+@dataclass
+class _Mark:
+    data: bool = False
+    axis: int | None = None
+    pending: tuple[Call, ...] = ()
+    weight: Weight | None = None
+    holders: tuple[tuple[Call, str], ...] = ()  # calls that keep this tensor, and under which name
+
+
+def _mark(tensor: Tensor) -> _Mark | None:
+    return getattr(tensor, _MARK, None)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Tensors among the arguments, and one level down in lists and tuples."""
+    for each in value:
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, (list, tuple)):
+            yield from (inner for inner in each if isinstance(inner, Tensor))
+
+
+class Recorder(TorchFunctionMode):
+    """Collects the calls of one forward pass.
+
+    Args:
+        model: the module that will run; its parameters are found by identity.
+        batch: number of inputs.
+        record: called with each call as soon as its output exists; returns what the model goes on with.
+        activated: called with a call and the output of its activation function.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: int,
+        record: Callable[[Call, Tensor], None],
+        activated: Callable[[Call, Tensor], None],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.batch = batch
+        self.record = record
+        self.activated = activated
+        self.names = {id(p): n for n, p in model.named_parameters()}
+        self.owners = _owners(model)
+        self.modules: list[tuple[str, frozenset[str]]] = []  # modules with parameters that are running, innermost last
+        self.inside = 0  # depth inside activation modules
+        self.unruled: dict[str, str] = {}
+
+    # -- what the mode sees ------------------------------------------------------------------------------------------
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.__name__
+        if name in _SILENT:
+            return func(*args, **kwargs)
+        if func in REWRITES:
+            try:
+                with self:
+                    return REWRITES[func](*args, **kwargs)
+            except NotImplementedError:
+                pass
+        tensors = list(_tensors((*args, *kwargs.values())))
+        marks = [m for m in map(_mark, tensors) if m is not None]
+        weights = [t for t in tensors if id(t) in self.names or ((m := _mark(t)) is not None and m.weight is not None)]
+        depends = any(m.data for m in marks)
+        plain = name.strip("_")  # add, add_ and __add__ alike
+        in_place = _is_in_place(name, kwargs)
+        before = None
+        if in_place and tensors:
+            self._keep_before_change(tensors[0])
+            before = tensors[0].detach().clone() if weights else None
+        pending = tuple(dict.fromkeys(call for m in marks for call in m.pending)) if not self.inside else ()
+        output = func(*args, **kwargs)
+        if weights and (depends or self._repeats_over_batch(plain, output, weights)):
+            return self._use(func, plain, args, kwargs, output, pending, before)
+        if weights:
+            self._derive(func, plain, args, kwargs, output, weights)
+            return output
+        if depends:
+            if plain in _ACTIVATIONS and not self.inside:
+                self._activate(pending, output)
+            going_on = pending if plain in _ELEMENTWISE and not self.inside else ()
+            for each in _tensors(output if isinstance(output, (tuple, list)) else (output,)):
+                setattr(each, _MARK, _Mark(True, self._axis(plain, args, kwargs, tensors, each), going_on))
+        return output
+
+    def _use(
+        self,
+        func: Any,
+        plain: str,
+        args: Any,
+        kwargs: Any,
+        output: Any,
+        pending: tuple[Call, ...],
+        before: Tensor | None,
+    ) -> Any:
+        """Record a call that took parameters; `before` is what an in-place function has overwritten."""
+        if not isinstance(output, Tensor):
+            return self._uncovered(func, args, kwargs, output, "returns several tensors")
+        registered = RULES.get(func)
+        names = registered.arguments if registered else ()
+        arguments = {names[i] if i < len(names) else str(i): a for i, a in enumerate(args)} | dict(kwargs)
+        weights = {k: w for k, v in arguments.items() if isinstance(v, Tensor) and (w := self._weight(v)) is not None}
+        if len(weights) < sum(1 for t in _tensors((*args, *kwargs.values())) if self._weight(t) is not None):
+            return self._uncovered(func, args, kwargs, output, "takes its parameters in a list")
+        axes = {k: m.axis for k, v in arguments.items() if isinstance(v, Tensor) and (m := _mark(v)) and m.data}
+        axis = self._axis(plain, args, kwargs, [arguments[k] for k in axes], output) if axes else 0
+        held = {k: arguments[k] for k in axes}
+        if not axes:  # constants that were repeated for every input, such as BERT's token types
+            axes = {k: 0 for k, v in arguments.items() if isinstance(v, Tensor) and k not in weights}
+        if before is not None:
+            first = next(iter(arguments))
+            held.pop(first, None)
+            arguments[first] = before
+        if not output.requires_grad:
+            # The first layers: from here on the graph is needed. A copy, because a leaf may not be changed in place.
+            output = output.detach().requires_grad_().clone()
+        call = Call(
+            function=func,
+            arguments={k: v.detach() if isinstance(v, Tensor) else v for k, v in arguments.items()},
+            positional=len(args),
+            weights=weights,
+            axes=axes,
+            output=output.detach(),
+            axis=axis,
+            batch=self.batch,
+            layer=self._layer(weights),
+        )
+        for key, tensor in held.items():
+            mark = _mark(tensor)
+            assert mark is not None
+            mark.holders += ((call, key),)
+            call.versions[key] = tensor._version
+        kept = pending if plain in _ELEMENTWISE else ()
+        setattr(output, _MARK, _Mark(True, axis, (*kept, call), holders=((call, "output"),)))
+        call.versions["output"] = output._version
+        self.record(call, output)
+        if plain in _ACTIVATIONS and not self.inside:  # an activation with parameters of its own
+            self._activate((*pending, call), output)
+        return output
+
+    def _derive(self, func: Any, plain: str, args: Any, kwargs: Any, output: Any, weights: list[Tensor]) -> None:
+        """Remember of which parameters a function of parameters alone is made, and how."""
+        sources = {id(tensor): weight for tensor in weights if (weight := self._weight(tensor)) is not None}
+        names = tuple(dict.fromkeys(name for weight in sources.values() for name in weight.names))
+        linear = len(sources) == 1 and plain in _VIEWS and all(weight.linear for weight in sources.values())
+        outputs = [output] if isinstance(output, Tensor) else list(output) if isinstance(output, (tuple, list)) else []
+
+        def view(*parameters: Tensor, which: int | None) -> Tensor:
+            given = dict(zip(names, parameters, strict=True))
+
+            def seen(argument: Any) -> Any:
+                if isinstance(argument, (list, tuple)):
+                    return type(argument)(map(seen, argument))
+                weight = sources.get(id(argument))
+                if weight is None:
+                    return argument
+                own = [given[name] for name in weight.names]
+                return weight.view(*own) if weight.view else own[0]
+
+            result = func(*map(seen, args), **{key: seen(value) for key, value in kwargs.items()})
+            return result if which is None else result[which]
+
+        for position, each in enumerate(outputs):
+            if isinstance(each, Tensor) and each.is_floating_point():
+                which = None if each is output else position
+                setattr(each, _MARK, _Mark(weight=Weight(names, partial(view, which=which), linear)))
+
+    # -- marks -------------------------------------------------------------------------------------------------------
+
+    def _weight(self, tensor: Tensor) -> Weight | None:
+        name = self.names.get(id(tensor))
+        if name is not None:
+            return Weight((name,))
+        mark = _mark(tensor)
+        return mark.weight if mark is not None else None
+
+    def _activate(self, pending: tuple[Call, ...], output: Tensor) -> None:
+        with torch._C.DisableTorchFunction():  # what is computed for a mask is no part of the model
+            for call in pending:
+                if not call.masked and call.output.shape == output.shape:
+                    self.activated(call, output.detach())
+
+    def _keep_before_change(self, tensor: Tensor) -> None:
+        """Copy what recorded calls still have to read, before an in-place function overwrites it."""
+        mark = _mark(tensor)
+        if mark is None or not mark.holders:
+            return
+        copy = tensor.detach().clone()
+        for call, name in mark.holders:
+            if name == "output":
+                call.output = copy
+            else:
+                call.arguments[name] = copy
+            call.versions.pop(name, None)
+        mark.holders = ()
+
+    def _repeats_over_batch(self, plain: str, output: Any, weights: list[Tensor]) -> bool:
+        """Whether a parameter is repeated for every input of the batch: a class token, or BERT's token types."""
+        if plain == "embedding":
+            return output.dim() > 2 and output.shape[0] == self.batch
+        return (
+            plain in ("expand", "repeat", "broadcast_to")
+            and output.shape[0] == self.batch
+            and (output.dim() > weights[0].dim() or weights[0].shape[0] == 1)
+        )
+
+    def _axis(self, plain: str, args: Any, kwargs: Any, tensors: list[Tensor], output: Tensor) -> int | None:
+        """Along which axis of the output the inputs of the batch lie; None when that cannot be told."""
+        source = next((t for t in tensors if (m := _mark(t)) is not None and m.data), None)
+        if source is None:
+            return 0
+        axis = getattr(source, _MARK).axis
+        if axis is None:
+            return None
+        moved = _moved_axis(plain, args, kwargs, axis, source.dim())
+        if moved is not None:
+            return moved
+        if plain not in ("reshape", "view", "flatten", "unflatten"):
+            axis += max(0, output.dim() - source.dim()) if plain in _ELEMENTWISE else 0
+            if output.dim() > axis and output.shape[axis] == self.batch:
+                return axis
+        if axis == 0 and output.dim() and output.shape[0] % self.batch == 0:
+            return 0
+        candidates = [i for i, size in enumerate(output.shape) if size == self.batch]
+        return candidates[0] if len(candidates) == 1 else None
+
+    # -- modules -----------------------------------------------------------------------------------------------------
+
+    def _layer(self, weights: dict[str, Weight]) -> str:
+        """The module running now if one of the parameters is its own, else the module that owns the first."""
+        names = [name for weight in weights.values() for name in weight.names]
+        if self.modules:
+            layer, own = self.modules[-1]
+            if any(n in own for n in names):
+                return layer
+        return self.owners[names[0]]
+
+    def _uncovered(self, func: Any, args: Any, kwargs: Any, output: Any, why: str) -> Any:
+        """Remember that these parameters are not accounted for, and go on."""
+        for tensor in _tensors((*args, *kwargs.values())):
+            weight = self._weight(tensor)
+            for name in weight.names if weight else ():
+                self.unruled[name] = f"{func.__name__} {why}"
+        tensors = list(_tensors((*args, *kwargs.values())))
+        for each in _tensors(output if isinstance(output, (tuple, list)) else (output,)):
+            setattr(each, _MARK, _Mark(True, self._axis(func.__name__, args, kwargs, tensors, each)))
+        return output
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Follow which modules run, treat activation modules as one activation each, and record what is called."""
+        with ExitStack() as stack:
+            stack.enter_context(_plain_attention())
+            for name, module in self.model.named_modules(remove_duplicate=True):
+                if _is_activation(module):
+                    stack.enter_context(_hooks(module, self._enter_activation, self._leave_activation))
+                own = frozenset(
+                    self.names[id(p)] for p in module._parameters.values() if p is not None and id(p) in self.names
+                )
+                if own:
+                    stack.enter_context(_hooks(module, self._enter_module(name, own), self._leave_module))
+            stack.enter_context(self)
+            yield
+
+    def _enter_module(self, name: str, own: frozenset[str]) -> Callable[[nn.Module, Any], None]:
+        return lambda module, args: self.modules.append((name, own))
+
+    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.modules.pop()
+
+    def _enter_activation(self, module: nn.Module, args: Any) -> None:
+        mark = _mark(args[0]) if args and isinstance(args[0], Tensor) else None
+        module.__dict__.setdefault("_provfl_pending", []).append(mark.pending if mark and not self.inside else ())
+        self.inside += 1
+
+    def _leave_activation(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.inside -= 1
+        stack = module.__dict__["_provfl_pending"]
+        pending = stack.pop()
+        if not stack:
+            del module.__dict__["_provfl_pending"]
+        if isinstance(output, Tensor) and not self.inside:
+            own = tuple(c for c in getattr(_mark(output), "pending", ()) if c.layer and c not in pending)
+            self._activate((*pending, *own), output)
+            mark = _mark(output)
+            if mark is not None:
+                mark.pending = ()
+
+
+def _is_in_place(name: str, kwargs: Any) -> bool:
+    return (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_DUNDERS or bool(kwargs.get("inplace"))
+
+
+def _moved_axis(plain: str, args: Any, kwargs: Any, axis: int, dims: int) -> int | None:
+    """Where functions that reorder dimensions put the axis; None for other functions."""
+    numbers = [a for a in args[1:] if isinstance(a, int) and not isinstance(a, bool)]
+    numbers += [v for k, v in kwargs.items() if k.startswith("dim") and isinstance(v, int)]
+    if plain in ("transpose", "swapaxes", "swapdims") and len(numbers) == 2:
+        a, b = (n % dims for n in numbers)
+        return b if axis == a else a if axis == b else axis
+    if plain == "t" and dims == 2:
+        return 1 - axis
+    if plain == "permute":
+        order = numbers or list(args[1] if len(args) > 1 else kwargs["dims"])
+        return [n % dims for n in order].index(axis)
+    if plain == "unsqueeze" and numbers:
+        return axis + (numbers[0] % (dims + 1) <= axis)
+    return None
+
+
+def _is_activation(module: nn.Module) -> bool:
+    kind = type(module)
+    if kind.__module__ == "torch.nn.modules.activation":
+        return kind.__name__ not in ("MultiheadAttention", "GLU", "Softmax", "Softmin", "LogSoftmax", "Softmax2d")
+    return kind.__module__ == "transformers.activations"
+
+
+def _owners(model: nn.Module) -> dict[str, str]:
+    return {name: name.rpartition(".")[0] for name, _ in model.named_parameters()}
+
+
+@contextmanager
+def _hooks(module: nn.Module, before: Callable[..., Any], after: Callable[..., Any]) -> Iterator[None]:
+    handles = (module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keep transformer layers off their fused path, which hides its parameters and has no gradient."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def mark_inputs(tensors: list[Tensor]) -> None:
+    """Say that these tensors are the inputs of the batch, along their first axis."""
+    for tensor in tensors:
+        setattr(tensor, _MARK, _Mark(True, 0))
+
+
+def check_unchanged(call: Call) -> None:
+    """Raise RunError when a tensor that a call still has to read was overwritten in a way that went unseen."""
+    for name, version in call.versions.items():
+        tensor = call.output if name == "output" else call.arguments[name]
+        if tensor._version != version:
+            raise RunError(
+                f"layer {call.layer!r}: its {name} was changed in place through another view before it could be read; "
+                "use the out-of-place form of that operation"
+            )

@@ -1,0 +1,124 @@
+"""Convolutions in one, two and three dimensions, and their transposes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..calls import Call, rule
+from ..factors import Dense, Factor, Outer
+
+CONVOLUTION = "input weight bias stride padding dilation groups"
+TRANSPOSED = "input weight bias stride padding output_padding groups dilation"
+
+
+def _each(value: Any, dimensions: int) -> tuple[int, ...]:
+    return (value,) * dimensions if isinstance(value, int) else tuple(value) * (dimensions if len(value) == 1 else 1)
+
+
+def _low_padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
+    """Zeros in front of each dimension; `same` puts the odd one behind."""
+    if padding == "valid":
+        return (0,) * len(kernel)
+    if padding == "same":
+        return tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
+    return _each(padding, len(kernel))
+
+
+def _live_taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> list[int]:
+    """Positions in the kernel that see at least one pixel, for some output, rather than nothing but padding."""
+    return [tap for tap in range(kernel) if any(0 <= o * stride + tap * dilation - padding < size for o in range(out))]
+
+
+def _patches(
+    images: Tensor,
+    out: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> tuple[Tensor, list[list[int]]]:
+    """What each tap of the kernel sees: `[batch, C, taps, T]`, and which taps those are along each dimension."""
+    size = images.shape[2:]
+    taps = [_live_taps(*each) for each in zip(size, out, kernel, stride, padding, dilation, strict=True)]
+    needed = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, stride, kernel, dilation, strict=True)]
+    pads = [(low, max(0, n - low - length)) for low, n, length in zip(padding, needed, size, strict=True)]
+    padded = F.pad(images, [amount for pair in reversed(pads) for amount in pair])
+    batch, channels = images.shape[:2]
+    windows = padded.as_strided(
+        (batch, channels, *kernel, *out),
+        (
+            *padded.stride()[:2],
+            *(step * d for step, d in zip(padded.stride()[2:], dilation, strict=True)),
+            *(step * s for step, s in zip(padded.stride()[2:], stride, strict=True)),
+        ),
+    )
+    windows = _keep_taps(windows, taps, 2, kernel)
+    count = 1
+    for chosen in taps:
+        count *= len(chosen)
+    return windows.reshape(batch, channels, count, -1), taps
+
+
+def _keep_taps(tensor: Tensor, taps: list[list[int]], first: int, kernel: tuple[int, ...]) -> Tensor:
+    """Only the `taps` of the kernel dimensions that begin at dimension `first`."""
+    for dimension, chosen in enumerate(taps):
+        if len(chosen) == kernel[dimension]:
+            continue
+        if chosen == list(range(chosen[0], chosen[-1] + 1)):
+            tensor = tensor.narrow(first + dimension, chosen[0], len(chosen))
+        else:
+            index = torch.tensor(chosen, device=tensor.device)
+            tensor = tensor.index_select(first + dimension, index)
+    return tensor
+
+
+def _columns(taps: list[list[int]], kernel: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    return lambda stack: _keep_taps(stack, taps, 3, kernel).flatten(2)
+
+
+@rule(F.conv1d, F.conv2d, F.conv3d, arguments=CONVOLUTION)
+def convolution(call: Call, g: Tensor) -> dict[str, Factor]:
+    """`G[o, (i, tap)] = sum_t g[o, t] patches(z)[(i, tap), t]`, group by group."""
+    given = call.arguments
+    kernel = tuple(given["weight"].shape[2:])
+    n = len(kernel)
+    dilation = _each(given.get("dilation", 1), n)
+    patches, taps = _patches(
+        call.data("input"),
+        tuple(g.shape[2:]),
+        kernel,
+        _each(given.get("stride", 1), n),
+        _low_padding(given.get("padding", 0), kernel, dilation),
+        dilation,
+    )
+    groups = given.get("groups", 1)
+    batch, channels, count, positions = patches.shape
+    right = patches.reshape(batch, groups, channels // groups * count, positions)
+    left = g.flatten(2)
+    return {"weight": Outer(left, right, _columns(taps, kernel)), "bias": Dense(left.sum(2))}
+
+
+@rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, arguments=TRANSPOSED)
+def transposed_convolution(call: Call, g: Tensor) -> dict[str, Factor]:
+    """The same with the parts of `z` and `g` exchanged: `G[i, (o, tap)] = sum_t z[i, t] patches(g)[(o, tap), t]`."""
+    given = call.arguments
+    kernel = tuple(given["weight"].shape[2:])
+    n = len(kernel)
+    z = call.data("input")
+    patches, taps = _patches(
+        g,
+        tuple(z.shape[2:]),
+        kernel,
+        _each(given.get("stride", 1), n),
+        _each(given.get("padding", 0), n),
+        _each(given.get("dilation", 1), n),
+    )
+    groups = given.get("groups", 1)
+    batch, channels, count, positions = patches.shape
+    right = patches.reshape(batch, groups, channels // groups * count, positions)
+    return {"weight": Outer(z.flatten(2), right, _columns(taps, kernel)), "bias": Dense(g.flatten(2).sum(2))}

@@ -1,0 +1,193 @@
+"""Rows of client tensors as a trace reads them: `M_k o X_k`, block by block, from memory or from a mapped file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..fusion.decomposition import Decomposition
+from .calls import Weight
+from .factors import Block
+
+PREVIOUS = "previous"
+
+
+class FusedRound(Protocol):
+    """What a trace needs of a round; a stored round is one, and `from_state_dicts` makes one."""
+
+    @property
+    def clients(self) -> Sequence[int]:
+        """Client numbers, in the order of the stack."""
+
+    @property
+    def decomposition(self) -> Decomposition:
+        """How the global model is made of them."""
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """The global tensors after fusion."""
+
+    def previous(self) -> Mapping[str, Tensor]:
+        """The global tensors before."""
+
+    def client_stack(self) -> Mapping[str, Tensor]:
+        """The clients' tensors by name, `[clients, *shape]`; read one name at a time."""
+
+
+@dataclass(frozen=True)
+class GivenRound:
+    """A round whose models are in memory."""
+
+    clients: Sequence[int]
+    decomposition: Decomposition
+    after: Mapping[str, Tensor]
+    before: Mapping[str, Tensor]
+    stacked: Mapping[str, Tensor]
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """The global tensors after fusion."""
+        return self.after
+
+    def previous(self) -> Mapping[str, Tensor]:
+        """The global tensors before."""
+        return self.before
+
+    def client_stack(self) -> Mapping[str, Tensor]:
+        """The clients' tensors by name, stacked."""
+        return self.stacked
+
+
+def from_state_dicts(
+    clients: Sequence[Mapping[str, Tensor]],
+    examples: Sequence[int],
+    previous: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor] | None = None,
+) -> GivenRound:
+    """A round of federated averaging from plain state dicts.
+
+    Args:
+        clients: what each client returned.
+        examples: number of training examples of each.
+        previous: the global model that they started from.
+        weights: the global model after fusion; None: averaged here.
+    """
+    from ..fusion.fedavg import FedAvg
+
+    stacked = {name: torch.stack([client[name] for client in clients]) for name in previous}
+    fused = FedAvg().fuse(previous, stacked, examples, {}, frozenset())
+    return GivenRound(range(len(clients)), fused.decomposition, weights or fused.weights, previous, stacked)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Client rows `M_k o X_k`, then a row for each part that clients did not send, then one of the previous model.
+
+    The last row is `W_prev` itself with `of: updates` (conservation needs its share), and what of it stays in the fused
+    model, `(1 - sum_k A_k) o W_prev`, with `of: weights`; there it is left out where nothing stays.
+
+    Attributes:
+        source: the round.
+        of: `weights` (`X_k = W_k`) or `updates` (`X_k = W_k - V_k`).
+        kinds: what clients did not send, a row each, in the order of the rows.
+        ends_with_previous: whether there is a last row of the previous model.
+        device, dtype: where and in what type blocks are computed.
+        client_tensors, previous: the round's tensors.
+    """
+
+    source: FusedRound
+    of: str
+    kinds: tuple[str, ...]
+    ends_with_previous: bool
+    device: torch.device
+    dtype: torch.dtype
+    client_tensors: Mapping[str, Tensor]
+    previous: Mapping[str, Tensor]
+
+    @staticmethod
+    def open(source: FusedRound, of: str, names: Sequence[str], device: torch.device, dtype: torch.dtype) -> Stack:
+        """Prepare to read the parameters `names` of the round; nothing is read yet."""
+        parts = source.decomposition
+        return Stack(
+            source=source,
+            of=of,
+            kinds=tuple(parts.unsent),
+            ends_with_previous=of == "updates" or any(_kept(parts, name) is not None for name in names),
+            device=device,
+            dtype=dtype,
+            client_tensors=source.client_stack(),
+            previous=source.previous(),
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of client rows."""
+        return len(self.source.clients)
+
+    def block(self, weight: Weight) -> Block:
+        """A reader of rows of one parameter, as `contract` takes it."""
+        if weight.view is None:
+            return lambda rows: self._rows(weight.names[0], rows)
+        view, whole = weight.view, list[Tensor]()
+
+        def seen(rows: slice | Tensor) -> Tensor:
+            if not whole:
+                plain = [self._rows(name, slice(None)) for name in weight.names]
+                if weight.linear:
+                    whole.append(torch.func.vmap(view)(*plain))
+                else:
+                    at = tuple(self._move(self.source.weights()[name]) for name in weight.names)
+                    whole.append(torch.func.vmap(lambda *x: torch.func.jvp(view, at, x)[1])(*plain))
+            return whole[0][:, rows] if whole[0].dim() > 1 else whole[0]
+
+        return seen
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.dtype, non_blocking=True)
+
+    def _rows(self, name: str, rows: slice | Tensor) -> Tensor:
+        """`[size + kinds + previous, rows, *rest]`."""
+        parts = self.source.decomposition
+        index = rows.cpu() if isinstance(rows, Tensor) else rows
+        scalar = self.previous[name].dim() == 0
+
+        def read(tensor: Tensor) -> Tensor:
+            return self._move(tensor if scalar else tensor[index])
+
+        before = read(self.previous[name])
+        stored = self.client_tensors[name]
+        sent = self._move(stored if scalar else stored[:, index])
+        block = sent.new_empty(self.size + len(self.kinds) + self.ends_with_previous, *before.shape)
+        clients = block[: self.size]
+        if self.of == "updates":
+            torch.sub(sent, before, out=clients)
+        else:
+            clients.copy_(sent)
+        multiplier = parts.multipliers.get(name)
+        if multiplier is not None:
+            per_element = multiplier.dim() > 1
+            factor = self._move(multiplier[:, index] if per_element else multiplier)
+            clients.mul_(factor if per_element else factor.view(-1, *(1,) * before.dim()))
+        for row, kind in enumerate(self.kinds, self.size):
+            if name in parts.unsent[kind]:
+                block[row] = read(parts.unsent[kind][name])
+            else:
+                block[row] = 0
+        if self.ends_with_previous:
+            block[-1] = before
+            if self.of == "weights":
+                kept = _kept(parts, name)
+                block[-1] *= 0.0 if kept is None else read(kept) if kept.dim() else self._move(kept)
+        return block
+
+
+def _kept(parts: Decomposition, name: str) -> Tensor | None:
+    """`1 - sum_k A_k`: how much of the previous model stays in the fused one; None where nothing does."""
+    multiplier = parts.multipliers.get(name)
+    if multiplier is None:
+        kept = 1.0 - parts.example_weights.sum()
+    else:
+        kept = 1.0 - torch.tensordot(parts.example_weights, multiplier.double(), 1)
+    return None if float(kept.abs().max()) < 1e-9 else kept
