@@ -1,0 +1,1 @@
+"""Localization metrics, each beside what chance scores (design section 5)."""

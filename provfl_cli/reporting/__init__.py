@@ -1,0 +1,1 @@
+"""Console, tables and files for people: nothing is computed here."""

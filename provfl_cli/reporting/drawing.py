@@ -1,0 +1,87 @@
+"""Small pictures in text: bars, shades and images, with colour where the console has it and without where not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.segment import Segment
+from rich.style import Style
+
+EIGHTHS = " ▏▎▍▌▋▊▉"
+SHADES = " ░▒▓█"
+LOW, HIGH = (38, 50, 84), (120, 214, 190)  # from few to many
+
+
+def bar(fraction: float, width: int) -> str:
+    """A bar of `fraction` (0..1) of `width` characters, exact to an eighth of one, padded with spaces."""
+    eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
+    return ("█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()).ljust(width)
+
+
+def heat(fraction: float) -> Style:
+    """Background for a value between none (0) and the most there is (1), with text that can be read on it."""
+    low, high = np.array(LOW), np.array(HIGH)
+    red, green, blue = np.rint(low + (high - low) * min(max(fraction, 0.0), 1.0)).astype(int)
+    text = "black" if fraction > 0.55 else "#e8ecf4"
+    return Style.parse(f"{text} on rgb({red},{green},{blue})")
+
+
+def shade(fraction: float) -> str:
+    """One character for the same value where there is no colour."""
+    return SHADES[min(int(np.ceil(fraction * (len(SHADES) - 1))), len(SHADES) - 1)] if fraction > 0 else " "
+
+
+def in_colour(console: Console) -> bool:
+    """Whether the console shows enough colours for shades."""
+    return not console.no_color and console.color_system in ("256", "truecolor")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image drawn with half blocks, two pixels a character.
+
+    `pixels` uint8 `[height, width, channels]`, one channel (grey) or three; `columns` is the width in characters.
+    Without colour each character is one of two brightnesses above and below, split at the middle of the image's range.
+    """
+
+    pixels: np.ndarray
+    columns: int = 14
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(self.columns, self.columns)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        small = _shrunk(self.pixels, self.columns)
+        colour = in_colour(console)
+        lit = _lit(small)
+        for top in range(0, len(small), 2):
+            for column in range(self.columns):
+                if colour:
+                    upper, lower = (_rgb(small[row, column]) for row in (top, top + 1))
+                    yield Segment("▀", Style.parse(f"{upper} on {lower}"))
+                else:
+                    yield Segment(" ▀▄█"[int(lit[top, column]) + 2 * int(lit[top + 1, column])])
+            yield Segment.line()
+
+
+def _shrunk(pixels: np.ndarray, columns: int) -> np.ndarray:
+    """`pixels` at `columns` wide and an even number high, the proportions kept; averages, so small things stay."""
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    rows = max(2, 2 * round(columns * height / width / 2))
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3])
+    return np.asarray(image.convert("RGB").resize((columns, rows), Image.Resampling.BOX))
+
+
+def _lit(small: np.ndarray) -> np.ndarray:
+    grey = small.mean(axis=2)
+    return grey > (grey.min() + grey.max()) / 2
+
+
+def _rgb(pixel: np.ndarray) -> str:
+    red, green, blue = pixel.tolist()
+    return f"rgb({red},{green},{blue})"

@@ -1,0 +1,108 @@
+"""One progress display for rounds and the clients in them: two live lines on a terminal, a few plain ones elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+PLAIN_LINES = 10  # at most about so many where nothing can be redrawn
+
+
+class RoundProgress:
+    """Shows how far training is. No thread starts before the first `round_started`: workers are forked until then.
+
+    Use it as a context manager, or call `close` at the end; closing wipes the live lines.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._live: Progress | None = None
+        self._bars: tuple[TaskID, TaskID] | None = None
+        self._began: float | None = None
+        self._skipped = 0.0  # rounds done before this display began: a resumed run
+        self._number = self._total = self._clients = self._finished = 0
+        self._latest = ""
+
+    def __enter__(self) -> RoundProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def round_started(self, number: int, total: int, clients: int) -> None:
+        """Round `number` (from 1) of `total` begins with so many clients."""
+        self._number, self._total, self._clients, self._finished = number, total, clients, 0
+        if self._began is None:
+            self._began, self._skipped = self._clock(), float(number - 1)
+            if self._console.is_interactive:
+                self._live = Progress(
+                    TextColumn("{task.description}", style="bold"),
+                    BarColumn(bar_width=24),
+                    TextColumn("{task.fields[count]}", justify="right"),
+                    TextColumn("{task.fields[detail]}", style="dim"),
+                    console=self._console,
+                    transient=True,
+                )
+                self._bars = (
+                    self._live.add_task("Round", count="", detail=""),
+                    self._live.add_task("Clients", count="", detail=""),
+                )
+                self._live.start()
+        self._show()
+
+    def client_finished(self) -> None:
+        """One more client of this round has returned its model."""
+        self._finished += 1
+        self._show()
+
+    def round_finished(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Round `number` is fused and evaluated; `metrics` holds `loss` and `accuracy`."""
+        self._number, self._finished = number, 0
+        self._latest = f"accuracy {metrics['accuracy']:.3f}, loss {metrics['loss']:.3f}"
+        self._show(done=float(number))
+        if self._live is None:
+            every = max(1, -(-self._total // PLAIN_LINES))
+            if number % every == 0 or number == self._total:
+                left = f", about {_spell(self._left(number))}" if number < self._total else ""
+                self._console.print(Text(f"round {number} of {self._total}: {self._latest}{left}"))
+
+    def close(self) -> None:
+        """Stop drawing; may be called twice."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _show(self, done: float | None = None) -> None:
+        if self._live is None or self._bars is None:
+            return
+        if done is None:
+            done = self._number - 1 + self._finished / max(self._clients, 1)
+        rounds, clients = self._bars
+        left = self._left(done)
+        self._live.update(
+            rounds,
+            total=self._total,
+            completed=done,
+            count=f"{self._number}/{self._total}",
+            detail=", ".join(part for part in (_spell(left), self._latest) if part),
+        )
+        self._live.update(
+            clients, total=self._clients, completed=self._finished, count=f"{self._finished}/{self._clients}"
+        )
+
+    def _left(self, done: float) -> float | None:
+        """Seconds left if the rest goes as what this display has seen; None before there is anything to go by."""
+        here = done - self._skipped
+        if self._began is None or here <= 0:
+            return None
+        return (self._clock() - self._began) / here * (self._total - done)
+
+
+def _spell(seconds: float | None) -> str:
+    return "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"

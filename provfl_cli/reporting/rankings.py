@@ -1,0 +1,155 @@
+"""Which clients are behind a few example predictions: the picture beside the ranked clients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .drawing import Picture, bar
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One client in a ranking; `examples` is how many it has of the input's true label."""
+
+    client: int
+    rank: int
+    contribution: float
+    share: float
+    examples: int
+    tie: bool
+    faulty: bool = False
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One traced prediction: its best candidates, best first, of `candidates` in all.
+
+    `pixels` is uint8 `[height, width, channels]`, None for an input that is no picture.
+    """
+
+    input: int
+    label: str
+    prediction: str
+    clients: tuple[Ranked, ...]
+    candidates: int
+    pixels: np.ndarray | None = None
+
+
+def example_rankings(
+    trace: pd.DataFrame,
+    label_counts: Mapping[int, np.ndarray],
+    label_names: Sequence[str],
+    pixels: np.ndarray | None,
+    faulty: Collection[int] = (),
+    limit: int = 3,
+    top: int = 5,
+) -> list[Ranking]:
+    """The rankings of the first inputs of `limit` different labels, `top` clients each.
+
+    Args:
+        trace: the rows of one method and one round of a tidy frame.
+        label_counts: training examples by label of each client.
+        label_names: one a label.
+        pixels: of the whole test set, uint8 `[n, height, width, channels]`, or None.
+        faulty: numbers of the clients that were planted.
+        limit: how many inputs.
+        top: how many clients for each.
+    """
+    ranked = trace[(trace["kind"] == "client") & trace["rank"].notna()]
+    heads = ranked.drop_duplicates("label").sort_values("label").head(limit)
+    return [
+        _ranking(ranked[ranked["input"] == head], label_counts, label_names, pixels, faulty, top)
+        for head in heads["input"]
+    ]
+
+
+def _ranking(
+    rows: pd.DataFrame,
+    label_counts: Mapping[int, np.ndarray],
+    label_names: Sequence[str],
+    pixels: np.ndarray | None,
+    faulty: Collection[int],
+    top: int,
+) -> Ranking:
+    best = rows.sort_values(["rank", "contribution", "client"], ascending=[True, False, True]).head(top)
+    label, prediction, index = (int(best.iloc[0][key]) for key in ("label", "prediction", "input"))
+    return Ranking(
+        input=index,
+        label=label_names[label],
+        prediction=label_names[prediction],
+        clients=tuple(
+            Ranked(
+                client=int(row["client"]),
+                rank=int(row["rank"]),
+                contribution=float(row["contribution"]),
+                share=float(row["share"]),
+                examples=int(label_counts[int(row["client"])][label]),
+                tie=bool(row["tie"]),
+                faulty=int(row["client"]) in faulty,
+            )
+            for row in best.to_dict("records")
+        ),
+        candidates=len(rows),
+        pixels=None if pixels is None else pixels[index],
+    )
+
+
+def show_rankings(rankings: Sequence[Ranking]) -> RenderableType:
+    """The rankings one below the other. Bars show contributions, relative to the largest of the input shown."""
+    if not rankings:
+        return Text("no input was traced", style="dim")
+    parts: list[RenderableType] = []
+    for ranking in rankings:
+        beside = Table.grid(padding=(0, 2))
+        beside.add_column()
+        beside.add_column()
+        if ranking.pixels is None:
+            parts.append(_clients(ranking))
+        else:
+            beside.add_row(Picture(ranking.pixels), _clients(ranking))
+            parts.append(beside)
+        parts.append(Text())
+    return Group(*parts, Text("examples: of the true label, in the client's training data", style="dim"))
+
+
+def _clients(ranking: Ranking) -> RenderableType:
+    right = ranking.label == ranking.prediction
+    title = Text.assemble(
+        (f"input {ranking.input}", "bold"),
+        f"  predicted {ranking.prediction}, ",
+        ("which is right", "green") if right else (f"labelled {ranking.label}", "red"),
+        (f"  top {len(ranking.clients)} of {ranking.candidates}", "dim"),
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("client", justify="right", no_wrap=True)
+    table.add_column("contribution", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("examples", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    largest = max((abs(one.contribution) for one in ranking.clients), default=0.0)
+    decimals = min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest > 0 else 0
+    for one in ranking.clients:
+        length = abs(one.contribution) / largest if largest > 0 else 0.0
+        colour = "cyan" if one.contribution >= 0 else "red"
+        marks = " ".join(word for word, is_so in (("tie", one.tie), ("faulty", one.faulty)) if is_so)
+        table.add_row(
+            str(one.rank),
+            str(one.client),
+            Text.assemble(f"{one.contribution:>9,.{decimals}f} ", (bar(length, 12), colour)),
+            f"{one.share:.1%}",
+            f"{one.examples:,}",
+            Text(marks, style="yellow"),
+        )
+    return Group(title, table)

@@ -1,0 +1,125 @@
+"""The localization tables: which columns, how they are written, and the same for Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Column = tuple[str, str, Callable[[float], str]]  # key in the frame, heading, how a value is written
+
+
+def _share(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+HOLDERS: tuple[Column, ...] = (
+    ("inputs", "inputs", _whole),
+    ("localization_accuracy", "accuracy", _share),
+    ("chance_accuracy", "chance", _share),
+    ("chance_corrected", "corrected", _share),
+    ("best_constant", "best constant", _share),
+    ("majority_accuracy", "majority", _share),
+    ("majority_chance", "chance", _share),
+)
+RANKING: tuple[Column, ...] = (
+    ("ndcg", "NDCG", _share),
+    ("ndcg_chance", "chance", _share),
+    ("spearman_counts", "Spearman", _share),
+    ("tie_rate", "ties", _share),
+    ("gap", "gap", _share),
+)
+FAULTS: tuple[Column, ...] = (
+    ("fault_inputs", "inputs", _whole),
+    ("fault_accuracy", "accuracy", _share),
+    ("fault_chance", "chance", _share),
+    ("hit@3", "hit@3", _share),
+    ("hit@3_chance", "chance", _share),
+    ("hit@5", "hit@5", _share),
+    ("hit@5_chance", "chance", _share),
+)
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text. The first `words` columns are words and stand left, the others are numbers."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+
+
+def localization_tables(frame: pd.DataFrame) -> list[Table]:
+    """From the rows of `localization.csv`: who is on top, the whole ranking, and faults where any were looked for."""
+    tables = [
+        _table("Localization: is the top client a holder of the label?", HOLDERS, frame),
+        _table("Ranking: does it follow how many examples of the label clients have?", RANKING, frame),
+    ]
+    if (frame["fault_inputs"] > 0).any():
+        tables.append(_table("Planted faults: is the top client faulty?", FAULTS, frame))
+    return tables
+
+
+def _table(title: str, columns: Sequence[Column], frame: pd.DataFrame) -> Table:
+    headings = ("method", "round", *(heading for _, heading, _ in columns))
+    rows = []
+    for row in frame.to_dict("records"):
+        cells = (ABSENT if math.isnan(row[key]) else write(row[key]) for key, _, write in columns)
+        rows.append((str(row["method"]), str(row["round"]), *cells))
+    return Table(title, headings, tuple(rows))
+
+
+def to_markdown(tables: Sequence[Table], note: str) -> str:
+    """The tables one below the other, then `note` (where the data came from)."""
+    parts = []
+    for table in tables:
+        rule = [":--" if i < table.words else "--:" for i in range(len(table.headings))]
+        lines = [table.headings, tuple(rule), *table.rows]
+        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        parts.append(f"**{table.title}**\n\n{body}\n")
+    return "\n".join([*parts, f"{note}\n"])
+
+
+def to_latex(tables: Sequence[Table], note: str) -> str:
+    """The tables as `tabular` with booktabs rules, then `note`; to be read in with `\\input`."""
+    parts = ["% \\usepackage{booktabs}"]
+    for table in tables:
+        kinds = "l" * table.words + "r" * (len(table.headings) - table.words)
+        lines = [" & ".join(escape(cell) for cell in row) + r" \\" for row in (table.headings, *table.rows)]
+        parts += [
+            f"% {table.title}",
+            f"\\begin{{tabular}}{{{kinds}}}",
+            "\\toprule",
+            lines[0],
+            "\\midrule",
+            *lines[1:],
+            "\\bottomrule",
+            "\\end{tabular}",
+            "",
+        ]
+    return "\n".join([*parts, f"\\par\\smallskip{{\\footnotesize {escape(note)}}}", ""])
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "…": r"\ldots{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+
+
+def escape(text: str) -> str:
+    """`text` so that LaTeX prints it as it is."""
+    return "".join(_LATEX.get(character, character) for character in text)
