@@ -50,7 +50,7 @@ def example_rankings(
     trace: pd.DataFrame,
     label_counts: Mapping[int, np.ndarray],
     label_names: Sequence[str],
-    pixels: np.ndarray | None,
+    pixels: Mapping[int, np.ndarray] | None,
     faulty: Collection[int] = (),
     limit: int = 3,
     top: int = 5,
@@ -61,7 +61,7 @@ def example_rankings(
         trace: the rows of one method and one round of a tidy frame.
         label_counts: training examples by label of each client.
         label_names: one a label.
-        pixels: of the whole test set, uint8 `[n, height, width, channels]`, or None.
+        pixels: by input number, uint8 `[height, width, channels]`, or None where inputs are no pictures.
         faulty: numbers of the clients that were planted.
         limit: how many inputs.
         top: how many clients for each.
@@ -78,7 +78,7 @@ def _ranking(
     rows: pd.DataFrame,
     label_counts: Mapping[int, np.ndarray],
     label_names: Sequence[str],
-    pixels: np.ndarray | None,
+    pixels: Mapping[int, np.ndarray] | None,
     faulty: Collection[int],
     top: int,
 ) -> Ranking:

@@ -1,0 +1,71 @@
+"""The command line: `provfl COMMAND ARGUMENTS`. Nothing here but argument handling and exit codes.
+
+A command is one module of this package with `main(arguments) -> exit code`, and one line in `COMMANDS`.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+from ..errors import InputError, RunError, did_you_mean
+
+COMMANDS = {  # name: what it does, an example
+    "run": ("train a federation, trace predictions to clients, write tables", "provfl run model=resnet18 seed=1"),
+    "ls": ("list the config groups and their options", "provfl ls model"),
+    "cp": ("copy an option's file out, to edit it", "provfl cp model/lenet my/model/wide.yaml"),
+}
+COMPLETION_FLAGS = ("--shell-completion", "-sc")
+OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0 fine, 1 failed, 2 wrong input, 130 interrupted."""
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on from the last whole round")
+        return INTERRUPTED
+    except BrokenPipeError:  # such as `provfl ls | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        known = isinstance(error, InputError | RunError)
+        _say(str(error) if known else f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows the traceback)")
+        return WRONG_INPUT if isinstance(error, InputError) else FAILED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return OK
+    name, *rest = arguments
+    if name == "--version":
+        print(f"provfl {__version__}")
+        return OK
+    if name in COMPLETION_FLAGS:  # a shell asks the program, whatever the command
+        name, rest = "run", arguments
+    if name not in COMMANDS:
+        raise InputError(f"{name}: no such command, {did_you_mean(name, COMMANDS)} (provfl --help)")
+    code: int = import_module(f"{__name__}.{name}").main(rest)
+    return code
+
+
+def _help() -> str:
+    lines = ["provfl: which clients of a federation are responsible for a prediction of its global model?", ""]
+    for name, (summary, example) in COMMANDS.items():
+        lines += [f"  provfl {name:<5} {summary}", f"               {example}"]
+    lines += [
+        "",
+        "  provfl run --help lists what can be set; provfl run --cfg job shows what a run would use.",
+        '  eval "$(provfl run -sc install=bash)" completes keys and options by the tab key (also zsh, fish).',
+    ]
+    return "\n".join(lines)
+
+
+def _say(message: str) -> None:
+    print(f"provfl: {' '.join(message.split())}", file=sys.stderr)

@@ -1,0 +1,57 @@
+"""`provfl cp GROUP/OPTION FILE`: an option's file to edit, and how to use it afterwards."""
+
+import shlex
+from pathlib import Path
+from shutil import copyfile
+
+from ..config.tree import groups, option_file, options
+from ..errors import InputError, did_you_mean
+
+USAGE = "provfl cp GROUP/OPTION FILE [--force]: copies an option's file out; FILE may be a folder"
+
+
+def main(arguments: list[str]) -> int:
+    """Copy one option's file; refuses to overwrite without `--force`."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(USAGE)
+        return 0
+    force = "--force" in arguments
+    names = [argument for argument in arguments if argument != "--force"]
+    if len(names) != 2 or any(name.startswith("-") for name in names):
+        raise InputError("give an option and a file: provfl cp model/lenet my/model/wide.yaml")
+    source, target = _source(names[0]), _target(names[0], names[1])
+    if target.exists() and not force:
+        raise InputError(f"{target} is there already: another name, or --force to overwrite it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copyfile(source, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+    print(f"{names[0]} -> {target}")
+    print(_how_to_use(names[0].partition("/")[0], target))
+    return 0
+
+
+def _source(name: str) -> Path:
+    group, _, option = name.removesuffix(".yaml").rpartition("/")
+    if group not in groups():
+        raise InputError(f"{name}: no such config group, {did_you_mean(group or name, groups())} (GROUP/OPTION)")
+    if option not in options(group):
+        raise InputError(f"{name}: {did_you_mean(option, options(group))}")
+    return option_file(group, option)
+
+
+def _target(name: str, given: str) -> Path:
+    """The file to write: a folder becomes a config dir (DIR/GROUP/OPTION.yaml), unless it is a group's folder."""
+    path = Path(given).expanduser()
+    group, _, option = name.removesuffix(".yaml").rpartition("/")
+    if path.is_dir() or given.endswith("/"):
+        return (path if path.name == group else path / group) / f"{option}.yaml"
+    return path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")
+
+
+def _how_to_use(group: str, target: Path) -> str:
+    if target.absolute().parent.name != group:
+        return f"to use it, it has to lie in a folder {group}/: provfl cp into DIR/{group}/{target.name}"
+    folder = shlex.quote(str(target.parent.parent))
+    return f"use it: provfl run --config-dir {folder} {group}={target.stem}"

@@ -1,0 +1,73 @@
+"""One job as Hydra starts it: validate, run, and hand back what went wrong rather than raise it.
+
+A failure is returned, so that the other jobs of a sweep go on, whichever process they run in.
+"""
+
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from ..config.compose import texts, validated
+from ..errors import InputError, RunError
+from .folder import discard_if_nothing_computed
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job ended badly."""
+
+    overrides: tuple[str, ...]
+    message: str  # one line
+    exit_code: int  # 2 wrong input, 1 anything else
+
+
+def job(cfg: DictConfig) -> Failure | None:
+    """Run one composed configuration in the folder that Hydra made for it; None when all went well."""
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    overrides = tuple(texts(hydra.overrides.task))
+    sweep = hydra.mode == RunMode.MULTIRUN
+    if sweep:
+        print(f"job {hydra.job.num}: {' '.join(overrides)}", flush=True)
+    try:
+        config = validated(cfg)
+        from ..run import run_job
+
+        run_job(config, folder)
+    except Exception as error:
+        failure = _failure(error, overrides, folder, hydra.job.name)
+        if sweep:  # a sweep may go on for hours: said now, and once more at its end
+            print(f"provfl: job {hydra.job.num} failed: {failure.message}", file=sys.stderr, flush=True)
+        return failure
+    return None
+
+
+def _failure(error: Exception, overrides: tuple[str, ...], folder: Path, job_name: str) -> Failure:
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, InputError):
+        discard_if_nothing_computed(folder, job_name)
+        return Failure(overrides, _one_line(str(error)), 2)
+    text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+    return Failure(overrides, f"{_one_line(text)} ({_logged(error, folder)})", 1)
+
+
+def _logged(error: Exception, folder: Path) -> str:
+    """Write the traceback of `error` into the run folder; where it can be read."""
+    path = folder / "error.log"
+    try:
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:  # a full disk may be the error itself
+        return "HYDRA_FULL_ERROR=1 shows the traceback"
+    return f"traceback in {os.path.relpath(path)}"
+
+
+def _one_line(text: str, limit: int = 500) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[:limit]}…"

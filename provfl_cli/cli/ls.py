@@ -1,0 +1,44 @@
+"""`provfl ls [GROUP]`: the config groups, their options, and a line on each."""
+
+import sys
+
+from ..config.tree import block, blocks, described, groups
+from ..errors import InputError, did_you_mean
+
+USAGE = "provfl ls [GROUP]: lists the config groups and their options, or those of one group"
+
+
+def main(arguments: list[str]) -> int:
+    """List every group, or the one that is named; for a plain block of keys, its lines with their comments."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(USAGE)
+        return 0
+    if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
+        raise InputError(f"{' '.join(arguments)}: one group at most ({USAGE.split(':')[0]})")
+    if arguments and block(arguments[0]):
+        print(block(arguments[0]))
+        return 0
+    known = groups()
+    for group in arguments:
+        if group not in known:
+            raise InputError(f"{group}: no such config group, {did_you_mean(group, [*known, *blocks()])}")
+    _show(arguments or known)
+    if not arguments:
+        print(f"choose by GROUP=OPTION; keys beside the groups: provfl ls {' | '.join(blocks())}")
+    return 0
+
+
+def _show(chosen: list[str]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("group", "option", "what it is", box=box.SIMPLE_HEAD, caption="* taken when nothing is said")
+    for group in chosen:
+        for number, option in enumerate(described(group)):
+            name = f"[bold]{option.name} *[/]" if option.default else option.name
+            table.add_row(group if number == 0 else "", name, escape(option.summary))
+        table.add_section()
+    # Into a pipe every option keeps its own line, however long.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)

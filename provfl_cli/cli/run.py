@@ -1,0 +1,99 @@
+"""`provfl run`: Hydra's flags, one job or a sweep, and what is said when something goes wrong."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..config.compose import Plan, hydra_session, parse, parser, plan
+from ..errors import InputError
+from .completion import complete
+from .folder import claimed, pruned, unclaimed_pattern
+from .job import Failure, job
+
+if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+
+
+def main(arguments: list[str]) -> int:
+    """Run, sweep, or answer one of Hydra's flags (`--cfg`, `--info`, `--help`, `-sc`, …); see `provfl run --help`."""
+    args = parse(arguments)
+    _refuse_contradictions(args)
+    with hydra_session(args) as hydra:
+        if _answered(hydra, args):
+            return 0
+        asked = plan(hydra, args)
+        failures = _executed(hydra, asked)
+    return _reported(failures, asked)
+
+
+def _refuse_contradictions(args: Namespace) -> None:
+    flags = {"--run": args.run, "--multirun": args.multirun, "--cfg": args.cfg, "--info": args.info}
+    given = [name for name, value in {**flags, "--shell-completion": args.shell_completion}.items() if value]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)}: one of them at a time")
+    if args.resolve and not (args.cfg or args.help):
+        raise InputError("--resolve goes with --cfg or --help")
+
+
+def _answered(hydra: "Hydra", args: Namespace) -> bool:
+    """Whether a flag asked for something to show; shown by Hydra's own code."""
+    name = args.config_name or "config"
+    if args.help:
+        hydra.app_help(name, parser(), args)
+    elif args.hydra_help:
+        hydra.hydra_help(name, parser(), args)
+    elif args.cfg:
+        try:
+            hydra.show_cfg(name, args.overrides, args.cfg, args.package, args.resolve)
+        except SystemExit:  # an unknown --package: said by Hydra, which ends with 1
+            raise SystemExit(2) from None
+    elif args.info:
+        hydra.show_info(args.info, name, args.overrides)
+    elif args.shell_completion:
+        complete(hydra, name, args.overrides)
+    else:
+        return False
+    return True
+
+
+def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
+    """Run the jobs of the plan in a folder that is this process's own; what failed."""
+    key = "sweep" if asked.sweep else "run"
+    folder = claimed(asked.base, key) if unclaimed_pattern(asked.base, key) else None
+    overrides = asked.overrides
+    if folder is not None:
+        quoted = str(folder).replace("'", "\\'")
+        overrides = [*overrides, f"hydra.{key}.dir='{quoted}'"]
+    try:
+        if asked.sweep:
+            returned = hydra.multirun(asked.config_name, job, overrides)
+        else:
+            returned = hydra.run(asked.config_name, job, overrides)
+        return list(_failures(returned))
+    finally:
+        if folder is not None:
+            pruned(folder)
+
+
+def _failures(returned: Any) -> Iterator[Failure]:
+    """What failed among the returns of a job, or of the batches of a sweep."""
+    if isinstance(returned, list | tuple):
+        for one in returned:
+            yield from _failures(one)
+    elif isinstance(getattr(returned, "_return_value", None), Failure):
+        yield returned._return_value
+
+
+def _reported(failures: list[Failure], asked: Plan) -> int:
+    """Say on stderr what failed; the exit code: 1 where something failed, 2 where all of it was wrong input."""
+    if not failures:
+        return 0
+    if asked.sweep:
+        total = f" of {len(asked.jobs)}" if asked.jobs else ""
+        print(f"provfl: {len(failures)}{total} jobs failed", file=sys.stderr)
+        for failure in failures:
+            print(f"  {' '.join(failure.overrides) or '(no overrides)'}: {failure.message}", file=sys.stderr)
+    else:
+        print(f"provfl: {failures[0].message}", file=sys.stderr)
+    return max(failures, key=lambda failure: failure.exit_code == 1).exit_code

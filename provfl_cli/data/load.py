@@ -1,0 +1,148 @@
+"""From a configuration to everything that a federation trains and is tested on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+from ..config import schema
+from ..errors import InputError
+from . import folder, hub
+from .decode import resize
+from .examples import Examples, stratified
+from .federated import ClientData, FederatedData, Source, TestData
+from .partition import Share, deal, drop_small, limit, require_enough
+from .splits import to_examples
+from .tensors import to_tensor
+
+TEST_STREAM = 1  # of the run's seed; the partition has stream 0
+
+
+def federated_data(config: schema.Config) -> FederatedData:
+    """Load, resize, cap the test set, partition, cap and drop, inject, and turn each share into tensors, once.
+
+    Raises:
+        InputError: data that cannot be had or read, or that the partition or the injection does not fit.
+    """
+    size = max(config.dataset.image_size, config.model.min_image_size)
+    examples, source = load(config.dataset, size)
+    shares = deal(config.partition, examples.train_labels, config.federation.clients, config.seed)
+    kept, dropped = drop_small(limit(shares, config.partition), config.partition)
+    require_enough(kept, dropped, config.partition, config.federation.clients_per_round)
+    kept, faults = config.injection.apply(kept, len(examples.label_names))
+    # Taking a label away may leave a client with too little.
+    kept, emptied = drop_small(kept, config.partition)
+    dropped = tuple(sorted(dropped + emptied))
+    require_enough(kept, dropped, config.partition, config.federation.clients_per_round)
+    return FederatedData(
+        clients=tuple(_client(share, examples, config.dataset) for share in kept),
+        dropped=dropped,
+        test=_test(examples, config.dataset, config.seed),
+        label_names=examples.label_names,
+        source=source,
+        faults=faults,
+        lines=_lines(config, size, kept, dropped, examples.label_names),
+    )
+
+
+def load(dataset: schema.Dataset, size: int) -> tuple[Examples, Source]:
+    """Read a dataset from where `dataset.source` says, pictures at `size` x `size`."""
+    examples = _embedded(dataset, size) if dataset.source == "embedded" else _read(dataset, size)
+    total = len(examples.train_labels) + len(examples.test_labels)
+    if dataset.source != "embedded":
+        note = f"{total:,} examples from {examples.origin}"
+    elif dataset.full_size is None:
+        note = f"embedded, all {total:,}"
+    else:
+        note = f"embedded subset of {total:,}; all {dataset.full_size} with dataset.source=hub"
+    source = Source(
+        name=dataset.name,
+        source=dataset.source,
+        location=examples.origin,
+        train_examples=len(examples.train_labels),
+        test_examples=len(examples.test_labels),
+        fingerprint=examples.fingerprint,
+        note=note,
+    )
+    return examples, source
+
+
+def _read(dataset: schema.Dataset, size: int) -> Examples:
+    """Examples of a folder or of the hub."""
+    if dataset.source == "path":
+        path = str(dataset.path)
+        return to_examples(folder.read(Path(path), dataset), dataset, size, f"dataset.path={path}", path)
+    splits, revision = hub.read(dataset)
+    return to_examples(splits, dataset, size, f"dataset.hub_id={dataset.hub_id}", f"{dataset.hub_id}@{revision}")
+
+
+def _embedded(dataset: schema.Dataset, size: int) -> Examples:
+    """Examples that a function returns (`dataset.embedded`)."""
+    import numpy as np
+
+    target = str(dataset.embedded)
+    module, _, name = target.rpartition(".")
+    try:
+        examples: Examples = getattr(import_module(module), name)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"dataset.embedded={target}: cannot be imported ({error})") from None
+    train, test = (
+        np.stack([resize(picture, size) for picture in pixels])
+        for pixels in (examples.train_pixels, examples.test_pixels)
+    )
+    return replace(examples, train_pixels=train, test_pixels=test)
+
+
+def _client(share: Share, examples: Examples, dataset: schema.Dataset) -> ClientData:
+    """A client's tensors; label counts are those of the labels that it trains on."""
+    import numpy as np
+    import torch
+
+    return ClientData(
+        id=share.client,
+        inputs=to_tensor(examples.train_pixels[share.indices], dataset.mean, dataset.std),
+        labels=torch.from_numpy(share.labels),
+        label_counts=np.bincount(share.labels, minlength=len(examples.label_names)),
+    )
+
+
+def _test(examples: Examples, dataset: schema.Dataset, seed: int) -> TestData:
+    """The server's test set: above the cap a random choice by `seed` in which every label keeps its share."""
+    import numpy as np
+    import torch
+
+    labels, rng = examples.test_labels, np.random.default_rng([seed, TEST_STREAM])
+    if dataset.max_test_examples < len(labels):
+        indices = stratified(labels, dataset.max_test_examples, rng)
+    else:
+        indices = np.arange(len(labels))
+    pixels = examples.test_pixels[indices]
+    inputs = to_tensor(pixels, dataset.mean, dataset.std)
+    return TestData(inputs, torch.from_numpy(labels[indices]), pixels, indices)
+
+
+def _lines(
+    config: schema.Config,
+    size: int,
+    kept: tuple[Share, ...],
+    dropped: tuple[tuple[int, int], ...],
+    label_names: tuple[str, ...],
+) -> tuple[str, ...]:
+    """What a user would otherwise wonder about."""
+    lines = []
+    if size > config.dataset.image_size:
+        lines.append(
+            f"pictures are drawn at {size}x{size}, the least that {config.model.name} reads "
+            f"(dataset.image_size={config.dataset.image_size})"
+        )
+    if dropped:
+        lines.append(
+            f"clients dropped: {len(dropped)} of {len(kept) + len(dropped)}, left with fewer than "
+            f"{config.partition.min_examples_per_client} examples (partition.min_examples_per_client)"
+        )
+    held = {label for share in kept for label in share.labels.tolist()}
+    missing = [name for label, name in enumerate(label_names) if label not in held]
+    if missing:
+        lines.append(f"labels that no client trains on: {', '.join(missing)}")
+    return tuple(lines)

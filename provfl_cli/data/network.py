@@ -1,0 +1,25 @@
+"""Whether a server answers, asked before a library that would retry for half a minute is let loose on it."""
+
+import threading
+import urllib.error
+import urllib.request
+
+
+def reachable(url: str, seconds: float = 3.0) -> bool:
+    """Return whether `url` answers within `seconds`; a refusal on the way (403, 407) or a server error counts as no."""
+    answered: list[bool] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds):
+                answered.append(True)
+        except urllib.error.HTTPError as error:
+            answered.append(error.code < 500 and error.code not in (403, 407))
+        except (OSError, ValueError):
+            answered.append(False)
+
+    # On a thread, since no timeout of Python's bounds the look-up of a name.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered == [True]

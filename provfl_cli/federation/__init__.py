@@ -1,0 +1,1 @@
+"""Rounds: choose clients, train them through an engine, fuse, evaluate, store."""

@@ -1,0 +1,67 @@
+"""The name of a federation in the cache: a hash of everything that determines its training, and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+
+from ..config import schema
+from ..data.federated import FederatedData
+
+TRAINING = 1  # counts up whenever the same inputs would train to other numbers
+
+
+def training_key(
+    config: schema.Config, data: FederatedData, model: nn.Module, device: torch.device
+) -> tuple[str, dict[str, object]]:
+    """Key of a federation, 20 hexadecimal digits, and a description of it for people.
+
+    The data enter by their content, as clients and server see it after preparation, partition and injection, so
+    whatever led to the same tensors shares the training; the model by its configuration and its initial weights.
+    The number of rounds is not in it: a longer run continues a shorter one, since no round depends on how many follow.
+    """
+    federation = asdict(config.federation)
+    del federation["rounds"]
+    determines: dict[str, object] = {
+        "training": TRAINING,
+        "torch": torch.__version__,
+        "device": device.type,
+        "seed": config.seed,
+        "federation": federation,
+        "fusion": _settings(config.fusion),
+        "model": {"target": config.model.target, "options": config.model.options},
+        "initial_weights": digest(model.state_dict().items()),
+        "clients": digest(
+            (f"{client.id}/{kind}", tensor)
+            for client in data.clients
+            for kind, tensor in (("inputs", client.inputs), ("labels", client.labels))
+        ),
+        "test": digest((("inputs", data.test.inputs), ("labels", data.test.labels))),
+    }
+    key = hashlib.sha256(json.dumps(determines, sort_keys=True, default=str).encode()).hexdigest()[:20]
+    for_people = {
+        "dataset": asdict(config.dataset),
+        "source": asdict(data.source),
+        "partition": _settings(config.partition),
+        "injection": _settings(config.injection),
+    }
+    return key, json.loads(json.dumps({"determined by": determines, "came from": for_people}, default=str))
+
+
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, types, shapes and contents."""
+    summary = hashlib.sha256()
+    for name, tensor in tensors:
+        summary.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        summary.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return summary.hexdigest()
+
+
+def _settings(part: object) -> dict[str, object]:
+    """Class and fields of a part that is its own dataclass."""
+    return {"target": f"{type(part).__module__}.{type(part).__qualname__}", **asdict(part)}  # type: ignore[call-overload]

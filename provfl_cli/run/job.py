@@ -1,0 +1,225 @@
+"""One run, from a validated configuration to the files of its folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+
+from ..config.schema import Config, Provenance
+from ..config.validate import provenance_preset
+from ..data.federated import FederatedData
+from ..data.load import federated_data
+from ..evaluation.metrics import localization
+from ..federation.events import (
+    ClientFinished,
+    Event,
+    RoundFinished,
+    RoundMissing,
+    RoundsReused,
+    RoundStarted,
+    TrainingEnded,
+    WaitingForProcess,
+)
+from ..federation.train import federated_rounds
+from ..models.build import build
+from ..reporting import console as show
+from ..reporting.files import write_csv, write_json, write_jsonl, write_parquet, write_text
+from ..reporting.progress import RoundProgress
+from ..reporting.rankings import example_rankings, show_rankings
+from ..reporting.tables import localization_tables, to_latex, to_markdown
+from ..store.rounds import Metrics, Round
+from .device import choose_device
+from .manifest import manifest
+from .summary import summary
+from .tracing import TracedRound, trace_round
+
+WRITTEN = {
+    "table.md": "localization accuracy beside chance (table.tex: the same for a paper)",
+    "localization.csv": "every metric, by method and round",
+    "contributions.parquet": "each client's contribution to each traced prediction",
+    "inputs.parquet": "the traced inputs; layers.parquet: a sample of them, layer by layer",
+    "summary.json": "the final figures",
+    "manifest.json": "versions, data, times, memory; metrics.jsonl: the rounds",
+    "rounds": "the models of the rounds kept, in the training cache",
+}
+
+
+class Watch:
+    """What training reports as it goes: the display follows it, and the history is kept for the files."""
+
+    def __init__(self, console: Console, folder: Path) -> None:
+        self.console = console
+        self.folder = folder
+        self.progress = RoundProgress(console)
+        self.history: list[Metrics] = []
+        self.ended = TrainingEnded(0, 0.0, 0.0)
+
+    def __call__(self, event: Event) -> None:
+        """Take one event in."""
+        match event:
+            case RoundsReused():
+                self.history = list(event.history)
+                self.console.print(f"rounds 1 to {event.rounds}: in the cache, trained in {event.seconds:.1f} s")
+            case RoundMissing():
+                begin = f"round {event.start}" if event.start else "the start"
+                self.console.print(f"round {event.number} was not kept: trained again from {begin}")
+            case WaitingForProcess():
+                self.console.print("another process trains the same federation: waiting for its rounds")
+            case RoundStarted():
+                self.progress.round_started(event.number, event.rounds, len(event.clients))
+            case ClientFinished():
+                self.progress.client_finished()
+            case RoundFinished():
+                self.history = [m for m in self.history if m.round != event.number] + [event.metrics]
+                self.progress.round_finished(event.number, asdict(event.metrics))
+                write_jsonl(self.folder / "metrics.jsonl", map(asdict, sorted(self.history, key=lambda m: m.round)))
+            case TrainingEnded():
+                self.ended = event
+
+
+def run(config: Config, folder: Path) -> None:
+    """Load data, train (or find) the federation, trace the rounds asked for, write files and print tables.
+
+    Raises:
+        InputError: data or model do not fit the configuration.
+        RunError: training diverged, a worker died, conservation failed, a file could not be written.
+    """
+    began = time.perf_counter()
+    console, device = show.make_console(), choose_device(config.device)
+    data = federated_data(config)
+    channels, size = data.test.inputs.shape[1], data.test.inputs.shape[-1]
+    model = build(config.model, channels, len(data.label_names), size, config.seed)
+    counts = {client.id: client.label_counts for client in data.clients}
+    _print_header(console, config, data, device, counts)
+    loaded = time.perf_counter()
+
+    methods, wanted = _methods(config), _wanted(config)
+    watch, traced = Watch(console, folder), list[TracedRound]()
+    with (
+        federated_rounds(config, data, model, Path(config.store.cache), wanted, device, watch) as rounds,
+        watch.progress,
+    ):
+        for stored in rounds:
+            traced.append(trace_round(config, methods, data, model, stored, counts, device))
+            _link_rounds(folder, stored)
+            history = stored.history
+    write_jsonl(folder / "metrics.jsonl", map(asdict, watch.history or history))
+
+    contributions = pd.concat([each.contributions for each in traced], ignore_index=True)
+    scores = _scores(contributions, counts, config, data)
+    accuracy = history[-1].accuracy
+    figures = summary(config, scores, traced, accuracy, watch.ended.seconds, watch.ended.cached_seconds)
+    last = traced[-1]
+    seconds = {
+        "load": loaded - began,
+        "train": watch.ended.seconds,
+        "trace": sum(each.seconds for each in traced),
+        "total": time.perf_counter() - began,
+    }
+    _write(folder, traced, contributions, scores, data)
+    write_json(folder / "summary.json", figures)
+    write_json(folder / "manifest.json", manifest(config, data, device, seconds, last.trace))
+    _print_results(console, folder, config, data, history, scores, last, counts)
+
+
+def _methods(config: Config) -> list[Provenance]:
+    """The run's own way of tracing, and the artifact's beside it."""
+    own = config.provenance
+    if not config.tracefl_beside or own.name == "tracefl":
+        return [own]
+    return [own, provenance_preset("tracefl")]
+
+
+def _wanted(config: Config) -> set[int]:
+    rounds = config.federation.rounds
+    asked = config.provenance.rounds
+    if asked == "last":
+        return {rounds}
+    return set(range(1, rounds + 1)) if asked == "all" else set(asked)
+
+
+def _link_rounds(folder: Path, stored: Round) -> None:
+    """Let `rounds` in the run folder point into the training cache."""
+    link = folder / "rounds"
+    target = os.path.relpath(stored.folder.parent, folder)
+    if not link.is_symlink():
+        link.symlink_to(target, target_is_directory=True)
+
+
+def _scores(
+    contributions: pd.DataFrame, counts: Mapping[int, np.ndarray], config: Config, data: FederatedData
+) -> pd.DataFrame:
+    if contributions.empty:
+        columns = ["method", "scope", "target", "round", "kind", "rank"]
+        contributions = pd.DataFrame({name: pd.Series(dtype=object) for name in columns})
+    return localization(contributions, counts, config.evaluation.min_examples, data.faults)
+
+
+def _write(
+    folder: Path, traced: list[TracedRound], contributions: pd.DataFrame, scores: pd.DataFrame, data: FederatedData
+) -> None:
+    write_parquet(folder / "contributions.parquet", contributions)
+    write_parquet(folder / "inputs.parquet", pd.concat([each.inputs for each in traced], ignore_index=True))
+    write_parquet(folder / "layers.parquet", pd.concat([each.layers for each in traced], ignore_index=True))
+    write_csv(folder / "localization.csv", scores)
+    tables = localization_tables(scores)
+    write_text(folder / "table.md", to_markdown(tables, data.source.note))
+    write_text(folder / "table.tex", to_latex(tables, data.source.note))
+
+
+def _print_header(
+    console: Console, config: Config, data: FederatedData, device: torch.device, counts: Mapping[int, np.ndarray]
+) -> None:
+    kept, federation = len(data.clients), config.federation
+    a_round = federation.clients_per_round or kept
+    clients = f"{kept} clients, {a_round} a round" if a_round < kept else f"{kept} clients"
+    console.print(
+        show.header(
+            f"{data.source.name} ({data.source.train_examples:,} + {data.source.test_examples:,} examples)",
+            config.model.name,
+            f"{clients}, {federation.rounds} rounds",
+            type(config.fusion).__name__,
+            str(device),
+            config.seed,
+            data.lines,
+        )
+    )
+    console.print(show.heading("Clients and their labels"))
+    console.print(show.labels(counts, data.label_names, config.evaluation.min_examples))
+    console.print()
+
+
+def _print_results(
+    console: Console,
+    folder: Path,
+    config: Config,
+    data: FederatedData,
+    history: tuple[Metrics, ...],
+    scores: pd.DataFrame,
+    last: TracedRound,
+    counts: Mapping[int, np.ndarray],
+) -> None:
+    console.print(show.heading("Rounds"))
+    console.print(show.rounds([asdict(metrics) for metrics in history]))
+    if last.trace is None:
+        console.print(f"no {config.evaluation.inputs} prediction to trace: evaluation.inputs chooses which are traced")
+    else:
+        own = last.contributions[last.contributions["method"] == config.provenance.name]
+        console.print(show.heading(f"Who is responsible? Examples from round {last.number}"))
+        pixels = dict(zip(data.test.indices.tolist(), data.test.pixels, strict=True))
+        console.print(show_rankings(example_rankings(own, counts, data.label_names, pixels, data.faults.clients)))
+        if last.trace.uncovered:
+            names = ", ".join(last.trace.uncovered)
+            console.print(f"not accounted for: {names} ({1 - last.trace.covered:.1%} of the parameters)")
+        console.print()
+        console.print(show.localization(localization_tables(scores[scores["round"] == last.number]), data.source.note))
+    console.print(show.heading("Results"))
+    console.print(show.files(folder, WRITTEN, Path.cwd()))

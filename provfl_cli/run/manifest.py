@@ -1,0 +1,83 @@
+"""What a run was made of and what it cost: `manifest.json`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config.schema import Config
+from ..data.federated import FederatedData
+from ..provenance.trace import Contributions
+
+PACKAGES = ("provfl", "torch", "torchvision", "hydra-core", "omegaconf", "datasets", "flwr-datasets", "numpy", "pandas")
+
+
+def manifest(
+    config: Config,
+    data: FederatedData,
+    device: torch.device,
+    seconds: Mapping[str, float],
+    found: Contributions | None,
+) -> dict[str, Any]:
+    """Versions, seed, data, clients, host, seconds per phase, peak memory, and what the trace covers."""
+    return {
+        "seed": config.seed,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "dataset": {**asdict(data.source), "labels": list(data.label_names), "lines": list(data.lines)},
+        "clients": {
+            "kept": {str(client.id): len(client.labels) for client in data.clients},
+            "dropped": {str(client): left for client, left in data.dropped},
+            "faulty": list(data.faults.clients),
+        },
+        "host": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+        },
+        "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
+        "peak_memory_mb": peak_memory_mb(),
+        "trace": None if found is None else _covered(found),
+    }
+
+
+def _covered(found: Contributions) -> dict[str, Any]:
+    return {
+        "covered": found.covered,
+        "uncovered": found.uncovered,
+        "unchecked_layers": list(found.unchecked),
+        "masked_layers": list(found.masked_layers),
+        "not_attributed_buffers": list(found.buffers),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def peak_memory_mb() -> float | None:
+    """Peak resident memory of this process in MB; None where the system does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None)

@@ -1,0 +1,63 @@
+"""Rows of `inputs.parquet` and `layers.parquet`."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+
+from ..data.federated import TestData
+from ..provenance.trace import Contributions
+
+
+def input_frame(
+    number: int, chosen: np.ndarray, predictions: np.ndarray, found: Contributions, test: TestData
+) -> pd.DataFrame:
+    """One row a traced input: where it is, what it is, what the model made of it, the conservation residual."""
+    return pd.DataFrame(
+        {
+            "round": np.full(len(chosen), number, dtype=np.int32),
+            "input": test.indices[chosen].astype(np.int32),
+            "split": "test",
+            "label": test.labels.numpy()[chosen].astype(np.int32),
+            "prediction": predictions.astype(np.int32),
+            "probabilities": list(found.probabilities),
+            "residual": found.residuals,
+            "picture": [png(test.pixels[index]) for index in chosen],
+        }
+    )
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A picture uint8 `[height, width, channels]` as PNG."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[..., :3]).save(out, "PNG")
+    return out.getvalue()
+
+
+def layer_frame(number: int, inputs: np.ndarray, found: Contributions) -> pd.DataFrame:
+    """One row for each sampled input, layer and client: its part of the contribution, and the neurons that took part.
+
+    `inputs` are the numbers of all traced inputs; the sample is the first of them.
+    """
+    clients = np.asarray(found.clients, dtype=np.int32)
+    frames = []
+    for layer in found.layers:
+        sample, count = layer.contributions.shape
+        frames.append(
+            pd.DataFrame(
+                {
+                    "round": np.full(sample * count, number, dtype=np.int32),
+                    "input": np.repeat(inputs[:sample].astype(np.int32), count),
+                    "layer": layer.layer,
+                    "client": np.tile(clients, sample),
+                    "contribution": layer.contributions.ravel(),
+                    "active_neurons": np.repeat(layer.active.astype(np.int64), count),
+                    "neurons": np.full(sample * count, layer.neurons, dtype=np.int64),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

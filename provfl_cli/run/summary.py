@@ -1,0 +1,48 @@
+"""The final figures of a run: `summary.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from ..config.schema import Config
+from .tracing import TracedRound
+
+FIGURES = (
+    "inputs", "no_holder", "clients", "localization_accuracy", "chance_accuracy", "chance_corrected", "best_constant",
+    "majority_accuracy", "majority_chance", "ndcg", "ndcg_chance", "spearman_counts", "tie_rate", "gap",
+    "fault_inputs", "fault_accuracy", "fault_chance",
+)  # fmt: skip
+
+
+def summary(
+    config: Config,
+    scores: pd.DataFrame,
+    traced: Sequence[TracedRound],
+    global_accuracy: float,
+    train_seconds: float,
+    cached_train_seconds: float,
+) -> dict[str, Any]:
+    """Flat figures of the run's own method in the last traced round; null where there was nothing to measure."""
+    last = traced[-1]
+    own = scores[(scores["method"] == config.provenance.name) & (scores["round"] == last.number)]
+    figures = own.iloc[0].to_dict() if len(own) else {}
+    return {
+        "method": config.provenance.name,
+        "round": last.number,
+        **{name: figures.get(name) for name in FIGURES},
+        "global_accuracy": global_accuracy,
+        "conservation_residual": None if last.trace is None else float(last.trace.residuals.max()),
+        "covered": None if last.trace is None else last.trace.covered,
+        "threshold": config.threshold,
+        "seed": config.seed,
+        "dataset": config.dataset.name,
+        "model": config.model.name,
+        "fusion": type(config.fusion).__name__.lower(),
+        "engine": config.engine.name,
+        "train_seconds": round(train_seconds, 3),
+        "cached_train_seconds": round(cached_train_seconds, 3),
+        "trace_seconds": round(sum(each.seconds for each in traced), 3),
+    }

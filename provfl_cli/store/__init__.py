@@ -1,0 +1,1 @@
+"""Rounds on disk: safetensors and a JSON manifest, written atomically, checksummed, memory-mapped on read."""

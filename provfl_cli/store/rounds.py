@@ -1,0 +1,271 @@
+"""One stored round: what the clients returned, what the server made of it, and what it cost.
+
+    rounds/0001/clients.safetensors              every tensor stacked [clients, *shape]
+                global.safetensors               W, after the round
+                previous.safetensors             W_prev, before it: what the clients started from
+                server_state.safetensors         the fusion's state before the round (to fuse it again differently)
+                next_server_state.safetensors    the fusion's state after it (to continue)
+                decomposition.safetensors        multipliers M_k and unsent terms U, where the fusion has any
+                round.json                       client ids, examples, q_k, buffers, metrics, checksums
+
+A round is written into a temporary folder beside it and renamed into place: there are whole rounds, or none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import RunError
+from ..fusion.decomposition import Decomposition
+from .tensorfile import Specs, allocate, checksum, open_tensors, stacked, write_tensors
+
+FORMAT = 1
+MANIFEST = "round.json"
+CLIENTS, GLOBAL, PREVIOUS = "clients.safetensors", "global.safetensors", "previous.safetensors"
+STATE, NEXT_STATE, DECOMPOSITION = (
+    "server_state.safetensors",
+    "next_server_state.safetensors",
+    "decomposition.safetensors",
+)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a round came to: the new global model on the server's test set, and how long it took.
+
+    `loss` is the mean cross entropy, `train_loss` the clients' own mean loss over their last pass, by examples;
+    `clients` how many trained; `seconds` from the first client's start to the end of the evaluation.
+    """
+
+    round: int
+    loss: float
+    accuracy: float
+    train_loss: float
+    clients: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """A stored round. Tensors stay on disk until they are read; a file's checksum is verified when it is first read.
+
+    Attributes:
+        folder: where it is stored.
+        number: from 1.
+        clients: numbers of the clients that trained, ascending: the order of every stack.
+        examples: `n_k`, training examples of each.
+        buffers: names of tensors that are no parameters.
+        history: metrics of this round (last) and of all before it.
+        checksums: SHA-256 of every file beside the manifest.
+    """
+
+    folder: Path
+    number: int
+    clients: tuple[int, ...]
+    examples: tuple[int, ...]
+    example_weights: tuple[float, ...]
+    buffers: frozenset[str]
+    history: tuple[Metrics, ...]
+    checksums: Mapping[str, str]
+
+    @property
+    def metrics(self) -> Metrics:
+        """Metrics of this round."""
+        return self.history[-1]
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """`W`: the global tensors after the round, buffers included."""
+        return self._global
+
+    def previous(self) -> Mapping[str, Tensor]:
+        """`W_prev`: the global tensors that the clients started from."""
+        return self._previous
+
+    def client_stack(self) -> Mapping[str, Tensor]:
+        """`W_k`: what the clients returned, each tensor `[clients, *shape]`."""
+        return self._clients
+
+    def server_state(self) -> Mapping[str, Tensor]:
+        """The fusion's state before the round."""
+        return self._state
+
+    def next_server_state(self) -> Mapping[str, Tensor]:
+        """The fusion's state after the round."""
+        return self._next_state
+
+    @cached_property
+    def decomposition(self) -> Decomposition:
+        """What the fused model is made of (design section 2.3)."""
+        weights = torch.tensor(self.example_weights, dtype=torch.float64)
+        if DECOMPOSITION not in self.checksums:
+            return Decomposition(weights)
+        file = self._open(DECOMPOSITION)
+        multipliers: dict[str, Tensor] = {}
+        unsent: dict[str, dict[str, Tensor]] = {}
+        for entry in file:
+            kind, name = entry.split("/", 1)
+            if kind == "multiplier":
+                multipliers[name] = file[entry]
+            else:
+                unsent.setdefault(kind.removeprefix("unsent:"), {})[name] = file[entry]
+        return Decomposition(weights, multipliers, unsent)
+
+    @cached_property
+    def _global(self) -> Mapping[str, Tensor]:
+        return self._open(GLOBAL)
+
+    @cached_property
+    def _previous(self) -> Mapping[str, Tensor]:
+        return self._open(PREVIOUS)
+
+    @cached_property
+    def _clients(self) -> Mapping[str, Tensor]:
+        return self._open(CLIENTS)
+
+    @cached_property
+    def _state(self) -> Mapping[str, Tensor]:
+        return self._open(STATE)
+
+    @cached_property
+    def _next_state(self) -> Mapping[str, Tensor]:
+        return self._open(NEXT_STATE)
+
+    def _open(self, name: str) -> Mapping[str, Tensor]:
+        return open_tensors(self.folder / name, self.checksums.get(name))
+
+
+def round_folder(rounds: Path, number: int) -> Path:
+    """Where round `number` is stored."""
+    return rounds / f"{number:04d}"
+
+
+def stored_rounds(rounds: Path) -> list[int]:
+    """Numbers of the whole rounds in a folder, ascending."""
+    if not rounds.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in rounds.iterdir() if entry.name.isdecimal())
+
+
+def read_round(rounds: Path, number: int) -> Round:
+    """Open a stored round.
+
+    Raises:
+        RunError: where its manifest is missing or damaged.
+    """
+    folder = round_folder(rounds, number)
+    path = folder / MANIFEST
+    try:
+        text = json.loads(path.read_text(encoding="utf-8"))
+        if text["format"] != FORMAT:
+            raise ValueError(f"format {text['format']} instead of {FORMAT}")
+        return Round(
+            folder=folder,
+            number=int(text["number"]),
+            clients=tuple(text["clients"]),
+            examples=tuple(text["examples"]),
+            example_weights=tuple(text["example_weights"]),
+            buffers=frozenset(text["buffers"]),
+            history=tuple(Metrics(**entry) for entry in text["history"]),
+            checksums=text["checksums"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} cannot be read ({error}): delete {folder} and run again: the round is trained anew"
+        ) from error
+
+
+def begin_round(rounds: Path, number: int, specs: Specs, clients: int) -> Path:
+    """Make the temporary folder of a round, with room for what its clients will return; returns that folder."""
+    temporary = rounds / f".{number:04d}.partial"
+    temporary.mkdir(parents=True)
+    allocate(temporary / CLIENTS, stacked(specs, clients))
+    return temporary
+
+
+def commit_round(
+    temporary: Path,
+    number: int,
+    *,
+    clients: Sequence[int],
+    examples: Sequence[int],
+    weights: Mapping[str, Tensor],
+    previous: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    next_state: Mapping[str, Tensor],
+    decomposition: Decomposition,
+    buffers: frozenset[str],
+    history: Sequence[Metrics],
+) -> Round:
+    """Write what is missing beside the clients' tensors, and rename the temporary folder into place.
+
+    Until the rename there is no such round; after it, it is whole, also when the machine loses its power.
+    """
+    rounds = temporary.parent
+    write_tensors(temporary / GLOBAL, weights)
+    write_tensors(temporary / NEXT_STATE, next_state)
+    before = round_folder(rounds, number - 1)
+    _link_or_write(before / GLOBAL, temporary / PREVIOUS, previous)
+    _link_or_write(before / NEXT_STATE, temporary / STATE, state)
+    parts = {f"multiplier/{name}": tensor for name, tensor in decomposition.multipliers.items()}
+    for kind, tensors in decomposition.unsent.items():
+        parts.update({f"unsent:{kind}/{name}": tensor for name, tensor in tensors.items()})
+    if parts:
+        write_tensors(temporary / DECOMPOSITION, parts)
+    manifest = {
+        "format": FORMAT,
+        "number": number,
+        "clients": list(clients),
+        "examples": list(examples),
+        "example_weights": decomposition.example_weights.tolist(),
+        "buffers": sorted(buffers),
+        "history": [asdict(metrics) for metrics in history],
+        "checksums": {file.name: checksum(file) for file in sorted(temporary.iterdir())},
+    }
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for file in temporary.iterdir():
+        _sync(file)
+    _sync(temporary)
+    temporary.rename(round_folder(rounds, number))
+    _sync(rounds)
+    return read_round(rounds, number)
+
+
+def remove_round(rounds: Path, number: int) -> None:
+    """Delete a stored round; killed in between, it leaves a left-over but never half a round."""
+    folder = round_folder(rounds, number)
+    doomed = rounds / f".{folder.name}.removed"
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def remove_leftovers(rounds: Path) -> None:
+    """Delete what a killed process left unfinished; only under the lock of the one who trains here."""
+    for entry in list(rounds.glob(".*")):
+        shutil.rmtree(entry)
+
+
+def _link_or_write(source: Path, target: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Let `target` be the file that the round before already holds, or write it."""
+    try:
+        os.link(source, target)
+    except OSError:  # no such round on disk, or a file system without hard links
+        write_tensors(target, tensors)
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

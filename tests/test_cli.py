@@ -1,0 +1,403 @@
+"""The command line through its real entry point: exit codes, one line for what is wrong, help without torch."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from omegaconf import OmegaConf
+
+import provfl_cli.run as run_part
+from provfl_cli.cli import COMMANDS, main
+from provfl_cli.cli.completion import split_line, words
+from provfl_cli.config.schema import Config
+from provfl_cli.errors import InputError, RunError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The jobs that were started; a fake takes the place of training. Some seeds stand for ways to fail."""
+    started: list[Config] = []
+
+    def fake(config: Config, folder: Path) -> None:
+        started.append(config)
+        if config.seed == 2:
+            raise InputError("dataset.label_column=label: no such column,\naccepted: image")
+        if config.seed == 12:
+            raise RunError("round 3: loss is not a number")
+        if config.seed == 13:
+            raise KeyError("unlucky")
+        if config.seed == 130:
+            raise KeyboardInterrupt
+        (folder / "summary.json").write_text(json.dumps({"threshold": config.threshold}))
+
+    monkeypatch.setattr(run_part, "run_job", fake, raising=False)
+    return started
+
+
+def provfl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, with another working folder than the project's."""
+    return subprocess.run(
+        [sys.executable, "-m", "provfl_cli", *arguments],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+WRONG = {  # a command line, and what its one line has to contain
+    "unknown command": (["rnu"], "did you mean run?"),
+    "unknown flag": (["run", "--multi-run"], "--multi-run"),
+    "unknown choice of a flag": (["run", "--cfg", "jb"], "'job'"),
+    "two flags": (["run", "--cfg", "job", "-m"], "one of them at a time"),
+    "unknown option": (["run", "model=lennet"], "model=lennet: did you mean lenet"),
+    "unknown option of a list": (["run", "model=[a]"], "model=a"),
+    "unknown group": (["run", "modle=lenet"], "did you mean model?"),
+    "unknown group added": (["run", "+modle=lenet"], "did you mean model?"),
+    "unknown key": (["run", "federation.round=2"], "did you mean federation.rounds?"),
+    "unknown key without its block": (["run", "rounds=2"], "federation.rounds"),
+    "unknown key added": (["run", "+federation.foo=2"], "federation.foo: no such key"),
+    "unknown key far from all": (["run", "federation.zzz=2"], "learning_rate"),
+    "unknown key of a model": (["run", "model=resnet18", "model.pretraind=true"], "did you mean model.pretrained?"),
+    "key below a value": (["run", "federation.rounds.x=2"], "federation.rounds.x=2: no such key"),
+    "unknown experiment": (["run", "experiment=smok"], "did you mean smoke?"),
+    "unknown launcher": (["run", "hydra/launcher=joblob"], "hydra/launcher=joblob"),
+    "wrong type: number": (["run", "federation.rounds=abc"], "federation.rounds=abc: must be a whole number"),
+    "wrong type: fraction": (["run", "federation.rounds=2.5"], "federation.rounds=2.5: must be a whole number"),
+    "wrong type: null": (["run", "federation.rounds=null"], "federation.rounds=null: must be a whole number"),
+    "wrong type: list": (["run", "dataset.mean=0.5"], "dataset.mean=0.5: must be a list of numbers"),
+    "wrong type: flag": (["run", "tracefl_beside=maybe"], "must be true or false"),
+    "wrong type: model": (["run", "model=resnet18", "model.pretrained=abc"], "pretrained=false"),
+    "wrong type: block": (["run", "federation=5"], "federation is a block of keys"),
+    "wrong type: threshold": (["run", "threshold=high"], "threshold=high: must be a number or null"),
+    "wrong word": (["run", "federation.optimizer=adamm"], "did you mean adam?"),
+    "out of range: rounds": (["run", "federation.rounds=0"], "federation.rounds=0: must be 1 or more"),
+    "out of range: rate": (["run", "federation.learning_rate=nan"], "finite number above 0"),
+    "out of range: seed": (["run", "seed=-1"], "seed=-1"),
+    "out of range: alpha": (["run", "partition.alpha=0"], "partition.alpha=0"),
+    "cross-field: clients": (["run", "federation.clients_per_round=11"], "federation.clients=10"),
+    "cross-field: rounds": (["run", "provenance.rounds=[16]"], "federation.rounds=15"),
+    "cross-field: injection": (["run", "injection=label_flip", "injection.clients=[10]"], "0 to 9"),
+    "missing folder": (["run", "dataset.path=/nowhere"], "dataset.path=/nowhere: no such folder"),
+    "path without a folder": (["run", "dataset.source=path"], "dataset.path=DIR"),
+    "no embedded form": (["run", "dataset=cifar10", "dataset.source=embedded"], "no embedded form"),
+    "deleted key": (["run", "~seed"], "seed is missing"),
+    "deleted group": (["run", "~model"], "model is missing"),
+    "deleted what is not there": (["run", "~foo"], "foo"),
+    "no value": (["run", "seed=???"], "seed is missing"),
+    "syntax: no equals sign": (["run", "federation.rounds"], "KEY=VALUE"),
+    "syntax: open bracket": (["run", "provenance.rounds=[1,2"], "KEY=[a,b]"),
+    "syntax: blank in a key": (["run", "a b=3"], "KEY=VALUE"),
+    "sweep without -m": (["run", "model=lenet,resnet18"], "add -m"),
+    "range without -m": (["run", "seed=range(0,3)"], "add -m"),
+    "interpolation": (["run", "federation.rounds=${nothing}"], "'nothing' not found"),
+    "missing config dir": (["run", "--config-dir", "nowhere"], "--config-dir nowhere: no such folder"),
+    "missing config name": (["run", "--config-name", "confg"], "did you mean config?"),
+    "target of another kind": (["run", "fusion._target_=os.path.join"], "not a dataclass"),
+    "target that is not there": (["run", "fusion._target_=nowhere.Fusion"], "cannot be imported"),
+    "mode": (["run", "hydra.mode=SWEEP"], "RUN, MULTIRUN"),
+    "sweep: a later job": (["run", "-m", "seed=0,1,2,-3"], "seed=-3"),
+    "sweep: an option of a later job": (["run", "-m", "model=lenet,lennet"], "did you mean lenet"),
+    "sweep: no such sweep": (["run", "-m", "threshold=interval(0,1)"], "INTERVAL"),
+    "shell": (["run", "-sc", "install=csh"], "csh"),
+    "ls: unknown group": (["ls", "modle"], "did you mean model?"),
+    "ls: two groups": (["ls", "model", "fusion"], "one group"),
+    "cp: unknown group": (["cp", "modle/lenet", "x.yaml"], "did you mean model?"),
+    "cp: unknown option": (["cp", "model/lennet", "x.yaml"], "did you mean lenet"),
+    "cp: no file": (["cp", "model/lenet"], "provfl cp"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_answered_in_one_line(name: str, workspace: Path, jobs: list[Config], capsys: Captured) -> None:
+    arguments, expected = WRONG[name]
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert expected in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.err.startswith("provfl: ")
+    assert captured.out == ""
+    assert not list(workspace.iterdir()), "no run folder"
+    assert not jobs, "nothing started, not even the first jobs of a sweep"
+
+
+def test_wrong_files_of_the_user(workspace: Path, jobs: list[Config], capsys: Captured) -> None:
+    folder = workspace / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "broken.yaml").write_text("# @package _global_\nfederation: {rounds: 3\n")
+    (folder / "typo.yaml").write_text("# @package _global_\nfederation:\n  round: 3\nsede: 1\n")
+    (folder / "lost.yaml").write_text("# @package _global_\ndefaults:\n  - override /model: lennet\n")
+    for name, expected in (("broken", "broken.yaml"), ("typo", "did you mean seed"), ("lost", "did you mean lenet")):
+        assert main(["run", "--config-dir", "mine", f"experiment={name}"]) == 2
+        error = capsys.readouterr().err
+        assert expected in error
+        assert len(error.splitlines()) == 1
+    assert not jobs
+    assert not (workspace / "outputs").exists()
+
+
+def test_traceback_only_when_asked_for(workspace: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert main(["run", "model=lennet"]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.splitlines()[-1].startswith("provfl: model=lennet")
+
+
+def test_a_run_gets_its_folder(workspace: Path, jobs: list[Config]) -> None:
+    assert main(["run", "seed=5", "threshold=0.5"]) == 0
+    (folder,) = workspace.glob("outputs/*/*")
+    assert (folder / "summary.json").exists()
+    assert OmegaConf.load(folder / ".hydra" / "config.yaml").seed == 5
+    assert OmegaConf.load(folder / ".hydra" / "overrides.yaml") == ["seed=5", "threshold=0.5"]
+    assert jobs[0].threshold == 0.5
+
+
+def test_two_runs_of_the_same_second_have_two_folders(workspace: Path, jobs: list[Config]) -> None:
+    pattern = "hydra.run.dir='outputs/${now:%Y}'"  # the same second, for a year
+    assert [main(["run", pattern]) for _ in range(3)] == [0, 0, 0]
+    year = time.strftime("%Y")
+    assert sorted(path.name for path in workspace.glob("outputs/*")) == [year, f"{year}-2", f"{year}-3"]
+    assert main(["run", "hydra.run.dir=outputs/mine"]) == main(["run", "hydra.run.dir=outputs/mine"]) == 0
+    assert not (workspace / "outputs" / "mine-2").exists(), "a folder that the user names is taken as it is"
+
+
+def test_folders_with_strange_names(workspace: Path, jobs: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["run", 'hydra.run.dir="it\'s, [odd]=${now:%Y}"']) == 0
+    (summary,) = workspace.glob("*/summary.json")
+    assert summary.parent.name.startswith("it's, [odd]=")
+
+
+def test_wrong_data_leave_no_folder(workspace: Path, jobs: list[Config], capsys: Captured) -> None:
+    assert main(["run", "seed=2"]) == 2
+    assert capsys.readouterr().err == "provfl: dataset.label_column=label: no such column, accepted: image\n"
+    assert len(jobs) == 1
+    assert not list(workspace.iterdir())
+
+
+@pytest.mark.parametrize(("seed", "expected"), [(12, "round 3: loss is not a number"), (13, "KeyError: 'unlucky'")])
+def test_a_failure_is_one_line_and_a_log(
+    seed: int, expected: str, workspace: Path, jobs: list[Config], capsys: Captured
+) -> None:
+    assert main(["run", f"seed={seed}"]) == 1
+    (log,) = workspace.glob("outputs/*/*/error.log")
+    assert capsys.readouterr().err == f"provfl: {expected} (traceback in {log.relative_to(workspace)})\n"
+    assert "Traceback" in log.read_text()
+
+
+def test_ctrl_c(workspace: Path, jobs: list[Config], capsys: Captured) -> None:
+    assert main(["run", "seed=130"]) == 130
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_one_failed_job_does_not_stop_the_sweep(workspace: Path, jobs: list[Config], capsys: Captured) -> None:
+    assert main(["run", "-m", "seed=13,0,2,12,5"]) == 1
+    assert [config.seed for config in jobs] == [13, 0, 2, 12, 5]
+    error = capsys.readouterr().err.splitlines()
+    assert error[-4] == "provfl: 3 of 5 jobs failed"
+    assert error[-3].startswith("  seed=13: KeyError: 'unlucky' (traceback in outputs/multirun/")
+    assert error[-2].startswith("  seed=2: dataset.label_column=label")
+    (sweep,) = workspace.glob("outputs/multirun/*/*")
+    assert sorted(path.name for path in sweep.iterdir()) == ["0", "1", "3", "4", "multirun.yaml"]
+    assert main(["run", "-m", "seed=2,2"]) == 2, "nothing but wrong input"
+
+
+def test_two_sweeps_of_the_same_second_have_two_folders(workspace: Path, jobs: list[Config]) -> None:
+    arguments = ["run", "-m", "threshold=null,0.5", "hydra.sweep.dir='sweeps/${now:%Y}'"]
+    assert main(arguments) == main(arguments) == 0
+    assert len(list(workspace.glob("sweeps/*/[01]/summary.json"))) == 4
+
+
+def test_the_working_folder_may_change(workspace: Path, jobs: list[Config]) -> None:
+    assert main(["run", "hydra.job.chdir=true"]) == 0
+    assert jobs[0].store.cache == str(workspace / "outputs" / "cache")
+    assert Path.cwd() == workspace
+
+
+def test_help_and_version(workspace: Path, capsys: Captured) -> None:
+    assert main([]) == main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name, (_, example) in COMMANDS.items():
+        assert f"provfl {name}" in text
+        assert example in text
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("provfl 0.")
+
+
+@pytest.mark.parametrize(("_", "example"), COMMANDS.values())
+def test_examples_in_the_help_work(_: str, example: str, workspace: Path, jobs: list[Config]) -> None:
+    program, *arguments = example.split()
+    assert program == "provfl"
+    assert main(arguments) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["run", "--hydra-help"],
+        ["run", "--cfg", "job", "experiment=smoke"],
+        ["run", "--cfg", "all"],
+        ["run", "--cfg", "job", "--resolve", "--package", "federation"],
+        ["run", "--info", "searchpath"],
+        ["run", "-sc", "query=bash"],
+        ["ls"],
+        ["cp", "fusion/fedprox", "out/"],
+    ],
+)
+def test_what_only_shows_does_so_without_torch(arguments: list[str], workspace: Path) -> None:
+    code = (
+        "import sys; from provfl_cli.cli import main\n"
+        f"code = main({arguments!r})\n"
+        "print([m for m in ('torch', 'datasets', 'pandas', 'numpy') if m in sys.modules], file=sys.stderr)\n"
+        "sys.exit(code)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COMP_LINE": "provfl run mod"},
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stderr) == (0, "[]\n")
+    assert result.stdout
+    assert not (workspace / "outputs").exists()
+
+
+def test_shown_configuration_is_the_one_that_runs(workspace: Path, capsys: Captured) -> None:
+    assert main(["run", "--cfg", "job", "experiment=smoke", "seed=4"]) == 0
+    shown = OmegaConf.create(capsys.readouterr().out)
+    assert (shown.dataset.name, shown.federation.clients, shown.seed) == ("digits", 4, 4)
+    assert main(["run", "--cfg", "job", "model=lennet"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("provfl run model=", {"model=lenet", "model=resnet18", "model=densenet121"}),
+        ("provfl run -m fusion=fed", {"fusion=fedavg", "fusion=fedprox"}),
+        ("scripts/provfl run model=lenet federation.local", {"federation.local_epochs="}),
+        ("provfl run model=resnet18 model.pre", {"model.pretrained="}),
+        ("provfl run exp", {"experiment="}),
+        ("provfl ", set(COMMANDS)),
+        ("provfl r", {"run"}),
+        ("provfl ls mo", {"model"}),
+        ("provfl cp fusion/", {"fusion/fedavg", "fusion/fedprox"}),
+        ("provfl run --nonsense ", set()),
+        ("provfl nonsense x", set()),
+    ],
+)
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_completion(
+    line: str, expected: set[str], shell: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    for arguments in (["run", "-sc"], ["-sc"]):  # the shell asks without the command
+        monkeypatch.setenv("COMP_LINE", line)
+        assert main([*arguments, f"query={shell}"]) == 0
+        captured = capsys.readouterr()
+        assert set(captured.out.split()) == expected
+        assert captured.err == ""
+
+
+def test_a_line_is_split_at_the_command() -> None:
+    assert split_line("provfl run model=") == ("run", "model=")
+    assert split_line("python3 -m provfl_cli run a=1 ") == ("run", "a=1 ")
+    assert split_line("./scripts/provfl ") == ("", "")
+    assert words("cp", "model/le") == ["model/lenet"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_completion_in_a_real_shell(workspace: Path) -> None:
+    program = workspace / "bin" / "provfl"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m provfl_cli "$@"\n')
+    program.chmod(0o755)
+    script = (
+        'eval "$(provfl run -sc install=bash)"; COMP_LINE="provfl run model=" COMP_POINT=17 COMP_CWORD=2\n'
+        'hydra_bash_completion; echo "${COMPREPLY[@]}"; complete -p provfl'
+    )
+    path = f"{program.parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+    replies, registered = result.stdout.splitlines()
+    assert replies.split() == ["model=densenet121", "model=lenet", "model=resnet18"]
+    assert registered.endswith("-F hydra_bash_completion provfl")
+
+
+def test_ls(capsys: Captured) -> None:
+    assert main(["ls"]) == 0
+    text = capsys.readouterr().out
+    assert "lenet *" in text
+    assert "Dirichlet distribution" in text
+    assert main(["ls", "fusion"]) == 0
+    text = capsys.readouterr().out
+    assert "fedprox" in text
+    assert "lenet" not in text
+    assert main(["ls", "federation"]) == 0
+    text = capsys.readouterr().out
+    assert "local_epochs: 2           # passes over its own data" in text
+    assert "store" not in text
+
+
+def test_cp_and_use(workspace: Path, jobs: list[Config], capsys: Captured) -> None:
+    assert main(["cp", "fusion/fedprox", "mine/fusion/strong.yaml"]) == 0
+    hint = capsys.readouterr().out.splitlines()[-1]
+    assert hint == "use it: provfl run --config-dir mine fusion=strong"
+    path = workspace / "mine" / "fusion" / "strong.yaml"
+    path.write_text(path.read_text().replace("0.01", "0.5"))
+    assert main(hint.split()[3:]) == 0
+    assert jobs[0].fusion.mu == 0.5
+    assert main(["cp", "fusion/fedprox", str(path)]) == 2
+    assert "0.5" in path.read_text()
+    assert main(["cp", "fusion/fedprox", str(path), "--force"]) == 0
+    assert "0.01" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [("mine/", "mine/model/lenet.yaml"), ("model/", "model/lenet.yaml"), ("x", "x.yaml"), ("a/b.yaml", "a/b.yaml")],
+)
+def test_cp_targets(given: str, written: str, workspace: Path, capsys: Captured) -> None:
+    assert main(["cp", "model/lenet", given]) == 0
+    assert (workspace / written).read_text() == (REPOSITORY / "conf" / "model" / "lenet.yaml").read_text()
+    assert ("--config-dir" in capsys.readouterr().out) == ("model/" in written)
+
+
+def test_output_into_a_closed_pipe(workspace: Path) -> None:
+    command = f"{sys.executable} -m provfl_cli ls | head -1"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
+    assert result.stderr == ""
+
+
+def test_every_command_has_its_module() -> None:
+    from importlib import import_module
+
+    for name in COMMANDS:
+        module: ModuleType = import_module(f"provfl_cli.cli.{name}")
+        assert callable(module.main)
+
+
+def test_answers_come_within_a_second(workspace: Path) -> None:
+    for arguments in (["--help"], ["run", "--cfg", "job"], ["run", "--help"], ["ls"]):
+        assert _cpu_seconds(arguments) < 1.0, arguments
+
+
+def _cpu_seconds(arguments: list[str]) -> float:
+    """What a process costs by itself, however busy the machine is."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert provfl(*arguments).returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

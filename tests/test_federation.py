@@ -1,0 +1,399 @@
+"""Training: the same numbers however it is spread over processes, and whenever it is interrupted."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from provfl_cli.config import schema
+from provfl_cli.data.federated import FederatedData
+from provfl_cli.errors import InputError, RunError
+from provfl_cli.federation import engine, events
+from provfl_cli.federation.client import batch_bounds, train_client
+from provfl_cli.federation.optimizers import make_step
+from provfl_cli.federation.seeds import choose_clients, derived_seed
+from provfl_cli.federation.train import federated_rounds
+from provfl_cli.fusion.fedavg import FedAvg
+from provfl_cli.fusion.fedprox import FedProx
+from provfl_cli.store.rounds import Round
+
+from .federations import SmallNet, make_config, make_data, make_model
+
+CPU = torch.device("cpu")
+
+
+def train(
+    cache: Path,
+    config: schema.Config,
+    wanted: set[int] | None = None,
+    data: FederatedData | None = None,
+    model: nn.Module | None = None,
+) -> tuple[list[Round], list[events.Event]]:
+    """All wanted rounds (default: the last), and what was observed."""
+    seen: list[events.Event] = []
+    wanted = {config.federation.rounds} if wanted is None else wanted
+    with federated_rounds(
+        config, data or make_data(), model or make_model(), cache, wanted, CPU, seen.append
+    ) as rounds:
+        return list(rounds), seen
+
+
+def content(cache: Path) -> dict[str, bytes]:
+    """Every stored tensor file of a cache with one federation."""
+    (entry,) = [folder for folder in (cache / "federations").iterdir() if folder.is_dir()]
+    return {str(path.relative_to(entry)): path.read_bytes() for path in sorted(entry.rglob("*.safetensors"))}
+
+
+def of_type(seen: list[events.Event], kind: type) -> list[Any]:
+    return [event for event in seen if isinstance(event, kind)]
+
+
+def test_same_bytes_for_any_number_of_workers_and_without_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for workers in (1, 2, 3):
+        rounds, seen = train(tmp_path / str(workers), make_config(workers=workers, keep="all"))
+        assert of_type(seen, events.TrainingEnded)[0].seconds > 0
+        found.append((content(tmp_path / str(workers)), rounds[0].metrics.loss, rounds[0].metrics.accuracy))
+    monkeypatch.setattr(engine, "can_fork", lambda: False)
+    rounds, _ = train(tmp_path / "here", make_config(keep="all"))
+    found.append((content(tmp_path / "here"), rounds[0].metrics.loss, rounds[0].metrics.accuracy))
+    assert len(found[0][0]) == 3 * 5
+    assert all(one == found[0] for one in found)
+
+
+def test_it_learns_and_says_what_happens(tmp_path: Path) -> None:
+    rounds, seen = train(tmp_path, make_config(rounds=4), {1, 3, 4})
+    assert [one.number for one in rounds] == [1, 3, 4]
+    assert rounds[-1].metrics.accuracy > 0.8 > 0.1
+    assert [metrics.round for metrics in rounds[-1].history] == [1, 2, 3, 4]
+    assert [event.number for event in of_type(seen, events.RoundFinished)] == [1, 2, 3, 4]
+    assert len(of_type(seen, events.ClientFinished)) == 4 * 4
+    assert rounds[0].clients == (0, 2, 4, 6)
+    assert rounds[0].examples == (50, 57, 64, 71)
+    assert "norm.num_batches_tracked" in rounds[0].buffers
+    assert "norm.weight" not in rounds[0].buffers
+
+
+def test_a_stored_round_is_what_its_clients_and_its_fusion_say(tmp_path: Path) -> None:
+    """Client by client against training here, the global model against the mean, metrics against an evaluation."""
+    data, config = make_data(), make_config(rounds=2)
+    (first, second), _ = train(tmp_path, config, {1, 2}, data)
+    assert all(torch.equal(first.previous()[name], value) for name, value in make_model().state_dict().items())
+    assert all(torch.equal(second.previous()[name], value) for name, value in first.weights().items())
+    with engine.one_thread(), torch.random.fork_rng():
+        for slot, client in enumerate(data.clients):
+            model = make_model()
+            model.load_state_dict(dict(first.weights()))
+            train_client(model, client, config.federation, FedAvg(), config.seed, 2)
+            for name, value in model.state_dict().items():
+                assert torch.equal(second.client_stack()[name][slot], value), name
+    shares = torch.tensor(second.examples, dtype=torch.float64) / sum(second.examples)
+    for name, value in second.weights().items():
+        mean = torch.einsum("k,k...->...", shares, second.client_stack()[name].double())
+        assert torch.allclose(value.double(), mean.round() if not value.is_floating_point() else mean, atol=1e-6)
+    model.load_state_dict(dict(second.weights()))
+    model.eval()
+    with torch.no_grad():
+        logits = model(data.test.inputs)
+    assert second.metrics.accuracy == pytest.approx(float((logits.argmax(1) == data.test.labels).float().mean()))
+    assert second.metrics.loss == pytest.approx(float(nn.functional.cross_entropy(logits, data.test.labels)), rel=1e-4)
+
+
+def test_sgd_step_by_step_as_by_hand() -> None:
+    """One client, against the update rule written out: shuffled batches, momentum, weight decay, proximal term."""
+    config = make_config(weight_decay=0.01, learning_rate=0.1)
+    client = make_data().clients[0]
+    torch.manual_seed(3)
+    trained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    weight, bias = (value.detach().clone().requires_grad_() for value in trained.parameters())
+    start = [weight.detach().clone(), bias.detach().clone()]
+    train_client(trained, client, config.federation, FedProx(mu=0.5), 0, 1)
+    order = torch.Generator().manual_seed(derived_seed(0, "order", 1, client.id))
+    speed = [torch.zeros_like(weight), torch.zeros_like(bias)]
+    for _ in range(2):
+        shuffled = torch.randperm(50, generator=order)
+        for first, last in ((0, 16), (16, 32), (32, 48), (48, 50)):
+            chosen = shuffled[first:last]
+            logits = client.inputs[chosen].flatten(1) @ weight.T + bias
+            loss = nn.functional.cross_entropy(logits, client.labels[chosen])
+            gradients = torch.autograd.grad(loss, (weight, bias))
+            with torch.no_grad():
+                for value, gradient, v, origin in zip((weight, bias), gradients, speed, start, strict=True):
+                    v.mul_(0.9).add_(gradient + 0.5 * (value - origin) + 0.01 * value)
+                    value -= 0.1 * v
+    assert torch.allclose(trained[1].weight, weight, atol=1e-5)
+    assert torch.allclose(trained[1].bias, bias, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_steps_are_those_of_torchs_optimizers(optimizer: str) -> None:
+    settings = make_config(optimizer=optimizer, learning_rate=0.1, weight_decay=0.01).federation
+    random = torch.Generator().manual_seed(0)
+    ours = [torch.randn(3, 4, generator=random), torch.randn(5, generator=random)]
+    theirs = [nn.Parameter(value.clone()) for value in ours]
+    reference: torch.optim.Optimizer = (
+        torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.01)
+        if optimizer == "sgd"
+        else torch.optim.Adam(theirs, lr=0.1, weight_decay=0.01)
+    )
+    step = make_step(ours, settings)
+    for turn in range(6):
+        reached = [0, 1] if turn % 3 else [1]  # the loss does not always reach the first
+        for position, weight in enumerate(theirs):
+            gradient = torch.randn(weight.shape, generator=random)
+            weight.grad = gradient if position in reached else None
+        step(reached, [theirs[position].grad.clone() for position in reached])  # type: ignore[union-attr]
+        reference.step()
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_adam_and_fedprox_train(tmp_path: Path) -> None:
+    config = make_config(optimizer="adam", learning_rate=0.005, fusion=FedProx(mu=10.0), rounds=2)
+    (held,), _ = train(tmp_path, config)
+    (free,), _ = train(tmp_path, make_config(optimizer="adam", learning_rate=0.005, rounds=2))
+
+    def moved(one: Round) -> float:
+        return float((one.client_stack()["hidden.weight"] - one.previous()["hidden.weight"]).norm())
+
+    assert moved(held) < 0.9 * moved(free)
+
+
+def test_a_cached_run_trains_nothing_and_a_longer_one_continues(tmp_path: Path) -> None:
+    train(tmp_path, make_config(rounds=2))
+    before = content(tmp_path)
+    rounds, seen = train(tmp_path, make_config(rounds=2, workers=3, keep="last"))
+    assert not of_type(seen, events.RoundStarted)
+    ended = of_type(seen, events.TrainingEnded)[0]
+    assert (ended.rounds, ended.seconds) == (0, 0)
+    assert ended.cached_seconds > 0
+    assert of_type(seen, events.RoundsReused)[0].history == rounds[0].history
+    assert content(tmp_path) == before
+    _, seen = train(tmp_path, make_config(rounds=4))
+    assert [event.number for event in of_type(seen, events.RoundStarted)] == [3, 4]
+    train(tmp_path / "straight", make_config(rounds=4))
+    assert {name: value for name, value in content(tmp_path).items() if "0004" in name} == {
+        name: value for name, value in content(tmp_path / "straight").items() if "0004" in name
+    }
+
+
+def test_what_determines_training_has_an_entry_of_its_own(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"seed": 1},
+        {"learning_rate": 0.04},
+        {"fusion": FedProx(mu=0.01)},
+        {"fusion": FedProx(mu=0.02)},
+        {"clients_per_round": 3},
+    ]
+    for change in changes:
+        train(tmp_path, make_config(rounds=1, **change))
+    train(tmp_path, make_config(rounds=1), data=make_data(seed=1))
+    train(tmp_path, make_config(rounds=1), data=make_data(test=200))
+    train(tmp_path, make_config(rounds=1), model=make_model(1))
+    train(tmp_path, make_config(rounds=1, threshold=0.5, tracefl_beside=False, keep="all", workers=1))  # not these
+    assert len([folder for folder in (tmp_path / "federations").iterdir() if folder.is_dir()]) == len(changes) + 3
+
+
+def test_a_wanted_round_that_was_not_kept_is_trained_again_and_is_the_same(tmp_path: Path) -> None:
+    train(tmp_path / "all", make_config(rounds=4, keep="all"))
+    train(tmp_path / "last", make_config(rounds=4))
+    rounds, seen = train(tmp_path / "last", make_config(rounds=4), {2})
+    assert [one.number for one in rounds] == [2]
+    assert of_type(seen, events.RoundMissing) == [events.RoundMissing(2, 0)]
+    assert [event.number for event in of_type(seen, events.RoundStarted)] == [1, 2]
+    everything = content(tmp_path / "all")
+    again = content(tmp_path / "last")
+    assert {name.split("/")[1] for name in again} == {"0002", "0004"}
+    assert all(everything[name] == value for name, value in again.items())
+    _, seen = train(tmp_path / "last", make_config(rounds=4), {3})
+    assert of_type(seen, events.RoundMissing) == [events.RoundMissing(3, 2)]
+
+
+@pytest.mark.parametrize(("keep", "left"), [("last", {"0005"}), (2, {"0004", "0005"}), (9, set("12345"))])
+def test_which_rounds_stay(tmp_path: Path, keep: object, left: set[str]) -> None:
+    train(tmp_path, make_config(rounds=5, keep=keep, local_epochs=1))
+    assert {name.split("/")[1] for name in content(tmp_path)} == {number.zfill(4) for number in left}
+
+
+def test_what_a_process_left_that_was_killed_while_tidying_up_goes(tmp_path: Path) -> None:
+    (last,), _ = train(tmp_path, make_config(rounds=2))
+    truth = content(tmp_path)
+    shutil.copytree(last.folder, last.folder.with_name("0001"))  # committed round 2, had no time to delete round 1
+    shutil.copytree(last.folder, last.folder.with_name(".0001.removed"))
+    _, seen = train(tmp_path, make_config(rounds=2))
+    assert not of_type(seen, events.RoundStarted)
+    assert content(tmp_path) == truth
+
+
+def test_a_diverging_client_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"client \d diverged in round 1.*federation\.learning_rate=1e\+"):
+        train(tmp_path, make_config(learning_rate=1e30))
+    assert not content(tmp_path) or not any("/0001/" in name for name in content(tmp_path))
+
+
+class Falling(SmallNet):
+    """Ends its process, or raises, when a certain client's data come by."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.parent = os.getpid()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if os.getpid() != self.parent and self.how == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "raise":
+            raise ValueError("no such luck")
+        return super().forward(inputs)
+
+
+def test_a_dying_worker_and_a_failing_client_end_the_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"worker process died in round 1 \(SIGKILL\)"):
+        train(tmp_path, make_config(), model=Falling("die"))
+    with pytest.raises(RunError, match=r"client \d failed in round 1: ValueError: no such luck"):
+        train(tmp_path, make_config(), model=Falling("raise"))
+
+
+def test_too_many_clients_a_round_for_those_left(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="only 4 clients are left"):
+        train(tmp_path, make_config(clients_per_round=5))
+
+
+def test_a_full_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore
+    with pytest.raises(RunError, match=r"GB free.*store\.cache=DIR"):
+        train(tmp_path, make_config())
+
+
+def test_a_damaged_round_is_not_used(tmp_path: Path) -> None:
+    (last,), _ = train(tmp_path, make_config(rounds=1))
+    path = last.folder / "global.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(RunError, match=r"global\.safetensors is damaged"):
+        train(tmp_path, make_config(rounds=2))
+
+
+@given(examples=st.integers(1, 300), size=st.integers(1, 64))
+def test_batches_cover_all_examples_and_none_holds_a_single_one(examples: int, size: int) -> None:
+    bounds = batch_bounds(examples, size)
+    assert [n for first, last in bounds for n in range(first, last)] == list(range(examples))
+    if size > 1 and examples > 1:
+        assert all(2 <= last - first <= size + 1 for first, last in bounds)
+
+
+@given(available=st.integers(1, 40), seed=st.integers(0, 99), number=st.integers(1, 99), data=st.data())
+def test_choice_of_clients(available: int, seed: int, number: int, data: st.DataObject) -> None:
+    wanted = data.draw(st.integers(1, available))
+    chosen = choose_clients(available, wanted, seed, number)
+    assert chosen == sorted(set(chosen)) == choose_clients(available, wanted, seed, number)
+    assert len(chosen) == wanted
+    assert 0 <= chosen[0] <= chosen[-1] < available
+
+
+def test_choice_changes_with_the_round_and_reaches_everybody() -> None:
+    choices = [tuple(choose_clients(10, 3, 0, number)) for number in range(1, 60)]
+    assert len(set(choices)) > 20
+    assert {client for choice in choices for client in choice} == set(range(10))
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from tests.federations import make_config, make_data, make_model
+from provfl_cli.federation.train import federated_rounds
+from provfl_cli.federation.events import RoundStarted, WaitingForProcess
+def observe(event):
+    if isinstance(event, (RoundStarted, WaitingForProcess)):
+        print(type(event).__name__, flush=True)
+config = make_config(rounds=int(sys.argv[2]), local_epochs=int(sys.argv[3]), keep=2)
+with federated_rounds(
+    config, make_data(), make_model(), Path(sys.argv[1]), {config.federation.rounds}, torch.device("cpu"), observe
+) as rounds:
+    print("ready", flush=True)
+    for round in rounds:
+        print("end", round.metrics.accuracy, flush=True)
+"""
+
+
+def start_script(cache: Path, rounds: int, epochs: int) -> subprocess.Popen[str]:
+    """The training above in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(cache), str(rounds), str(epochs)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
+    moment = random.Random(7)
+    whole = start_script(tmp_path / "whole", 10, 3)
+    assert whole.stdout is not None
+    whole.stdout.readline()
+    began = time.monotonic()
+    whole.wait()
+    length = time.monotonic() - began
+    truth = content(tmp_path / "whole")
+    killed = 0
+    for attempt in range(5):
+        cache = tmp_path / str(attempt)
+        for _ in range(2):  # broken twice, then left alone
+            broken = start_script(cache, 10, 3)
+            assert broken.stdout is not None
+            broken.stdout.readline()
+            time.sleep(moment.uniform(0, 0.8 * length))
+            broken.send_signal(signal.SIGKILL)
+            killed += broken.wait() == -signal.SIGKILL
+        assert start_script(cache, 10, 3).wait() == 0
+        assert content(cache) == truth
+    assert killed >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_workers_die_with_their_parent(tmp_path: Path) -> None:
+    process = start_script(tmp_path, 1, 10_000)
+    assert process.stdout is not None
+    while process.stdout.readline() != "RoundStarted\n":
+        pass
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 5
+    while any(alive(pid) for pid in children):
+        assert time.monotonic() < deadline, "an orphan goes on"
+        time.sleep(0.05)
+
+
+def alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_train_once(tmp_path: Path) -> None:
+    both = [start_script(tmp_path, 6, 20) for _ in range(2)]
+    said = [process.communicate()[0].split("\n") for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(lines.count("RoundStarted") for lines in said) == 6
+    ends = [line for lines in said for line in lines if line.startswith("end")]
+    assert len(ends) == 2
+    assert len(set(ends)) == 1

@@ -1,0 +1,185 @@
+"""Rounds on disk: the file format, laziness, checksums, the commit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from provfl_cli.errors import RunError
+from provfl_cli.fusion.decomposition import Decomposition
+from provfl_cli.store import rounds as store
+from provfl_cli.store.tensorfile import (
+    NAMES,
+    allocate,
+    checksum,
+    open_tensors,
+    specs_of,
+    stacked,
+    write_slot,
+    write_tensors,
+)
+
+METRICS = store.Metrics(1, 0.5, 0.75, 0.4, 3, 1.25)
+
+
+def sample_state(seed: int = 0) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return {
+        "b": torch.randn(3, generator=random),
+        "a.weight": torch.randn(2, 3, generator=random),
+        "steps": torch.tensor(seed),
+        "half": torch.randn(5, generator=random).to(torch.bfloat16),
+        "flag": torch.tensor([True, False, True]),
+    }
+
+
+def commit(folder: Path, number: int, previous: dict[str, torch.Tensor], **changes: object) -> store.Round:
+    states = [sample_state(10 * number + client) for client in range(3)]
+    temporary = store.begin_round(folder, number, specs_of(states[0]), 3)
+    for slot in (2, 0, 1):  # in any order
+        write_slot(temporary / store.CLIENTS, states[slot], slot)
+    values = {
+        "clients": [0, 4, 7],
+        "examples": [10, 20, 30],
+        "weights": sample_state(100 + number),
+        "previous": previous,
+        "state": {},
+        "next_state": {},
+        "decomposition": Decomposition(torch.tensor([1 / 6, 1 / 3, 0.5], dtype=torch.float64)),
+        "buffers": frozenset({"steps"}),
+        "history": [METRICS],
+    } | changes
+    return store.commit_round(temporary, number, **values)  # type: ignore[arg-type]
+
+
+@given(
+    shapes=st.lists(st.lists(st.integers(0, 4), max_size=3), max_size=6),
+    types=st.lists(st.sampled_from(list(NAMES)), min_size=6, max_size=6),
+)
+@settings(deadline=None, max_examples=50)
+def test_files_are_what_the_safetensors_library_reads(
+    tmp_path_factory: pytest.TempPathFactory, shapes: list[list[int]], types: list[torch.dtype]
+) -> None:
+    path = tmp_path_factory.mktemp("files") / "some.safetensors"
+    tensors = {f"t{n}": (torch.rand(shape) * 9).to(types[n]) for n, shape in enumerate(shapes)}
+    write_tensors(path, tensors)
+    loaded, ours = load_file(path), open_tensors(path)
+    assert set(loaded) == set(ours) == set(tensors)
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == ours[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor)
+        assert torch.equal(ours[name], tensor)
+
+
+def test_same_tensors_give_same_bytes_whatever_their_order(tmp_path: Path) -> None:
+    state = sample_state()
+    write_tensors(tmp_path / "one", state)
+    write_tensors(tmp_path / "two", dict(reversed(state.items())))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_slots_are_stacked_and_nothing_is_written_outside(tmp_path: Path) -> None:
+    states = [sample_state(seed) for seed in range(3)]
+    path = tmp_path / "clients.safetensors"
+    allocate(path, stacked(specs_of(states[0]), 3))
+    for slot, state in enumerate(states):
+        write_slot(path, state, slot)
+    for name, stack in open_tensors(path).items():
+        assert torch.equal(stack, torch.stack([state[name] for state in states]))
+    with pytest.raises(ValueError, match="outside"):
+        write_slot(path, states[0], 3)
+
+
+def test_reading_a_slice_maps_the_file_and_reads_little(tmp_path: Path) -> None:
+    path = tmp_path / "big.safetensors"
+    allocate(path, {"w": (torch.float32, (64, 1 << 20))})  # 256 MB, mostly never touched
+
+    def resident() -> int:
+        lines = Path("/proc/self/smaps").read_text().split("\n")
+        at = [n for n, line in enumerate(lines) if str(path) in line]
+        return sum(int(line.split()[1]) for n in at for line in lines[n : n + 6] if line.startswith("Rss:"))
+
+    if not Path("/proc/self/smaps").exists():
+        pytest.skip("needs /proc")
+    stack = open_tensors(path)["w"]
+    assert stack[5].sum() == 0
+    assert 0 < resident() < 40_000  # kB
+
+
+def test_a_round_comes_back_as_it_was_stored(tmp_path: Path) -> None:
+    initial = sample_state(50)
+    multipliers = {"b": torch.tensor([1.0, 0.5, 0.0])}
+    unsent = {"noise": {"b": torch.ones(3)}, "momentum": {"a.weight": torch.full((2, 3), 2.0)}}
+    weights = torch.tensor([1 / 6, 1 / 3, 0.5], dtype=torch.float64)
+    made_of = Decomposition(weights, multipliers, unsent)
+    commit(tmp_path, 1, initial, decomposition=made_of, state={"m": torch.zeros(2)}, next_state={"m": torch.ones(2)})
+    assert store.stored_rounds(tmp_path) == [1]
+    read = store.read_round(tmp_path, 1)
+    assert (read.number, read.clients, read.examples, read.buffers) == (1, (0, 4, 7), (10, 20, 30), {"steps"})
+    assert read.metrics == METRICS
+    assert torch.equal(read.decomposition.example_weights, weights)  # to the last bit
+    assert torch.equal(read.decomposition.multipliers["b"], multipliers["b"])
+    assert torch.equal(read.decomposition.unsent["noise"]["b"], torch.ones(3))
+    assert set(read.decomposition.unsent) == {"noise", "momentum"}
+    assert all(torch.equal(read.previous()[name], tensor) for name, tensor in initial.items())
+    assert all(torch.equal(read.weights()[name], tensor) for name, tensor in sample_state(101).items())
+    assert torch.equal(read.client_stack()["a.weight"][2], sample_state(12)["a.weight"])
+    assert read.server_state()["m"].sum() == 0
+    assert read.next_server_state()["m"].sum() == 2
+
+
+def test_previous_is_the_last_rounds_global_and_survives_it(tmp_path: Path) -> None:
+    first = commit(tmp_path, 1, sample_state(50))
+    second = commit(tmp_path, 2, dict(first.weights()))
+    linked = (second.folder / store.PREVIOUS).stat().st_ino == (first.folder / store.GLOBAL).stat().st_ino
+    store.remove_round(tmp_path, 1)
+    assert linked
+    assert store.stored_rounds(tmp_path) == [2]
+    previous = store.read_round(tmp_path, 2).previous()
+    assert all(torch.equal(previous[name], tensor) for name, tensor in sample_state(101).items())
+
+
+@pytest.mark.parametrize("name", [store.CLIENTS, store.GLOBAL, store.PREVIOUS])
+def test_one_changed_bit_is_found_and_named(tmp_path: Path, name: str) -> None:
+    path = commit(tmp_path, 1, sample_state(50)).folder / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    read = store.read_round(tmp_path, 1)
+    access = {store.CLIENTS: read.client_stack, store.GLOBAL: read.weights, store.PREVIOUS: read.previous}[name]
+    with pytest.raises(RunError, match=rf"{name} is damaged.*delete .*0001 and run again"):
+        access()
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
+    folder = commit(tmp_path, 1, sample_state(50)).folder
+    read = store.read_round(tmp_path, 1)
+    (folder / store.GLOBAL).unlink()
+    with pytest.raises(RunError, match=r"global\.safetensors is missing"):
+        read.weights()
+    (folder / store.MANIFEST).write_text("{")
+    with pytest.raises(RunError, match=r"round\.json cannot be read"):
+        store.read_round(tmp_path, 1)
+    manifest = tmp_path / "0002" / store.MANIFEST
+    manifest.parent.mkdir()
+    manifest.write_text(json.dumps({"format": 99}))
+    with pytest.raises(RunError, match="format 99"):
+        store.read_round(tmp_path, 2)
+
+
+def test_an_unfinished_round_is_no_round(tmp_path: Path) -> None:
+    store.begin_round(tmp_path, 1, specs_of(sample_state()), 3)
+    assert store.stored_rounds(tmp_path) == []
+    store.remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checksum_is_of_the_content(tmp_path: Path) -> None:
+    save_file({"x": torch.ones(3)}, tmp_path / "x.safetensors")
+    assert open_tensors(tmp_path / "x.safetensors", checksum(tmp_path / "x.safetensors"))["x"].sum() == 3
