@@ -1,0 +1,472 @@
+"""`provfl run` from the command line to the last file, on real data."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from provfl_cli.cli import main
+from provfl_cli.config.compose import compose_jobs, validated
+from provfl_cli.config.schema import Config
+from provfl_cli.config.tree import options
+from provfl_cli.data.load import federated_data
+from provfl_cli.models.build import build
+from tests.conftest import REPOSITORY
+
+SMALL = shlex.split(
+    "dataset=digits partition=iid federation.clients=3 federation.rounds=3 federation.local_epochs=2"
+    " federation.learning_rate=0.05 partition.max_examples_per_client=150 dataset.max_test_examples=100"
+    " evaluation.max_inputs=30 evaluation.inputs=all"
+)
+CONTRIBUTIONS = (
+    "method scope target round input label prediction kind client contribution share rank tie".split()
+)  # design section 4
+FILES = {
+    ".hydra",
+    "manifest.json",
+    "metrics.jsonl",
+    "rounds",
+    "contributions.parquet",
+    "inputs.parquet",
+    "layers.parquet",
+    "localization.csv",
+    "summary.json",
+    "table.md",
+    "table.tex",
+    "provfl.log",
+}
+TIMED = {"manifest.json", "metrics.jsonl", "summary.json"}  # the only files that may tell how long something took
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run folder, read back."""
+
+    folder: Path
+
+    def frame(self, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / f"{name}.parquet")
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        return pd.read_csv(self.folder / "localization.csv")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.folder / "summary.json").read_text())
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads((self.folder / "manifest.json").read_text())
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+    @property
+    def stored(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "rounds").iterdir() if not path.name.startswith("."))
+
+    def content(self) -> dict[str, bytes]:
+        """Every file that must not depend on how long something took, those of the stored rounds among them."""
+        own = {path.name: path for path in self.folder.iterdir() if path.is_file() and path.name not in TIMED}
+        kept = (self.folder / "rounds").resolve()
+        tensors = {str(path.relative_to(kept)): path for path in kept.rglob("*.safetensors")}
+        return {name: path.read_bytes() for name, path in sorted({**own, **tensors}.items())}
+
+
+def run(folder: Path, *overrides: str, cache: Path | None = None) -> Result:
+    """A small run in `folder`, with a cache of its own unless one is given, in this process."""
+    places = [f"hydra.run.dir='{folder}'", f"store.cache='{cache or folder.with_name(f'{folder.name} cache')}'"]
+    assert main(["run", *SMALL, *places, *overrides]) == 0
+    return Result(folder)
+
+
+def config_of(*overrides: str) -> Config:
+    ((_, composed),) = compose_jobs([*SMALL, *overrides])
+    return validated(composed)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for this module's runs; what is trained in its cache is shared by the tests that only trace."""
+    return tmp_path_factory.mktemp("runs with ünusual names")
+
+
+@pytest.fixture(scope="module")
+def result(place: Path) -> Result:
+    """One run that several tests look at."""
+    return run(place / "result", "provenance.rounds=[1,3]", cache=place / "cache")
+
+
+# --- the files of a run
+
+
+def test_all_files_are_there(result: Result) -> None:
+    assert {path.name for path in result.folder.iterdir()} == FILES
+    assert sorted(path.name for path in (result.folder / ".hydra").iterdir()) == [
+        "config.yaml",
+        "hydra.yaml",
+        "overrides.yaml",
+    ]
+    assert (result.folder / "rounds").is_symlink()
+    assert result.stored == ["0001", "0003"]
+
+
+def test_contributions_add_up(result: Result) -> None:
+    frame = result.frame("contributions")
+    assert list(frame.columns) == CONTRIBUTIONS
+    assert set(frame["method"]) == {"provfl", "tracefl"}
+    assert set(frame["round"]) == {1, 3}
+    clients = frame[frame["kind"] == "client"]
+    assert set(clients["client"]) == {0, 1, 2}
+    for _, one in clients.groupby(["method", "round", "input"]):
+        assert len(one) == 3
+        assert one["share"].sum() == pytest.approx(1, abs=1e-9)
+        raw = np.exp(one["contribution"] - one["contribution"].max())
+        assert np.allclose(one["share"], raw / raw.sum())
+        ordered = one.sort_values("rank")
+        assert ordered["contribution"].is_monotonic_decreasing
+        assert ordered["rank"].iloc[0] == 1
+    others = frame[frame["kind"] != "client"]
+    assert others[["client", "share", "rank", "tie"]].isna().all(axis=None)
+
+
+def test_inputs_are_what_the_global_model_makes_of_the_test_set(result: Result) -> None:
+    inputs = result.frame("inputs")
+    config = config_of()
+    data = federated_data(config)
+    model = build(config.model, 1, 10, 28, config.seed)
+    assert len(inputs) == 2 * 30
+    for number in (1, 3):
+        here = inputs[inputs["round"] == number]
+        model.load_state_dict(load_file(result.folder / "rounds" / f"{number:04d}" / "global.safetensors"))
+        predictions = model.eval()(data.test.inputs).argmax(1).numpy()
+        at = [data.test.indices.tolist().index(index) for index in here["input"]]
+        assert here["label"].tolist() == data.test.labels.numpy()[at].tolist()
+        assert here["prediction"].tolist() == predictions[at].tolist()
+        probabilities = np.stack(here["probabilities"].to_numpy())
+        assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+        assert probabilities.argmax(axis=1).tolist() == here["prediction"].tolist()
+        accuracy = (predictions == data.test.labels.numpy()).mean()
+        assert result.metrics[number - 1]["accuracy"] == pytest.approx(accuracy)
+    assert inputs["residual"].between(0, 1e-4).all()
+    assert inputs["picture"].str[:4].eq(b"\x89PNG").all()
+    traced = result.frame("contributions")[["round", "input", "label", "prediction"]].drop_duplicates()
+    assert traced.merge(inputs, on=["round", "input", "label", "prediction"]).shape[0] == len(inputs) == len(traced)
+
+
+def test_layers_sum_to_the_contributions(result: Result) -> None:
+    layers = result.frame("layers")
+    assert set(layers["layer"]) == {"conv1", "conv2", "fc1", "fc2", "fc3"}
+    assert (layers["active_neurons"] <= layers["neurons"]).all()
+    assert (layers.query("layer == 'conv1'")["active_neurons"] < 28 * 28 * 6).all(), "threshold 0 leaves neurons out"
+    summed = layers.groupby(["round", "input", "client"])["contribution"].sum()
+    own = result.frame("contributions").query("method == 'provfl' and kind == 'client'")
+    whole = own.set_index(["round", "input", "client"])["contribution"].loc[summed.index]
+    assert np.allclose(summed, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_the_summary_is_the_last_round_scored_anew(result: Result) -> None:
+    summary = result.summary
+    counts = {client.id: client.label_counts for client in federated_data(config_of()).clients}
+    own = result.frame("contributions").query("method == 'provfl' and round == 3 and rank == 1")
+    hits = [counts[client][label] >= 10 for client, label in zip(own["client"], own["label"], strict=True)]
+    chance = [np.mean([held[label] >= 10 for held in counts.values()]) for label in own["label"]]
+    assert summary["localization_accuracy"] == pytest.approx(np.mean(hits))
+    assert summary["chance_accuracy"] == pytest.approx(np.mean(chance))
+    assert 0 <= summary["majority_accuracy"] <= summary["localization_accuracy"]
+    assert -1 <= summary["spearman_counts"] <= 1
+    assert summary["global_accuracy"] == result.metrics[-1]["accuracy"] > 0.5
+    assert 0 <= summary["conservation_residual"] < 1e-4
+    assert summary["conservation_residual"] == result.frame("inputs").query("round == 3")["residual"].max()
+    assert (summary["engine"], summary["round"], summary["inputs"], summary["covered"]) == ("local", 3, 30, 1.0)
+    assert summary["train_seconds"] > 0
+    assert summary["cached_train_seconds"] == 0
+    assert summary["trace_seconds"] > 0
+    row = result.scores.query("method == 'provfl' and round == 3").iloc[0]
+    for name in ("localization_accuracy", "chance_accuracy", "majority_accuracy", "spearman_counts"):
+        assert row[name] == pytest.approx(summary[name])
+    assert len(result.scores) == 4, "two methods, two rounds"
+
+
+def test_tables_show_chance_and_where_the_data_came_from(result: Result) -> None:
+    text = (result.folder / "table.md").read_text()
+    head = next(line for line in text.splitlines() if "accuracy" in line)
+    assert head.split(" | ").index("chance") == head.split(" | ").index("accuracy") + 1
+    assert text.rstrip().endswith("embedded, all 1,797")
+    assert text.count("| tracefl | 3 |") == text.count("| provfl | 1 |") == 2
+    assert "Planted faults" not in text
+    assert "embedded, all 1,797" in (result.folder / "table.tex").read_text()
+
+
+def test_the_manifest_says_what_the_run_was_made_of(result: Result) -> None:
+    manifest = result.manifest
+    assert manifest["dataset"]["fingerprint"]
+    assert (manifest["dataset"]["source"], manifest["dataset"]["train_examples"]) == ("embedded", 1437)
+    assert set(manifest["clients"]["kept"]) == {"0", "1", "2"}
+    assert manifest["seconds"]["total"] >= manifest["seconds"]["train"] > 0
+    assert manifest["trace"]["masked_layers"] == ["conv1", "conv2", "fc1", "fc2"]
+    assert [row["round"] for row in result.metrics] == [1, 2, 3]
+    assert all(math.isfinite(row["loss"]) and row["clients"] == 3 for row in result.metrics)
+
+
+# --- choices
+
+
+def test_the_cache_is_used_and_the_same_files_come_of_it(result: Result, place: Path) -> None:
+    again = run(place / "again", "provenance.rounds=[1,3]", cache=place / "cache")
+    assert again.summary["train_seconds"] == 0
+    assert again.summary["cached_train_seconds"] > 0
+    assert again.content() == result.content()
+    assert again.metrics == result.metrics
+
+
+def test_a_round_that_was_not_kept_is_trained_again(
+    result: Result, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every = run(place / "every", "provenance.rounds=all", cache=place / "cache")
+    shown = capsys.readouterr().out
+    assert "round 2 was not kept: trained again from round 1" in shown
+    assert every.summary["train_seconds"] > 0
+    assert every.stored == ["0001", "0002", "0003"]
+    frame = every.frame("contributions")
+    kept = frame[frame["round"] != 2].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, result.frame("contributions"))
+
+
+@pytest.mark.parametrize("which", ["correct", "wrong"])
+def test_which_predictions_are_traced(which: str, result: Result, place: Path) -> None:
+    inputs = run(place / which, f"evaluation.inputs={which}", cache=place / "cache").frame("inputs")
+    assert len(inputs) > 10
+    assert (inputs["label"].eq(inputs["prediction"]) == (which == "correct")).all()
+
+
+def test_no_prediction_to_trace_is_no_failure(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    none = ["evaluation.inputs=correct", "evaluation.min_examples=1000", "tracefl_beside=false"]
+    empty = run(place / "empty", *none, cache=place / "cache")
+    assert "no correct prediction to trace" in capsys.readouterr().out
+    assert empty.summary["localization_accuracy"] is None
+    assert {path.name for path in empty.folder.iterdir()} == FILES
+    assert list(empty.frame("contributions").columns) == CONTRIBUTIONS
+
+
+def test_thresholds_of_a_sweep_share_one_training(place: Path) -> None:
+    def sweep(name: str) -> list[Result]:
+        places = [f"hydra.sweep.dir='{place / name}'", f"store.cache='{place / 'sweep cache'}'"]
+        assert main(["run", "-m", *SMALL, *places, "threshold=null,0.0,0.5,1.0"]) == 0
+        assert {path.name for path in (place / name).iterdir() if path.is_dir()} == set("0123")
+        return [Result(place / name / str(number)) for number in range(4)]
+
+    first, again = sweep("sweep"), sweep("sweep again")
+    assert first[0].summary["train_seconds"] > 0
+    assert all(one.summary["train_seconds"] == 0 for one in [*first[1:], *again])
+    assert all(one.summary["cached_train_seconds"] > 0 for one in [*first[1:], *again])
+    assert [one.summary["threshold"] for one in first] == [None, 0.0, 0.5, 1.0]
+    assert [one.content() for one in first] == [one.content() for one in again]
+    own = [one.frame("contributions").query("method == 'provfl'")["contribution"].to_numpy() for one in first]
+    beside = [one.frame("contributions").query("method == 'tracefl'")["contribution"].to_numpy() for one in first]
+    assert np.array_equal(own[0], own[1]), "under ReLU threshold 0 leaves out what is 0 anyway"
+    assert not np.allclose(own[1], own[2], rtol=1e-2)
+    assert not np.allclose(own[2], own[3], rtol=1e-2)
+    assert all(np.array_equal(beside[0], one) for one in beside), (
+        "the artifact's settings have a threshold of their own"
+    )
+
+
+def test_a_flipping_client_is_found(place: Path) -> None:
+    flipped = run(place / "flipped", "injection=label_flip", "injection.clients=[1]", "evaluation.inputs=wrong")
+    row = flipped.scores.query("method == 'provfl'").iloc[0]
+    assert row["fault_inputs"] >= 10
+    assert row["fault_accuracy"] > 0.9
+    assert row["fault_chance"] == pytest.approx(1 / 3)
+    assert flipped.summary["fault_accuracy"] == row["fault_accuracy"]
+    assert flipped.manifest["clients"]["faulty"] == [1]
+    assert "Planted faults" in (flipped.folder / "table.md").read_text()
+
+
+def test_the_only_holder_of_a_label_is_found(place: Path) -> None:
+    exclusive = run(
+        place / "exclusive", "injection=exclusive_label", "injection.client=2", "injection.label=6",
+        "federation.rounds=5", "evaluation.inputs=correct",
+    )  # fmt: skip
+    top = exclusive.frame("contributions").query("method == 'provfl' and label == 6 and rank == 1")
+    assert len(top)
+    assert (top["client"] == 2).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "choice",
+    [
+        *(f"{group}={name}" for group in ("provenance", "partition", "fusion", "injection") for name in options(group)),
+        "federation.optimizer=adam federation.learning_rate=0.001",
+        "federation.clients_per_round=2",
+        "model=resnet18 federation.rounds=1 partition.max_examples_per_client=32 evaluation.max_inputs=4",
+        "provenance.threshold_scale=minmax threshold=0.2",
+        "provenance.layers=[Linear] provenance.layer_decay=1",
+        "store.keep=all",
+        "seed=2147483647",
+    ],
+)
+def test_every_option_runs_through(choice: str, place: Path) -> None:
+    method = choice.partition("provenance=")[2] or "provfl"
+    done = run(place / choice.replace("/", " "), *choice.split(), cache=place / "cache")
+    assert done.summary["method"] == method
+    assert 0 <= done.summary["localization_accuracy"] <= 1
+    assert done.summary["conservation_residual"] < 1e-4
+    assert set(done.frame("contributions")["method"]) == {method, "tracefl"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_runs_through(name: str, place: Path) -> None:
+    where = [f"hydra.run.dir='{place / 'experiment' / name}'", f"store.cache='{place / 'cache'}'"]
+    assert main(["run", f"experiment={name}", *where]) == 0
+    assert (place / "experiment" / name / "summary.json").exists()
+
+
+# --- data and models beside the small ones
+
+
+@pytest.mark.slow
+def test_mnist_from_a_folder_with_fedprox(place: Path, shared_data: Path) -> None:
+    done = run(
+        place / "mnist", "dataset=mnist", f"dataset.path={shared_data / 'mnist'}", "fusion=fedprox",
+        "partition=dirichlet", "partition.min_examples_per_client=20", "federation.clients=6",
+    )  # fmt: skip
+    assert done.manifest["dataset"]["train_examples"] == 8000
+    assert "10,000 examples from" in (done.folder / "table.md").read_text()
+    assert (done.summary["fusion"], done.summary["dataset"]) == ("fedprox", "mnist")
+    assert done.summary["conservation_residual"] < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet18", "densenet121"])
+def test_large_models_on_cifar10(model: str, place: Path, shared_data: Path) -> None:
+    done = run(
+        place / model, "dataset=cifar10", f"dataset.path={shared_data / 'cifar10'}", f"model={model}",
+        "federation.rounds=1", "federation.local_epochs=1", "partition.max_examples_per_client=33",
+        "partition.min_examples_per_label=2", "dataset.max_test_examples=40", "evaluation.max_inputs=8",
+    )  # fmt: skip
+    assert done.summary["inputs"] == 8
+    assert done.summary["conservation_residual"] < 1e-4
+    assert done.summary["covered"] == 1
+    assert done.manifest["trace"]["not_attributed_buffers"], "running statistics"
+
+
+# --- the same bytes, whatever happens
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_no_byte(place: Path) -> None:
+    runs = [
+        run(place / f"workers {count}", f"engine.workers={count}", "provenance.rounds=[1,3]", "federation.clients=5")
+        for count in (1, 2, 3)
+    ]
+    assert all(one.summary["train_seconds"] > 0 for one in runs), "trained, each on its own"
+    assert runs[0].content() == runs[1].content() == runs[2].content()
+    assert {"0003/clients.safetensors", "contributions.parquet", "localization.csv"} <= set(runs[0].content())
+
+
+LONG = ["federation.rounds=12", "federation.local_epochs=6", "provenance.rounds=[4,12]"]
+
+
+def process(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    """The same command line in a process of its own."""
+    places = ["hydra.run.dir=result", "store.cache=cache"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "provfl_cli", "run", *SMALL, *LONG, *places, *overrides],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until_training(started: subprocess.Popen[str]) -> None:
+    """Read what a process says until its data are loaded."""
+    assert started.stdout is not None
+    while "shaded:" not in (line := started.stdout.readline()):
+        assert line, started.communicate()
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for(condition: Any, seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def gone(pid: int) -> bool:
+    """Whether a process is dead (it may still wait to be reaped)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_and_called_again_it_ends_with_the_same_bytes(place: Path) -> None:
+    moment, folder = random.Random(20231213), place / "killed"
+    folder.mkdir()
+    began = time.monotonic()
+    unbroken = run(place / "unbroken", *LONG)
+    length = time.monotonic() - began
+    reached = []
+    for _ in range(4):
+        started = process(folder)
+        until_training(started)
+        time.sleep(moment.uniform(0, 0.5 * length))
+        workers = children(started.pid)
+        started.kill()
+        assert started.wait() == -signal.SIGKILL, "still at work when it was killed"
+        assert wait_for(lambda workers=workers: all(gone(pid) for pid in workers)), "an orphan goes on"
+        started.communicate()
+        stored = [int(path.name) for path in folder.glob("cache/federations/*/rounds/[0-9]*")]
+        reached.append(max(stored, default=0))
+    assert reached == sorted(reached), "no round is lost"
+    last = process(folder)
+    _, errors = last.communicate(timeout=120)
+    assert (last.returncode, errors) == (0, "")
+    assert Result(folder / "result").content() == unbroken.content()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_interrupted_it_says_so_and_leaves_nobody_at_work(place: Path) -> None:
+    folder = place / "interrupted"
+    folder.mkdir()
+    started = process(folder, "federation.rounds=1000", "provenance.rounds=last")
+    until_training(started)
+    assert wait_for(lambda: any(folder.glob("cache/federations/*/rounds/[0-9]*")), 60)
+    workers = children(started.pid)
+    assert workers
+    started.send_signal(signal.SIGINT)
+    _, errors = started.communicate(timeout=20)
+    assert started.returncode == 130
+    assert errors == "provfl: interrupted; the same command goes on from the last whole round\n"
+    assert wait_for(lambda: all(gone(pid) for pid in workers))
