@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Reads rows of the stack: block(indices of the parameter's first dimension or a slice) -> [stack, rows, *rest].
-Block = Callable[[slice | Tensor], Tensor]
+# Takes what it wants of the last dimensions of a parameter, `[…, rows, *rest]`, as a view: no copy of the rest is made.
+Select = Callable[[Tensor], Tensor]
+# Reads rows of the stack, by index or slice of the parameter's first dimension: `[stack, rows, *selected]`.
+Block = Callable[[slice | Tensor, Select | None], Tensor]
 
-BLOCK_NUMBERS = 1 << 21  # numbers in one block of G: small enough to be still in the cache when it is contracted
+BLOCK_NUMBERS = 1 << 20  # numbers in one block of G: small enough to be still in the cache when it is contracted
 
 
 @dataclass(frozen=True)
@@ -38,86 +40,108 @@ class Gather:
 class Outer:
     """`G_b[o, i] = sum_t left[b, o, t] right[b, i, t]`, the parameter seen as `[O, I]`; with groups, group by group.
 
-    `left` is `[batch, O, T]`, `right` `[batch, groups, I, T]`, `columns` turns `[stack, rows, *rest]` of the parameter
-    into `[stack, rows, I]` in the order of `right` (it may drop what is identically zero).
+    `left` is `[batch, O, T]`, `right` `[batch, groups, I, T]`; the parameter's dimensions behind the first, flattened,
+    are the `I` of `right`, after `select` has dropped what is identically zero.
     """
 
     left: Tensor
     right: Tensor
-    columns: Callable[[Tensor], Tensor]
+    select: Select | None = None
 
 
 Factor = Dense | Gather | Outer
 
 
-def contract(factor: Factor, block: Block) -> Tensor:
-    """`<X_k, G_b>` for every input and stacked row: float64 `[batch, stack]`."""
+def contract(factor: Factor, block: Block, stack: int) -> Tensor:
+    """`<X_k, G_b>` for every input and each of the `stack` rows: `[batch, stack]`, in the type of the factors."""
     if isinstance(factor, Dense):
-        gradient = factor.gradient
-        rows = block(slice(0, gradient.shape[1] if gradient.dim() > 1 else None))
-        return (gradient.flatten(1) @ rows.flatten(1).T.to(gradient.dtype)).double()
+        gradient = factor.gradient.flatten(1)
+        return gradient @ block(slice(None), None).flatten(1).T
     if isinstance(factor, Gather):
         return _contract_gather(factor, block)
-    return _contract_outer(factor, block)
+    return _contract_outer(factor, block, stack)
 
 
 def _contract_gather(factor: Gather, block: Block) -> Tensor:
-    used, position = factor.rows.unique(return_inverse=True)
     # Positions without gradient (padding, masked neurons) need no look at any client.
     alive = (factor.values != 0).any(2)
+    used, position = factor.rows[alive].unique(return_inverse=True)
     example = torch.arange(len(alive), device=alive.device)[:, None].expand_as(alive)[alive]
     values = factor.values[alive]
-    stack = block(used)
-    result = torch.zeros(len(alive), len(stack), dtype=torch.float64, device=alive.device)
+    stack = block(used, None)
+    result = values.new_zeros(len(alive), len(stack))
     for k, rows in enumerate(stack):
-        products = torch.linalg.vecdot(rows[position[alive]].to(values.dtype), values).double()
-        result[:, k].index_add_(0, example, products)
+        result[:, k].index_add_(0, example, torch.linalg.vecdot(rows[position], values))
     return result
 
 
-def _contract_outer(factor: Outer, block: Block) -> Tensor:
-    batch, outputs, positions = factor.left.shape
-    groups, inputs = factor.right.shape[1:3]
-    per_group = outputs // groups
-    alive = (factor.left != 0).any(0).any(1)
-    result: Tensor | float = 0.0
+def _contract_outer(factor: Outer, block: Block, stack: int) -> Tensor:
+    batch, groups, inputs, positions = factor.right.shape
+    per_group = factor.left.shape[1] // groups
+    by_outputs = outputs_are_cheaper(positions, stack)
+    widest = max(inputs, batch * positions) * stack if by_outputs else inputs * max(batch, stack)
+    step = max(1, BLOCK_NUMBERS // widest)
+    total = factor.left.new_zeros(batch, stack)
     for group in range(groups):
         first = group * per_group
-        rows = alive[first : first + per_group].nonzero().squeeze(1) + first
-        everything = len(rows) == per_group
-        right = factor.right[:, group]
-        step = max(1, BLOCK_NUMBERS // max(1, batch * inputs))
-        for start in range(0, len(rows), step):
-            chosen = rows[start : start + step]
-            # A slice reads a view where an index would copy.
-            where = slice(first + start, first + start + len(chosen)) if everything else chosen
-            clients = factor.columns(block(where)).to(right.dtype)
-            left = factor.left[:, where]
-            way = _by_outputs if outputs_are_cheaper(positions, len(clients)) else _by_gradient
-            result = result + way(left, right, clients).double()
-    if isinstance(result, float):  # no neuron is alive
-        result = torch.zeros(batch, len(block(slice(0, 1))), dtype=torch.float64, device=factor.left.device)
-    return result
+        left, right = factor.left[:, first : first + per_group], factor.right[:, group]
+        rows = _live_rows(left, inputs)
+        count = per_group if rows is None else len(rows)
+        contracted = _Outputs(left, right) if by_outputs else _Gradient(left, right)
+        for start in range(0, count, step):
+            end = min(count, start + step)
+            if rows is None:  # a slice reads a view where an index would copy
+                total += contracted(slice(start, end), block(slice(first + start, first + end), factor.select))
+            else:
+                total += contracted(rows[start:end], block(rows[start:end] + first, factor.select))
+    return total
+
+
+def _live_rows(left: Tensor, inputs: int) -> Tensor | None:
+    """Rows that some input reaches with a gradient; None for all, also where leaving some out would not pay."""
+    _, rows, positions = left.shape
+    if 4 * positions > inputs:  # looking costs as much as what it may save
+        return None
+    live = left.abs().amax((0, 2)).nonzero().squeeze(1)
+    return None if 4 * len(live) > 3 * rows else live
 
 
 def outputs_are_cheaper(positions: int, stack: int) -> bool:
-    """Whether evaluating every client's layer beats forming the gradient.
+    """Whether evaluating every client's layer beats forming the gradient, for one weight and one input.
 
-    Per input and per weight, forming `G` and contracting it costs `positions + stack` multiplications, and one number
-    written and read; evaluating every client's layer costs `positions * stack` multiplications inside one large
-    matrix product. Memory traffic is what makes the second way win for few positions.
+    - By outputs: `positions * stack` multiplications in one large matrix product, which runs at full speed.
+    - By gradient: `positions` multiplications to form a number of `G`, which is written and read once, and `stack` to
+      contract it, in a product too narrow to run at full speed.
+
+    In units of one multiplication of the first kind the second way costs `24 + 1.2 positions + 0.8 stack`, measured on
+    two AVX-512 cores with MKL (`scripts/bench_provenance.py --calibrate` prints these for another machine). So few
+    positions favour the first way, whatever the number of clients: a fully connected layer has one.
     """
-    return positions * stack < 2 * (positions + stack) + 16
+    return positions * stack < 24 + 1.2 * positions + 0.8 * stack
 
 
-def _by_gradient(left: Tensor, right: Tensor, clients: Tensor) -> Tensor:
-    gradient = left @ right.transpose(1, 2)  # [batch, rows, I]
-    return gradient.flatten(1) @ clients.flatten(1).T
+class _Gradient:
+    """`<X_k, G_b>` with `G` formed, a block of rows at a time."""
+
+    def __init__(self, left: Tensor, right: Tensor) -> None:
+        self.left, self.right = left, right.transpose(1, 2)
+
+    def __call__(self, rows: slice | Tensor, clients: Tensor) -> Tensor:
+        gradient = self.left[:, rows] @ self.right  # [batch, rows, I]
+        # In this order the long dimension is read in the order in which it lies: twice as fast as the other way round.
+        return (clients.flatten(1) @ gradient.flatten(1).T).T
 
 
-def _by_outputs(left: Tensor, right: Tensor, clients: Tensor) -> Tensor:
-    batch, inputs, positions = right.shape
-    stack, rows, _ = clients.shape
-    flat = right.transpose(1, 2).reshape(batch * positions, inputs)
-    outputs = (flat @ clients.reshape(stack * rows, inputs).T).view(batch, positions, stack, rows)
-    return torch.einsum("btkr,brt->bk", outputs, left)
+class _Outputs:
+    """`<left_b, X_k right_b>`: every client's outputs, and their inner product with the gradient."""
+
+    def __init__(self, left: Tensor, right: Tensor) -> None:
+        self.batch, inputs, self.positions = right.shape
+        self.left = left.transpose(0, 1).reshape(left.shape[1], -1)  # [rows, batch * T]
+        self.right = right.transpose(0, 1).reshape(inputs, -1)  # [I, batch * T]
+
+    def __call__(self, rows: slice | Tensor, clients: Tensor) -> Tensor:
+        stack, count = clients.shape[:2]
+        outputs = clients.reshape(stack * count, -1) @ self.right
+        dotted = outputs.view(stack, count, -1).mul_(self.left[rows]).sum(1)
+        return dotted.view(stack, self.batch, self.positions).sum(2).T

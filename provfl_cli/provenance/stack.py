@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..fusion.decomposition import Decomposition
 from .calls import Weight
-from .factors import Block
+from .factors import Block, Select
 
 PREVIOUS = "previous"
 
@@ -95,6 +95,8 @@ class Stack:
         ends_with_previous: whether there is a last row of the previous model.
         device, dtype: where and in what type blocks are computed.
         client_tensors, previous: the round's tensors.
+        joined: rows of small parameters that were read together, kept for the next batch.
+        scratch: the memory of the last block.
     """
 
     source: FusedRound
@@ -105,6 +107,8 @@ class Stack:
     dtype: torch.dtype
     client_tensors: Mapping[str, Tensor]
     previous: Mapping[str, Tensor]
+    joined: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
+    scratch: list[Tensor] = field(default_factory=list)
 
     @staticmethod
     def open(source: FusedRound, of: str, names: Sequence[str], device: torch.device, dtype: torch.dtype) -> Stack:
@@ -126,40 +130,55 @@ class Stack:
         """Number of client rows."""
         return len(self.source.clients)
 
+    @property
+    def rows(self) -> int:
+        """Number of all rows."""
+        return self.size + len(self.kinds) + self.ends_with_previous
+
+    def together(self, names: tuple[str, ...]) -> Tensor:
+        """Several parameters side by side, `[rows, numbers]`."""
+        if names not in self.joined:
+            self.joined[names] = torch.cat([self._rows(name, slice(None)).flatten(1).clone() for name in names], 1)
+        return self.joined[names]
+
     def block(self, weight: Weight) -> Block:
         """A reader of rows of one parameter, as `contract` takes it."""
         if weight.view is None:
-            return lambda rows: self._rows(weight.names[0], rows)
+            return lambda rows, select: self._rows(weight.names[0], rows, select)
         view, whole = weight.view, list[Tensor]()
 
-        def seen(rows: slice | Tensor) -> Tensor:
+        def seen(rows: slice | Tensor, select: Select | None) -> Tensor:
             if not whole:
-                plain = [self._rows(name, slice(None)) for name in weight.names]
+                plain = [self._rows(name, slice(None)).clone() for name in weight.names]
                 if weight.linear:
                     whole.append(torch.func.vmap(view)(*plain))
                 else:
                     at = tuple(self._move(self.source.weights()[name]) for name in weight.names)
                     whole.append(torch.func.vmap(lambda *x: torch.func.jvp(view, at, x)[1])(*plain))
-            return whole[0][:, rows] if whole[0].dim() > 1 else whole[0]
+            chosen = whole[0][:, rows] if whole[0].dim() > 1 else whole[0]
+            return chosen if select is None else select(chosen)
 
         return seen
 
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype, non_blocking=True)
 
-    def _rows(self, name: str, rows: slice | Tensor) -> Tensor:
-        """`[size + kinds + previous, rows, *rest]`."""
+    def _rows(self, name: str, rows: slice | Tensor, select: Select | None = None) -> Tensor:
+        """Those rows of a parameter for the whole stack, `[rows of the stack, rows, *rest]`, until the next call.
+
+        Written into one piece of memory that every call uses again: new memory costs more than what is done with it.
+        """
         parts = self.source.decomposition
         index = rows.cpu() if isinstance(rows, Tensor) else rows
         scalar = self.previous[name].dim() == 0
 
-        def read(tensor: Tensor) -> Tensor:
-            return self._move(tensor if scalar else tensor[index])
+        def read(tensor: Tensor, stacked: bool = False) -> Tensor:
+            """The wanted part of a tensor of the parameter's shape, or of one with clients in front."""
+            part = tensor if scalar else tensor[:, index] if stacked else tensor[index]
+            return self._move(part if select is None else select(part))
 
-        before = read(self.previous[name])
-        stored = self.client_tensors[name]
-        sent = self._move(stored if scalar else stored[:, index])
-        block = sent.new_empty(self.size + len(self.kinds) + self.ends_with_previous, *before.shape)
+        before, sent = read(self.previous[name]), read(self.client_tensors[name], stacked=True)
+        block = self._memory(self.rows * before.numel()).view(self.rows, *before.shape)
         clients = block[: self.size]
         if self.of == "updates":
             torch.sub(sent, before, out=clients)
@@ -168,7 +187,7 @@ class Stack:
         multiplier = parts.multipliers.get(name)
         if multiplier is not None:
             per_element = multiplier.dim() > 1
-            factor = self._move(multiplier[:, index] if per_element else multiplier)
+            factor = read(multiplier, stacked=True) if per_element else self._move(multiplier)
             clients.mul_(factor if per_element else factor.view(-1, *(1,) * before.dim()))
         for row, kind in enumerate(self.kinds, self.size):
             if name in parts.unsent[kind]:
@@ -181,6 +200,11 @@ class Stack:
                 kept = _kept(parts, name)
                 block[-1] *= 0.0 if kept is None else read(kept) if kept.dim() else self._move(kept)
         return block
+
+    def _memory(self, numbers: int) -> Tensor:
+        if not self.scratch or len(self.scratch[0]) < numbers:
+            self.scratch[:] = [torch.empty(numbers, dtype=self.dtype, device=self.device)]
+        return self.scratch[0][:numbers]
 
 
 def _kept(parts: Decomposition, name: str) -> Tensor | None:

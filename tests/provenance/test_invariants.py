@@ -241,7 +241,8 @@ def test_a_second_call_that_is_missed_is_caught(monkeypatch: pytest.MonkeyPatch)
     counted = iter(range(100))
     right = factors.contract
     monkeypatch.setattr(
-        "provfl_cli.provenance.trace.contract", lambda f, b: right(f, b) * (0.0 if next(counted) in (2, 3) else 1.0)
+        "provfl_cli.provenance.batch.contract",
+        lambda f, b, n: right(f, b, n) * (0.0 if next(counted) in (2, 3) else 1.0),
     )
     with pytest.raises(RunError, match="conservation fails"):
         trace(model, inputs, source, settings())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..calls import Call, rule
-from ..factors import Dense, Factor, Outer
+from ..factors import Dense, Factor, Outer, Select
 
 CONVOLUTION = "input weight bias stride padding dilation groups"
 TRANSPOSED = "input weight bias stride padding output_padding groups dilation"
@@ -57,28 +57,30 @@ def _patches(
             *(step * s for step, s in zip(padded.stride()[2:], stride, strict=True)),
         ),
     )
-    windows = _keep_taps(windows, taps, 2, kernel)
+    windows = _keep_taps(windows, taps, range(2, 2 + len(kernel)))
     count = 1
     for chosen in taps:
         count *= len(chosen)
     return windows.reshape(batch, channels, count, -1), taps
 
 
-def _keep_taps(tensor: Tensor, taps: list[list[int]], first: int, kernel: tuple[int, ...]) -> Tensor:
-    """Only the `taps` of the kernel dimensions that begin at dimension `first`."""
-    for dimension, chosen in enumerate(taps):
-        if len(chosen) == kernel[dimension]:
+def _keep_taps(tensor: Tensor, taps: list[list[int]], dimensions: Sequence[int]) -> Tensor:
+    """Only the `taps` of the kernel's `dimensions` of a tensor."""
+    for dimension, chosen in zip(dimensions, taps, strict=True):
+        if len(chosen) == tensor.shape[dimension]:
             continue
         if chosen == list(range(chosen[0], chosen[-1] + 1)):
-            tensor = tensor.narrow(first + dimension, chosen[0], len(chosen))
+            tensor = tensor.narrow(dimension, chosen[0], len(chosen))
         else:
-            index = torch.tensor(chosen, device=tensor.device)
-            tensor = tensor.index_select(first + dimension, index)
+            tensor = tensor.index_select(dimension, torch.tensor(chosen, device=tensor.device))
     return tensor
 
 
-def _columns(taps: list[list[int]], kernel: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-    return lambda stack: _keep_taps(stack, taps, 3, kernel).flatten(2)
+def _select(taps: list[list[int]], kernel: tuple[int, ...]) -> Select | None:
+    """Drops the taps that see nothing from a weight `[…, *kernel]`; None where all see something."""
+    if all(len(chosen) == size for chosen, size in zip(taps, kernel, strict=True)):
+        return None
+    return lambda weight: _keep_taps(weight, taps, range(-len(kernel), 0))
 
 
 @rule(F.conv1d, F.conv2d, F.conv3d, arguments=CONVOLUTION)
@@ -100,7 +102,7 @@ def convolution(call: Call, g: Tensor) -> dict[str, Factor]:
     batch, channels, count, positions = patches.shape
     right = patches.reshape(batch, groups, channels // groups * count, positions)
     left = g.flatten(2)
-    return {"weight": Outer(left, right, _columns(taps, kernel)), "bias": Dense(left.sum(2))}
+    return {"weight": Outer(left, right, _select(taps, kernel)), "bias": Dense(left.sum(2))}
 
 
 @rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, arguments=TRANSPOSED)
@@ -121,4 +123,4 @@ def transposed_convolution(call: Call, g: Tensor) -> dict[str, Factor]:
     groups = given.get("groups", 1)
     batch, channels, count, positions = patches.shape
     right = patches.reshape(batch, groups, channels // groups * count, positions)
-    return {"weight": Outer(z.flatten(2), right, _columns(taps, kernel)), "bias": Dense(g.flatten(2).sum(2))}
+    return {"weight": Outer(z.flatten(2), right, _select(taps, kernel)), "bias": Dense(g.flatten(2).sum(2))}

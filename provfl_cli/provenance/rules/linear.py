@@ -15,15 +15,11 @@ def _positions(tensor: Tensor) -> Tensor:
     return tensor.reshape(len(tensor), -1, tensor.shape[-1]).transpose(1, 2)
 
 
-def _same(stack: Tensor) -> Tensor:
-    return stack
-
-
 @rule(F.linear, arguments="input weight bias")
 def linear(call: Call, g: Tensor) -> dict[str, Factor]:
     """`nn.Linear`, projections: `G[o, i] = sum_t g[o, t] z[i, t]`."""
     left, right = _positions(g), _positions(call.data("input"))
-    return {"weight": Outer(left, right[:, None], _same), "bias": Dense(left.sum(2))}
+    return {"weight": Outer(left, right[:, None]), "bias": Dense(left.sum(2))}
 
 
 @rule(torch.addmm, torch.Tensor.addmm, arguments="bias input weight")
@@ -31,7 +27,7 @@ def addmm(call: Call, g: Tensor) -> dict[str, Factor]:
     """transformers' `Conv1D`: `a = b + z W`, the weight stored `[inputs, outputs]`."""
     gradient = _positions(g)
     return {
-        "weight": Outer(_positions(call.data("input")), gradient[:, None], _same),
+        "weight": Outer(_positions(call.data("input")), gradient[:, None]),
         "bias": Dense(sum_to(gradient.sum(2), call.arguments["bias"].shape)),
     }
 
@@ -41,4 +37,4 @@ def matmul(call: Call, g: Tensor) -> dict[str, Factor]:
     """`a = z W` with a matrix `W` `[inputs, outputs]`."""
     if "input" in call.weights or call.arguments["other"].dim() != 2:
         raise NotImplementedError
-    return {"other": Outer(_positions(call.data("input")), _positions(g)[:, None], _same)}
+    return {"other": Outer(_positions(call.data("input")), _positions(g)[:, None])}

@@ -1,0 +1,187 @@
+"""One batch: record the forward pass, and contract each layer's gradient with the clients as the backward pass goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..config.schema import Provenance
+from ..errors import RunError
+from .calls import RULES, Call
+from .conservation import left_side
+from .factors import Dense, contract
+from .recording import Recorder, check_unchanged, mark_inputs
+from .rules.fallback import fallback, linear_part
+from .stack import Stack
+from .targets import target_value
+
+POOLED_NUMBERS = 1 << 16  # parameters up to this size are contracted together at the end of a batch
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What all batches of a trace share.
+
+    `betas` by module name, `chosen` the modules that are contracted, `with_mass` also sums absolute values (only needed
+    to tell rounding from a mistake).
+    """
+
+    model: nn.Module
+    stack: Stack
+    settings: Provenance
+    betas: Mapping[str, float]
+    chosen: frozenset[str]
+    with_mass: bool = False
+
+
+@dataclass
+class Sums:
+    """What one batch adds up: rows of the stack, the right side of conservation, and notes on layers."""
+
+    rows: Tensor  # float64 [batch, stack rows]
+    right: Tensor  # float64 [batch]
+    mass: Tensor  # float64 [batch], the absolute values behind `right`
+    classes: Tensor  # int64 [batch]
+    logits: Tensor  # [batch, classes]
+    layers: dict[str, Tensor] = field(default_factory=dict)  # [sample, clients]
+    active: dict[str, Tensor] = field(default_factory=dict)  # [sample]
+    neurons: dict[str, int] = field(default_factory=dict)
+    masked: dict[str, None] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    unchecked: dict[str, None] = field(default_factory=dict)
+    unruled: dict[str, str] = field(default_factory=dict)
+    pool: list[tuple[str, str, Tensor]] = field(default_factory=list)  # layer, parameter, beta * G [batch, numbers]
+
+
+def trace_batch(given: Pass, batch: Mapping[str, Tensor], classes: Tensor | None, sample: int) -> Sums:
+    """Trace one batch.
+
+    Args:
+        given: what all batches share.
+        batch: inputs by argument name; the name `""` is the only positional argument.
+        classes: the classes to explain, None: the predicted ones.
+        sample: for so many of the first inputs, keep each layer's part.
+    """
+    size = len(next(iter(batch.values())))
+    stack = given.stack
+    zeros = torch.zeros(size, dtype=torch.float64, device=stack.device)
+    sums = Sums(zeros.new_zeros(size, stack.rows), zeros, zeros.clone(), zeros, zeros)
+
+    def record(call: Call, output: Tensor) -> None:
+        sums.seen.update(name for weight in call.weights.values() for name in weight.names)
+        if call.layer in given.chosen:
+            output.register_hook(lambda g: _add(given, sums, call, g.detach(), sample))
+
+    def activated(call: Call, output: Tensor) -> None:
+        call.masked = True
+        threshold = given.settings.threshold
+        if threshold is not None and call.axis is not None:
+            call.mask = _active(call.examples(output, call.axis), threshold, given.settings.threshold_scale)
+            sums.masked[call.layer] = None
+
+    recorder = Recorder(given.model, size, record, activated)
+    mark_inputs(list(batch.values()))
+    with recorder.watch():
+        output = given.model(batch[""]) if "" in batch else given.model(**batch)
+    logits = output if isinstance(output, Tensor) else output.logits
+    if logits.shape[0] != size or logits.dim() != 2:
+        raise RunError(f"the model gave {tuple(logits.shape)} for {size} inputs: logits [inputs, classes] are needed")
+    sums.logits = logits.detach()
+    sums.classes = sums.logits.argmax(1) if classes is None else classes
+    target_value(given.settings.target, logits, sums.classes).sum().backward()
+    sums.unruled = recorder.unruled
+    _add_pool(sums, stack, sample)
+    return sums
+
+
+def _active(activation: Tensor, threshold: float, scale: str) -> Tensor:
+    """Activated neurons (paper eq. 1): bool, in the shape of `activation` `[batch, …]`."""
+    if scale == "minmax":
+        flat = activation.flatten(1)
+        low, high = flat.amin(1), flat.amax(1)
+        shape = (-1,) + (1,) * (activation.dim() - 1)
+        span = (high - low).clamp_min(torch.finfo(activation.dtype).tiny)
+        activation = (activation - low.view(shape)) / span.view(shape)
+    return activation > threshold
+
+
+def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> None:
+    """Equations 5 and 6 for one use: contract its per-example gradient with every row of the stack."""
+    check_unchanged(call)
+    stack, beta = given.stack, given.betas[call.layer]
+    g = call.examples(gradient.to(stack.dtype), call.axis)
+    if call.mask is not None:
+        g = g * call.mask
+    registered = RULES.get(call.function)
+    output: Tensor | None
+    try:
+        if registered is None:
+            raise NotImplementedError
+        factors = registered.rule(call, g)
+        recorded = call.examples(call.output, call.axis)
+        output = recorded if registered.offset is None else recorded - registered.offset(call)
+    except NotImplementedError:
+        factors = fallback(call, g)
+        output = _linear_output(call)
+    checked = output is not None and all(weight.linear for weight in call.weights.values())
+    if not checked:
+        sums.unchecked[call.layer] = None
+    for argument, weight in call.weights.items():
+        factor = factors[argument]
+        if checked and weight.view is None and isinstance(factor, Dense) and _is_small(factor):
+            sums.pool.append((call.layer, weight.names[0], factor.gradient.flatten(1) * beta))
+            continue
+        part = contract(factor, stack.block(weight), stack.rows).double() * beta
+        sums.rows += part
+        _add_layer(sums, call.layer, part, stack, sample)
+        if not checked:
+            sums.right += left_side(part, stack)
+    if checked and output is not None:
+        flat_g, flat_a = g.flatten(1), output.to(g.dtype).flatten(1)
+        sums.right += beta * torch.linalg.vecdot(flat_g, flat_a)
+        if given.with_mass:
+            sums.mass += beta * torch.linalg.vecdot(flat_g.abs(), flat_a.abs())
+    if sample and call.layer not in sums.active:
+        _count_neurons(sums, call, g, sample)
+    call.arguments.clear()
+
+
+def _is_small(factor: Dense) -> bool:
+    return factor.gradient[0].numel() <= POOLED_NUMBERS
+
+
+def _linear_output(call: Call) -> Tensor | None:
+    """What a function without a rule owes to its parameters; None where torch cannot tell."""
+    try:
+        return call.examples(linear_part(call), call.axis)
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def _add_layer(sums: Sums, layer: str, part: Tensor, stack: Stack, sample: int) -> None:
+    if sample:
+        sums.layers[layer] = sums.layers.get(layer, 0) + part[:sample, : stack.size]
+
+
+def _count_neurons(sums: Sums, call: Call, g: Tensor, sample: int) -> None:
+    sums.neurons[call.layer] = g[0].numel()
+    everything = torch.full((sample,), g[0].numel())
+    sums.active[call.layer] = everything if call.mask is None else call.mask[:sample].flatten(1).sum(1).cpu()
+
+
+def _add_pool(sums: Sums, stack: Stack, sample: int) -> None:
+    """Contract all small parameters in one matrix product."""
+    if not sums.pool:
+        return
+    gradients = torch.cat([gradient for _, _, gradient in sums.pool], 1)
+    rows = stack.together(tuple(name for _, name, _ in sums.pool))
+    sums.rows += (gradients @ rows.T).double()
+    start = 0
+    for layer, _, gradient in sums.pool if sample else ():
+        end = start + gradient.shape[1]
+        _add_layer(sums, layer, (gradient[:sample] @ rows[:, start:end].T).double(), stack, sample)
+        start = end
+    sums.pool.clear()
