@@ -275,7 +275,7 @@ def test_too_many_clients_a_round_for_those_left(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore
-    with pytest.raises(RunError, match=r"GB free.*store\.cache=DIR"):
+    with pytest.raises(RunError, match=r"MB free.*store\.cache=DIR"):
         train(tmp_path, make_config())
 
 

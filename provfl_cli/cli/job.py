@@ -40,6 +40,9 @@ def job(cfg: DictConfig) -> Failure | None:
         from ..run import run_job
 
         run_job(config, folder)
+    except KeyboardInterrupt:
+        discard_if_nothing_computed(folder, hydra.job.name)
+        raise
     except Exception as error:
         failure = _failure(error, overrides, folder, hydra.job.name)
         if sweep:  # a sweep may go on for hours: said now, and once more at its end

@@ -71,6 +71,8 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
         else:
             returned = hydra.run(asked.config_name, job, overrides)
         return list(_failures(returned))
+    except OSError as error:  # what happens inside a job is returned; Hydra makes the folder that the user named
+        raise InputError(f"{error.filename}: the run folder cannot be made ({error.strerror})") from error
     finally:
         if folder is not None:
             pruned(folder)

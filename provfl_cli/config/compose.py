@@ -76,6 +76,7 @@ def hydra_session(args: Namespace) -> Iterator[Hydra]:
             raise InputError(f"--config-dir {args.config_dir}: no such folder")
         # Before the project's tree, not behind it as Hydra does: an edited copy of an option has to win.
         search_path.prepend("command-line", f"file://{Path(args.config_dir).absolute()}", SearchPathQuery("main"))
+    before = HydraConfig.instance().cfg
     hydra = Hydra.create_main_hydra2(task_name="provfl", config_search_path=search_path)
     # Listing the groups takes Hydra a quarter of a second, and its help does it twice; the tree does not change.
     setattr(hydra, "list_all_config_groups", cache(hydra.list_all_config_groups))  # noqa: B010
@@ -84,6 +85,7 @@ def hydra_session(args: Namespace) -> Iterator[Hydra]:
             yield hydra
     finally:
         GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = before  # Hydra leaves that of its last job
 
 
 def plan(hydra: Hydra, args: Namespace) -> Plan:

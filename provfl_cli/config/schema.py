@@ -61,7 +61,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         one_of("dataset.source", self.source, SOURCES)
-        at_least("dataset.image_size", self.image_size, 8)
+        between("dataset.image_size", self.image_size, 8, 1024)
         at_least("dataset.max_test_examples", self.max_test_examples, 1)
         if not 0 < self.test_fraction < 1:
             raise InputError(f"dataset.test_fraction={self.test_fraction}: must lie between 0 and 1")

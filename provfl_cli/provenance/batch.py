@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config.schema import Provenance
 from ..errors import RunError
@@ -16,6 +16,7 @@ from .factors import Dense, contract
 from .recording import Recorder, check_unchanged, mark_inputs
 from .rules.fallback import fallback, linear_part
 from .stack import Stack
+from .structure import Structure
 from .targets import target_value
 
 POOLED_NUMBERS = 1 << 16  # parameters up to this size are contracted together at the end of a batch
@@ -29,7 +30,7 @@ class Pass:
     to tell rounding from a mistake).
     """
 
-    model: nn.Module
+    structure: Structure
     stack: Stack
     settings: Provenance
     betas: Mapping[str, float]
@@ -82,10 +83,10 @@ def trace_batch(given: Pass, batch: Mapping[str, Tensor], classes: Tensor | None
             call.mask = _active(call.examples(output, call.axis), threshold, given.settings.threshold_scale)
             sums.masked[call.layer] = None
 
-    recorder = Recorder(given.model, size, record, activated)
+    recorder = Recorder(given.structure, size, record, activated)
     mark_inputs(list(batch.values()))
     with recorder.watch():
-        output = given.model(batch[""]) if "" in batch else given.model(**batch)
+        output = given.structure.model(batch[""]) if "" in batch else given.structure.model(**batch)
     logits = output if isinstance(output, Tensor) else output.logits
     if logits.shape[0] != size or logits.dim() != 2:
         raise RunError(f"the model gave {tuple(logits.shape)} for {size} inputs: logits [inputs, classes] are needed")

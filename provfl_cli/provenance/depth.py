@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 
 # Types that a user may name although no class is called so; `Conv` is every convolution of torch.
 _FAMILIES = {"Conv": "_ConvNd"}
@@ -24,13 +26,13 @@ def is_counted(module: nn.Module) -> bool:
     return any(is_type(module, name) for name in ("Linear", "Conv", "Conv1D", "LayerNorm"))
 
 
-def layer_weights(model: nn.Module, decay: float) -> dict[str, float]:
-    """`beta` of every module by name, in the order in which they were registered.
+def layer_weights(modules: Mapping[str, nn.Module], decay: float) -> dict[str, float]:
+    """`beta` of every one of a model's `modules` by name, in the order in which they were registered.
 
     `L` counts the layers of `is_counted`; any other module takes the beta of the counted layer before it (of the first
     layer, where none is before it).
     """
-    names = [(name, is_counted(module)) for name, module in model.named_modules()]
+    names = [(name, is_counted(module)) for name, module in modules.items()]
     total = sum(counted for _, counted in names)
     weights: dict[str, float] = {}
     seen = 0
@@ -40,17 +42,20 @@ def layer_weights(model: nn.Module, decay: float) -> dict[str, float]:
     return weights
 
 
-def chosen_layers(model: nn.Module, layers: str | list[str]) -> set[str]:
+def chosen_layers(modules: Mapping[str, nn.Module], layers: str | list[str]) -> set[str]:
     """Names of the modules whose parameters are contracted: `all`, or those of the named types.
 
     Raises:
-        InputError: no module of the model is of any of the types.
+        InputError: a type that torch does not know and the model does not have, or no module of any of the types.
     """
-    modules = dict(model.named_modules())
     if layers == "all":
         return set(modules)
+    here = {type(module).__name__ for module in modules.values() if any(True for _ in module.parameters(recurse=False))}
+    for kind in layers:
+        known = hasattr(nn, kind) or kind in (*_FAMILIES, "Conv1D")
+        if not known and not any(is_type(module, kind) for module in modules.values()):
+            raise InputError(f"provenance.layers: {kind} is no layer type, {did_you_mean(kind, {*here, *_FAMILIES})}")
     chosen = {name for name, module in modules.items() if any(is_type(module, kind) for kind in layers)}
-    if not chosen:
-        kinds = sorted({type(m).__name__ for m in modules.values() if any(True for _ in m.parameters(recurse=False))})
-        raise InputError(f"provenance.layers={layers}: the model has none of these; its layers are {', '.join(kinds)}")
+    if not chosen & {name for name, module in modules.items() if type(module).__name__ in here}:
+        raise InputError(f"provenance.layers={layers}: the model has none of these, only {', '.join(sorted(here))}")
     return chosen

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from ..errors import RunError
 from .calls import RULES, Call, Weight
 from .rules.rewrites import REWRITES
+from .structure import Structure
 
 _MARK = "_provfl_mark"
 
@@ -77,7 +78,7 @@ class Recorder(TorchFunctionMode):
     """Collects the calls of one forward pass.
 
     Args:
-        model: the module that will run; its parameters are found by identity.
+        structure: of the module that will run; its parameters are found by identity.
         batch: number of inputs.
         record: called with each call as soon as its output exists; returns what the model goes on with.
         activated: called with a call and the output of its activation function.
@@ -85,18 +86,17 @@ class Recorder(TorchFunctionMode):
 
     def __init__(
         self,
-        model: nn.Module,
+        structure: Structure,
         batch: int,
         record: Callable[[Call, Tensor], None],
         activated: Callable[[Call, Tensor], None],
     ) -> None:
         super().__init__()
-        self.model = model
+        self.structure = structure
         self.batch = batch
         self.record = record
         self.activated = activated
-        self.names = {id(p): n for n, p in model.named_parameters()}
-        self.owners = _owners(model)
+        self.names = structure.names
         self.modules: list[tuple[str, frozenset[str]]] = []  # modules with parameters that are running, innermost last
         self.inside = 0  # depth inside activation modules
         self.unruled: dict[str, str] = {}
@@ -289,7 +289,7 @@ class Recorder(TorchFunctionMode):
             layer, own = self.modules[-1]
             if any(n in own for n in names):
                 return layer
-        return self.owners[names[0]]
+        return names[0].rpartition(".")[0]
 
     def _uncovered(self, func: Any, args: Any, kwargs: Any, output: Any, why: str) -> Any:
         """Remember that these parameters are not accounted for, and go on."""
@@ -307,12 +307,10 @@ class Recorder(TorchFunctionMode):
         """Follow which modules run, treat activation modules as one activation each, and record what is called."""
         with ExitStack() as stack:
             stack.enter_context(_plain_attention())
-            for name, module in self.model.named_modules(remove_duplicate=True):
+            for name, module in self.structure.modules.items():
                 if _is_activation(module):
                     stack.enter_context(_hooks(module, self._enter_activation, self._leave_activation))
-                own = frozenset(
-                    self.names[id(p)] for p in module._parameters.values() if p is not None and id(p) in self.names
-                )
+                own = self.structure.own.get(name)
                 if own:
                     stack.enter_context(_hooks(module, self._enter_module(name, own), self._leave_module))
             stack.enter_context(self)
@@ -369,10 +367,6 @@ def _is_activation(module: nn.Module) -> bool:
     if kind.__module__ == "torch.nn.modules.activation":
         return kind.__name__ not in ("MultiheadAttention", "GLU", "Softmax", "Softmin", "LogSoftmax", "Softmax2d")
     return kind.__module__ == "transformers.activations"
-
-
-def _owners(model: nn.Module) -> dict[str, str]:
-    return {name: name.rpartition(".")[0] for name, _ in model.named_parameters()}
 
 
 @contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +15,7 @@ from .batch import Pass, Sums, trace_batch
 from .conservation import check, residuals, suspicious
 from .depth import chosen_layers, layer_weights
 from .stack import FusedRound, Stack
+from .structure import Structure
 
 Inputs = Tensor | Mapping[str, Tensor]
 
@@ -87,25 +87,25 @@ def trace(
         RunError: conservation does not hold, or inputs are not independent of each other.
         InputError: `settings.layers` names no layer of the model.
     """
-    model.load_state_dict(dict(source.weights()))
-    parameters = dict(model.named_parameters())
-    any_parameter = next(iter(parameters.values()))
+    structure = Structure.of(model)
+    structure.load(source.weights())
+    any_parameter = next(iter(structure.parameters.values()))
     dtype = torch.promote_types(any_parameter.dtype, torch.float32)
-    stack = Stack.open(source, settings.of, list(parameters), any_parameter.device, dtype)
+    stack = Stack.open(source, settings.of, list(structure.parameters), any_parameter.device, dtype)
     given = Pass(
-        model,
+        structure,
         stack,
         settings,
-        layer_weights(model, settings.layer_decay),
-        frozenset(chosen_layers(model, settings.layers)),
+        layer_weights(structure.modules, settings.layer_decay),
+        frozenset(chosen_layers(structure.modules, settings.layers)),
     )
-    with _frozen(model):
+    with structure.frozen():
         parts = _batches(given, inputs, classes, layer_sample)
         residual, difference = residuals(_joined(parts, "rows"), _joined(parts, "right"), stack)
         if suspicious(residual, dtype):
             again = _batches(replace(given, with_mass=True), inputs, classes, 0)
             check(residual, difference, _joined(again, "mass"), dtype)
-    return _collect(given, parameters, parts, residual)
+    return _collect(given, parts, residual)
 
 
 def _batches(given: Pass, inputs: Inputs, classes: Sequence[int] | Tensor | None, layer_sample: int) -> list[Sums]:
@@ -126,24 +126,9 @@ def _joined(parts: list[Sums], name: str) -> Tensor:
     return torch.cat([getattr(sums, name) for sums in parts])
 
 
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and no gradients of parameters; both as before afterwards."""
-    training = [module for module in model.modules() if module.training]
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval().requires_grad_(False)
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-
-
-def _collect(given: Pass, parameters: dict[str, nn.Parameter], parts: list[Sums], residual: Tensor) -> Contributions:
+def _collect(given: Pass, parts: list[Sums], residual: Tensor) -> Contributions:
     stack, settings, first = given.stack, given.settings, parts[0]
+    parameters = given.structure.parameters
     rows = _joined(parts, "rows").cpu()
     shares = stack.source.decomposition.example_weights
     weighting = shares if settings.client_weighting == "fusion" else torch.ones_like(shares)
@@ -167,7 +152,7 @@ def _collect(given: Pass, parameters: dict[str, nn.Parameter], parts: list[Sums]
         covered=1.0 - sum(parameters[n].numel() for n in uncovered) / total,
         uncovered=uncovered,
         unchecked=tuple(first.unchecked),
-        buffers=tuple(name for name, _ in given.model.named_buffers()),
+        buffers=tuple(given.structure.buffers),
     )
 
 

@@ -28,7 +28,15 @@ def make_console() -> Console:
     """The console of a run: 80 columns where the width is unknown, and never a crash over a character."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    return Console(highlight=False, emoji=False, markup=False)
+    return _Console(highlight=False, emoji=False, markup=False)
+
+
+class _Console(Console):
+    """Falls silent when nobody reads any more (`provfl run | head`): the run and its files matter more."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def heading(text: str) -> RenderableType:

@@ -36,6 +36,7 @@ from ..reporting.progress import RoundProgress
 from ..reporting.rankings import example_rankings, show_rankings
 from ..reporting.tables import localization_tables, to_latex, to_markdown
 from ..store.rounds import Metrics, Round
+from .checks import check_fit
 from .device import choose_device
 from .manifest import manifest
 from .summary import summary
@@ -97,6 +98,7 @@ def run(config: Config, folder: Path) -> None:
     data = federated_data(config)
     channels, size = data.test.inputs.shape[1], data.test.inputs.shape[-1]
     model = build(config.model, channels, len(data.label_names), size, config.seed)
+    check_fit(config, data, model)
     counts = {client.id: client.label_counts for client in data.clients}
     _print_header(console, config, data, device, counts)
     loaded = time.perf_counter()
@@ -157,9 +159,6 @@ def _link_rounds(folder: Path, stored: Round) -> None:
 def _scores(
     contributions: pd.DataFrame, counts: Mapping[int, np.ndarray], config: Config, data: FederatedData
 ) -> pd.DataFrame:
-    if contributions.empty:
-        columns = ["method", "scope", "target", "round", "kind", "rank"]
-        contributions = pd.DataFrame({name: pd.Series(dtype=object) for name in columns})
     return localization(contributions, counts, config.evaluation.min_examples, data.faults)
 
 

@@ -10,9 +10,11 @@ import pandas as pd
 from ..data.federated import TestData
 from ..provenance.trace import Contributions
 
+LAYER_COLUMNS = ("round", "input", "layer", "client", "contribution", "active_neurons", "neurons")
+
 
 def input_frame(
-    number: int, chosen: np.ndarray, predictions: np.ndarray, found: Contributions, test: TestData
+    number: int, chosen: np.ndarray, predictions: np.ndarray, found: Contributions | None, test: TestData
 ) -> pd.DataFrame:
     """One row a traced input: where it is, what it is, what the model made of it, the conservation residual."""
     return pd.DataFrame(
@@ -22,8 +24,8 @@ def input_frame(
             "split": "test",
             "label": test.labels.numpy()[chosen].astype(np.int32),
             "prediction": predictions.astype(np.int32),
-            "probabilities": list(found.probabilities),
-            "residual": found.residuals,
+            "probabilities": [] if found is None else list(found.probabilities),
+            "residual": np.empty(0) if found is None else found.residuals,
             "picture": [png(test.pixels[index]) for index in chosen],
         }
     )
@@ -38,11 +40,13 @@ def png(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def layer_frame(number: int, inputs: np.ndarray, found: Contributions) -> pd.DataFrame:
+def layer_frame(number: int, inputs: np.ndarray, found: Contributions | None) -> pd.DataFrame:
     """One row for each sampled input, layer and client: its part of the contribution, and the neurons that took part.
 
     `inputs` are the numbers of all traced inputs; the sample is the first of them.
     """
+    if found is None:
+        return pd.DataFrame(columns=list(LAYER_COLUMNS))
     clients = np.asarray(found.clients, dtype=np.int32)
     frames = []
     for layer in found.layers:
@@ -60,4 +64,4 @@ def layer_frame(number: int, inputs: np.ndarray, found: Contributions) -> pd.Dat
                 }
             )
         )
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return pd.concat(frames, ignore_index=True)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..config.schema import Config, Provenance
 from ..data.federated import FederatedData, TestData
-from ..evaluation.contributions import tidy
+from ..evaluation.contributions import COLUMNS, tidy
 from ..evaluation.selection import Selection, select_inputs
 from ..provenance.trace import Contributions, trace
 from ..store.rounds import Round
@@ -59,12 +59,9 @@ def trace_round(
         predictions, labels, used, evaluation.min_examples, evaluation.inputs, evaluation.max_inputs, config.seed
     )
     chosen = selection.inputs
-    if not len(chosen):
-        empty = pd.DataFrame()
-        return TracedRound(stored.number, selection, empty, empty, empty, None, time.perf_counter() - began)
     inputs, explained = data.test.inputs[chosen], predictions[chosen]
     frames, first = [], None
-    for method in methods:
+    for method in methods if len(chosen) else ():
         found = trace(
             model,
             inputs,
@@ -89,13 +86,13 @@ def trace_round(
             )
         )
         first = first or found
-    assert first is not None
+    numbers = data.test.indices[chosen]
     return TracedRound(
         number=stored.number,
         selection=selection,
-        contributions=pd.concat(frames, ignore_index=True),
+        contributions=pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS)),
         inputs=input_frame(stored.number, chosen, explained, first, data.test),
-        layers=layer_frame(stored.number, data.test.indices[chosen], first),
+        layers=layer_frame(stored.number, numbers, first),
         trace=first,
         seconds=time.perf_counter() - began,
     )

@@ -175,7 +175,7 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise RunError(
-            f"the rounds to keep need about {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free: "
+            f"the rounds to keep need about {needed / 1e6:,.0f} MB and {folder} has {free / 1e6:,.0f} MB free: "
             "make room, choose another place with store.cache=DIR, or keep fewer rounds (store.keep, provenance.rounds)"
         )
 

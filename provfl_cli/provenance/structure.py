@@ -1,0 +1,81 @@
+"""A model's modules and parameters by name, walked through once for a whole trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RunError
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Modules, parameters and buffers of a model; a tied parameter stands under its first name.
+
+    `own` are the parameters that a module itself holds, by module name, for those that hold any; `names` finds a
+    parameter by identity.
+    """
+
+    model: nn.Module
+    modules: dict[str, nn.Module]
+    parameters: dict[str, nn.Parameter]
+    buffers: dict[str, Tensor]
+    own: dict[str, frozenset[str]]
+    names: dict[int, str]
+
+    @staticmethod
+    def of(model: nn.Module) -> Structure:
+        """Walk through `model`."""
+        modules = dict(model.named_modules())
+        parameters: dict[str, nn.Parameter] = {}
+        buffers: dict[str, Tensor] = {}
+        own: dict[str, frozenset[str]] = {}
+        names: dict[int, str] = {}
+        for prefix, module in modules.items():
+            dot = f"{prefix}." if prefix else ""
+            held = {f"{dot}{key}": value for key, value in module._parameters.items() if value is not None}
+            for name, parameter in held.items():
+                if names.setdefault(id(parameter), name) == name:
+                    parameters[name] = parameter
+            if held:
+                own[prefix] = frozenset(names[id(parameter)] for parameter in held.values())
+            buffers.update((f"{dot}{key}", value) for key, value in module._buffers.items() if value is not None)
+        return Structure(model, modules, parameters, buffers, own, names)
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy tensors into the model, by name.
+
+        Raises:
+            RunError: a tensor is missing, or of another shape.
+        """
+        with torch.no_grad():
+            for name, tensor in (*self.parameters.items(), *self.buffers.items()):
+                given = weights.get(name)
+                if given is None and name not in self.parameters:
+                    continue  # buffers that a model does not save, such as position numbers
+                if given is None or given.shape != tensor.shape:
+                    found = "missing" if given is None else f"of shape {tuple(given.shape)}"
+                    raise RunError(f"{name} is {found} in the weights, {tuple(tensor.shape)} in the model")
+                tensor.copy_(given)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Evaluation mode, and no gradients of parameters; both as before afterwards."""
+        training = [module for module in self.modules.values() if module.training]
+        wanted = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
+        for module in training:
+            module.training = False
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            for module in training:
+                module.training = True
+            for parameter in wanted:
+                parameter.requires_grad_(True)

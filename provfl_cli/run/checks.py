@@ -1,0 +1,32 @@
+"""What only data, model and configuration together can tell, before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from ..config.schema import Config
+from ..data.federated import FederatedData
+from ..errors import InputError
+from ..provenance.depth import chosen_layers
+
+
+def check_fit(config: Config, data: FederatedData, model: nn.Module) -> None:
+    """Raise InputError where training or tracing could not work.
+
+    Layers to trace that the model does not have; a batch of one example for a model that normalises over the batch; a
+    cache folder that cannot be made.
+    """
+    chosen_layers(dict(model.named_modules()), config.provenance.layers)
+    smallest = min(min(len(client.labels), config.federation.batch_size) for client in data.clients)
+    if smallest < 2 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise InputError(
+            f"model={config.model.name} normalises over a batch, which one example is too few for: "
+            "federation.batch_size=2 or more, and partition.min_examples_per_client=2 or more"
+        )
+    cache = Path(config.store.cache)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"store.cache={cache}: no folder can be made there ({error.strerror})") from error
