@@ -147,7 +147,7 @@ def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> 
             sums.mass += beta * torch.linalg.vecdot(flat_g.abs(), flat_a.abs())
     if sample and call.layer not in sums.active:
         _count_neurons(sums, call, g, sample)
-    call.arguments.clear()
+    call.release()
 
 
 def _is_small(factor: Dense) -> bool:

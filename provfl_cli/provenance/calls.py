@@ -70,6 +70,11 @@ class Call:
             f"its output has shape {tuple(tensor.shape)}"
         )
 
+    def release(self) -> None:
+        """Let go of the tensors: the call has been contracted."""
+        self.arguments.clear()
+        self.output, self.mask = self.output.new_empty(0), None
+
     def data(self, name: str) -> Tensor:
         """The data argument `name` with the inputs of the batch in front."""
         return self.examples(self.arguments[name], self.axes.get(name))

@@ -115,26 +115,33 @@ class Recorder(TorchFunctionMode):
             except NotImplementedError:
                 pass
         tensors = list(_tensors((*args, *kwargs.values())))
-        marks = [m for m in map(_mark, tensors) if m is not None]
-        weights = [t for t in tensors if id(t) in self.names or ((m := _mark(t)) is not None and m.weight is not None)]
-        depends = any(m.data for m in marks)
+        marks, weights, depends = [], [], False
+        for tensor in tensors:
+            mark = _mark(tensor)
+            if mark is not None:
+                marks.append(mark)
+                depends = depends or mark.data
+            if (mark is not None and mark.weight is not None) or id(tensor) in self.names:
+                weights.append(tensor)
         plain = name.strip("_")  # add, add_ and __add__ alike
         in_place = _is_in_place(name, kwargs)
         before = None
         if in_place and tensors:
             self._keep_before_change(tensors[0])
             before = tensors[0].detach().clone() if weights else None
-        pending = tuple(dict.fromkeys(call for m in marks for call in m.pending)) if not self.inside else ()
+        pending: tuple[Call, ...] = ()
+        if not self.inside and (plain in _ELEMENTWISE or plain in _ACTIVATIONS):
+            pending = tuple(dict.fromkeys(call for mark in marks for call in mark.pending))
         output = func(*args, **kwargs)
         if weights and (depends or self._repeats_over_batch(plain, output, weights)):
-            return self._use(func, plain, args, kwargs, output, pending, before)
+            return self._use(func, plain, args, kwargs, output, weights, pending, before)
         if weights:
             self._derive(func, plain, args, kwargs, output, weights)
             return output
         if depends:
             if plain in _ACTIVATIONS and not self.inside:
                 self._activate(pending, output)
-            going_on = pending if plain in _ELEMENTWISE and not self.inside else ()
+            going_on = pending if plain in _ELEMENTWISE else ()
             for each in _tensors(output if isinstance(output, (tuple, list)) else (output,)):
                 setattr(each, _MARK, _Mark(True, self._axis(plain, args, kwargs, tensors, each), going_on))
         return output
@@ -146,19 +153,27 @@ class Recorder(TorchFunctionMode):
         args: Any,
         kwargs: Any,
         output: Any,
+        found: list[Tensor],
         pending: tuple[Call, ...],
         before: Tensor | None,
     ) -> Any:
-        """Record a call that took parameters; `before` is what an in-place function has overwritten."""
+        """Record a call that took the parameters `found`; `before` is what an in-place function has overwritten."""
         if not isinstance(output, Tensor):
             return self._uncovered(func, args, kwargs, output, "returns several tensors")
         registered = RULES.get(func)
         names = registered.arguments if registered else ()
         arguments = {names[i] if i < len(names) else str(i): a for i, a in enumerate(args)} | dict(kwargs)
-        weights = {k: w for k, v in arguments.items() if isinstance(v, Tensor) and (w := self._weight(v)) is not None}
-        if len(weights) < sum(1 for t in _tensors((*args, *kwargs.values())) if self._weight(t) is not None):
+        weights, axes = dict[str, Weight](), dict[str, int | None]()
+        for key, value in arguments.items():
+            if isinstance(value, Tensor):
+                mark = _mark(value)
+                weight = self._weight(value)
+                if weight is not None:
+                    weights[key] = weight
+                elif mark is not None and mark.data:
+                    axes[key] = mark.axis
+        if len(weights) < len(found):
             return self._uncovered(func, args, kwargs, output, "takes its parameters in a list")
-        axes = {k: m.axis for k, v in arguments.items() if isinstance(v, Tensor) and (m := _mark(v)) and m.data}
         axis = self._axis(plain, args, kwargs, [arguments[k] for k in axes], output) if axes else 0
         held = {k: arguments[k] for k in axes}
         if not axes:  # constants that were repeated for every input, such as BERT's token types

@@ -1,0 +1,294 @@
+#!/usr/bin/env python
+"""How fast a trace is, beside what it cannot be faster than and beside the paper's own way, in one run.
+
+    scripts/bench_provenance.py --models lenet resnet18 --clients 10 100 --repeat 5 --json rows.json
+
+For each model and number of clients, a round is stored on disk and three things are timed in turn, medians of
+`--repeat`: the *limit* (one batched forward and backward pass of the global model, gradients of the parameters
+included, as training would compute them), *ours* (a whole trace of the same inputs, reading the clients from the stored
+round, its page cache warm), and *Algorithm 1* written plainly (inputs one by one for gradients, every client's layer
+evaluated on every input, as the published artifact does). Memory is the peak of anonymous resident memory above what
+the process held before, sampled in a fresh process for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from provfl_cli.config.schema import Model, Provenance
+from provfl_cli.config.validate import provenance_preset
+from provfl_cli.fusion.fedavg import FedAvg
+from provfl_cli.models.build import build
+from provfl_cli.provenance.depth import is_counted
+from provfl_cli.provenance.targets import target_value
+from provfl_cli.provenance.trace import trace
+from provfl_cli.store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round, read_round
+from provfl_cli.store.tensorfile import open_tensors, specs_of, write_slot
+
+MODELS = ("lenet", "resnet18", "densenet121", "gpt")
+WAYS = ("limit", "ours", "algorithm1")
+
+
+def model_and_inputs(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The model at random weights, and a batch: 64 images (32 for DenseNet-121), or 16 texts of 64 tokens."""
+    torch.manual_seed(0)
+    if name == "gpt":
+        from transformers import OpenAIGPTConfig, OpenAIGPTForSequenceClassification
+
+        model = OpenAIGPTForSequenceClassification(OpenAIGPTConfig(num_labels=10, pad_token_id=0))
+        return model.eval(), {"input_ids": torch.randint(1, 40_000, (16, 64))}
+    channels, size = (1, 28) if name == "lenet" else (3, 32)
+    module = "lenet" if name == "lenet" else "torchvision"
+    built = build(Model(f"provfl_cli.models.{module}.{name}", name), channels, 10, size, 0)
+    return built.eval(), {"": torch.randn(32 if name == "densenet121" else 64, channels, size, size)}
+
+
+def stored_round(model: nn.Module, clients: int, folder: Path) -> Round:
+    """A round of FedAvg on disk: each client is the model with a little noise."""
+    previous = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    specs = specs_of(previous)
+    temporary = begin_round(folder, 1, specs, clients)
+    for k in range(clients):
+        generator = torch.Generator().manual_seed(k)
+        noisy = {
+            name: tensor + 0.01 * torch.randn(tensor.shape, generator=generator)
+            if tensor.is_floating_point()
+            else tensor
+            for name, tensor in previous.items()
+        }
+        write_slot(temporary / CLIENTS, noisy, k)
+    examples = [100 + k for k in range(clients)]
+    buffers = frozenset(previous) - {name for name, _ in model.named_parameters()}
+    fused = FedAvg().fuse(previous, open_tensors(temporary / CLIENTS), examples, {}, buffers)
+    return commit_round(
+        temporary,
+        1,
+        clients=range(clients),
+        examples=examples,
+        weights=fused.weights,
+        previous=previous,
+        state={},
+        next_state={},
+        decomposition=fused.decomposition,
+        buffers=buffers,
+        history=[Metrics(1, 0.0, 0.0, 0.0, clients, 0.0)],
+    )
+
+
+def forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Logits."""
+    output = model(batch[""]) if "" in batch else model(**batch)
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def limit(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
+    """One batched forward and backward pass, gradients of the parameters included."""
+    logits = forward(model, batch)
+    target_value("centred", logits, logits.argmax(1)).sum().backward()
+    model.zero_grad(set_to_none=True)
+
+
+def layer_calls(model: nn.Module, one: Mapping[str, Tensor]) -> dict[str, tuple[nn.Module, Tensor, Tensor]]:
+    """For one input, each counted layer by name, with what it received and the gradient of the logit in its output."""
+    calls: dict[str, tuple[nn.Module, Tensor, Tensor]] = {}
+
+    def keep(name: str, module: nn.Module, received: Tensor, output: Tensor) -> Tensor:
+        output.retain_grad()
+        calls[name] = (module, received.detach(), output)
+        return output.clone()
+
+    handles = [
+        module.register_forward_hook(lambda m, args, output, name=name: keep(name, m, args[0], output))
+        for name, module in model.named_modules()
+        if is_counted(module)
+    ]
+    logits = forward(model, one)
+    for handle in handles:
+        handle.remove()
+    target_value("logit", logits, logits.argmax(1)).sum().backward()
+    model.zero_grad(set_to_none=True)
+    return {name: (module, z, output.grad) for name, (module, z, output) in calls.items() if output.grad is not None}
+
+
+def algorithm1(model: nn.Module, batch: Mapping[str, Tensor], clients: list[nn.Module]) -> Tensor:
+    """The paper's Algorithm 1: raw contributions `[inputs, clients]`."""
+    theirs = [dict(client.named_modules()) for client in clients]
+    count = len(next(iter(batch.values())))
+    result = torch.zeros(count, len(clients))
+    for b in range(count):
+        calls = layer_calls(model, {key: value[b : b + 1] for key, value in batch.items()})
+        with torch.no_grad():
+            for k, modules in enumerate(theirs):
+                for depth, (name, (_, z, gradient)) in enumerate(calls.items()):
+                    beta = 0.9 ** (len(calls) - 1 - depth)
+                    result[b, k] += beta * (modules[name](z) * gradient).sum()
+    return result
+
+
+def client_models(name: str, stored: Round) -> list[nn.Module]:
+    """Every client as a model of its own, as the artifact holds them."""
+    stack = {key: stored.client_stack()[key] for key in stored.client_stack()}
+    models = []
+    for k in range(len(stored.clients)):
+        model, _ = model_and_inputs(name)
+        model.load_state_dict({key: tensor[k] for key, tensor in stack.items()})
+        models.append(model.eval())
+    return models
+
+
+def ways(name: str, stored: Round, settings: Provenance, wanted: tuple[str, ...]) -> dict[str, Callable[[], object]]:
+    """What is timed, ready to be called."""
+    model, batch = model_and_inputs(name)
+    inputs = batch.get("", batch)
+    calls: dict[str, Callable[[], object]] = {}
+    if "limit" in wanted:
+        own, _ = model_and_inputs(name)
+        own.load_state_dict(dict(stored.weights()))
+        calls["limit"] = lambda: limit(own, batch)
+    if "ours" in wanted:
+        calls["ours"] = lambda: trace(model, inputs, stored, settings)
+    if "algorithm1" in wanted:
+        clients = client_models(name, stored)
+        calls["algorithm1"] = lambda: algorithm1(model, batch, clients)
+    return calls
+
+
+def seconds(calls: Mapping[str, Callable[[], object]], repeat: int) -> dict[str, float]:
+    """Medians, all ways in turn; Algorithm 1, which takes a hundred times as long, is run once."""
+    found: dict[str, list[float]] = {way: [] for way in calls}
+    for turn in range(repeat + 1):  # the first turn warms up
+        for way, call in calls.items():
+            if way == "algorithm1" and turn != 1:
+                continue
+            began = time.perf_counter()
+            call()
+            if turn:
+                found[way].append(time.perf_counter() - began)
+    return {way: statistics.median(values) for way, values in found.items()}
+
+
+def anonymous_mb() -> float:
+    """Anonymous resident memory of this process, MB (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+def peak_mb(call: Callable[[], object]) -> float:
+    """Peak of anonymous memory while `call` runs, MB, sampled every millisecond."""
+    peak, done = [anonymous_mb()], threading.Event()
+
+    def sample() -> None:
+        while not done.wait(0.001):
+            peak[0] = max(peak[0], anonymous_mb())
+
+    watcher = threading.Thread(target=sample)
+    watcher.start()
+    call()
+    done.set()
+    watcher.join()
+    return peak[0]
+
+
+def measured_apart(name: str, folder: Path, way: str, threshold: str) -> float | None:
+    """`peak_mb` in a process of its own; None where the system does not tell."""
+    if not Path("/proc/self/status").exists():
+        return None
+    command = [sys.executable, __file__, "--memory", name, str(folder), way, threshold]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def calibrate() -> None:
+    """Print the cost of both ways of contracting, in the units of `factors.outputs_are_cheaper`."""
+    from provfl_cli.provenance import factors
+
+    print("positions  clients  by outputs  by gradient   (nanoseconds per input and weight)")
+    for positions, clients in ((1, 10), (1, 50), (1, 100), (4, 10), (4, 50), (16, 10), (16, 50), (64, 10)):
+        left, right = torch.randn(64, 256, positions), torch.randn(64, 1, 1152, positions)
+        weights = torch.randn(clients, 256, 1152)
+        row = []
+        for outputs in (True, False):
+            cheaper, factors.outputs_are_cheaper = factors.outputs_are_cheaper, lambda *_, way=outputs: way
+            factor = factors.Outer(left, right)
+            call = lambda: factors.contract(factor, lambda rows, _: weights[:, rows], clients)  # noqa: B023, E731
+            row.append(seconds({"contract": call}, 7)["contract"] * 1e9 / (64 * 256 * 1152))
+            factors.outputs_are_cheaper = cheaper
+        chosen = "outputs" if factors.outputs_are_cheaper(positions, clients) else "gradient"
+        print(f"{positions:9d} {clients:8d} {row[0]:11.2f} {row[1]:12.2f}   chosen: {chosen}")
+
+
+def measured(name: str, clients: int, wanted: tuple[str, ...], arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row: seconds, then memory, of each way."""
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        stored = stored_round(model_and_inputs(name)[0], clients, Path(folder))
+        took = seconds(ways(name, stored, provenance_preset(arguments.preset), wanted), arguments.repeat)
+        asked = () if "memory" in arguments.skip else wanted
+        memory = {way: measured_apart(name, Path(folder), way, arguments.preset) for way in asked}
+    row: dict[str, Any] = {"model": name, "clients": clients}
+    row["inputs"] = len(next(iter(model_and_inputs(name)[1].values())))
+    row |= {f"{way}_seconds": took.get(way) for way in WAYS}
+    return row | {f"{way}_peak_mb": memory.get(way) for way in WAYS}
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a / b
+
+
+def line(*cells: object) -> str:
+    """Cells of a table row, in columns of the width of its headings."""
+    texts = ["–" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells]
+    return " ".join(f"{text:>{width}}" for text, width in zip(texts, (12, 7, 8, 8, 12, 10, 10, 9, 9, 13), strict=True))
+
+
+def main() -> None:
+    """Measure what the arguments ask for, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--clients", nargs="+", type=int, default=[10, 50, 100], help="GPT is measured with 10 only")
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--skip", nargs="+", choices=("algorithm1", "memory"), default=[])
+    parser.add_argument("--preset", default="provfl", help="a file of conf/provenance/")
+    parser.add_argument("--json", type=Path, help="also write the rows there")
+    parser.add_argument("--calibrate", action="store_true", help="print the costs behind the choice of path, and stop")
+    parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.calibrate:
+        return calibrate()
+    if arguments.memory:
+        name, folder, way, preset = arguments.memory
+        call = ways(name, read_round(Path(folder), 1), provenance_preset(preset), (way,))[way]
+        return print(peak_mb(call))
+
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        line("model", "clients", *(f"{way} s" for way in WAYS), "ours/limit", "alg.1/ours", *(f"{w} MB" for w in WAYS))
+    )
+    wanted = tuple(way for way in WAYS if way not in arguments.skip)
+    rows = []
+    for name in arguments.models:
+        for clients in [10] if name == "gpt" else arguments.clients:
+            row = measured(name, clients, wanted, arguments)
+            rows.append(row)
+            times = [row[f"{way}_seconds"] for way in WAYS]
+            ratios = [_ratio(times[1], times[0]), _ratio(times[2], times[1])]
+            print(line(name, clients, *times, *ratios, *(row[f"{way}_peak_mb"] for way in WAYS)), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return None
+
+
+if __name__ == "__main__":
+    main()
