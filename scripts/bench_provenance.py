@@ -35,7 +35,7 @@ from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.models.build import build
 from provfl_cli.provenance.depth import is_counted
 from provfl_cli.provenance.targets import target_value
-from provfl_cli.provenance.trace import trace
+from provfl_cli.provenance.tracing import trace
 from provfl_cli.store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round, read_round
 from provfl_cli.store.tensorfile import open_tensors, specs_of, write_slot
 

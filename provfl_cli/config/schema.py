@@ -146,7 +146,8 @@ class Provenance:
     layer_decay: float
     layers: Any
     rounds: Any
-    batch_size: int
+    batch_size: int | None
+    memory_mb: int
 
     def __post_init__(self) -> None:
         one_of("provenance.of", self.of, ("updates", "weights"))
@@ -168,6 +169,7 @@ class Provenance:
         ):
             raise InputError(f"provenance.rounds={self.rounds}: last, all, or a list of round numbers such as [1,5]")
         at_least("provenance.batch_size", self.batch_size, 1)
+        at_least("provenance.memory_mb", self.memory_mb, 1)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -56,25 +56,52 @@ class Sums:
     unruled: dict[str, str] = field(default_factory=dict)
     pool: list[tuple[str, str, Tensor]] = field(default_factory=list)  # layer, parameter, beta * G [batch, numbers]
 
+    def for_next_target(self) -> Sums:
+        """Nothing added up yet, of the same forward pass."""
+        return Sums(
+            torch.zeros_like(self.rows),
+            torch.zeros_like(self.right),
+            torch.zeros_like(self.mass),
+            self.classes,
+            self.logits,
+            masked=self.masked,
+            seen=self.seen,
+            unruled=self.unruled,
+        )
 
-def trace_batch(given: Pass, batch: Mapping[str, Tensor], classes: Tensor | None, sample: int) -> Sums:
-    """Trace one batch.
+
+Target = tuple[str, Tensor | None]  # kind of target, and the classes to explain (None: the predicted ones)
+
+
+def trace_batch(
+    given: Pass, batch: Mapping[str, Tensor], targets: Sequence[Target], sample: int, limit: int | None
+) -> list[Sums]:
+    """Trace one batch: one forward pass, and one backward pass for each of the targets.
 
     Args:
         given: what all batches share.
         batch: inputs by argument name; the name `""` is the only positional argument.
-        classes: the classes to explain, None: the predicted ones.
+        targets: what is explained.
         sample: for so many of the first inputs, keep each layer's part.
+        limit: bytes that the activations may take; None: any.
+
+    Raises:
+        TooLarge: they take more.
     """
     size = len(next(iter(batch.values())))
-    stack = given.stack
-    zeros = torch.zeros(size, dtype=torch.float64, device=stack.device)
-    sums = Sums(zeros.new_zeros(size, stack.rows), zeros, zeros.clone(), zeros, zeros)
+    zeros = torch.zeros(size, dtype=torch.float64, device=given.stack.device)
+    sums = Sums(zeros.new_zeros(size, given.stack.rows), zeros, zeros.clone(), zeros, zeros)
+    final = len(targets) == 1
+
+    def contracted(call: Call, gradient: Tensor) -> None:
+        _add(given, sums, call, gradient, sample)
+        if final:
+            call.release()
 
     def record(call: Call, output: Tensor) -> None:
         sums.seen.update(name for weight in call.weights.values() for name in weight.names)
         if call.layer in given.chosen:
-            output.register_hook(lambda g: _add(given, sums, call, g.detach(), sample))
+            output.register_hook(lambda g: contracted(call, g.detach()))
 
     def activated(call: Call, output: Tensor) -> None:
         call.masked = True
@@ -83,19 +110,23 @@ def trace_batch(given: Pass, batch: Mapping[str, Tensor], classes: Tensor | None
             call.mask = _active(call.examples(output, call.axis), threshold, given.settings.threshold_scale)
             sums.masked[call.layer] = None
 
-    recorder = Recorder(given.structure, size, record, activated)
+    recorder = Recorder(given.structure, size, record, activated, limit)
     mark_inputs(list(batch.values()))
     with recorder.watch():
         output = given.structure.model(batch[""]) if "" in batch else given.structure.model(**batch)
     logits = output if isinstance(output, Tensor) else output.logits
     if logits.shape[0] != size or logits.dim() != 2:
         raise RunError(f"the model gave {tuple(logits.shape)} for {size} inputs: logits [inputs, classes] are needed")
-    sums.logits = logits.detach()
-    sums.classes = sums.logits.argmax(1) if classes is None else classes
-    target_value(given.settings.target, logits, sums.classes).sum().backward()
-    sums.unruled = recorder.unruled
-    _add_pool(sums, stack, sample)
-    return sums
+    sums.logits, sums.unruled = logits.detach(), recorder.unruled
+    found = []
+    for number, (kind, classes) in enumerate(targets, 1):
+        final = number == len(targets)
+        sums.classes = sums.logits.argmax(1) if classes is None else classes
+        target_value(kind, logits, sums.classes).sum().backward(retain_graph=not final)
+        _add_pool(sums, given.stack, sample)
+        found.append(sums)
+        sums = sums.for_next_target()
+    return found
 
 
 def _active(activation: Tensor, threshold: float, scale: str) -> Tensor:
@@ -147,7 +178,6 @@ def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> 
             sums.mass += beta * torch.linalg.vecdot(flat_g.abs(), flat_a.abs())
     if sample and call.layer not in sums.active:
         _count_neurons(sums, call, g, sample)
-    call.release()
 
 
 def _is_small(factor: Dense) -> bool:

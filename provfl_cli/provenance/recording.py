@@ -74,6 +74,10 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from (inner for inner in each if isinstance(inner, Tensor))
 
 
+class TooLarge(Exception):
+    """The activations of a batch take more memory than they may."""
+
+
 class Recorder(TorchFunctionMode):
     """Collects the calls of one forward pass.
 
@@ -82,6 +86,10 @@ class Recorder(TorchFunctionMode):
         batch: number of inputs.
         record: called with each call as soon as its output exists; returns what the model goes on with.
         activated: called with a call and the output of its activation function.
+        limit: bytes that the outputs of all functions may take together; None: any.
+
+    Raises:
+        TooLarge: from within the forward pass, when they take more.
     """
 
     def __init__(
@@ -90,6 +98,7 @@ class Recorder(TorchFunctionMode):
         batch: int,
         record: Callable[[Call, Tensor], None],
         activated: Callable[[Call, Tensor], None],
+        limit: int | None = None,
     ) -> None:
         super().__init__()
         self.structure = structure
@@ -100,6 +109,7 @@ class Recorder(TorchFunctionMode):
         self.modules: list[tuple[str, frozenset[str]]] = []  # modules with parameters that are running, innermost last
         self.inside = 0  # depth inside activation modules
         self.unruled: dict[str, str] = {}
+        self.left = limit
 
     # -- what the mode sees ------------------------------------------------------------------------------------------
 
@@ -133,6 +143,8 @@ class Recorder(TorchFunctionMode):
         if not self.inside and (plain in _ELEMENTWISE or plain in _ACTIVATIONS):
             pending = tuple(dict.fromkeys(call for mark in marks for call in mark.pending))
         output = func(*args, **kwargs)
+        if self.left is not None and (depends or weights) and not in_place:
+            self._count(output)
         if weights and (depends or self._repeats_over_batch(plain, output, weights)):
             return self._use(func, plain, args, kwargs, output, weights, pending, before)
         if weights:
@@ -250,6 +262,13 @@ class Recorder(TorchFunctionMode):
             for call in pending:
                 if not call.masked and call.output.shape == output.shape:
                     self.activated(call, output.detach())
+
+    def _count(self, output: Any) -> None:
+        if isinstance(output, Tensor) and output._base is None:
+            assert self.left is not None
+            self.left -= output.nbytes
+            if self.left < 0:
+                raise TooLarge
 
     def _keep_before_change(self, tensor: Tensor) -> None:
         """Copy what recorded calls still have to read, before an in-place function overwrites it."""

@@ -14,7 +14,7 @@ import torch
 
 from ..config.schema import Config
 from ..data.federated import FederatedData
-from ..provenance.trace import Contributions
+from ..provenance.tracing import Contributions
 
 PACKAGES = ("provfl", "torch", "torchvision", "hydra-core", "omegaconf", "datasets", "flwr-datasets", "numpy", "pandas")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.federated import TestData
-from ..provenance.trace import Contributions
+from ..provenance.tracing import Contributions
 
 LAYER_COLUMNS = ("round", "input", "layer", "client", "contribution", "active_neurons", "neurons")
 

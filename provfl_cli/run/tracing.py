@@ -15,7 +15,7 @@ from ..config.schema import Config, Provenance
 from ..data.federated import FederatedData, TestData
 from ..evaluation.contributions import COLUMNS, tidy
 from ..evaluation.selection import Selection, select_inputs
-from ..provenance.trace import Contributions, trace
+from ..provenance.tracing import Contributions, trace
 from ..store.rounds import Round
 from .records import input_frame, layer_frame
 

@@ -19,7 +19,8 @@ def settings(**changed: object) -> Provenance:
         "layer_decay": 0.9,
         "layers": "all",
         "rounds": "last",
-        "batch_size": 64,
+        "batch_size": None,
+        "memory_mb": 1024,
     }
     return Provenance(**{**values, **changed})  # type: ignore[arg-type]
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.fusion.decomposition import Decomposition
-from provfl_cli.provenance import calls, factors
+from provfl_cli.provenance import batch, calls, factors
 from provfl_cli.provenance.stack import GivenRound
-from provfl_cli.provenance.trace import Contributions, trace
+from provfl_cli.provenance.tracing import Contributions, trace, trace_targets
 
 from .federations import federation, settings
 from .test_reference import LeNet
@@ -56,6 +56,60 @@ def test_batch_size_changes_nothing(lenet: tuple, batch_size: int) -> None:
         assert a.contributions.shape == (5, 4)
         assert relative(a.contributions, b.contributions) < 1e-10
         assert (a.active == b.active).all()
+
+
+def test_memory_bounds_the_batch_and_changes_nothing(lenet: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, source, few = lenet
+    inputs = few.repeat(4, 1, 1, 1)
+    sizes = []
+    right = batch.trace_batch
+
+    def counted(given: batch.Pass, inputs: dict, *rest: object) -> list[batch.Sums]:
+        found = right(given, inputs, *rest)  # type: ignore[arg-type]
+        sizes.append(len(inputs[""]))
+        return found
+
+    monkeypatch.setattr("provfl_cli.provenance.tracing.trace_batch", counted)
+    whole = trace(model, inputs, source, settings(threshold=0.1))
+    parts = trace(model, inputs, source, settings(threshold=0.1, memory_mb=1), layer_sample=5)
+    assert sizes[0] == len(inputs)
+    assert max(sizes[1:]) < len(inputs)
+    assert sum(sizes[1:]) == len(inputs)
+    assert relative(parts.values, whole.values) < 1e-12
+
+
+def test_targets_share_a_forward_pass(lenet: tuple) -> None:
+    model, source, inputs = lenet
+    given = np.arange(len(inputs)) % 10
+    chosen = settings(threshold=0.1, batch_size=4)
+    asked = [("logit", None), ("centred", given), ("margin", torch.from_numpy(given))]
+    together = trace_targets(model, inputs, source, chosen, asked, layer_sample=3)
+    for (kind, classes), result in zip(asked, together, strict=True):
+        alone = trace(model, inputs, source, dataclasses.replace(chosen, target=kind), classes, layer_sample=3)
+        assert np.array_equal(result.values, alone.values)
+        assert np.array_equal(result.predictions, alone.predictions)
+        assert [x.layer for x in result.layers] == [x.layer for x in alone.layers]
+        assert result.masked_layers == alone.masked_layers
+        assert result.covered == 1.0
+
+
+@pytest.mark.parametrize("of", ["weights", "updates"])
+def test_float32_is_close_to_float64(of: str) -> None:
+    torch.manual_seed(0)
+    model = LeNet()
+    source, _ = federation(model)
+    inputs = torch.randn(6, 1, 28, 28)
+    single = trace(model, inputs, source, settings(of=of))
+    exact = dataclasses.replace(
+        source,
+        after={n: t.double() for n, t in source.after.items()},
+        before={n: t.double() for n, t in source.before.items()},
+        stacked={n: t.double() for n, t in source.stacked.items()},
+    )
+    after = {n: torch.tensordot(source.decomposition.example_weights, t, 1) for n, t in exact.stacked.items()}
+    double = trace(model.double(), inputs.double(), dataclasses.replace(exact, after=after), settings(of=of))
+    assert relative(single.values, double.values) < 1e-4
+    assert single.residuals.max() < 1e-4
 
 
 def test_layers_add_up(lenet: tuple) -> None:

@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from provfl_cli.errors import RunError
 from provfl_cli.provenance.targets import target_value
-from provfl_cli.provenance.trace import trace
+from provfl_cli.provenance.tracing import trace
 
 from .federations import federation, settings
 

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from provfl_cli.provenance.trace import trace
+from provfl_cli.provenance.tracing import trace
 
 from .federations import federation, settings
 from .reference import algorithm1

@@ -10,14 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from ..config.schema import Provenance
+from ..config.validate import provenance_preset
 from . import rules  # noqa: F401  (registers the layer rules)
-from .batch import Pass, Sums, trace_batch
+from .batch import Pass, Sums, Target, trace_batch
 from .conservation import check, residuals, suspicious
 from .depth import chosen_layers, layer_weights
+from .recording import TooLarge
 from .stack import FusedRound, Stack
 from .structure import Structure
 
 Inputs = Tensor | Mapping[str, Tensor]
+Classes = Sequence[int] | Tensor | None
+
+LARGEST_BATCH = 64  # more inputs at a time gain nothing
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ def trace(
     model: nn.Module,
     inputs: Inputs,
     source: FusedRound,
-    settings: Provenance,
-    classes: Sequence[int] | Tensor | None = None,
+    settings: Provenance | None = None,
+    classes: Classes = None,
     layer_sample: int = 0,
 ) -> Contributions:
     """Contributions of every client of a round to the global model's predictions.
@@ -79,7 +84,7 @@ def trace(
         model: the architecture; the round's global weights are loaded into it.
         inputs: a tensor `[inputs, …]`, or tensors by argument name, such as token ids and attention mask.
         source: the round: global weights before and after, the clients' weights, the decomposition.
-        settings: what is contracted, weighting, target, threshold, layers (a preset of `conf/provenance/`).
+        settings: what is contracted, weighting, target, threshold, layers; None: those of `provenance=provfl`.
         classes: the class to explain for each input; None: the predicted one.
         layer_sample: for so many of the first inputs, also each layer's part.
 
@@ -87,46 +92,77 @@ def trace(
         RunError: conservation does not hold, or inputs are not independent of each other.
         InputError: `settings.layers` names no layer of the model.
     """
+    settings = settings or provenance_preset("provfl")
+    return trace_targets(model, inputs, source, settings, [(settings.target, classes)], layer_sample)[0]
+
+
+def trace_targets(
+    model: nn.Module,
+    inputs: Inputs,
+    source: FusedRound,
+    settings: Provenance,
+    targets: Sequence[tuple[str, Classes]],
+    layer_sample: int = 0,
+) -> list[Contributions]:
+    """The same for several targets, which share the forward pass.
+
+    Args:
+        targets: for each, its kind (`logit`, `centred`, `margin`) and the classes to explain (None: the predicted);
+            the others as in `trace`.
+
+    Returns:
+        One result for each target.
+    """
     structure = Structure.of(model)
     structure.load(source.weights())
     any_parameter = next(iter(structure.parameters.values()))
     dtype = torch.promote_types(any_parameter.dtype, torch.float32)
     stack = Stack.open(source, settings.of, list(structure.parameters), any_parameter.device, dtype)
-    given = Pass(
-        structure,
-        stack,
-        settings,
-        layer_weights(structure.modules, settings.layer_decay),
-        frozenset(chosen_layers(structure.modules, settings.layers)),
-    )
+    betas = layer_weights(structure.modules, settings.layer_decay)
+    given = Pass(structure, stack, settings, betas, frozenset(chosen_layers(structure.modules, settings.layers)))
+    results = []
     with structure.frozen():
-        parts = _batches(given, inputs, classes, layer_sample)
-        residual, difference = residuals(_joined(parts, "rows"), _joined(parts, "right"), stack)
-        if suspicious(residual, dtype):
-            again = _batches(replace(given, with_mass=True), inputs, classes, 0)
-            check(residual, difference, _joined(again, "mass"), dtype)
-    return _collect(given, parts, residual)
+        for number, parts in enumerate(zip(*_batches(given, inputs, targets, layer_sample), strict=True)):
+            residual, difference = residuals(_joined(parts, "rows"), _joined(parts, "right"), stack)
+            if suspicious(residual, dtype):
+                again = _batches(replace(given, with_mass=True), inputs, [targets[number]], 0)
+                check(residual, difference, _joined([sums for (sums,) in again], "mass"), dtype)
+            results.append(_collect(given, parts, residual))
+    return results
 
 
-def _batches(given: Pass, inputs: Inputs, classes: Sequence[int] | Tensor | None, layer_sample: int) -> list[Sums]:
+def _batches(
+    given: Pass, inputs: Inputs, targets: Sequence[tuple[str, Classes]], layer_sample: int
+) -> list[list[Sums]]:
+    """Sums of each batch for each target; batches as large as memory allows, unless their size is given."""
     named = {"": inputs} if isinstance(inputs, Tensor) else dict(inputs)
-    device, step = given.stack.device, given.settings.batch_size
-    wanted = None if classes is None else torch.as_tensor(classes, device=device)
-    parts = []
-    for start in range(0, len(next(iter(named.values()))), step):
-        where = slice(start, start + step)
+    device, count = given.stack.device, len(next(iter(named.values())))
+    wanted = [(kind, None if classes is None else torch.as_tensor(classes, device=device)) for kind, classes in targets]
+    size = given.settings.batch_size or LARGEST_BATCH
+    parts: list[list[Sums]] = []
+    start = 0
+    while start < count:
+        where = slice(start, min(count, start + size))
         # A copy: a model may change its input in place.
         batch = {name: tensor[where].to(device, copy=True) for name, tensor in named.items()}
-        sample = max(0, min(layer_sample - start, len(next(iter(batch.values())))))
-        parts.append(trace_batch(given, batch, None if wanted is None else wanted[where], sample))
+        here: list[Target] = [(kind, None if classes is None else classes[where]) for kind, classes in wanted]
+        sample = max(0, min(layer_sample, where.stop) - start)
+        bounded = given.settings.batch_size is None and size > 1
+        try:
+            limit = given.settings.memory_mb * 2**20 if bounded else None
+            parts.append(trace_batch(given, batch, here, sample, limit))
+        except TooLarge:
+            size = -(-(where.stop - start) // 2)
+            continue
+        start = where.stop
     return parts
 
 
-def _joined(parts: list[Sums], name: str) -> Tensor:
+def _joined(parts: Sequence[Sums], name: str) -> Tensor:
     return torch.cat([getattr(sums, name) for sums in parts])
 
 
-def _collect(given: Pass, parts: list[Sums], residual: Tensor) -> Contributions:
+def _collect(given: Pass, parts: Sequence[Sums], residual: Tensor) -> Contributions:
     stack, settings, first = given.stack, given.settings, parts[0]
     parameters = given.structure.parameters
     rows = _joined(parts, "rows").cpu()
