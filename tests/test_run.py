@@ -453,18 +453,20 @@ def test_killed_and_called_again_it_ends_with_the_same_bytes(place: Path) -> Non
     began = time.monotonic()
     unbroken = run(place / "unbroken", *LONG)
     length = time.monotonic() - began
-    reached = []
+    reached: list[int] = []
     for _ in range(4):
         started = process(folder)
         until_training(started)
-        time.sleep(moment.uniform(0, 0.5 * length))
+        time.sleep(moment.uniform(0, 0.3 * length))
         workers = children(started.pid)
         started.kill()
-        assert started.wait() == -signal.SIGKILL, "still at work when it was killed"
+        if started.wait() == 0:  # it was faster than the unbroken run, whose time the moments are drawn from
+            break
         assert wait_for(lambda workers=workers: all(gone(pid) for pid in workers)), "an orphan goes on"
         started.communicate()
         stored = [int(path.name) for path in folder.glob("cache/federations/*/rounds/[0-9]*")]
         reached.append(max(stored, default=0))
+    assert reached, "killed at least once"
     assert reached == sorted(reached), "no round is lost"
     last = process(folder)
     _, errors = last.communicate(timeout=120)
