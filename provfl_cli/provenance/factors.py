@@ -18,7 +18,9 @@ Select = Callable[[Tensor], Tensor]
 # Reads rows of the stack, by index or slice of the parameter's first dimension: `[stack, rows, *selected]`.
 Block = Callable[[slice | Tensor, Select | None], Tensor]
 
-BLOCK_NUMBERS = 1 << 20  # numbers in one block of G: small enough to be still in the cache when it is contracted
+# Numbers in one block: few enough to be still in the cache when they are read again; with many positions, where forming
+# `G` is what takes the time, up to four times as many, since a product of few rows is slow.
+BLOCK_NUMBERS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def _contract_outer(factor: Outer, block: Block, stack: int) -> Tensor:
     per_group = factor.left.shape[1] // groups
     by_outputs = outputs_are_cheaper(positions, stack)
     widest = max(inputs, batch * positions) * stack if by_outputs else inputs * max(batch, stack)
-    step = max(1, BLOCK_NUMBERS // widest)
+    numbers = BLOCK_NUMBERS if by_outputs else BLOCK_NUMBERS * min(max(positions, 4), 16) // 4
+    step = max(1, numbers // widest)
     total = factor.left.new_zeros(batch, stack)
     for group in range(groups):
         first = group * per_group
