@@ -174,8 +174,9 @@ class Stack:
 
         def read(tensor: Tensor, stacked: bool = False) -> Tensor:
             """The wanted part of a tensor of the parameter's shape, or of one with clients in front."""
-            part = tensor if scalar else tensor[:, index] if stacked else tensor[index]
-            return self._move(part if select is None else select(part))
+            # `select` first, a view: an index would copy what is not wanted as well.
+            seen = tensor if select is None else select(tensor)
+            return self._move(seen if scalar else seen[:, index] if stacked else seen[index])
 
         before, sent = read(self.previous[name]), read(self.client_tensors[name], stacked=True)
         block = self._memory(self.rows * before.numel()).view(self.rows, *before.shape)

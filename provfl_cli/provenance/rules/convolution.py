@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,9 +28,10 @@ def _low_padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...
     return _each(padding, len(kernel))
 
 
-def _live_taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> list[int]:
-    """Positions in the kernel that see at least one pixel, for some output, rather than nothing but padding."""
-    return [tap for tap in range(kernel) if any(0 <= o * stride + tap * dilation - padding < size for o in range(out))]
+def _live_taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> range:
+    """The taps from the first to the last that sees a pixel, for some output, rather than nothing but padding."""
+    live = [tap for tap in range(kernel) if any(0 <= o * stride + tap * dilation - padding < size for o in range(out))]
+    return range(live[0], live[-1] + 1) if live else range(1)
 
 
 def _patches(
@@ -41,7 +41,7 @@ def _patches(
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
-) -> tuple[Tensor, list[list[int]]]:
+) -> tuple[Tensor, list[range]]:
     """What each tap of the kernel sees: `[batch, C, taps, T]`, and which taps those are along each dimension."""
     size = images.shape[2:]
     taps = [_live_taps(*each) for each in zip(size, out, kernel, stride, padding, dilation, strict=True)]
@@ -64,19 +64,14 @@ def _patches(
     return windows.reshape(batch, channels, count, -1), taps
 
 
-def _keep_taps(tensor: Tensor, taps: list[list[int]], dimensions: Sequence[int]) -> Tensor:
-    """Only the `taps` of the kernel's `dimensions` of a tensor."""
+def _keep_taps(tensor: Tensor, taps: Sequence[range], dimensions: Sequence[int]) -> Tensor:
+    """Only the `taps` of the kernel's `dimensions` of a tensor, as a view."""
     for dimension, chosen in zip(dimensions, taps, strict=True):
-        if len(chosen) == tensor.shape[dimension]:
-            continue
-        if chosen == list(range(chosen[0], chosen[-1] + 1)):
-            tensor = tensor.narrow(dimension, chosen[0], len(chosen))
-        else:
-            tensor = tensor.index_select(dimension, torch.tensor(chosen, device=tensor.device))
+        tensor = tensor.narrow(dimension, chosen.start, len(chosen))
     return tensor
 
 
-def _select(taps: list[list[int]], kernel: tuple[int, ...]) -> Select | None:
+def _select(taps: list[range], kernel: tuple[int, ...]) -> Select | None:
     """Drops the taps that see nothing from a weight `[…, *kernel]`; None where all see something."""
     if all(len(chosen) == size for chosen, size in zip(taps, kernel, strict=True)):
         return None
