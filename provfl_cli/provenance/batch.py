@@ -19,6 +19,7 @@ from .stack import Stack
 from .structure import Structure
 from .targets import target_value
 
+POOL_BLOCK = 1 << 23  # numbers of all clients in one of these products
 POOLED_NUMBERS = 1 << 16  # parameters up to this size are contracted together at the end of a batch
 
 
@@ -42,9 +43,9 @@ class Pass:
 class Sums:
     """What one batch adds up: rows of the stack, the right side of conservation, and notes on layers."""
 
-    rows: Tensor  # float64 [batch, stack rows]
-    right: Tensor  # float64 [batch]
-    mass: Tensor  # float64 [batch], the absolute values behind `right`
+    rows: Tensor  # [batch, stack rows], in `Stack.wide`
+    right: Tensor  # [batch]
+    mass: Tensor  # [batch], the absolute values behind `right`
     classes: Tensor  # int64 [batch]
     logits: Tensor  # [batch, classes]
     layers: dict[str, Tensor] = field(default_factory=dict)  # [sample, clients]
@@ -89,7 +90,7 @@ def trace_batch(
         TooLarge: they take more.
     """
     size = len(next(iter(batch.values())))
-    zeros = torch.zeros(size, dtype=torch.float64, device=given.stack.device)
+    zeros = torch.zeros(size, dtype=given.stack.wide, device=given.stack.device)
     sums = Sums(zeros.new_zeros(size, given.stack.rows), zeros, zeros.clone(), zeros, zeros)
     final = len(targets) == 1
 
@@ -166,7 +167,7 @@ def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> 
         if checked and weight.view is None and isinstance(factor, Dense) and _is_small(factor):
             sums.pool.append((call.layer, weight.names[0], factor.gradient.flatten(1) * beta))
             continue
-        part = contract(factor, stack.block(weight), stack.rows).double() * beta
+        part = contract(factor, stack.block(weight), stack.rows).to(stack.wide) * beta
         sums.rows += part
         _add_layer(sums, call.layer, part, stack, sample)
         if not checked:
@@ -204,15 +205,24 @@ def _count_neurons(sums: Sums, call: Call, g: Tensor, sample: int) -> None:
 
 
 def _add_pool(sums: Sums, stack: Stack, sample: int) -> None:
-    """Contract all small parameters in one matrix product."""
-    if not sums.pool:
-        return
-    gradients = torch.cat([gradient for _, _, gradient in sums.pool], 1)
-    rows = stack.together(tuple(name for _, name, _ in sums.pool))
-    sums.rows += (gradients @ rows.T).double()
-    start = 0
-    for layer, _, gradient in sums.pool if sample else ():
-        end = start + gradient.shape[1]
-        _add_layer(sums, layer, (gradient[:sample] @ rows[:, start:end].T).double(), stack, sample)
-        start = end
+    """Contract all small parameters, as many in one matrix product as memory bears."""
+    chunk: list[tuple[str, str, Tensor]] = []
+    for entry in sums.pool:
+        chunk.append(entry)
+        if sum(gradient.shape[1] for _, _, gradient in chunk) * stack.rows > POOL_BLOCK:
+            _add_pooled(sums, stack, sample, chunk)
+            chunk = []
+    if chunk:
+        _add_pooled(sums, stack, sample, chunk)
     sums.pool.clear()
+
+
+def _add_pooled(sums: Sums, stack: Stack, sample: int, pooled: list[tuple[str, str, Tensor]]) -> None:
+    gradients = torch.cat([gradient for _, _, gradient in pooled], 1)
+    rows = stack.together(tuple(name for _, name, _ in pooled))
+    sums.rows += (gradients @ rows.T).to(stack.wide)
+    start = 0
+    for layer, _, gradient in pooled if sample else ():
+        end = start + gradient.shape[1]
+        _add_layer(sums, layer, (gradient[:sample] @ rows[:, start:end].T).to(stack.wide), stack, sample)
+        start = end

@@ -27,7 +27,7 @@ def residuals(rows: Tensor, right: Tensor, stack: Stack) -> tuple[Tensor, Tensor
     shares = stack.source.decomposition.example_weights.to(rows.device, rows.dtype)
     clients, unsent = rows[:, : stack.size], rows[:, stack.size : stack.size + len(stack.kinds)]
     scale = clients.abs() @ shares + unsent.abs().sum(1)
-    return difference / scale.clamp_min(torch.finfo(torch.float64).tiny), difference
+    return difference / scale.clamp_min(torch.finfo(scale.dtype).tiny), difference
 
 
 def suspicious(residual: Tensor, dtype: torch.dtype) -> bool:

@@ -13,7 +13,7 @@ from ..fusion.decomposition import Decomposition
 from .calls import Weight
 from .factors import Block, Select
 
-PREVIOUS = "previous"
+JOINED_NUMBERS = 1 << 24  # numbers of small parameters kept in memory from one batch to the next
 
 
 class FusedRound(Protocol):
@@ -135,11 +135,19 @@ class Stack:
         """Number of all rows."""
         return self.size + len(self.kinds) + self.ends_with_previous
 
+    @property
+    def wide(self) -> torch.dtype:
+        """The type in which sums are kept: float64 where the device has it."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
     def together(self, names: tuple[str, ...]) -> Tensor:
-        """Several parameters side by side, `[rows, numbers]`."""
-        if names not in self.joined:
-            self.joined[names] = torch.cat([self._rows(name, slice(None)).flatten(1).clone() for name in names], 1)
-        return self.joined[names]
+        """Several small parameters side by side, `[rows, numbers]`; kept for the next batch while that is cheap."""
+        if names in self.joined:
+            return self.joined[names]
+        side_by_side = torch.cat([self._rows(name, slice(None)).flatten(1).clone() for name in names], 1)
+        if sum(kept.numel() for kept in self.joined.values()) + side_by_side.numel() <= JOINED_NUMBERS:
+            self.joined[names] = side_by_side
+        return side_by_side
 
     def block(self, weight: Weight) -> Block:
         """A reader of rows of one parameter, as `contract` takes it."""
@@ -161,6 +169,8 @@ class Stack:
         return seen
 
     def _move(self, tensor: Tensor) -> Tensor:
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()  # only from pinned memory does a copy not keep the CPU waiting
         return tensor.to(self.device, self.dtype, non_blocking=True)
 
     def _rows(self, name: str, rows: slice | Tensor, select: Select | None = None) -> Tensor:

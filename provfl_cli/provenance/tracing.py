@@ -165,7 +165,7 @@ def _joined(parts: Sequence[Sums], name: str) -> Tensor:
 def _collect(given: Pass, parts: Sequence[Sums], residual: Tensor) -> Contributions:
     stack, settings, first = given.stack, given.settings, parts[0]
     parameters = given.structure.parameters
-    rows = _joined(parts, "rows").cpu()
+    rows = _joined(parts, "rows").cpu().double()
     shares = stack.source.decomposition.example_weights
     weighting = shares if settings.client_weighting == "fusion" else torch.ones_like(shares)
     by_kind = dict(zip(stack.kinds, rows[:, stack.size :].T.numpy(), strict=False))
@@ -182,7 +182,7 @@ def _collect(given: Pass, parts: Sequence[Sums], residual: Tensor) -> Contributi
         rows=by_kind,
         predictions=_joined(parts, "classes").cpu().numpy(),
         probabilities=_joined(parts, "logits").float().softmax(1).cpu().numpy(),
-        residuals=residual.cpu().numpy(),
+        residuals=residual.cpu().double().numpy(),
         layers=_layer_traces([sums for sums in parts if sums.layers], weighting, list(parameters)),
         masked_layers=tuple(first.masked),
         covered=1.0 - sum(parameters[n].numel() for n in uncovered) / total,
@@ -201,7 +201,7 @@ def _layer_traces(sampled: list[Sums], weighting: Tensor, parameters: list[str])
     return tuple(
         LayerTrace(
             layer,
-            (torch.cat([sums.layers[layer] for sums in sampled]).cpu() * weighting).numpy(),
+            (torch.cat([sums.layers[layer] for sums in sampled]).cpu().double() * weighting).numpy(),
             torch.cat([sums.active[layer] for sums in sampled]).numpy(),
             sampled[0].neurons[layer],
         )

@@ -137,6 +137,17 @@ def permuted(source: GivenRound, order: list[int]) -> GivenRound:
     return dataclasses.replace(source, decomposition=Decomposition(shares), stacked=stacked, clients=order)
 
 
+def test_small_parameters_in_many_products_change_nothing(lenet: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, source, inputs = lenet
+    usual = trace(model, inputs, source, settings(), layer_sample=3)
+    monkeypatch.setattr(batch, "POOL_BLOCK", 50)
+    monkeypatch.setattr("provfl_cli.provenance.stack.JOINED_NUMBERS", 100)
+    other = trace(model, inputs, source, settings(batch_size=4), layer_sample=3)
+    assert relative(other.values, usual.values) < 1e-12
+    for a, b in zip(other.layers, usual.layers, strict=True):
+        assert relative(a.contributions, b.contributions) < 1e-10
+
+
 def test_permuting_clients_permutes_the_result(lenet: tuple) -> None:
     model, source, inputs = lenet
     order = [2, 0, 3, 1]

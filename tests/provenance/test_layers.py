@@ -1,5 +1,6 @@
 """Every kind of layer against per-example gradients: without mask and decay, `T_k = <X_k, dy_b / dW>` exactly."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -247,4 +248,9 @@ def networks(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
 def test_random_networks(network: tuple[nn.Module, tuple[int, ...]], batch: int, data: st.DataObject) -> None:
     model, shape = network
     kind = data.draw(st.sampled_from(["logit", "centred", "margin"]))
-    assert_exact(model, torch.randn(batch, *shape, dtype=torch.float64), kind, batch_size=data.draw(st.integers(1, 5)))
+    inputs = torch.randn(batch, *shape, dtype=torch.float64)
+    assert_exact(model, inputs, kind, batch_size=data.draw(st.integers(1, 5)))
+    source, _ = federation(model)
+    double = trace(model, inputs, source, settings(**PLAIN, target=kind)).values
+    single = trace(model.float(), inputs.float(), source, settings(**PLAIN, target=kind)).values
+    assert np.abs(single - double).max() <= 1e-4 * np.abs(double).max()
