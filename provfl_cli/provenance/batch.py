@@ -13,7 +13,8 @@ from ..errors import RunError
 from .calls import RULES, Call
 from .conservation import left_side
 from .factors import Dense, contract
-from .recording import Recorder, check_unchanged, mark_inputs
+from .marks import mark_inputs
+from .recording import Recorder, check_unchanged
 from .rules.fallback import fallback, linear_part
 from .stack import Stack
 from .structure import Structure

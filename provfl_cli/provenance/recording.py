@@ -3,16 +3,12 @@
 The recorder is a `TorchFunctionMode`: it sees each torch function that the model calls, whichever module calls it. So a
 tied weight has a use for each call, a module called twice has two, parameters used outside any module's own forward
 are found, and functional or in-place activations are activations.
-
-Tensors carry a mark (a plain attribute): whether they depend on the input, along which axis the inputs of the batch
-lie, which calls still await their activation, and, for a function of parameters alone, of which parameter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,56 +18,21 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import RunError
 from .calls import RULES, Call, Weight
+from .marks import (
+    ACTIVATIONS,
+    ELEMENTWISE,
+    SILENT,
+    VIEWS,
+    Mark,
+    is_activation,
+    is_in_place,
+    mark_of,
+    moved_axis,
+    set_mark,
+    tensors_in,
+)
 from .rules.rewrites import REWRITES
 from .structure import Structure
-
-_MARK = "_provfl_mark"
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# Functions applied to each element alone; a layer's activation is looked for behind them.
-_ELEMENTWISE = _words(
-    "add sub rsub mul div truediv true_divide neg clone contiguous to float double half bfloat16 type dropout "
-    "dropout1d dropout2d dropout3d alpha_dropout feature_dropout batch_norm iadd isub imul itruediv square pow "
-    "sqrt rsqrt abs exp clamp addcmul addcdiv detach identity"
-)
-_ACTIVATIONS = _words(
-    "relu relu6 leaky_relu elu selu celu gelu silu mish softplus sigmoid tanh hardtanh hardswish hardsigmoid "
-    "hardshrink softshrink tanhshrink softsign logsigmoid log_sigmoid threshold rrelu prelu"
-)
-# Functions linear in their only tensor: a parameter seen through them is still that parameter.
-_VIEWS = _words(
-    "chunk split tensor_split unbind getitem view reshape flatten unflatten transpose permute movedim swapaxes "
-    "swapdims squeeze unsqueeze narrow select t contiguous to float double clone expand embedding get neg "
-    "index_select"
-)
-_IN_PLACE_DUNDERS = frozenset(("__iadd__", "__isub__", "__imul__", "__itruediv__", "__setitem__"))
-_SILENT = frozenset(("size", "dim", "_set_grad_enabled", "is_floating_point", "numel", "stride", "__len__"))
-
-
-@dataclass
-class _Mark:
-    data: bool = False
-    axis: int | None = None
-    pending: tuple[Call, ...] = ()
-    weight: Weight | None = None
-    holders: tuple[tuple[Call, str], ...] = ()  # calls that keep this tensor, and under which name
-
-
-def _mark(tensor: Tensor) -> _Mark | None:
-    return getattr(tensor, _MARK, None)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Tensors among the arguments, and one level down in lists and tuples."""
-    for each in value:
-        if isinstance(each, Tensor):
-            yield each
-        elif isinstance(each, (list, tuple)):
-            yield from (inner for inner in each if isinstance(inner, Tensor))
 
 
 class TooLarge(Exception):
@@ -116,7 +77,7 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.__name__
-        if name in _SILENT:
+        if name in SILENT:
             return func(*args, **kwargs)
         if func in REWRITES:
             try:
@@ -124,23 +85,23 @@ class Recorder(TorchFunctionMode):
                     return REWRITES[func](*args, **kwargs)
             except NotImplementedError:
                 pass
-        tensors = list(_tensors((*args, *kwargs.values())))
+        tensors = list(tensors_in((*args, *kwargs.values())))
         marks, weights, depends = [], [], False
         for tensor in tensors:
-            mark = _mark(tensor)
+            mark = mark_of(tensor)
             if mark is not None:
                 marks.append(mark)
                 depends = depends or mark.data
             if (mark is not None and mark.weight is not None) or id(tensor) in self.names:
                 weights.append(tensor)
         plain = name.strip("_")  # add, add_ and __add__ alike
-        in_place = _is_in_place(name, kwargs)
+        in_place = is_in_place(name, kwargs)
         before = None
         if in_place and tensors:
             self._keep_before_change(tensors[0])
             before = tensors[0].detach().clone() if weights else None
         pending: tuple[Call, ...] = ()
-        if not self.inside and (plain in _ELEMENTWISE or plain in _ACTIVATIONS):
+        if not self.inside and (plain in ELEMENTWISE or plain in ACTIVATIONS):
             pending = tuple(dict.fromkeys(call for mark in marks for call in mark.pending))
         output = func(*args, **kwargs)
         if self.left is not None and (depends or weights) and not in_place:
@@ -151,11 +112,11 @@ class Recorder(TorchFunctionMode):
             self._derive(func, plain, args, kwargs, output, weights)
             return output
         if depends:
-            if plain in _ACTIVATIONS and not self.inside:
+            if plain in ACTIVATIONS and not self.inside:
                 self._activate(pending, output)
-            going_on = pending if plain in _ELEMENTWISE else ()
-            for each in _tensors(output if isinstance(output, (tuple, list)) else (output,)):
-                setattr(each, _MARK, _Mark(True, self._axis(plain, args, kwargs, tensors, each), going_on))
+            going_on = pending if plain in ELEMENTWISE else ()
+            for each in tensors_in(output if isinstance(output, (tuple, list)) else (output,)):
+                set_mark(each, Mark(True, self._axis(plain, args, kwargs, tensors, each), going_on))
         return output
 
     def _use(
@@ -178,7 +139,7 @@ class Recorder(TorchFunctionMode):
         weights, axes = dict[str, Weight](), dict[str, int | None]()
         for key, value in arguments.items():
             if isinstance(value, Tensor):
-                mark = _mark(value)
+                mark = mark_of(value)
                 weight = self._weight(value)
                 if weight is not None:
                     weights[key] = weight
@@ -209,15 +170,15 @@ class Recorder(TorchFunctionMode):
             layer=self._layer(weights),
         )
         for key, tensor in held.items():
-            mark = _mark(tensor)
+            mark = mark_of(tensor)
             assert mark is not None
             mark.holders += ((call, key),)
             call.versions[key] = tensor._version
-        kept = pending if plain in _ELEMENTWISE else ()
-        setattr(output, _MARK, _Mark(True, axis, (*kept, call), holders=((call, "output"),)))
+        kept = pending if plain in ELEMENTWISE else ()
+        set_mark(output, Mark(True, axis, (*kept, call), holders=((call, "output"),)))
         call.versions["output"] = output._version
         self.record(call, output)
-        if plain in _ACTIVATIONS and not self.inside:  # an activation with parameters of its own
+        if plain in ACTIVATIONS and not self.inside:  # an activation with parameters of its own
             self._activate((*pending, call), output)
         return output
 
@@ -225,7 +186,7 @@ class Recorder(TorchFunctionMode):
         """Remember of which parameters a function of parameters alone is made, and how."""
         sources = {id(tensor): weight for tensor in weights if (weight := self._weight(tensor)) is not None}
         names = tuple(dict.fromkeys(name for weight in sources.values() for name in weight.names))
-        linear = len(sources) == 1 and plain in _VIEWS and all(weight.linear for weight in sources.values())
+        linear = len(sources) == 1 and plain in VIEWS and all(weight.linear for weight in sources.values())
         outputs = [output] if isinstance(output, Tensor) else list(output) if isinstance(output, (tuple, list)) else []
 
         def view(*parameters: Tensor, which: int | None) -> Tensor:
@@ -246,7 +207,7 @@ class Recorder(TorchFunctionMode):
         for position, each in enumerate(outputs):
             if isinstance(each, Tensor) and each.is_floating_point():
                 which = None if each is output else position
-                setattr(each, _MARK, _Mark(weight=Weight(names, partial(view, which=which), linear)))
+                set_mark(each, Mark(weight=Weight(names, partial(view, which=which), linear)))
 
     # -- marks -------------------------------------------------------------------------------------------------------
 
@@ -254,7 +215,7 @@ class Recorder(TorchFunctionMode):
         name = self.names.get(id(tensor))
         if name is not None:
             return Weight((name,))
-        mark = _mark(tensor)
+        mark = mark_of(tensor)
         return mark.weight if mark is not None else None
 
     def _activate(self, pending: tuple[Call, ...], output: Tensor) -> None:
@@ -272,7 +233,7 @@ class Recorder(TorchFunctionMode):
 
     def _keep_before_change(self, tensor: Tensor) -> None:
         """Copy what recorded calls still have to read, before an in-place function overwrites it."""
-        mark = _mark(tensor)
+        mark = mark_of(tensor)
         if mark is None or not mark.holders:
             return
         copy = tensor.detach().clone()
@@ -296,17 +257,19 @@ class Recorder(TorchFunctionMode):
 
     def _axis(self, plain: str, args: Any, kwargs: Any, tensors: list[Tensor], output: Tensor) -> int | None:
         """Along which axis of the output the inputs of the batch lie; None when that cannot be told."""
-        source = next((t for t in tensors if (m := _mark(t)) is not None and m.data), None)
+        source = next((t for t in tensors if (m := mark_of(t)) is not None and m.data), None)
         if source is None:
             return 0
-        axis = getattr(source, _MARK).axis
+        mark = mark_of(source)
+        assert mark is not None
+        axis = mark.axis
         if axis is None:
             return None
-        moved = _moved_axis(plain, args, kwargs, axis, source.dim())
+        moved = moved_axis(plain, args, kwargs, axis, source.dim())
         if moved is not None:
             return moved
         if plain not in ("reshape", "view", "flatten", "unflatten"):
-            axis += max(0, output.dim() - source.dim()) if plain in _ELEMENTWISE else 0
+            axis += max(0, output.dim() - source.dim()) if plain in ELEMENTWISE else 0
             if output.dim() > axis and output.shape[axis] == self.batch:
                 return axis
         if axis == 0 and output.dim() and output.shape[0] % self.batch == 0:
@@ -327,13 +290,13 @@ class Recorder(TorchFunctionMode):
 
     def _uncovered(self, func: Any, args: Any, kwargs: Any, output: Any, why: str) -> Any:
         """Remember that these parameters are not accounted for, and go on."""
-        for tensor in _tensors((*args, *kwargs.values())):
+        for tensor in tensors_in((*args, *kwargs.values())):
             weight = self._weight(tensor)
             for name in weight.names if weight else ():
                 self.unruled[name] = f"{func.__name__} {why}"
-        tensors = list(_tensors((*args, *kwargs.values())))
-        for each in _tensors(output if isinstance(output, (tuple, list)) else (output,)):
-            setattr(each, _MARK, _Mark(True, self._axis(func.__name__, args, kwargs, tensors, each)))
+        tensors = list(tensors_in((*args, *kwargs.values())))
+        for each in tensors_in(output if isinstance(output, (tuple, list)) else (output,)):
+            set_mark(each, Mark(True, self._axis(func.__name__, args, kwargs, tensors, each)))
         return output
 
     @contextmanager
@@ -342,7 +305,7 @@ class Recorder(TorchFunctionMode):
         with ExitStack() as stack:
             stack.enter_context(_plain_attention())
             for name, module in self.structure.modules.items():
-                if _is_activation(module):
+                if is_activation(module):
                     stack.enter_context(_hooks(module, self._enter_activation, self._leave_activation))
                 own = self.structure.own.get(name)
                 if own:
@@ -357,7 +320,7 @@ class Recorder(TorchFunctionMode):
         self.modules.pop()
 
     def _enter_activation(self, module: nn.Module, args: Any) -> None:
-        mark = _mark(args[0]) if args and isinstance(args[0], Tensor) else None
+        mark = mark_of(args[0]) if args and isinstance(args[0], Tensor) else None
         module.__dict__.setdefault("_provfl_pending", []).append(mark.pending if mark and not self.inside else ())
         self.inside += 1
 
@@ -368,39 +331,11 @@ class Recorder(TorchFunctionMode):
         if not stack:
             del module.__dict__["_provfl_pending"]
         if isinstance(output, Tensor) and not self.inside:
-            own = tuple(c for c in getattr(_mark(output), "pending", ()) if c.layer and c not in pending)
+            own = tuple(c for c in getattr(mark_of(output), "pending", ()) if c.layer and c not in pending)
             self._activate((*pending, *own), output)
-            mark = _mark(output)
+            mark = mark_of(output)
             if mark is not None:
                 mark.pending = ()
-
-
-def _is_in_place(name: str, kwargs: Any) -> bool:
-    return (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_DUNDERS or bool(kwargs.get("inplace"))
-
-
-def _moved_axis(plain: str, args: Any, kwargs: Any, axis: int, dims: int) -> int | None:
-    """Where functions that reorder dimensions put the axis; None for other functions."""
-    numbers = [a for a in args[1:] if isinstance(a, int) and not isinstance(a, bool)]
-    numbers += [v for k, v in kwargs.items() if k.startswith("dim") and isinstance(v, int)]
-    if plain in ("transpose", "swapaxes", "swapdims") and len(numbers) == 2:
-        a, b = (n % dims for n in numbers)
-        return b if axis == a else a if axis == b else axis
-    if plain == "t" and dims == 2:
-        return 1 - axis
-    if plain == "permute":
-        order = numbers or list(args[1] if len(args) > 1 else kwargs["dims"])
-        return [n % dims for n in order].index(axis)
-    if plain == "unsqueeze" and numbers:
-        return axis + (numbers[0] % (dims + 1) <= axis)
-    return None
-
-
-def _is_activation(module: nn.Module) -> bool:
-    kind = type(module)
-    if kind.__module__ == "torch.nn.modules.activation":
-        return kind.__name__ not in ("MultiheadAttention", "GLU", "Softmax", "Softmin", "LogSoftmax", "Softmax2d")
-    return kind.__module__ == "transformers.activations"
 
 
 @contextmanager
@@ -422,12 +357,6 @@ def _plain_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def mark_inputs(tensors: list[Tensor]) -> None:
-    """Say that these tensors are the inputs of the batch, along their first axis."""
-    for tensor in tensors:
-        setattr(tensor, _MARK, _Mark(True, 0))
 
 
 def check_unchanged(call: Call) -> None:

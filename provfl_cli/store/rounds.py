@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..errors import RunError
 from ..fusion.decomposition import Decomposition
+from .disk import flush
 from .tensorfile import Specs, allocate, checksum, open_tensors, stacked, write_tensors
 
 FORMAT = 1
@@ -232,10 +233,10 @@ def commit_round(
     }
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for file in temporary.iterdir():
-        _sync(file)
-    _sync(temporary)
+        flush(file)
+    flush(temporary)
     temporary.rename(round_folder(rounds, number))
-    _sync(rounds)
+    flush(rounds)
     return read_round(rounds, number)
 
 
@@ -260,12 +261,3 @@ def _link_or_write(source: Path, target: Path, tensors: Mapping[str, Tensor]) ->
         os.link(source, target)
     except OSError:  # no such round on disk, or a file system without hard links
         write_tensors(target, tensors)
-
-
-def _sync(path: Path) -> None:
-    """Have the system write a file, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,111 @@
+"""What the recorder notes on tensors, and what it knows of torch's functions by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .calls import Call, Weight
+
+_MARK = "_provfl_mark"
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Functions applied to each element alone; a layer's activation is looked for behind them.
+ELEMENTWISE = _words(
+    "add sub rsub mul div truediv true_divide neg clone contiguous to float double half bfloat16 type dropout "
+    "dropout1d dropout2d dropout3d alpha_dropout feature_dropout batch_norm iadd isub imul itruediv square pow "
+    "sqrt rsqrt abs exp clamp addcmul addcdiv detach identity"
+)
+ACTIVATIONS = _words(
+    "relu relu6 leaky_relu elu selu celu gelu silu mish softplus sigmoid tanh hardtanh hardswish hardsigmoid "
+    "hardshrink softshrink tanhshrink softsign logsigmoid log_sigmoid threshold rrelu prelu"
+)
+# Functions linear in their only tensor: a parameter seen through them is still that parameter.
+VIEWS = _words(
+    "chunk split tensor_split unbind getitem view reshape flatten unflatten transpose permute movedim swapaxes "
+    "swapdims squeeze unsqueeze narrow select t contiguous to float double clone expand embedding get neg "
+    "index_select"
+)
+_IN_PLACE_DUNDERS = frozenset(("__iadd__", "__isub__", "__imul__", "__itruediv__", "__setitem__"))
+SILENT = frozenset(("size", "dim", "_set_grad_enabled", "is_floating_point", "numel", "stride", "__len__"))
+
+
+@dataclass
+class Mark:
+    """A plain attribute of a tensor that the model is computing with.
+
+    Attributes:
+        data: whether it depends on the input.
+        axis: along which axis the inputs of the batch lie; None when that cannot be told.
+        pending: calls whose activation function is still to come.
+        weight: for a parameter, or a function of parameters alone: of which.
+        holders: calls that keep this tensor, and under which name.
+    """
+
+    data: bool = False
+    axis: int | None = None
+    pending: tuple[Call, ...] = ()
+    weight: Weight | None = None
+    holders: tuple[tuple[Call, str], ...] = ()
+
+
+def mark_of(tensor: Tensor) -> Mark | None:
+    """The mark of a tensor, if it has one."""
+    return getattr(tensor, _MARK, None)
+
+
+def set_mark(tensor: Tensor, mark: Mark) -> None:
+    """Mark a tensor."""
+    setattr(tensor, _MARK, mark)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Tensors among the arguments, and one level down in lists and tuples."""
+    for each in value:
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, (list, tuple)):
+            yield from (inner for inner in each if isinstance(inner, Tensor))
+
+
+def is_in_place(name: str, kwargs: Any) -> bool:
+    """Whether a function of that name overwrites its first argument."""
+    return (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_DUNDERS or bool(kwargs.get("inplace"))
+
+
+def moved_axis(plain: str, args: Any, kwargs: Any, axis: int, dims: int) -> int | None:
+    """Where functions that reorder dimensions put the axis; None for other functions."""
+    numbers = [a for a in args[1:] if isinstance(a, int) and not isinstance(a, bool)]
+    numbers += [v for k, v in kwargs.items() if k.startswith("dim") and isinstance(v, int)]
+    if plain in ("transpose", "swapaxes", "swapdims") and len(numbers) == 2:
+        a, b = (n % dims for n in numbers)
+        return b if axis == a else a if axis == b else axis
+    if plain == "t" and dims == 2:
+        return 1 - axis
+    if plain == "permute":
+        order = numbers or list(args[1] if len(args) > 1 else kwargs["dims"])
+        return [n % dims for n in order].index(axis)
+    if plain == "unsqueeze" and numbers:
+        return axis + (numbers[0] % (dims + 1) <= axis)
+    return None
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether a module of torch or transformers is an activation function: one, whatever it computes inside."""
+    kind = type(module)
+    if kind.__module__ == "torch.nn.modules.activation":
+        return kind.__name__ not in ("MultiheadAttention", "GLU", "Softmax", "Softmin", "LogSoftmax", "Softmax2d")
+    return kind.__module__ == "transformers.activations"
+
+
+def mark_inputs(tensors: list[Tensor]) -> None:
+    """Say that these tensors are the inputs of the batch, along their first axis."""
+    for tensor in tensors:
+        set_mark(tensor, Mark(True, 0))

@@ -1,0 +1,45 @@
+"""Data flows one way: a part imports only from the parts above it; and torch stays out of what has to be quick."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "provfl_cli"
+PARTS = (
+    "config", "data", "models", "fusion", "store", "federation", "provenance", "evaluation", "reporting", "run", "cli",
+)  # fmt: skip
+
+
+def imported_parts(module: Path) -> set[str]:
+    """Parts of the package that a module imports, wherever in the file."""
+    found = set()
+    depth = len(module.relative_to(PACKAGE).parts)  # 2 for a module directly in a part
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+            found.update(names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("provfl_cli."):
+            found.add((node.module or "").split(".")[1])
+    return found & set(PARTS)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_imports_only_from_those_above_it(part: str) -> None:
+    above = {*PARTS[: PARTS.index(part)], part}
+    for module in (PACKAGE / part).rglob("*.py"):
+        assert imported_parts(module) <= above, f"{module.relative_to(PACKAGE)} imports a part below it"
+
+
+def test_every_folder_is_a_part() -> None:
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} <= {*PARTS, "conf"}
+
+
+@pytest.mark.parametrize(
+    "module", ["provfl_cli", "provfl_cli.cli", "provfl_cli.config.validate", "provfl_cli.fusion.fedprox"]
+)
+def test_torch_is_not_imported(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
