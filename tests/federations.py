@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from provfl_cli.config import schema
+from provfl_cli.config.validate import provenance_preset
 from provfl_cli.data.federated import ClientData, Faults, FederatedData, Source, TestData
 from provfl_cli.fusion.fedavg import FedAvg
 
@@ -75,7 +76,7 @@ def make_config(**changes: Any) -> schema.Config:
         fusion=FedAvg(),
         engine=schema.Engine("local", 2),
         federation=federation,
-        provenance=schema.Provenance("provfl", "updates", "none", "centred", 0.0, "absolute", 0.9, "all", "last", 64),
+        provenance=provenance_preset("provfl"),
         store=schema.Store("cache", "last", 20),
         evaluation=schema.Evaluation("correct", 500, 10),
         seed=0,
