@@ -273,6 +273,18 @@ def test_no_prediction_to_trace_is_no_failure(place: Path, capsys: pytest.Captur
     assert list(empty.frame("contributions").columns) == CONTRIBUTIONS
 
 
+def test_predictions_whose_label_nobody_holds_are_counted(place: Path) -> None:
+    data = federated_data(config_of())
+    most = np.stack([client.label_counts for client in data.clients]).max(axis=0)
+    least = int(np.median(most)) + 1  # some labels are held so often, some are not
+    unheld = int((most < least)[data.test.labels.numpy()].sum())
+    every = ["evaluation.inputs=all", f"evaluation.min_examples={least}"]
+    result = run(place / "unheld", *every, cache=place / "cache")
+    assert 0 < unheld < len(data.test.labels)
+    assert result.summary["no_holder"] == unheld
+    assert (result.scores["no_holder"] == unheld).all()
+
+
 @pytest.mark.slow
 def test_thresholds_of_a_sweep_share_one_training(place: Path) -> None:
     def sweep(name: str) -> list[Result]:

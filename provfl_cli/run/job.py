@@ -116,7 +116,7 @@ def run(config: Config, folder: Path) -> None:
     write_jsonl(folder / "metrics.jsonl", map(asdict, watch.history or history))
 
     contributions = pd.concat([each.contributions for each in traced], ignore_index=True)
-    scores = _scores(contributions, counts, config, data)
+    scores = _scores(contributions, traced, counts, config, data)
     accuracy = history[-1].accuracy
     figures = summary(config, scores, traced, accuracy, watch.ended.seconds, watch.ended.cached_seconds)
     last = traced[-1]
@@ -157,9 +157,17 @@ def _link_rounds(folder: Path, stored: Round) -> None:
 
 
 def _scores(
-    contributions: pd.DataFrame, counts: Mapping[int, np.ndarray], config: Config, data: FederatedData
+    contributions: pd.DataFrame,
+    traced: list[TracedRound],
+    counts: Mapping[int, np.ndarray],
+    config: Config,
+    data: FederatedData,
 ) -> pd.DataFrame:
-    return localization(contributions, counts, config.evaluation.min_examples, data.faults)
+    """The metrics; predictions whose label nobody holds were passed over before the trace, and are counted here."""
+    scores = localization(contributions, counts, config.evaluation.min_examples, data.faults)
+    passed_over = {each.number: each.selection.no_holder for each in traced}
+    scores["no_holder"] += scores["round"].map(passed_over).astype(scores["no_holder"].dtype)
+    return scores
 
 
 def _write(

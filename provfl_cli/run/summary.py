@@ -8,13 +8,10 @@ from typing import Any
 import pandas as pd
 
 from ..config.schema import Config
+from ..evaluation.metrics import METRICS
 from .tracing import TracedRound
 
-FIGURES = (
-    "inputs", "no_holder", "clients", "localization_accuracy", "chance_accuracy", "chance_corrected", "best_constant",
-    "majority_accuracy", "majority_chance", "ndcg", "ndcg_chance", "spearman_counts", "tie_rate", "gap",
-    "fault_inputs", "fault_accuracy", "fault_chance",
-)  # fmt: skip
+FIGURES = tuple(name for name in METRICS if not name.startswith("hit@"))  # those are for the tables
 
 
 def summary(
