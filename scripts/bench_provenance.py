@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from provfl_cli.config.schema import Model, Provenance
 from provfl_cli.config.validate import provenance_preset
+from provfl_cli.data.federated import Pictures
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.models.build import build
 from provfl_cli.provenance.depth import is_counted
@@ -53,7 +54,7 @@ def model_and_inputs(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
         return model.eval(), {"input_ids": torch.randint(1, 40_000, (16, 64))}
     channels, size = (1, 28) if name == "lenet" else (3, 32)
     module = "lenet" if name == "lenet" else "torchvision"
-    built = build(Model(f"provfl_cli.models.{module}.{name}", name), channels, 10, size, 0)
+    built = build(Model(f"provfl_cli.models.{module}.{name}", name), Pictures(channels, size), 10, 0)
     return built.eval(), {"": torch.randn(32 if name == "densenet121" else 64, channels, size, size)}
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from provfl_cli.config import schema
 from provfl_cli.config.validate import provenance_preset
-from provfl_cli.data.federated import ClientData, Faults, FederatedData, Source, TestData
+from provfl_cli.data.federated import ClientData, Faults, FederatedData, Pictures, Source, TestData
 from provfl_cli.fusion.fedavg import FedAvg
 
 
@@ -61,7 +61,14 @@ def make_data(clients: int = 4, examples: int = 50, test: int = 300, size: int =
     source = Source("made", "embedded", "tests", sum(len(share.labels) for share in shares), test, "0" * 16, "made up")
     names = tuple("0123456789")
     return FederatedData(
-        tuple(shares), (), TestData(inputs, labels, pixels, np.arange(test)), names, source, Faults((), ()), ()
+        tuple(shares),
+        (),
+        TestData(inputs, labels, pixels, np.arange(test)),
+        Pictures(1, size),
+        names,
+        source,
+        Faults((), ()),
+        (),
     )
 
 

@@ -77,7 +77,7 @@ WRONG = {  # a command line, and what its one line has to contain
     "wrong type: null": (["run", "federation.rounds=null"], "federation.rounds=null: must be a whole number"),
     "wrong type: list": (["run", "dataset.mean=0.5"], "dataset.mean=0.5: must be a list of numbers"),
     "wrong type: flag": (["run", "tracefl_beside=maybe"], "must be true or false"),
-    "wrong type: model": (["run", "model=resnet18", "model.pretrained=abc"], "pretrained=false"),
+    "wrong type: model": (["run", "model=resnet18", "model.pretrained=abc"], "auto, true or false"),
     "wrong type: block": (["run", "federation=5"], "federation is a block of keys"),
     "wrong type: threshold": (["run", "threshold=high"], "threshold=high: must be a number or null"),
     "wrong word": (["run", "federation.optimizer=adamm"], "did you mean adam?"),

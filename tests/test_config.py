@@ -19,7 +19,13 @@ from provfl_cli.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 OPTIONS = [(group, name) for group in tree.groups() for name in tree.options(group)]
-NEEDS = {("dataset", "custom"): ["dataset.hub_id=some/images"]}  # what an option cannot do without
+NEEDS = {  # what an option cannot do without
+    ("dataset", "custom"): ["dataset.hub_id=some/images"],
+    ("model", "hf"): ["model.checkpoint=some/network"],
+    **{
+        ("dataset", name): ["model=gpt_mini"] for name in ("ag_news", "dbpedia_14", "languages", "yahoo_answers_topics")
+    },
+}
 
 
 def config(*argv: str) -> Config:
@@ -33,6 +39,8 @@ def test_every_option_is_valid_and_described(group: str, name: str, workspace: P
     needs = NEEDS.get((group, name), [])
     if (group, name) == ("model", "densenet121"):
         needs = ["dataset=cifar10"]
+    if group == "model" and name in tree.models_for("text"):
+        needs = [*needs, "dataset=languages"]
     assert config(f"{group}={name}", *needs).seed == 0
     assert tree.summary(tree.option_file(group, name)), "a comment on top of the file says what it is"
 
@@ -49,6 +57,10 @@ def test_defaults_are_those_of_the_design(workspace: Path) -> None:
         "learning_rate": 0.01,
         "momentum": 0.9,
         "weight_decay": 0.0,
+        "warmup_steps": 0,
+        "accumulate": 1,
+        "clip_norm": None,
+        "precision": "float32",
     }
     assert (made.dataset.name, made.model.name, made.partition.alpha) == ("mnist", "lenet", 0.3)
     assert made.evaluation.min_examples == made.partition.min_examples_per_label == 10
@@ -75,9 +87,10 @@ def test_values_get_the_declared_types(workspace: Path) -> None:
     made = config("federation.learning_rate=1", "threshold=1", "model=resnet18", "model.pretrained=true")
     assert isinstance(made.federation.learning_rate, float)
     assert isinstance(made.threshold, float)
-    assert (made.model.target, made.model.options) == (
+    assert (made.model.target, made.model.pretrained, made.model.options) == (
         "provfl_cli.models.torchvision.resnet18",
-        {"pretrained": True},
+        True,
+        {},
     )
 
 

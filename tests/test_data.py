@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from provfl_cli.config import schema
-from provfl_cli.data import embedded, network
+from provfl_cli.data import embedded, medical, network
 from provfl_cli.data.examples import stratified
 from provfl_cli.data.injection import ExclusiveLabel, LabelFlip, NoInjection
 from provfl_cli.data.load import federated_data, load
@@ -61,6 +61,13 @@ def table(pictures, labels, names=None, column="image") -> pa.Table:
     return made.replace_schema_metadata({"huggingface": json.dumps(features)})
 
 
+def npz(file: Path, images: np.ndarray, labels: np.ndarray) -> Path:
+    """A file in MedMNIST's layout, its three splits all the same."""
+    splits = ("train", "val", "test")
+    np.savez(file, **{f"{s}_images": images for s in splits}, **{f"{s}_labels": labels for s in splits})
+    return file
+
+
 def path(folder: Path, **other) -> schema.Dataset:
     return schema.Dataset("custom", "path", path=str(folder), **{"image_size": 8, **other})
 
@@ -73,12 +80,12 @@ def test_embedded_train_and_test_are_disjoint_by_content(read, sizes):
     examples = read()
     assert (len(examples.train_labels), len(examples.test_labels)) == sizes
     train, test = (
-        {picture.tobytes() for picture in pixels} for pixels in (examples.train_pixels, examples.test_pixels)
+        {picture.tobytes() for picture in pixels} for pixels in (examples.train_inputs, examples.test_inputs)
     )
     assert (len(train), len(test)) == sizes, "no picture twice"
     assert not train & test
-    assert examples.train_pixels.dtype == np.uint8
-    assert examples.train_pixels.max() == 255
+    assert examples.train_inputs.dtype == np.uint8
+    assert examples.train_inputs.max() == 255
     assert set(examples.test_labels) == set(range(10))
 
 
@@ -95,7 +102,7 @@ def test_shared_folders_load(name, column, channels):
     if not (SHARED / name).is_dir():
         pytest.skip("no shared data")
     examples, source = load(path(SHARED / name, input_column=column, image_size=32), 32)
-    assert examples.test_pixels.shape == (2000, 32, 32, channels)
+    assert examples.test_inputs.shape == (2000, 32, 32, channels)
     assert len(examples.label_names) == 10
     assert source.test_examples == 2000
 
@@ -116,7 +123,7 @@ def test_parquet_in_hub_layouts_gives_the_same_examples(tmp_path):
             pq.write_table(part, target)
         examples, source = load(path(tmp_path / str(number)), 8)
         assert examples.label_names == ("no", "yes")
-        assert examples.train_pixels[:, 0, 0, 0].tolist() == [0, 50, 100]
+        assert examples.train_inputs[:, 0, 0, 0].tolist() == [0, 50, 100]
         assert (examples.train_labels.tolist(), examples.test_labels.tolist()) == ([1, 0, 1], [0])
         prints.add(source.fingerprint)
     assert len(prints) == 1
@@ -143,7 +150,7 @@ def test_class_folders_with_and_without_a_split(tmp_path):
     assert np.bincount(given.test_labels).tolist() == [10, 10]
     assert np.bincount(held_out.test_labels).tolist() == [3, 3]
     assert np.bincount(held_out.train_labels).tolist() == [7, 7]
-    assert len(np.unique(held_out.train_pixels[..., 0, 0, 0])) + len(np.unique(held_out.test_pixels[..., 0, 0, 0])) > 10
+    assert len(np.unique(held_out.train_inputs[..., 0, 0, 0])) + len(np.unique(held_out.test_inputs[..., 0, 0, 0])) > 10
 
 
 def test_texts_and_scattered_numbers_serve_as_labels_and_one_colour_picture_makes_all_colour(tmp_path):
@@ -153,7 +160,7 @@ def test_texts_and_scattered_numbers_serve_as_labels_and_one_colour_picture_make
     examples, _ = load(path(tmp_path), 8)
     assert examples.label_names == ("a", "b", "c")
     assert examples.train_labels.tolist() == [1, 0, 1, 0]
-    assert examples.train_pixels[:, 0, 0].tolist() == [[10, 10, 10], [20, 0, 0], [30, 30, 30], [40, 40, 40]]
+    assert examples.train_inputs[:, 0, 0].tolist() == [[10, 10, 10], [20, 0, 0], [30, 30, 30], [40, 40, 40]]
     for split in ("train", "test"):
         pq.write_table(table(pictures, [5, 30, 5, 30]), tmp_path / f"{split}.parquet")
     assert load(path(tmp_path), 8)[0].label_names == ("5", "30")
@@ -164,7 +171,7 @@ def test_columns_may_hold_paths_bytes_and_rows_of_values(tmp_path):
     for cells in (["one.png"] * 4, [png(7)] * 4, [[[7] * 8] * 8] * 4, [{"bytes": None, "path": "one.png"}] * 4):
         pq.write_table(pa.table({"image": cells, "label": [0, 1, 0, 1]}), tmp_path / "train.parquet")
         examples, _ = load(path(tmp_path, test_fraction=0.5), 8)
-        assert (examples.train_pixels == 7).all()
+        assert (examples.train_inputs == 7).all()
 
 
 def test_sixteen_bit_pictures_keep_their_scale(tmp_path):
@@ -172,7 +179,104 @@ def test_sixteen_bit_pictures_keep_their_scale(tmp_path):
         (tmp_path / label).mkdir()
         for number in range(2):
             Image.fromarray(np.full((8, 8), 128 * 256, dtype=np.uint16)).save(tmp_path / label / f"{number}.png")
-    assert (load(path(tmp_path, test_fraction=0.5), 8)[0].train_pixels == 128).all()
+    assert (load(path(tmp_path, test_fraction=0.5), 8)[0].train_inputs == 128).all()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json"])
+def test_a_table_may_name_the_files_of_its_pictures(tmp_path, suffix):
+    (tmp_path / "pictures").mkdir()
+    for value in range(4):
+        (tmp_path / "pictures" / f"{value}.png").write_bytes(png(value))
+    rows = [{"image": f"pictures/{value}.png", "label": "ab"[value % 2]} for value in range(4)]
+    file = tmp_path / f"train{suffix}"
+    if suffix == ".json":
+        file.write_text(json.dumps(rows))
+    elif suffix == ".jsonl":
+        file.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        separator = "," if suffix == ".csv" else "\t"
+        file.write_text("\n".join(map(separator.join, [("image", "label"), *(row.values() for row in rows)])))
+    for place in (tmp_path, file):
+        examples, _ = load(path(place, test_fraction=0.5), 8)
+        assert examples.label_names == ("a", "b")
+        assert sorted(np.concatenate([examples.train_inputs, examples.test_inputs])[:, 0, 0, 0]) == [0, 1, 2, 3]
+
+
+def test_a_table_with_other_columns_leaves_class_folders_alone(tmp_path):
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for number in range(2):
+            (tmp_path / label / f"{number}.png").write_bytes(png(number))
+    (tmp_path / "sizes.csv").write_text("file,bytes\n0.png,70\n")
+    (tmp_path / "about.json").write_text("{")
+    assert load(path(tmp_path, test_fraction=0.5), 8)[0].label_names == ("cat", "dog")
+
+
+def test_arrays_in_medmnists_layout(tmp_path):
+    rng = np.random.default_rng(0)
+    for shape in ((6, 8, 8), (6, 8, 8, 3)):
+        images, labels = rng.integers(0, 256, shape, dtype=np.uint8), np.array([[0], [1], [2]] * 2, dtype=np.uint8)
+        examples, source = load(path(npz(tmp_path / "a.npz", images, labels)), 8)
+        assert np.array_equal(examples.train_inputs, images.reshape(6, 8, 8, -1))
+        assert (examples.label_names, examples.train_labels.tolist()) == (("0", "1", "2"), [0, 1, 2, 0, 1, 2])
+        assert (source.train_examples, source.test_examples) == (6, 6), "validation is left out where there is a test"
+        assert load(path(tmp_path / "a.npz"), 16)[0].train_inputs.shape[1:3] == (16, 16)
+
+
+# --- medmnist
+
+
+def medical_package(monkeypatch, root: Path | None, md5: str = "", download=None) -> schema.Dataset:
+    """A package like medmnist, and a dataset that asks for one of its sets."""
+    info = {"url": "https://example.org/tinymnist.npz", "MD5": md5, "python_class": "TinyMNIST"}
+    info["label"] = {"0": "liver", "1": "spleen"}
+    fields = {"DEFAULT_ROOT": None if root is None else str(root), "INFO": {"tinymnist": info}, "__version__": "3.9"}
+    inner = SimpleNamespace(**fields)
+    monkeypatch.setitem(sys.modules, "medmnist", SimpleNamespace(info=inner, TinyMNIST=download))
+    monkeypatch.setitem(sys.modules, "medmnist.info", inner)
+    monkeypatch.setattr(medical, "reachable", lambda url: False)
+    return schema.Dataset("tiny", "medmnist", medmnist="tinymnist", image_size=8)
+
+
+def test_a_set_of_the_medmnist_package_has_its_names(tmp_path, monkeypatch):
+    file = npz(tmp_path / "tinymnist.npz", np.zeros((4, 8, 8), np.uint8), np.array([[0], [1]] * 2))
+    md5 = hashlib.md5(file.read_bytes()).hexdigest()
+    examples, source = load(medical_package(monkeypatch, tmp_path, md5), 8)
+    assert examples.label_names == ("liver", "spleen")
+    assert (source.source, source.location) == ("medmnist", "medmnist 3.9 tinymnist")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"cannot be reached and .*tinymnist\.npz is not there.*dataset\.path=FILE"):
+        load(medical_package(monkeypatch, tmp_path, md5), 8)
+
+
+def test_a_set_of_the_medmnist_package_is_fetched_by_it(tmp_path, monkeypatch, capsys):
+    def download(split, download, root):
+        print("a page of text")
+        npz(Path(root) / "tinymnist.npz", np.zeros((4, 8, 8), np.uint8), np.array([[0], [1]] * 2))
+
+    dataset = medical_package(monkeypatch, tmp_path, "0" * 32, download)
+    monkeypatch.setattr(medical, "reachable", lambda url: url == "https://example.org/tinymnist.npz")
+    assert load(dataset, 8)[1].train_examples == 4
+    assert capsys.readouterr().out == ""
+
+    def fails(**_: object):
+        raise RuntimeError("a page\nof text")
+
+    dataset = medical_package(monkeypatch, tmp_path / "empty", "0" * 32, fails)
+    monkeypatch.setattr(medical, "reachable", lambda url: True)
+    with pytest.raises(InputError, match=r"cannot be fetched \(RuntimeError\)"):
+        load(dataset, 8)
+
+
+def test_what_the_medmnist_package_cannot_give_is_said(tmp_path, monkeypatch):
+    dataset = medical_package(monkeypatch, tmp_path)
+    with pytest.raises(InputError, match=r"dataset\.medmnist=tinymist: no such set, did you mean tinymnist\?"):
+        load(schema.Dataset("tiny", "medmnist", medmnist="tinymist"), 8)
+    with pytest.raises(InputError, match="cannot be made"):
+        load(medical_package(monkeypatch, None), 8)
+    monkeypatch.setitem(sys.modules, "medmnist.info", None)
+    with pytest.raises(InputError, match=r"pip install 'provfl\[medmnist\]'"):
+        load(dataset, 8)
 
 
 # --- what is wrong with them
@@ -229,8 +333,24 @@ def broken_folder(tmp_path: Path, kind: str) -> schema.Dataset:
         pq.write_table(good, tmp_path / "train.parquet")
         return path(tmp_path, test_fraction=0.01)
     elif kind == "a file":
-        pq.write_table(good, tmp_path / "train.parquet")
-        return path(tmp_path / "train.parquet")
+        (tmp_path / "train.txt").write_text("some words")
+        return path(tmp_path / "train.txt")
+    elif kind == "text model's column":
+        (tmp_path / "train.csv").write_text("image,label\nnowhere.png,0\n7.png,1\n")
+    elif kind == "npz":
+        (tmp_path / "a.npz").write_bytes(b"PK and then not")
+        return path(tmp_path / "a.npz")
+    elif kind == "npz without a train split":
+        np.savez(tmp_path / "a.npz", test_images=np.zeros((2, 8, 8), np.uint8), test_labels=np.zeros((2, 1), np.uint8))
+        return path(tmp_path / "a.npz")
+    elif kind == "npz of volumes":
+        return path(npz(tmp_path / "a.npz", np.zeros((2, 8, 8, 8), np.uint8), np.zeros((2, 1), np.uint8)))
+    elif kind == "npz of fractions":
+        return path(npz(tmp_path / "a.npz", np.zeros((2, 8, 8)), np.zeros((2, 1), np.uint8)))
+    elif kind == "npz of many labels":
+        return path(npz(tmp_path / "a.npz", np.zeros((2, 8, 8), np.uint8), np.zeros((2, 14), np.uint8)))
+    elif kind == "npz of objects":
+        return path(npz(tmp_path / "a.npz", np.array([{}, {}]), np.zeros((2, 1), np.uint8)))
     elif kind == "missing":
         return path(tmp_path / "nowhere")
     return path(tmp_path)
@@ -257,7 +377,14 @@ def broken_folder(tmp_path: Path, kind: str) -> schema.Dataset:
         ("texts", "row 0 holds a value of type str, neither a picture nor the path of one"),
         ("two datasets", "several datasets in it; choose one: .*/a or .*/b"),
         ("too few to hold out", "dataset.test_fraction=0.01"),
-        ("a file", "a file; give the folder"),
+        ("a file", "train.txt: a file of another kind than parquet, csv, tsv, jsonl, json, npz; give such a file"),
+        ("text model's column", "row 0 holds a value of type str, neither a picture nor the path of one"),
+        ("npz", "a.npz: broken npz file"),
+        ("npz without a train split", "needs train_images and train_labels .*, holds test_images, test_labels"),
+        ("npz of volumes", r"a.npz train: images are uint8 \[2, 8, 8, 8\]: accepted are"),
+        ("npz of fractions", r"images are float64 \[2, 8, 8\]"),
+        ("npz of many labels", r"labels are uint8 \[2, 14\]: one whole number for each of the 2 images"),
+        ("npz of objects", "a.npz: broken npz file: .*pickle"),
         ("missing", "no such folder"),
     ],
 )
@@ -289,7 +416,7 @@ def test_clients_hold_normalised_tensors_of_their_own_examples():
     data = federated_data(config())
     examples, _ = load(DIGITS, 28)
     want = {
-        (picture.tobytes(), int(y)) for picture, y in zip(examples.train_pixels, examples.train_labels, strict=True)
+        (picture.tobytes(), int(y)) for picture, y in zip(examples.train_inputs, examples.train_labels, strict=True)
     }
     got = set()
     for client in data.clients:
@@ -327,7 +454,7 @@ def test_the_test_set_is_capped_with_every_label_in_its_share():
     examples, _ = load(dataset, 28)
     assert len(test.labels) == 100
     assert np.array_equal(test.labels, examples.test_labels[test.indices])
-    assert np.array_equal(test.pixels, examples.test_pixels[test.indices])
+    assert np.array_equal(test.shown, examples.test_inputs[test.indices])
     whole = np.bincount(examples.test_labels) * 100 / 360
     assert np.abs(np.bincount(test.labels) - whole).max() <= 1
 

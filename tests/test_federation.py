@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from provfl_cli.config import schema
-from provfl_cli.data.federated import FederatedData
+from provfl_cli.data.federated import FederatedData, Texts
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.federation import engine, events
-from provfl_cli.federation.client import batch_bounds, train_client
-from provfl_cli.federation.optimizers import make_step
+from provfl_cli.federation.client import batch_bounds, batches, text_lengths, train_client
+from provfl_cli.federation.optimizers import clip, make_step, rate
 from provfl_cli.federation.seeds import choose_clients, derived_seed
 from provfl_cli.federation.train import federated_rounds
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fedprox import FedProx
+from provfl_cli.run.checks import check_fit
 from provfl_cli.store.rounds import Round
 
 from .federations import SmallNet, make_config, make_data, make_model
@@ -138,17 +140,17 @@ def test_sgd_step_by_step_as_by_hand() -> None:
     assert torch.allclose(trained[1].bias, bias, atol=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_steps_are_those_of_torchs_optimizers(optimizer: str) -> None:
     settings = make_config(optimizer=optimizer, learning_rate=0.1, weight_decay=0.01).federation
     random = torch.Generator().manual_seed(0)
     ours = [torch.randn(3, 4, generator=random), torch.randn(5, generator=random)]
     theirs = [nn.Parameter(value.clone()) for value in ours]
-    reference: torch.optim.Optimizer = (
-        torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.01)
-        if optimizer == "sgd"
-        else torch.optim.Adam(theirs, lr=0.1, weight_decay=0.01)
-    )
+    reference: torch.optim.Optimizer = {
+        "sgd": lambda: torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.01),
+        "adam": lambda: torch.optim.Adam(theirs, lr=0.1, weight_decay=0.01),
+        "adamw": lambda: torch.optim.AdamW(theirs, lr=0.1, weight_decay=0.01),
+    }[optimizer]()
     step = make_step(ours, settings)
     for turn in range(6):
         reached = [0, 1] if turn % 3 else [1]  # the loss does not always reach the first
@@ -159,6 +161,205 @@ def test_steps_are_those_of_torchs_optimizers(optimizer: str) -> None:
         reference.step()
     for one, other in zip(ours, theirs, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
+
+
+def linear_model() -> nn.Module:
+    """Neither dropout nor batch normalisation: a batch is the sum of its examples."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Tanh(), nn.Linear(12, 10))
+
+
+def test_the_defaults_of_pictures_give_the_bits_of_a_plain_loop() -> None:
+    config, client = make_config(), make_data().clients[0]
+    ours, theirs = make_model(), make_model()
+    loss = train_client(ours, client, config.federation, config.fusion, 4, 2)
+    torch.manual_seed(derived_seed(4, "client", 2, client.id))
+    order = torch.Generator().manual_seed(derived_seed(4, "order", 2, client.id))
+    weights = list(theirs.parameters())
+    speed = [torch.zeros_like(weight) for weight in weights]
+    theirs.train()
+    for _ in range(config.federation.local_epochs):
+        shuffled, total = torch.randperm(50, generator=order), torch.zeros(())
+        for first, last in ((0, 16), (16, 32), (32, 48), (48, 50)):
+            chosen = shuffled[first:last]
+            cost = nn.functional.cross_entropy(theirs(client.inputs[chosen]), client.labels[chosen])
+            total += cost.detach() * (last - first)
+            gradients = list(torch.autograd.grad(cost, weights))
+            with torch.no_grad():
+                torch._fused_sgd_(
+                    weights,
+                    gradients,
+                    speed,
+                    weight_decay=0.0,
+                    momentum=0.9,
+                    lr=0.05,
+                    dampening=0.0,
+                    nesterov=False,
+                    maximize=False,
+                    is_first_step=False,
+                )
+    assert loss == total.item() / 50
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value), name
+
+
+def test_the_learning_rate_rises_over_the_first_steps() -> None:
+    settings = make_config(learning_rate=0.2, warmup_steps=4, momentum=0.0).federation
+    assert [rate(settings, turn) for turn in (1, 2, 3, 4, 5, 99)] == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2, 0.2])
+    assert rate(make_config(learning_rate=0.2).federation, 1) == 0.2
+    weight = torch.zeros(1)
+    step = make_step([weight], settings)
+    for place in (-0.05, -0.15, -0.3, -0.5, -0.7):
+        step([0], [torch.ones(1)])
+        assert float(weight) == pytest.approx(place)
+
+
+@pytest.mark.parametrize("most", [0.5, 1e3])
+def test_clipping_is_torchs(most: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    ours = [torch.randn(3, 4, generator=random), torch.randn(5, generator=random)]
+    theirs = [nn.Parameter(torch.zeros_like(gradient)) for gradient in ours]
+    for weight, gradient in zip(theirs, ours, strict=True):
+        weight.grad = gradient.clone()
+    before = nn.utils.clip_grad_norm_(theirs, most)
+    clip(ours, most)
+    for weight, gradient in zip(theirs, ours, strict=True):
+        assert weight.grad is not None
+        assert torch.allclose(weight.grad, gradient, rtol=1e-6, atol=0)
+    after = torch.cat([gradient.flatten() for gradient in ours]).norm()
+    assert float(after) == pytest.approx(min(most, float(before)), rel=1e-5)
+
+
+def test_the_fusions_correction_is_not_clipped() -> None:
+    """A step of length 1 from the loss at most, while the pull back keeps its strength."""
+    client = make_data().clients[0]
+    settings = make_config(clip_norm=1e-9, momentum=0.0, learning_rate=0.1, local_epochs=1, batch_size=50).federation
+
+    @dataclass(frozen=True)
+    class Pull(FedProx):
+        def correct_gradients(self, gradients: Any, weights: Any, start: Any) -> None:
+            for gradient in gradients:
+                gradient.add_(1.0)
+
+    model, start = linear_model(), linear_model()
+    train_client(model, client, settings, Pull(mu=1.0), 0, 1)
+    for value, before in zip(model.parameters(), start.parameters(), strict=True):
+        assert torch.allclose(value, before - 0.1, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_accumulated_batches_are_one_large_batch(optimizer: str) -> None:
+    """50 examples: batches of 8 (the last of 2) by threes, the last group incomplete, against batches of 24."""
+    client = make_data().clients[0]
+    found = []
+    for size, together in ((8, 3), (24, 1)):
+        settings = make_config(
+            optimizer=optimizer, batch_size=size, accumulate=together, clip_norm=0.5, warmup_steps=3
+        ).federation
+        model = linear_model()
+        loss = train_client(model, client, settings, FedAvg(), 0, 1)
+        found.append((loss, [value.detach() for value in model.parameters()]))
+    (one, ours), (other, theirs) = found
+    assert one == pytest.approx(other, rel=1e-5)
+    assert all(torch.allclose(value, again, atol=2e-5) for value, again in zip(ours, theirs, strict=True))
+    assert not all(torch.allclose(v, b, atol=1e-2) for v, b in zip(ours, linear_model().parameters(), strict=True))
+
+
+@given(lengths=st.lists(st.integers(0, 30), min_size=1, max_size=200), size=st.integers(1, 8), seed=st.integers(0, 99))
+def test_batches_of_texts_hold_every_example_once_and_similar_lengths(lengths: list[int], size: int, seed: int) -> None:
+    tokens = torch.zeros(len(lengths), 31, dtype=torch.long)
+    for row, length in zip(tokens, lengths, strict=True):
+        row[:length] = 7
+    measured = text_lengths(tokens, 0)
+    assert measured.tolist() == lengths
+    bucketed, plain, again = (
+        batches(len(lengths), size, torch.Generator().manual_seed(seed), given) for given in (measured, None, measured)
+    )
+    assert all(torch.equal(one, other) for one, other in zip(bucketed, again, strict=True))
+    for found in (bucketed, plain):
+        assert sorted(torch.cat(found).tolist()) == list(range(len(lengths)))
+    assert sorted(map(len, bucketed)) == sorted(map(len, plain))
+
+    def columns(found: list[torch.Tensor]) -> int:
+        return sum(int(measured[batch].max()) * len(batch) for batch in found)
+
+    if len(lengths) <= 16 * size:  # one window: no batches of these sizes need less than the sorted ones
+        ends = torch.tensor(lengths).sort().values
+        assert columns(bucketed) == sum(
+            int(ends[last - 1]) * (last - first) for first, last in batch_bounds(len(lengths), size)
+        )
+
+
+def test_a_padding_inside_a_text_counts_and_texts_train_in_their_own_order(tmp_path: Path) -> None:
+    assert text_lengths(torch.tensor([[5, 9, 5, 9], [9, 9, 9, 9], [9, 9, 5, 5]]), 9).tolist() == [3, 0, 4]
+    data = make_texts()
+    (one,), _ = train(
+        tmp_path / "a", make_config(rounds=1, optimizer="adamw", workers=1), data=data, model=BagOfTokens()
+    )
+    (two,), _ = train(
+        tmp_path / "b", make_config(rounds=1, optimizer="adamw", workers=2), data=data, model=BagOfTokens()
+    )
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    blind = replace(data, form=replace(data.form, padding=99))  # every text is as long as all others then
+    (three,), _ = train(
+        tmp_path / "c", make_config(rounds=1, optimizer="adamw", workers=1), data=blind, model=BagOfTokens()
+    )
+    name = "tokens.weight"
+    assert torch.equal(one.weights()[name], two.weights()[name])
+    assert not torch.equal(one.weights()[name], three.weights()[name])
+
+
+class BagOfTokens(nn.Module):
+    """Sums a vector for each token; 0 pads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(20, 10)
+        with torch.no_grad():
+            self.tokens.weight.fill_(0.1)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return (self.tokens(tokens) * (tokens != 0)[..., None]).sum(1)
+
+
+def make_texts() -> FederatedData:
+    """The made-up federation with texts of 1 to 12 tokens for pictures."""
+    random = torch.Generator().manual_seed(0)
+
+    def texts(count: int) -> torch.Tensor:
+        tokens = torch.randint(1, 20, (count, 12), generator=random)
+        lengths = torch.randint(1, 13, (count, 1), generator=random)
+        return tokens.where(torch.arange(12) < lengths, torch.tensor(0))
+
+    data = make_data()
+    return replace(
+        data,
+        form=Texts(vocabulary=20, max_tokens=12, padding=0),
+        clients=tuple(replace(client, inputs=texts(len(client.labels))) for client in data.clients),
+        test=replace(data.test, inputs=texts(len(data.test.labels))),
+    )
+
+
+def test_mixed_precision_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = make_config(precision="bfloat16", cache=str(tmp_path))
+    with pytest.raises(InputError, match=r"precision=bfloat16: mixed precision is for a GPU.*precision=float32"):
+        check_fit(config, make_data(), make_model())
+    monkeypatch.setattr("provfl_cli.run.checks.choose_device", lambda name: torch.device("cuda"))
+    check_fit(config, make_data(), make_model())
+
+
+def test_mixed_precision_keeps_weights_and_steps_in_full() -> None:
+    """Autocast works on the CPU as well, where only the outputs differ."""
+    client = make_data().clients[0]
+    found = []
+    for precision in ("float32", "bfloat16"):
+        model = linear_model()
+        train_client(model, client, make_config(precision=precision).federation, FedAvg(), 0, 1)
+        found.append(torch.cat([value.detach().flatten() for value in model.parameters()]))
+    assert found[1].dtype == torch.float32
+    assert torch.allclose(*found, atol=2e-2)
+    assert not torch.equal(*found)
 
 
 def test_adam_and_fedprox_train(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from provfl_cli.config.schema import Model
+from provfl_cli.data.federated import Pictures
 from provfl_cli.errors import InputError
 from provfl_cli.models.build import build
 
@@ -15,26 +16,28 @@ DENSENET = Model(target="provfl_cli.models.torchvision.densenet121", name="dense
 @pytest.mark.parametrize("size", [28, 29, 31, 32, 33, 64])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_lenet_reads_any_size_from_28_on(size, channels):
-    assert build(LENET, channels, 7, size, 0)(torch.zeros(2, channels, size, size)).shape == (2, 7)
+    assert build(LENET, Pictures(channels, size), 7, 0)(torch.zeros(2, channels, size, size)).shape == (2, 7)
 
 
 def test_lenet_is_lenet_5():
     """The 61,706 parameters of the paper's layers, at 28x28 and at 32x32."""
-    assert [sum(p.numel() for p in build(LENET, 1, 10, size, 0).parameters()) for size in (28, 32)] == [61706] * 2
+    assert [sum(p.numel() for p in build(LENET, Pictures(1, size), 10, 0).parameters()) for size in (28, 32)] == [
+        61706
+    ] * 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [RESNET, DENSENET], ids=lambda model: model.name)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_torchvision_models_read_any_channels_and_classes(model, channels):
-    built = build(model, channels, 7, 32, 0).eval()
+    built = build(model, Pictures(channels, 32), 7, 0).eval()
     assert built(torch.zeros(2, channels, 32, 32)).shape == (2, 7)
 
 
 def test_weights_come_from_the_seed_and_leave_the_process_random_state_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first, again, other = (build(LENET, 1, 10, 28, seed).state_dict() for seed in (1, 1, 2))
+    first, again, other = (build(LENET, Pictures(1, 28), 10, seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["fc1.weight"], other["fc1.weight"])
@@ -52,7 +55,7 @@ def test_weights_come_from_the_seed_and_leave_the_process_random_state_alone():
 )
 def test_a_wrong_model_is_answered(model, says):
     with pytest.raises(InputError, match=says):
-        build(model, 1, 10, 28, 0)
+        build(model, Pictures(1, 28), 10, 0)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
@@ -60,7 +63,7 @@ def test_published_weights_out_of_reach_name_the_way_out(name, monkeypatch, tmp_
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("provfl_cli.models.torchvision.reachable", lambda url: False)
     with pytest.raises(InputError, match=r"cannot be reached: model\.pretrained=false"):
-        build(Model(f"provfl_cli.models.torchvision.{name}", name, options={"pretrained": True}), 3, 10, 32, 0)
+        build(Model(f"provfl_cli.models.torchvision.{name}", name, pretrained=True), Pictures(3, 32), 10, 0)
 
 
 @pytest.mark.slow
@@ -75,8 +78,8 @@ def test_published_weights_are_loaded_but_for_the_head(monkeypatch):
     }
     monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, **kwargs: dict(dotted))
     monkeypatch.setattr("provfl_cli.models.torchvision.reachable", lambda url: True)
-    model = Model(DENSENET.target, "densenet121", min_image_size=32, options={"pretrained": True})
-    grey, colour = (build(model, channels, 10, 32, 0).eval() for channels in (1, 3))
+    model = Model(DENSENET.target, "densenet121", min_image_size=32, pretrained=True)
+    grey, colour = (build(model, Pictures(channels, 32), 10, 0).eval() for channels in (1, 3))
     name = "features.denseblock4.denselayer16.conv2.weight"
     assert torch.equal(colour.state_dict()[name], published[name])
     assert colour.classifier.out_features == 10

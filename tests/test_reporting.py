@@ -2,9 +2,11 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import threading
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console, Group
 
 from provfl_cli.data.federated import Faults
@@ -24,6 +27,7 @@ from provfl_cli.reporting.drawing import Picture, bar
 from provfl_cli.reporting.progress import RoundProgress
 from provfl_cli.reporting.rankings import example_rankings, show_rankings
 from provfl_cli.reporting.tables import escape, localization_tables, to_latex, to_markdown
+from provfl_cli.reporting.texts import Excerpt
 
 NOTE = "mnist: embedded subset of 5,000; all 60,000 with dataset.source=hub"
 NAMES = ["zero", "one", "a label with a long name"]
@@ -136,7 +140,7 @@ def test_tables_show_chance_beside_every_accuracy(example):
 def test_nothing_traced_is_no_crash(example):
     frame, counts, scores = example
     console = Console(file=io.StringIO(), width=80, record=True)
-    console.print(show_rankings(example_rankings(frame.head(0), counts, NAMES, None)))
+    console.print(show_rankings(example_rankings(frame.head(0), counts, NAMES, {})))
     console.print(show.localization(localization_tables(scores.head(0)), NOTE))
     assert "no input was traced" in console.export_text()
 
@@ -209,9 +213,87 @@ def test_names_are_never_read_as_markup(example):
     names = ["[bold]zero[/bold]", "[/]", "x"]
     console = Console(file=io.StringIO(), width=100, record=True)
     console.print(
-        show.labels(counts, names, 10), show_rankings(example_rankings(frame.head(31 * 6), counts, names, None))
+        show.labels(counts, names, 10), show_rankings(example_rankings(frame.head(31 * 6), counts, names, TEXTS))
     )
     assert "predicted [bold]zero[/bold]" in console.export_text()
+
+
+TEXTS = dict(
+    enumerate(
+        [
+            "[bold red]no markup[/bold red] [/] \\[x]",
+            "\x1b[31mred\x1b[0m \x1b]0;t\x07\x9b2J\rback",
+            "right \u202eto left\u2069 " + "many words " * 500,
+            "日本語の文字は二列を占める。" * 40,
+            "e\u0301 नमस्ते שלום مرحبا 👨\u200d👩\u200d👧",
+            "\n\t lines\r\nand\x0b   gaps\u2028joined \n",
+        ]
+    )
+)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("colours", [None, "truecolor"])
+def test_texts_are_shown_as_they_are_and_short(example, width, colours):
+    frame, counts, _ = example
+    own = frame[frame["method"] == "tracefl"]
+    console = Console(file=io.StringIO(), width=width, color_system=colours, force_terminal=bool(colours), record=True)
+    console.print(show_rankings(example_rankings(own, counts, NAMES, TEXTS)))
+    shown = console.export_text()
+    assert shown.index("input 0") < shown.index("│ [bold red]no markup[/bold red] [/] \\[x]") < shown.index("input 1")
+    assert max(map(cell_len, shown.splitlines())) <= width
+    assert shown.count("…") == 1, "one text of three is longer"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (TEXTS[1], ["␛[31mred␛[0m ␛]0;t␇�2J back"]),
+        (TEXTS[4], [TEXTS[4]]),
+        (TEXTS[5], ["lines and gaps joined"]),
+        ("half \ud800 a character", ["half � a character"]),
+        ("", [""]),
+        ("x" * 30, ["x" * 28, "xx"]),
+        ("one two three four five six seven eight", ["one two three four five six", "seven eight"]),
+        (
+            "one two three four five six seven eight nine ten eleven twelve",
+            ["one two three four five six", "seven eight nine ten eleven…"],
+        ),
+        (
+            "one two three four five six seven eight nine ten eleven! 12",
+            ["one two three four five six", "seven eight nine ten…"],
+        ),
+        ("x" * 60, ["x" * 28, "x" * 27 + "…"]),
+        ("日本語" * 20, ["日本語日本語日本語日本語日本", "語日本語日本語日本語日本語…"]),
+        ("e\u0301" * 57, ["e\u0301" * 28, "e\u0301" * 27 + "…"]),
+    ],
+)
+def test_excerpts(text, says):
+    console = Console(file=io.StringIO(), width=30, record=True)
+    console.print(Excerpt(text))
+    assert console.export_text() == "".join(f"│ {line}\n" for line in says)
+
+
+@given(st.text(st.characters(), max_size=300), st.integers(3, 130))
+def test_no_text_breaks_the_console(text, width):
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=True, color_system="truecolor")
+    console.print(Excerpt(text))
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    lines = plain.split("\n")
+    assert len(lines) <= 3
+    assert lines[-1] == ""
+    assert all(cell_len(line) <= max(width, 4) for line in lines)
+    assert not any(unicodedata.category(character) in ("Cc", "Cs") for line in lines for character in line)
+
+
+def test_labels_of_wide_letters_keep_their_columns():
+    console = Console(file=io.StringIO(), width=80, record=True)
+    console.print(show.labels({0: np.arange(1, 11)}, [f"{i}日本語の文字" for i in range(9)] + ["\x1b[2J"], 10))
+    text = console.export_text()
+    assert "0日 …" in text
+    assert "␛[2J" in text
+    assert max(map(cell_len, text.splitlines())) <= 80
 
 
 def test_a_hundred_labels_and_a_single_client():

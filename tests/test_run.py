@@ -24,6 +24,7 @@ from provfl_cli.cli import main
 from provfl_cli.config.compose import compose_jobs, validated
 from provfl_cli.config.schema import Config
 from provfl_cli.config.tree import options
+from provfl_cli.data.federated import Pictures
 from provfl_cli.data.load import federated_data
 from provfl_cli.models.build import build
 from tests.conftest import REPOSITORY
@@ -152,7 +153,7 @@ def test_inputs_are_what_the_global_model_makes_of_the_test_set(result: Result) 
     inputs = result.frame("inputs")
     config = config_of()
     data = federated_data(config)
-    model = build(config.model, 1, 10, 28, config.seed)
+    model = build(config.model, Pictures(1, 28), 10, config.seed)
     assert len(inputs) == 2 * 30
     for number in (1, 3):
         here = inputs[inputs["round"] == number]
@@ -168,6 +169,7 @@ def test_inputs_are_what_the_global_model_makes_of_the_test_set(result: Result) 
         assert result.metrics[number - 1]["accuracy"] == pytest.approx(accuracy)
     assert inputs["residual"].between(0, 1e-4).all()
     assert inputs["picture"].str[:4].eq(b"\x89PNG").all()
+    assert "text" not in inputs
     traced = result.frame("contributions")[["round", "input", "label", "prediction"]].drop_duplicates()
     assert traced.merge(inputs, on=["round", "input", "label", "prediction"]).shape[0] == len(inputs) == len(traced)
 
@@ -221,6 +223,8 @@ def test_the_manifest_says_what_the_run_was_made_of(result: Result) -> None:
     assert manifest["dataset"]["fingerprint"]
     assert (manifest["dataset"]["source"], manifest["dataset"]["train_examples"]) == ("embedded", 1437)
     assert set(manifest["clients"]["kept"]) == {"0", "1", "2"}
+    assert manifest["inputs"] == {"input": "image", "channels": 1, "image_size": 28}
+    assert manifest["model"] == {"name": "lenet", "weights": "drawn from the seed"}
     assert manifest["seconds"]["total"] >= manifest["seconds"]["train"] > 0
     assert manifest["trace"]["masked_layers"] == ["conv1", "conv2", "fc1", "fc2"]
     assert [row["round"] for row in result.metrics] == [1, 2, 3]

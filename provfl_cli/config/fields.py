@@ -37,7 +37,7 @@ def converted(
             raise InputError(f"{prefix}{key}: no such key, {did_you_mean(str(key), known)}")
     for name, field in known.items():
         needed = field.default is MISSING and field.default_factory is MISSING
-        if needed and (name not in given or given[name] == "???"):
+        if (needed and name not in given) or given.get(name) == "???":
             raise InputError(f"{prefix}{name} is missing: give {prefix}{name}=VALUE, {wording(hint_of(kind, name))}")
     schema = OmegaConf.structured(kind)
     return {key: _converted_value(schema, kind, key, value, prefix) for key, value in given.items()}

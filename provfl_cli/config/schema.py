@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, did_you_mean
+from .tree import models_for
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-SOURCES = ("embedded", "hub", "path")
+SOURCES = ("embedded", "hub", "path", "medmnist")
+INPUTS = ("image", "text")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+PRECISIONS = ("float32", "bfloat16")  # float16 would need its loss scaled
 TARGETS = ("logit", "centred", "margin")
 
 
@@ -41,7 +45,7 @@ def between(key: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where examples come from, and how a picture becomes a tensor."""
+    """Where examples come from, and how a picture or a text becomes a tensor."""
 
     name: str
     source: str
@@ -49,7 +53,8 @@ class Dataset:
     embedded: str | None = None  # dotted name of the function that loads the embedded form
     hub_id: str | None = None
     revision: str = "main"
-    input_column: str = "image"
+    medmnist: str | None = None  # the name of one of the sets of the medmnist package
+    input_column: Any = "image"  # a column; for text also a list of columns, joined
     label_column: str = "label"
     image_size: int = 28
     mean: list[float] = field(default_factory=lambda: [0.5])
@@ -58,9 +63,21 @@ class Dataset:
     test_fraction: float = 0.2
     full_size: str | None = None
     input: str = "image"
+    max_tokens: int = 64  # of a text; what is longer is cut
+    vocabulary: int = 2000  # of a tokenizer trained here
+    public_examples: int = 1000  # training texts that no client gets: such a tokenizer is trained on them
 
     def __post_init__(self) -> None:
         one_of("dataset.source", self.source, SOURCES)
+        one_of("dataset.input", self.input, INPUTS)
+        between("dataset.max_tokens", self.max_tokens, 2, 4096)
+        between("dataset.vocabulary", self.vocabulary, 300, 100_000)
+        at_least("dataset.public_examples", self.public_examples, 1)
+        columns = self.input_column if isinstance(self.input_column, list) else [self.input_column]
+        if not columns or not all(isinstance(column, str) for column in columns):
+            raise InputError(f"dataset.input_column={self.input_column}: a column, or a list such as [title,content]")
+        if self.input == "image" and len(columns) > 1:
+            raise InputError(f"dataset.input_column={self.input_column}: only texts are joined from several columns")
         between("dataset.image_size", self.image_size, 8, 1024)
         at_least("dataset.max_test_examples", self.max_test_examples, 1)
         if not 0 < self.test_fraction < 1:
@@ -73,9 +90,12 @@ class Dataset:
             object.__setattr__(self, "source", "path")
         if self.source == "path" and self.path is None:
             raise InputError("dataset.source=path needs a folder: dataset.path=DIR")
+        if self.source == "medmnist" and self.medmnist is None:
+            raise InputError(f"dataset={self.name} is none of the medmnist package: dataset.medmnist=pathmnist")
         if self.source == "embedded" and self.embedded is None:
+            other = "languages" if self.input == "text" else "mnist"
             raise InputError(
-                f"dataset={self.name} has no embedded form: dataset.source=hub, dataset.path=DIR, or dataset=mnist"
+                f"dataset={self.name} has no embedded form: dataset.source=hub, dataset.path=DIR, or dataset={other}"
             )
         if self.source == "hub" and self.hub_id is None:
             raise InputError(f"dataset={self.name} needs dataset.hub_id=OWNER/NAME or dataset.path=DIR")
@@ -83,13 +103,35 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Model:
-    """Which function builds the module, and what it reads. `options` go to that function as they are."""
+    """Which function builds the module, and what it reads. `options` go to that function as they are.
+
+    `checkpoint` is a hub id or a local folder that weights and tokenizer can come from; `pretrained` true: they must;
+    auto: they do where they can be had; false: weights are drawn from the seed. `tokenizer` own: the checkpoint's;
+    trained: one trained here; auto: own unless `pretrained` is false.
+    """
 
     target: str
     name: str
     input: str = "image"
     min_image_size: int = 1
+    checkpoint: str | None = None
+    revision: str | None = None
+    pretrained: Any = False
+    tokenizer: str = "auto"
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        one_of("model.input", self.input, INPUTS)
+        one_of("model.tokenizer", self.tokenizer, ("auto", "own", "trained"))
+        if self.pretrained not in (True, False, "auto"):
+            raise InputError(f"model.pretrained={self.pretrained}: auto, true or false")
+        if self.input == "image" and self.pretrained == "auto":
+            raise InputError(f"model.pretrained=auto: for model={self.name} it is true or false")
+        if self.input == "text" and self.checkpoint is None and (self.pretrained is True or self.tokenizer == "own"):
+            raise InputError(
+                f"model={self.name} has no checkpoint to take weights or a tokenizer from: model.checkpoint=HUB_ID or "
+                "a folder, or model.pretrained=false model.tokenizer=trained"
+            )
 
 
 @dataclass(frozen=True)
@@ -117,12 +159,21 @@ class Federation:
     learning_rate: float
     momentum: float
     weight_decay: float
+    warmup_steps: int = 0
+    accumulate: int = 1
+    clip_norm: float | None = None
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for key in ("clients", "rounds", "local_epochs", "batch_size"):
             at_least(f"federation.{key}", getattr(self, key), 1)
         at_least("federation.clients_per_round", self.clients_per_round, 1)
-        one_of("federation.optimizer", self.optimizer, ("sgd", "adam"))
+        one_of("federation.optimizer", self.optimizer, OPTIMIZERS)
+        one_of("federation.precision", self.precision, PRECISIONS)
+        at_least("federation.warmup_steps", self.warmup_steps, 0)
+        at_least("federation.accumulate", self.accumulate, 1)
+        if self.clip_norm is not None:
+            above("federation.clip_norm", self.clip_norm, 0)
         above("federation.learning_rate", self.learning_rate, 0)
         if not 0 <= self.momentum < 1:
             raise InputError(f"federation.momentum={self.momentum}: must be 0 or more and below 1")
@@ -231,7 +282,7 @@ class Config:
         if self.model.input != self.dataset.input:
             raise InputError(
                 f"model={self.model.name} reads {self.model.input}, dataset={self.dataset.name} is "
-                f"{self.dataset.input}: choose a model for {self.dataset.input} (provfl ls model)"
+                f"{self.dataset.input}: models for {self.dataset.input}: {', '.join(models_for(self.dataset.input))}"
             )
         for part in (self.partition, self.injection, self.fusion):
             check = getattr(part, "check", None)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -36,6 +37,18 @@ def described(group: str) -> list[Option]:
     """The options of `group`, each with its one line."""
     default = _defaults().get(group)
     return [Option(group, name, summary(option_file(group, name)), name == default) for name in options(group)]
+
+
+def models_for(kind: str) -> list[str]:
+    """The names of the models that read inputs of that kind, image or text."""
+    from omegaconf import OmegaConf
+
+    found = []
+    for name in options("model"):
+        file: Any = OmegaConf.load(option_file("model", name))
+        if file.get("model", file).get("input") == kind:  # a model that brings other settings stands in a block
+            found.append(name)
+    return found
 
 
 def option_file(group: str, name: str) -> Path:

@@ -25,7 +25,8 @@ BLOCKS = {
 }
 TARGETED = ("partition", "injection", "fusion")  # groups whose dataclass stands beside the code that uses it
 SCALARS = ("seed", "device", "threshold", "tracefl_beside")
-MODEL_FIELDS = ("name", "input", "min_image_size")  # of schema.Model; the other keys go to the function as they are
+# Of schema.Model; the other keys go to the function as they are.
+MODEL_FIELDS = ("name", "input", "min_image_size", "checkpoint", "revision", "pretrained", "tokenizer")
 
 
 def validated(cfg: DictConfig) -> Config:
@@ -62,7 +63,9 @@ def check_model_options(cfg: DictConfig, defaults: Mapping[str, Any], choice: st
     model = cfg.get("model")
     if not isinstance(model, DictConfig):
         return
-    for key, value in ((str(key), value) for key, value in model.items()):
+    plain = OmegaConf.to_container(model, resolve=True)  # blocks as plain as in `defaults`, what is missing as ???
+    assert isinstance(plain, dict)
+    for key, value in ((str(key), value) for key, value in plain.items()):
         if key not in defaults:
             raise InputError(f"model.{key}: model={choice} has no such key, {did_you_mean(key, defaults)}")
         default = defaults[key]
@@ -117,11 +120,13 @@ def _model(given: Any) -> Model:
 
 
 def _anchored(plain: dict[str, Any]) -> dict[str, Any]:
-    """`plain` with `store.cache` and `dataset.path` as absolute paths."""
+    """`plain` with `store.cache`, `dataset.path` and a `model.checkpoint` that is a folder as absolute paths."""
     # Inside a job the working folder may be the run's own (hydra.job.chdir): Hydra remembers the one called from.
     calling = Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()
-    for group, key in (("store", "cache"), ("dataset", "path")):
+    for group, key in (("store", "cache"), ("dataset", "path"), ("model", "checkpoint")):
         block = plain.get(group)
         if isinstance(block, dict) and isinstance(block.get(key), str):
-            plain[group] = {**block, key: str((calling / Path(block[key]).expanduser()).resolve())}
+            path = (calling / Path(block[key]).expanduser()).resolve()
+            if key != "checkpoint" or path.is_dir():  # else a hub id
+                plain[group] = {**block, key: str(path)}
     return plain

@@ -21,8 +21,8 @@ def decode(cells: Iterable[tuple[str, Any]], size: int, digest: Any) -> np.ndarr
     Channels are 1 where every picture is grey, else 3. `digest` (of hashlib) takes the pixels as they came.
 
     Args:
-        cells: where each picture stands, for messages, and the picture: encoded bytes, a file, or nested lists of
-            values from 0 to 255.
+        cells: where each picture stands, for messages, and the picture: encoded bytes, a file, nested lists of
+            values from 0 to 255, or pixels uint8 `[height, width]` or `[height, width, 1 or 3]`.
 
     Raises:
         InputError: a picture that cannot be read, named by where it stands.
@@ -55,6 +55,8 @@ def _read(where: str, cell: Any) -> np.ndarray:
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
+    if isinstance(cell, np.ndarray):
+        return cell[..., np.newaxis] if cell.ndim == 2 else cell
     try:
         if isinstance(cell, list):
             array = np.asarray(cell)

@@ -1,10 +1,10 @@
-"""Decoded pictures and their labels, the form in which every source hands them on, and how they are sampled."""
+"""Decoded pictures or texts with their labels, as every source hands them on, and how they are sampled."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,15 +12,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Examples:
-    """Pixels uint8 `[n, height, width, channels]`, labels int64 `[n]`, and the names of the classes by number.
+    """Inputs, labels int64 `[n]`, and the names of the classes by number.
+
+    Inputs are pixels uint8 `[n, height, width, channels]`, or texts: strings `[n]` of dtype object.
 
     `fingerprint` is the one of the content as it came, before any resizing; `origin` says where from: a package and its
     version, a hub id and revision, a folder.
     """
 
-    train_pixels: np.ndarray
+    train_inputs: np.ndarray
     train_labels: np.ndarray
-    test_pixels: np.ndarray
+    test_inputs: np.ndarray
     test_labels: np.ndarray
     label_names: tuple[str, ...]
     fingerprint: str
@@ -28,11 +30,22 @@ class Examples:
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
-    """Return the first 16 hexadecimal digits of the sha256 over the arrays' bytes, one after the other."""
+    """Return the first 16 hexadecimal digits of the sha256 over the arrays' content, one after the other."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(array.tobytes())
+        digest_content(digest, array)
     return digest.hexdigest()[:16]
+
+
+def digest_content(digest: Any, array: np.ndarray) -> None:
+    """Let `digest` (of hashlib) take an array's bytes; of an array of strings their UTF-8, each after its length."""
+    if array.dtype != object:
+        digest.update(array.tobytes())
+        return
+    for text in array:
+        encoded = text.encode()
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
 
 
 def stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

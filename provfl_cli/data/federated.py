@@ -24,11 +24,35 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """What a model has to know of pictures."""
+
+    channels: int
+    image_size: int
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a model has to know of texts: numbers of tokens known and of a text's at most, and the one that pads.
+
+    `checkpoint` is the folder of published weights to start from, None for weights drawn from the seed.
+    """
+
+    vocabulary: int
+    max_tokens: int
+    padding: int
+    checkpoint: str | None = None
+
+
+Form = Pictures | Texts
+
+
+@dataclass(frozen=True)
 class ClientData:
     """One client's share, ready for training.
 
-    `inputs` float32 `[n, channels, height, width]`; `labels` int64 `[n]`, what it trains on (after injection);
-    `label_counts` int64 `[classes]`, of those labels.
+    `inputs` float32 `[n, channels, height, width]`, or tokens int64 `[n, T]`, padded on the right; `labels` int64
+    `[n]`, what it trains on (after injection); `label_counts` int64 `[classes]`, of those labels.
     """
 
     id: int
@@ -39,14 +63,16 @@ class ClientData:
 
 @dataclass(frozen=True)
 class TestData:
-    """The server's test set: `inputs` and `labels` as in `ClientData`, `pixels` uint8 `[n, height, width, channels]`.
+    """The server's test set: `inputs` and `labels` as in `ClientData`, and what people see of them.
+
+    `shown` is uint8 `[n, height, width, channels]` for pictures, strings `[n]` (dtype object) for texts.
 
     `indices` int64 `[n]`: where each example stands in the source's whole test set, before the cap.
     """
 
     inputs: Tensor
     labels: Tensor
-    pixels: np.ndarray
+    shown: np.ndarray
     indices: np.ndarray
 
 
@@ -65,7 +91,9 @@ class FederatedData:
     clients: tuple[ClientData, ...]
     dropped: tuple[tuple[int, int], ...]  # (client, examples it had left)
     test: TestData
+    form: Form
     label_names: tuple[str, ...]
     source: Source
     faults: Faults
     lines: tuple[str, ...]  # what a user should be told, such as a resize; one sentence each
+    tokenizer: str | None = None  # of texts: the tokenizers library's own JSON, to be stored with the run

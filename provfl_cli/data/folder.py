@@ -1,4 +1,4 @@
-"""A folder of parquet files or of pictures in class folders (`dataset.path`)."""
+"""A folder of tables or of pictures in class folders, or one file (`dataset.path`)."""
 
 from __future__ import annotations
 
@@ -8,41 +8,72 @@ from pathlib import Path
 
 from ..config.schema import Dataset
 from ..errors import InputError
-from .splits import TEST_SPLITS, Split, from_table, joined
+from . import npz
+from .splits import TEST_SPLITS, Split, from_table, input_columns, joined
+from .tables import FORMATS, read_table
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
+BOOKKEEPING = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"})
 SPLIT_NAME = re.compile(rf"(train|{'|'.join(TEST_SPLITS)})(?:ing|uation)?(?![a-z])", re.IGNORECASE)
 
 
-def read(folder: Path, dataset: Dataset) -> dict[str, Split]:
-    """Read the splits of `folder`: parquet as in a hub snapshot, else pictures as `[SPLIT/]CLASS/picture.png`.
+def read(path: Path, dataset: Dataset) -> dict[str, Split]:
+    """Read the splits of `path`: a file, or a folder of tables as in a hub snapshot or of `[SPLIT/]CLASS/picture.png`.
+
+    Tables are files of one of `tables.FORMATS`; of several formats the first is read. Beside pictures in class folders
+    a table counts (unless it is parquet) where it has the columns that are asked for. A file on its own is a table,
+    all of it the split train, or arrays (`.npz`, see `npz.read`).
 
     Raises:
         InputError: no such folder, nothing to read in it, a broken file, a missing column.
     """
-    if not folder.exists():
-        raise InputError(f"dataset.path={folder}: no such folder")
-    if not folder.is_dir():
-        raise InputError(f"dataset.path={folder}: a file; give the folder that it lies in")
-    # A hub snapshot keeps bookkeeping in hidden folders.
+    if not path.exists():
+        raise InputError(f"dataset.path={path}: no such folder")
+    if not path.is_dir():
+        return _file(path, dataset)
+    # A hub snapshot keeps bookkeeping in hidden folders, and in files of these names.
     files = sorted(
         file
-        for file in folder.rglob("*")
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts) and file.is_file()
+        for file in path.rglob("*")
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and file.name not in BOOKKEEPING
+        and file.is_file()
     )
-    parquet = [file for file in files if file.suffix.lower() == ".parquet"]
-    if parquet:
-        return _tables(folder, parquet, dataset)
-    pictures = [file for file in files if file.suffix.lower() in PICTURES]
+    pictures = [file for file in files if file.suffix.lower() in PICTURES] if dataset.input == "image" else []
+    for suffix in FORMATS:
+        found = [file for file in files if file.suffix.lower() == suffix]
+        if found and (suffix == ".parquet" or not pictures or _has_columns(found[0], dataset)):
+            return _tables(path, found, dataset)
     if pictures:
-        return _class_folders(folder, pictures)
-    raise InputError(f"dataset.path={folder}: neither parquet files nor pictures (CLASS/picture.png) in it")
+        return _class_folders(path, pictures)
+    accepted = f"no {', '.join(suffix[1:] for suffix in FORMATS)} files"
+    if dataset.input == "text":
+        raise InputError(f"dataset.path={path}: {accepted} in it")
+    raise InputError(f"dataset.path={path}: neither parquet files nor pictures (CLASS/picture.png) in it, {accepted}")
+
+
+def _file(file: Path, dataset: Dataset) -> dict[str, Split]:
+    """Read one file."""
+    suffix = file.suffix.lower()
+    if suffix in FORMATS:
+        return {"train": from_table(read_table(file, dataset), str(file), file.parent, dataset)}
+    if suffix == ".npz" and dataset.input == "image":
+        return npz.read(file)
+    known = ", ".join([suffix[1:] for suffix in FORMATS] + (["npz"] if dataset.input == "image" else []))
+    raise InputError(f"dataset.path={file}: a file of another kind than {known}; give such a file, or a folder")
+
+
+def _has_columns(file: Path, dataset: Dataset) -> bool:
+    """Whether a table has the columns to read; one that cannot be read has none."""
+    try:
+        names = read_table(file, dataset).column_names
+    except InputError:
+        return False
+    return {*input_columns(dataset), dataset.label_column} <= set(names)
 
 
 def _tables(folder: Path, files: list[Path], dataset: Dataset) -> dict[str, Split]:
-    """Read parquet files, grouped by the split that their names, or the names of their folders, tell."""
-    import pyarrow.parquet as pq
-
+    """Read tables, grouped by the split that their names, or the names of their folders, tell."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for file in files:
         groups[_split_of(file.relative_to(folder).parts)].append(file)
@@ -51,15 +82,7 @@ def _tables(folder: Path, files: list[Path], dataset: Dataset) -> dict[str, Spli
         parents = sorted({str(file.parent) for file in members})
         if len(parents) > 1:
             raise InputError(f"dataset.path={folder}: several datasets in it; choose one: {' or '.join(parents)}")
-        parts = []
-        for file in members:
-            try:
-                table = pq.read_table(file, partitioning=None)
-            except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-                reason = str(error).partition("\n")[0]
-                raise InputError(f"{file}: broken parquet file: {reason}: fetch it again") from None
-            parts.append(from_table(table, str(file), folder, dataset))
-        splits[name] = joined(parts)
+        splits[name] = joined([from_table(read_table(file, dataset), str(file), folder, dataset) for file in members])
     return splits
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from ..config.schema import Dataset
 from ..errors import InputError
 from . import folder
-from .network import reachable
+from .network import hub_endpoint, reachable
 from .splits import Split, from_table
 
 COMMIT = re.compile(r"[/\\]([0-9a-f]{40})[/\\]")  # the folder of the library's cache that a dataset lies in
@@ -25,7 +24,7 @@ def read(dataset: Dataset) -> tuple[dict[str, Split], str]:
     """
     import datasets
 
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    endpoint = hub_endpoint()
     online = not datasets.config.HF_HUB_OFFLINE and reachable(endpoint)
     with _offline(not online):
         try:
@@ -85,8 +84,10 @@ def _offline(offline: bool) -> Iterator[None]:
 
 def _ways_out(dataset: Dataset, failure: str) -> str:
     """What to do without the hub."""
-    embedded = "dataset.source=embedded" if dataset.embedded else "dataset=mnist or dataset=digits (embedded)"
+    text = dataset.input == "text"
+    others = "dataset=languages (embedded)" if text else "dataset=mnist or dataset=digits (embedded)"
     return (
         f"{failure} and {dataset.hub_id} is not in the Hugging Face cache: "
-        f"dataset.path=DIR (its parquet files or pictures), HF_HOME=DIR (a filled cache), or {embedded}"
+        f"dataset.path=DIR (its parquet files{'' if text else ' or pictures'}), HF_HOME=DIR (a filled cache), "
+        f"or {'dataset.source=embedded' if dataset.embedded else others}"
     )

@@ -8,25 +8,31 @@ from pathlib import Path
 
 from ..config import schema
 from ..errors import InputError
-from . import folder, hub
+from . import folder, hub, medical
+from .checkpoint import resolve
 from .decode import resize
+from .encoding import Encode, picture_encoding, text_encoding
 from .examples import Examples, stratified
 from .federated import ClientData, FederatedData, Source, TestData
 from .partition import Share, deal, drop_small, limit, require_enough
 from .splits import to_examples
-from .tensors import to_tensor
 
 TEST_STREAM = 1  # of the run's seed; the partition has stream 0
 
 
 def federated_data(config: schema.Config) -> FederatedData:
-    """Load, resize, cap the test set, partition, cap and drop, inject, and turn each share into tensors, once.
+    """Load, set texts for a tokenizer aside, partition, cap and drop, inject, turn each share into tensors, once.
 
     Raises:
         InputError: data that cannot be had or read, or that the partition or the injection does not fit.
     """
+    published = resolve(config.model)  # first: what cannot be had is said before a large dataset is read
     size = max(config.dataset.image_size, config.model.min_image_size)
     examples, source = load(config.dataset, size)
+    if config.model.input == "text":
+        encoding, examples = text_encoding(config.model, config.dataset, examples, published)
+    else:
+        encoding = picture_encoding(examples, config.dataset)
     shares = deal(config.partition, examples.train_labels, config.federation.clients, config.seed)
     kept, dropped = drop_small(limit(shares, config.partition), config.partition)
     require_enough(kept, dropped, config.partition, config.federation.clients_per_round)
@@ -36,18 +42,20 @@ def federated_data(config: schema.Config) -> FederatedData:
     dropped = tuple(sorted(dropped + emptied))
     require_enough(kept, dropped, config.partition, config.federation.clients_per_round)
     return FederatedData(
-        clients=tuple(_client(share, examples, config.dataset) for share in kept),
+        clients=tuple(_client(share, examples, encoding.encode) for share in kept),
         dropped=dropped,
-        test=_test(examples, config.dataset, config.seed),
+        test=_test(examples, config.dataset, encoding.encode, config.seed),
+        form=encoding.form,
         label_names=examples.label_names,
         source=source,
         faults=faults,
-        lines=_lines(config, size, kept, dropped, examples.label_names),
+        lines=(*_lines(config, size, kept, dropped, examples.label_names), *encoding.lines),
+        tokenizer=encoding.tokenizer,
     )
 
 
 def load(dataset: schema.Dataset, size: int) -> tuple[Examples, Source]:
-    """Read a dataset from where `dataset.source` says, pictures at `size` x `size`."""
+    """Read a dataset from where `dataset.source` says, pictures at `size` x `size`, texts as they are."""
     examples = _embedded(dataset, size) if dataset.source == "embedded" else _read(dataset, size)
     total = len(examples.train_labels) + len(examples.test_labels)
     if dataset.source != "embedded":
@@ -69,10 +77,13 @@ def load(dataset: schema.Dataset, size: int) -> tuple[Examples, Source]:
 
 
 def _read(dataset: schema.Dataset, size: int) -> Examples:
-    """Examples of a folder or of the hub."""
+    """Examples of a folder, of the hub, or of the medmnist package."""
     if dataset.source == "path":
         path = str(dataset.path)
         return to_examples(folder.read(Path(path), dataset), dataset, size, f"dataset.path={path}", path)
+    if dataset.source == "medmnist":
+        splits, origin = medical.read(dataset)
+        return to_examples(splits, dataset, size, f"dataset.medmnist={dataset.medmnist}", origin)
     splits, revision = hub.read(dataset)
     return to_examples(splits, dataset, size, f"dataset.hub_id={dataset.hub_id}", f"{dataset.hub_id}@{revision}")
 
@@ -87,27 +98,29 @@ def _embedded(dataset: schema.Dataset, size: int) -> Examples:
         examples: Examples = getattr(import_module(module), name)()
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"dataset.embedded={target}: cannot be imported ({error})") from None
+    if dataset.input == "text":
+        return examples
     train, test = (
         np.stack([resize(picture, size) for picture in pixels])
-        for pixels in (examples.train_pixels, examples.test_pixels)
+        for pixels in (examples.train_inputs, examples.test_inputs)
     )
-    return replace(examples, train_pixels=train, test_pixels=test)
+    return replace(examples, train_inputs=train, test_inputs=test)
 
 
-def _client(share: Share, examples: Examples, dataset: schema.Dataset) -> ClientData:
+def _client(share: Share, examples: Examples, encode: Encode) -> ClientData:
     """A client's tensors; label counts are those of the labels that it trains on."""
     import numpy as np
     import torch
 
     return ClientData(
         id=share.client,
-        inputs=to_tensor(examples.train_pixels[share.indices], dataset.mean, dataset.std),
+        inputs=encode(examples.train_inputs[share.indices]),
         labels=torch.from_numpy(share.labels),
         label_counts=np.bincount(share.labels, minlength=len(examples.label_names)),
     )
 
 
-def _test(examples: Examples, dataset: schema.Dataset, seed: int) -> TestData:
+def _test(examples: Examples, dataset: schema.Dataset, encode: Encode, seed: int) -> TestData:
     """The server's test set: above the cap a random choice by `seed` in which every label keeps its share."""
     import numpy as np
     import torch
@@ -117,9 +130,8 @@ def _test(examples: Examples, dataset: schema.Dataset, seed: int) -> TestData:
         indices = stratified(labels, dataset.max_test_examples, rng)
     else:
         indices = np.arange(len(labels))
-    pixels = examples.test_pixels[indices]
-    inputs = to_tensor(pixels, dataset.mean, dataset.std)
-    return TestData(inputs, torch.from_numpy(labels[indices]), pixels, indices)
+    shown = examples.test_inputs[indices]
+    return TestData(encode(shown), torch.from_numpy(labels[indices]), shown, indices)
 
 
 def _lines(

@@ -1,8 +1,14 @@
 """Whether a server answers, asked before a library that would retry for half a minute is let loose on it."""
 
+import os
 import threading
 import urllib.error
 import urllib.request
+
+
+def hub_endpoint() -> str:
+    """The address of the Hugging Face hub, or of the mirror that `HF_ENDPOINT` names."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def reachable(url: str, seconds: float = 3.0) -> bool:

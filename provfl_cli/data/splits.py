@@ -1,4 +1,4 @@
-"""Splits as they stand in files or tables, and how train and test become decoded examples."""
+"""Splits as they stand in files or tables, and how train and test become examples."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ..config.schema import Dataset
 from ..errors import InputError, did_you_mean
 from .decode import decode
-from .examples import Examples, stratified
+from .examples import Examples, digest_content, stratified
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 TEST_SPLITS = ("test", "validation", "valid", "val", "dev", "eval")
@@ -24,7 +25,7 @@ HOLD_OUT_SEED = 20231213  # fixed, as in `embedded`: what is held out does not d
 
 @dataclass(frozen=True)
 class Split:
-    """One split, pictures still encoded: (where it stands, picture) and label of each; names where the source has them.
+    """One split: (where it stands, encoded picture or text) and label of each; class names where the source has them.
 
     A label is a whole number or a string, as in the source.
     """
@@ -38,21 +39,35 @@ def from_table(table: pa.Table, where: str, folder: Path | None, dataset: Datase
     """Read the columns `dataset.input_column` and `dataset.label_column` of a table.
 
     Pictures are structs of `bytes` and `path` (Hugging Face's form; a path counts from `folder`), encoded bytes, paths,
-    or nested lists of pixel values. Class names come from Hugging Face's metadata in the schema.
+    or nested lists of pixel values. Texts are strings; those of several columns are joined by a space, empty ones left
+    out. Class names come from Hugging Face's metadata in the schema.
 
     Raises:
-        InputError: a column that is not there, or holds something else.
+        InputError: a column that is not there or there twice, or holds something else; a row without any text.
     """
-    for key, column in (("input_column", dataset.input_column), ("label_column", dataset.label_column)):
+    columns = input_columns(dataset)
+    for key, column in (*(("input_column", column) for column in columns), ("label_column", dataset.label_column)):
         if column not in table.column_names:
             raise InputError(f"dataset.{key}={column}: no such column in {where}: {_columns(column, table)}")
+        if table.column_names.count(column) > 1:
+            raise InputError(f"dataset.{key}={column}: {where} has several columns of that name: rename one")
     features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     names = (features.get(dataset.label_column) or {}).get("names")
-    cells = [
-        (f"{where} row {row}", _cell(value, folder, f"{where} row {row}", dataset.input_column))
-        for row, value in enumerate(table.column(dataset.input_column).to_pylist())
-    ]
+    values = [table.column(column).to_pylist() for column in columns]
+    if dataset.input == "text":
+        # No row is named: whatever can be wrong with a text is found here.
+        cells = [(where, _text(parts, columns, where, row)) for row, parts in enumerate(zip(*values, strict=True))]
+    else:
+        cells = [
+            (f"{where} row {row}", _cell(value, folder, f"{where} row {row}", columns[0]))
+            for row, value in enumerate(values[0])
+        ]
     return Split(cells, table.column(dataset.label_column).to_pylist(), tuple(names) if names else None)
+
+
+def input_columns(dataset: Dataset) -> list[str]:
+    """The columns that `dataset.input_column` names: one, or several to be joined."""
+    return dataset.input_column if isinstance(dataset.input_column, list) else [dataset.input_column]
 
 
 def joined(splits: Sequence[Split]) -> Split:
@@ -62,7 +77,7 @@ def joined(splits: Sequence[Split]) -> Split:
 
 
 def to_examples(splits: dict[str, Split], dataset: Dataset, size: int, where: str, origin: str) -> Examples:
-    """Number the labels, hold out a test set where there is none, decode.
+    """Number the labels, hold out a test set where there is none, decode the pictures.
 
     Classes are numbered as the source's names say, else in the order of the sorted labels. `where` names the source in
     messages, `origin` in the result.
@@ -99,12 +114,12 @@ def to_examples(splits: dict[str, Split], dataset: Dataset, size: int, where: st
         border = len(train.labels)
     # Both splits together, so that they agree in channels.
     digest = hashlib.sha256()
-    pixels = decode(cells, size, digest)
+    inputs = _texts(cells, digest) if dataset.input == "text" else decode(cells, size, digest)
     digest.update(labels.tobytes() + border.to_bytes(8, "little"))
     return Examples(
-        train_pixels=pixels[:border],
+        train_inputs=inputs[:border],
         train_labels=labels[:border],
-        test_pixels=pixels[border:],
+        test_inputs=inputs[border:],
         test_labels=labels[border:],
         label_names=label_names,
         fingerprint=digest.hexdigest()[:16],
@@ -134,6 +149,27 @@ def _number(
         return [int(label) for label in labels], names
     position = {value: number for number, value in enumerate(values)}
     return [position[label] for label in labels], tuple(map(str, values))
+
+
+def _texts(cells: Sequence[tuple[str, Any]], digest: Any) -> np.ndarray:
+    """Strings `[n]` of dtype object, taken by `digest`."""
+    import numpy as np
+
+    texts = np.array([text for _, text in cells], dtype=object)
+    digest_content(digest, texts)
+    return texts
+
+
+def _text(parts: Sequence[Any], columns: list[str], where: str, row: int) -> str:
+    """The text of one row: what its columns hold, joined by a space."""
+    for column, part in zip(columns, parts, strict=True):
+        if part is not None and not isinstance(part, str):
+            kind = type(part).__name__
+            raise InputError(f"dataset.input_column={column}: {where} row {row} holds a value of type {kind}, no text")
+    text = " ".join(part for part in parts if part and not part.isspace())
+    if not text:
+        raise InputError(f"dataset.input_column={','.join(columns)}: {where} row {row} holds no text: remove it")
+    return text
 
 
 def _cell(value: Any, folder: Path | None, where: str, column: str) -> Any:

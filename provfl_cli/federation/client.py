@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,8 +12,10 @@ from ..config import schema
 from ..data.federated import ClientData
 from ..errors import RunError
 from ..fusion.decomposition import Fusion
-from .optimizers import Step, make_step
+from .optimizers import Step, clip, make_step
 from .seeds import derived_seed, generator
+
+WINDOW = 16  # batches of texts among which examples of one length are sought
 
 
 def batch_bounds(examples: int, size: int) -> list[tuple[int, int]]:
@@ -22,13 +26,42 @@ def batch_bounds(examples: int, size: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], examples], strict=True))
 
 
+def text_lengths(tokens: Tensor, padding: int) -> Tensor:
+    """Tokens of each text, int64 `[n]`, in `[n, T]` padded on the right with `padding`; one inside a text counts."""
+    return ((tokens != padding) * torch.arange(1, tokens.shape[1] + 1, device=tokens.device)).amax(1)
+
+
+def batches(examples: int, size: int, order: torch.Generator, lengths: Tensor | None = None) -> list[Tensor]:
+    """Positions of the examples of each batch of a pass, in the order in which they are used; every example once.
+
+    Shuffled. With `lengths` of texts `[n]` a batch holds texts of similar lengths, so that little of it is padding:
+    the shuffled examples are sorted within windows of `WINDOW` batches, then whole batches are shuffled.
+    """
+    shuffled, bounds = torch.randperm(examples, generator=order), batch_bounds(examples, size)
+    if lengths is None:
+        return [shuffled[first:last] for first, last in bounds]
+    lengths = lengths.cpu()
+    windows = shuffled.split(WINDOW * size)
+    ordered = torch.cat([window[lengths[window].argsort(stable=True)] for window in windows])
+    turns = torch.randperm(len(bounds), generator=order).tolist()
+    return [ordered[slice(*bounds[turn])] for turn in turns]
+
+
 def train_client(
-    model: nn.Module, client: ClientData, settings: schema.Federation, fusion: Fusion, seed: int, number: int
+    model: nn.Module,
+    client: ClientData,
+    settings: schema.Federation,
+    fusion: Fusion,
+    seed: int,
+    number: int,
+    padding: int | None = None,
 ) -> float:
     """Train `model`, which holds the global weights, in place on a client's share in round `number`.
 
-    Cross entropy, `local_epochs` passes, each in an order of its own. Torch's global generator is seeded (dropout).
-    Returns the mean loss over the last pass.
+    Cross entropy, `local_epochs` passes, each in an order of its own; `padding`: the token that pads texts, None for
+    pictures. A step takes the mean gradient over the examples of `accumulate` batches. Mixed `precision` computes the
+    model's outputs in that type where torch's autocast does; weights, gradients and steps stay float32. Torch's global
+    generator is seeded (dropout). Returns the mean loss over the last pass.
 
     Raises:
         RunError: when the loss or a weight is no longer finite.
@@ -40,17 +73,23 @@ def train_client(
     step = make_step([weight.detach() for weight in weights], settings)
     device = weights[0].device
     inputs, labels = client.inputs.to(device), client.labels.to(device)
-    bounds = batch_bounds(len(labels), settings.batch_size)
+    lengths = None if padding is None else text_lengths(client.inputs, padding)
+    full = settings.precision == "float32"
+    mixed = nullcontext() if full else torch.autocast(device.type, getattr(torch, settings.precision))
     model.train()
     for _ in range(settings.local_epochs):
         total = torch.zeros((), device=device)
-        permutation = torch.randperm(len(labels), generator=order).to(device)
-        for first, last in bounds:
-            chosen = permutation[first:last]
-            loss = functional.cross_entropy(model(inputs[chosen]), labels[chosen])
-            loss.backward()
-            _update(weights, start, fusion, step)
-            total += loss.detach() * (last - first)
+        found = batches(len(labels), settings.batch_size, order, lengths)
+        chosen = torch.cat(found).to(device).split([len(batch) for batch in found])  # one transfer a pass
+        for first in range(0, len(chosen), settings.accumulate):
+            group = chosen[first : first + settings.accumulate]
+            for batch in group:
+                with mixed:
+                    loss = functional.cross_entropy(model(inputs[batch]), labels[batch])
+                # A batch counts by its examples: together they give the gradient of one large batch.
+                loss.backward(torch.full_like(loss, len(batch) / sum(map(len, group))))
+                total += loss.detach() * len(batch)
+            _update(weights, start, fusion, settings.clip_norm, step)
     mean = total.item() / len(labels)
     if not all(torch.isfinite(value).all() for value in [torch.tensor(mean), *model.state_dict().values()]):
         raise RunError(
@@ -61,11 +100,19 @@ def train_client(
 
 
 @torch.no_grad()
-def _update(weights: list[nn.Parameter], start: list[Tensor], fusion: Fusion, step: Step) -> None:
-    """Step along the gradients, as the fusion corrects them; parameters that the loss does not reach have none."""
+def _update(
+    weights: list[nn.Parameter], start: list[Tensor], fusion: Fusion, clip_norm: float | None, step: Step
+) -> None:
+    """Step along the gradients, as the fusion corrects them; parameters that the loss does not reach have none.
+
+    Clipped before the fusion's correction: the bound is meant for the loss of a batch; what pulls a client back to the
+    others (FedProx) has to keep its strength when the loss is steep.
+    """
     gradients = {position: weight.grad for position, weight in enumerate(weights) if weight.grad is not None}
     reached = list(gradients)
     values = list(gradients.values())
+    if clip_norm is not None:
+        clip(values, clip_norm)
     fusion.correct_gradients(values, [weights[n].detach() for n in reached], [start[n] for n in reached])
     step(reached, values)
     for weight in weights:

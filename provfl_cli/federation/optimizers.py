@@ -8,6 +8,7 @@ models' arithmetic.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -24,10 +25,12 @@ def make_step(weights: list[Tensor], settings: schema.Federation) -> Step:
     """The step of `federation.optimizer` on `weights`, from a state of its own: momentum 0, step 0.
 
     sgd: `v <- momentum v + g + weight_decay w; w <- w - learning_rate v`. adam: Kingma & Ba 2015, algorithm 1, with
-    betas 0.9 and 0.999, epsilon 1e-8, `weight_decay w` added to the gradient.
+    betas 0.9 and 0.999, epsilon 1e-8, `weight_decay w` added to the gradient. adamw: Loshchilov & Hutter 2019, adam
+    without that, and `w <- w - learning_rate weight_decay w` first, for every weight. `learning_rate` as `rate` says.
     """
     fused = all(weight.is_floating_point() and weight.device.type in ("cpu", "cuda", "mps") for weight in weights)
     first = [torch.zeros_like(weight) for weight in weights]  # momentum
+    turns = count(1)
 
     def at(tensors: list[Tensor], positions: Sequence[int]) -> list[Tensor]:
         return [tensors[position] for position in positions]
@@ -42,7 +45,7 @@ def make_step(weights: list[Tensor], settings: schema.Federation) -> Step:
             fused=fused,
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
-            lr=settings.learning_rate,
+            lr=rate(settings, next(turns)),
             dampening=0.0,
             nesterov=False,
             maximize=False,
@@ -63,13 +66,30 @@ def make_step(weights: list[Tensor], settings: schema.Federation) -> Step:
             at(counts, positions),
             foreach=False,
             fused=fused,
+            decoupled_weight_decay=settings.optimizer == "adamw",
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
-            lr=settings.learning_rate,
+            lr=rate(settings, next(turns)),
             weight_decay=settings.weight_decay,
             eps=1e-8,
             maximize=False,
         )
 
     return adam_step
+
+
+def rate(settings: schema.Federation, turn: int) -> float:
+    """The learning rate of a client's step number `turn` in a round, from 1: a line from 0 over the first ones."""
+    return settings.learning_rate * min(1.0, turn / max(settings.warmup_steps, 1))
+
+
+def clip(gradients: Sequence[Tensor], most: float) -> None:
+    """Scale `gradients`, in place, so that the norm of them all together is at most `most`.
+
+    As `torch.nn.utils.clip_grad_norm_`: by `most / (norm + 1e-6)` where that is below 1.
+    """
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
+    factor = (most / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import schema
-from ..data.federated import FederatedData
+from ..data.federated import FederatedData, Texts
 from ..errors import RunError
 from ..fusion.decomposition import Fusion
 from ..store.tensorfile import Specs, write_slot
@@ -65,7 +65,8 @@ class Site:
             return evaluate(self.model, self.data.test.inputs[part].clone(), self.data.test.labels[part])
         client = self.data.clients[task.position]
         try:
-            loss = train_client(self.model, client, self.settings, self.fusion, self.seed, task.round)
+            padding = self.data.form.padding if isinstance(self.data.form, Texts) else None
+            loss = train_client(self.model, client, self.settings, self.fusion, self.seed, task.round, padding)
             write_slot(Path(task.file), self.model.state_dict(), task.slot)
         except RunError:
             raise

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..config.schema import Model
+from ..data.federated import Form, Pictures
 from ..errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
-GIVEN = ("channels", "classes", "image_size")  # what the data decide; every model function takes these three
 
+def build(model: Model, form: Form, classes: int, seed: int) -> nn.Module:
+    """Call `model.target` with the number of classes, the fields of `form` and `model.options`.
 
-def build(model: Model, channels: int, classes: int, image_size: int, seed: int) -> nn.Module:
-    """Call `model.target` with (channels, classes, image_size, **model.options), weights drawn from `seed`.
-
-    The process's own random state stays as it was.
+    A function that takes `pretrained` also gets `model.pretrained`. Weights are drawn from `seed`; the process's own
+    random state stays as it was.
 
     Raises:
         InputError: no such function, an option that it does not take, or what the function itself refuses.
@@ -27,18 +28,21 @@ def build(model: Model, channels: int, classes: int, image_size: int, seed: int)
     import torch
 
     function = _function(model.target)
-    options = [name for name in inspect.signature(function).parameters if name not in GIVEN]
+    taken = inspect.signature(function).parameters
+    given = {"classes": classes, **asdict(form)} | ({"pretrained": model.pretrained} if "pretrained" in taken else {})
+    options = [name for name in taken if name not in given]
+    settable = [*options, *(["pretrained"] if "pretrained" in taken else [])]
     for option in model.options:
         if option not in options:
-            known = did_you_mean(option, options) if options else "it has no options"
+            known = did_you_mean(option, settable) if settable else "it has no options"
             raise InputError(f"model.{option}: model={model.name} has no such option, {known}")
-    if image_size < model.min_image_size:
+    if isinstance(form, Pictures) and form.image_size < model.min_image_size:
         raise InputError(
-            f"model={model.name} reads pictures of {model.min_image_size} pixels or more, not {image_size}"
+            f"model={model.name} reads pictures of {model.min_image_size} pixels or more, not {form.image_size}"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return function(channels, classes, image_size, **model.options)
+        return function(**given, **model.options)
 
 
 def _function(target: str) -> Callable[..., Any]:

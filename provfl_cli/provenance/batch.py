@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config.schema import Provenance
 from ..errors import RunError
@@ -51,11 +51,12 @@ class Sums:
     logits: Tensor  # [batch, classes]
     layers: dict[str, Tensor] = field(default_factory=dict)  # [sample, clients]
     active: dict[str, Tensor] = field(default_factory=dict)  # [sample]
-    neurons: dict[str, int] = field(default_factory=dict)
+    neurons: dict[str, Tensor] = field(default_factory=dict)  # [sample]
     masked: dict[str, None] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     unchecked: dict[str, None] = field(default_factory=dict)
     unruled: dict[str, str] = field(default_factory=dict)
+    attended: Tensor | None = None  # bool [batch, T]: positions that are not padding; None: there is no padding
     pool: list[tuple[str, str, Tensor]] = field(default_factory=list)  # layer, parameter, beta * G [batch, numbers]
 
     def for_next_target(self) -> Sums:
@@ -69,6 +70,7 @@ class Sums:
             masked=self.masked,
             seen=self.seen,
             unruled=self.unruled,
+            attended=self.attended,
         )
 
 
@@ -93,6 +95,7 @@ def trace_batch(
     size = len(next(iter(batch.values())))
     zeros = torch.zeros(size, dtype=given.stack.wide, device=given.stack.device)
     sums = Sums(zeros.new_zeros(size, given.stack.rows), zeros, zeros.clone(), zeros, zeros)
+    sums.attended = _attended(given.structure.model, batch)
     final = len(targets) == 1
 
     def contracted(call: Call, gradient: Tensor) -> None:
@@ -109,7 +112,9 @@ def trace_batch(
         call.masked = True
         threshold = given.settings.threshold
         if threshold is not None and call.axis is not None:
-            call.mask = _active(call.examples(output, call.axis), threshold, given.settings.threshold_scale)
+            activation = call.examples(output, call.axis)
+            attended = _positions(sums.attended, activation)
+            call.mask = _active(activation, threshold, given.settings.threshold_scale, attended)
             sums.masked[call.layer] = None
 
     recorder = Recorder(given.structure, size, record, activated, limit)
@@ -131,15 +136,48 @@ def trace_batch(
     return found
 
 
-def _active(activation: Tensor, threshold: float, scale: str) -> Tensor:
-    """Activated neurons (paper eq. 1): bool, in the shape of `activation` `[batch, …]`."""
+def _attended(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
+    """Positions of each text that are not padding: by its `attention_mask`, or by the `padding` token of the model.
+
+    A text that is nothing but padding is its first position.
+    """
+    tokens, padding = batch.get(""), getattr(model, "padding", None)
+    if "attention_mask" in batch:
+        attended = batch["attention_mask"] != 0
+    elif tokens is not None and isinstance(padding, int) and not tokens.is_floating_point():
+        attended = tokens != padding
+    else:
+        return None
+    if attended.dim() != 2:
+        return None
+    first = torch.arange(attended.shape[1], device=attended.device) == 0
+    return attended | (first & ~attended.any(1, keepdim=True))
+
+
+def _positions(attended: Tensor | None, activation: Tensor) -> Tensor | None:
+    """`attended` in the shape of `activation` `[batch, T, …]`, ones behind; None for what has no such positions.
+
+    The model may have cut off columns at the end where all is padding.
+    """
+    if attended is None or activation.dim() < 3 or activation.shape[1] > attended.shape[1]:
+        return None
+    width = activation.shape[1]
+    if bool(attended[:, width:].any()):
+        return None
+    return attended[:, :width].reshape(len(attended), width, *(1,) * (activation.dim() - 2))
+
+
+def _active(activation: Tensor, threshold: float, scale: str, attended: Tensor | None = None) -> Tensor:
+    """Activated neurons (paper eq. 1): bool, in the shape of `activation` `[batch, …]`; none where there is padding."""
     if scale == "minmax":
-        flat = activation.flatten(1)
-        low, high = flat.amin(1), flat.amax(1)
+        low, high = activation, activation
+        if attended is not None:  # else a text's scale would depend on how much padding is behind it
+            low, high = activation.masked_fill(~attended, torch.inf), activation.masked_fill(~attended, -torch.inf)
         shape = (-1,) + (1,) * (activation.dim() - 1)
-        span = (high - low).clamp_min(torch.finfo(activation.dtype).tiny)
-        activation = (activation - low.view(shape)) / span.view(shape)
-    return activation > threshold
+        low, high = low.flatten(1).amin(1).view(shape), high.flatten(1).amax(1).view(shape)
+        activation = (activation - low) / (high - low).clamp_min(torch.finfo(activation.dtype).tiny)
+    active = activation > threshold
+    return active if attended is None else active & attended
 
 
 def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> None:
@@ -200,9 +238,14 @@ def _add_layer(sums: Sums, layer: str, part: Tensor, stack: Stack, sample: int) 
 
 
 def _count_neurons(sums: Sums, call: Call, g: Tensor, sample: int) -> None:
-    sums.neurons[call.layer] = g[0].numel()
-    everything = torch.full((sample,), g[0].numel())
-    sums.active[call.layer] = everything if call.mask is None else call.mask[:sample].flatten(1).sum(1).cpu()
+    """Neurons of each input of the sample, and how many of them took part; those at padding are not counted."""
+    attended = _positions(sums.attended, g)
+    if attended is None:
+        neurons = torch.full((sample,), g[0].numel())
+    else:
+        neurons = attended[:sample].flatten(1).sum(1).cpu() * g[0, 0].numel()
+    sums.neurons[call.layer] = neurons
+    sums.active[call.layer] = neurons if call.mask is None else call.mask[:sample].flatten(1).sum(1).cpu()
 
 
 def _add_pool(sums: Sums, stack: Stack, sample: int) -> None:

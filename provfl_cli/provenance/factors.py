@@ -8,7 +8,7 @@ of the forms below; none of them depends on the client, which is why one backwar
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -78,6 +78,7 @@ def _contract_gather(factor: Gather, block: Block) -> Tensor:
 
 
 def _contract_outer(factor: Outer, block: Block, stack: int) -> Tensor:
+    factor = _live_positions(factor)
     batch, groups, inputs, positions = factor.right.shape
     per_group = factor.left.shape[1] // groups
     by_outputs = outputs_are_cheaper(positions, stack)
@@ -98,6 +99,25 @@ def _contract_outer(factor: Outer, block: Block, stack: int) -> Tensor:
             else:
                 total += contracted(rows[start:end], block(rows[start:end] + first, factor.select))
     return total
+
+
+def _live_positions(factor: Outer) -> Outer:
+    """Without positions that have no gradient: padding, and what a text's last layers never hand on.
+
+    Inputs may have different ones: as many are kept of each as the most that any has.
+    """
+    outputs, positions = factor.left.shape[1:]
+    if positions < 4 or min(outputs, factor.right.shape[2]) < 64:  # looking costs as much as what it may save
+        return factor
+    # Which of the two sides is the gradient depends on how the weight is stored.
+    alive = (factor.left != 0).any(1) & (factor.right != 0).flatten(1, 2).any(1)
+    most = int(alive.sum(1).max())
+    if most == 0 or 4 * most > 3 * positions:
+        return factor
+    kept = alive.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    left = factor.left.gather(2, kept[:, None].expand(-1, factor.left.shape[1], -1))
+    right = factor.right.gather(3, kept[:, None, None].expand(*factor.right.shape[:3], -1))
+    return replace(factor, left=left, right=right)
 
 
 def _live_rows(left: Tensor, inputs: int) -> Tensor | None:

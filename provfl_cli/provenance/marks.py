@@ -21,8 +21,11 @@ def _words(text: str) -> frozenset[str]:
 ELEMENTWISE = _words(
     "add sub rsub mul div truediv true_divide neg clone contiguous to float double half bfloat16 type dropout "
     "dropout1d dropout2d dropout3d alpha_dropout feature_dropout batch_norm iadd isub imul itruediv square pow "
-    "sqrt rsqrt abs exp clamp addcmul addcdiv detach identity"
+    "sqrt rsqrt abs exp clamp clip addcmul addcdiv detach identity"
 )
+# Functions that change the shape and keep the elements in their order: transformers' Conv1D computes on `[n * T, O]`
+# and gives `[n, T, O]`, which is where its activation function finds it.
+RESHAPES = _words("view view_as reshape reshape_as flatten unflatten squeeze unsqueeze")
 ACTIVATIONS = _words(
     "relu relu6 leaky_relu elu selu celu gelu silu mish softplus sigmoid tanh hardtanh hardswish hardsigmoid "
     "hardshrink softshrink tanhshrink softsign logsigmoid log_sigmoid threshold rrelu prelu"
@@ -33,6 +36,8 @@ VIEWS = _words(
     "swapdims squeeze unsqueeze narrow select t contiguous to float double clone expand embedding get neg "
     "index_select"
 )
+_ACTIVATION_FILES = ("torch.nn.modules.activation", "transformers.activations")
+_NO_ACTIVATIONS = _words("MultiheadAttention GLU Softmax Softmin LogSoftmax Softmax2d LinearActivation")
 _IN_PLACE_DUNDERS = frozenset(("__iadd__", "__isub__", "__imul__", "__itruediv__", "__setitem__"))
 SILENT = frozenset(("size", "dim", "_set_grad_enabled", "is_floating_point", "numel", "stride", "__len__"))
 
@@ -98,11 +103,9 @@ def moved_axis(plain: str, args: Any, kwargs: Any, axis: int, dims: int) -> int 
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Whether a module of torch or transformers is an activation function: one, whatever it computes inside."""
-    kind = type(module)
-    if kind.__module__ == "torch.nn.modules.activation":
-        return kind.__name__ not in ("MultiheadAttention", "GLU", "Softmax", "Softmin", "LogSoftmax", "Softmax2d")
-    return kind.__module__ == "transformers.activations"
+    """Whether a module is an activation function of torch or transformers: one, whatever it computes inside."""
+    known = (k.__name__ for k in type(module).__mro__ if k.__module__ in _ACTIVATION_FILES)
+    return next(known, "Softmax") not in _NO_ACTIVATIONS
 
 
 def mark_inputs(tensors: list[Tensor]) -> None:

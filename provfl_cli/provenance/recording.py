@@ -21,6 +21,7 @@ from .calls import RULES, Call, Weight
 from .marks import (
     ACTIVATIONS,
     ELEMENTWISE,
+    RESHAPES,
     SILENT,
     VIEWS,
     Mark,
@@ -101,7 +102,7 @@ class Recorder(TorchFunctionMode):
             self._keep_before_change(tensors[0])
             before = tensors[0].detach().clone() if weights else None
         pending: tuple[Call, ...] = ()
-        if not self.inside and (plain in ELEMENTWISE or plain in ACTIVATIONS):
+        if not self.inside and (plain in ELEMENTWISE or plain in RESHAPES or plain in ACTIVATIONS):
             pending = tuple(dict.fromkeys(call for mark in marks for call in mark.pending))
         output = func(*args, **kwargs)
         if self.left is not None and (depends or weights) and not in_place:
@@ -114,9 +115,11 @@ class Recorder(TorchFunctionMode):
         if depends:
             if plain in ACTIVATIONS and not self.inside:
                 self._activate(pending, output)
-            going_on = pending if plain in ELEMENTWISE else ()
+            going_on = () if plain in ACTIVATIONS else pending
             for each in tensors_in(output if isinstance(output, (tuple, list)) else (output,)):
-                set_mark(each, Mark(True, self._axis(plain, args, kwargs, tensors, each), going_on))
+                same = mark_of(each)  # dropout in evaluation mode returns its argument itself, which calls still hold
+                holders = same.holders if same is not None else ()
+                set_mark(each, Mark(True, self._axis(plain, args, kwargs, tensors, each), going_on, holders=holders))
         return output
 
     def _use(
@@ -158,6 +161,9 @@ class Recorder(TorchFunctionMode):
         if not output.requires_grad:
             # The first layers: from here on the graph is needed. A copy, because a leaf may not be changed in place.
             output = output.detach().requires_grad_().clone()
+        elif before is None and output._base is not None:
+            # Were a view changed in place later, autograd would go round it to its base, and the hook see nothing.
+            output = output.clone()
         call = Call(
             function=func,
             arguments={k: v.detach() if isinstance(v, Tensor) else v for k, v in arguments.items()},
@@ -221,8 +227,8 @@ class Recorder(TorchFunctionMode):
     def _activate(self, pending: tuple[Call, ...], output: Tensor) -> None:
         with torch._C.DisableTorchFunction():  # what is computed for a mask is no part of the model
             for call in pending:
-                if not call.masked and call.output.shape == output.shape:
-                    self.activated(call, output.detach())
+                if not call.masked and call.output.numel() == output.numel():
+                    self.activated(call, output.detach().reshape(call.output.shape))
 
     def _count(self, output: Any) -> None:
         if isinstance(output, Tensor) and output._base is None:
@@ -249,6 +255,8 @@ class Recorder(TorchFunctionMode):
         """Whether a parameter is repeated for every input of the batch: a class token, or BERT's token types."""
         if plain == "embedding":
             return output.dim() > 2 and output.shape[0] == self.batch
+        if plain == "repeat" and output.dim() == weights[0].dim() and weights[0].dim() > 0:
+            return output.shape[0] == self.batch * weights[0].shape[0]  # heads of DeBERTa's positions, input by input
         return (
             plain in ("expand", "repeat", "broadcast_to")
             and output.shape[0] == self.batch

@@ -27,12 +27,15 @@ LARGEST_BATCH = 64  # more inputs at a time gain nothing
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """One layer's part, for the inputs of a sample: contributions `[sample, clients]`, active neurons `[sample]`."""
+    """One layer's part, for the inputs of a sample: contributions `[sample, clients]`, neurons `[sample]`.
+
+    `neurons` are all of an input's, `active` those that took part; a text has them at each token that is not padding.
+    """
 
     layer: str
     contributions: np.ndarray
     active: np.ndarray
-    neurons: int
+    neurons: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def trace(
 
     Args:
         model: the architecture; the round's global weights are loaded into it.
-        inputs: a tensor `[inputs, …]`, or tensors by argument name, such as token ids and attention mask.
+        inputs: a tensor `[inputs, …]`, or tensors by argument name, such as token ids and attention mask. Where texts
+            are padded, `attention_mask` says so, or the model's attribute `padding`, the token.
         source: the round: global weights before and after, the clients' weights, the decomposition.
         settings: what is contracted, weighting, target, threshold, layers; None: those of `provenance=provfl`.
         classes: the class to explain for each input; None: the predicted one.
@@ -203,7 +207,7 @@ def _layer_traces(sampled: list[Sums], weighting: Tensor, parameters: list[str])
             layer,
             (torch.cat([sums.layers[layer] for sums in sampled]).cpu().double() * weighting).numpy(),
             torch.cat([sums.active[layer] for sums in sampled]).numpy(),
-            sampled[0].neurons[layer],
+            torch.cat([sums.neurons[layer] for sums in sampled]).numpy(),
         )
         for layer in sorted(layers, key=list(order).index)
     )

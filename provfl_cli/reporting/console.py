@@ -18,6 +18,7 @@ from rich.text import Text
 
 from . import tables
 from .drawing import bar, heat, in_colour, shade
+from .texts import harmless
 
 ROUNDS_SHOWN = 20
 CLIENTS_SHOWN = 12
@@ -52,7 +53,7 @@ def header(
         Text.assemble(("ProvFL", "bold cyan"), "  ", (dataset, "bold"), " on ", (model, "bold")),
         Text(f"{clients}, {fusion}"),
         Text(f"{device}, seed {seed}", style="dim"),
-        *(Text(line, style="yellow") for line in lines),
+        *(Text(harmless(line), style="yellow") for line in lines),
     )
 
 
@@ -179,6 +180,9 @@ def _table(*headings: str, padding: int = 2) -> Table:
 
 
 def _headings(names: Sequence[str], columns: np.ndarray, width: int) -> list[str]:
-    """The names of the columns in `width` characters; the labels' numbers where short names coincide."""
-    cut = [name if len(name) <= width else name[: width - 1] + "…" for name in (names[column] for column in columns)]
-    return cut if len(set(cut)) == len(cut) else [str(column) for column in columns]
+    """The names of the columns in `width` columns each; the labels' numbers where short names coincide."""
+    cut = [Text(harmless(names[column])) for column in columns]
+    for name in cut:
+        name.truncate(width, overflow="ellipsis")
+    short = [name.plain for name in cut]
+    return short if len(set(short)) == len(short) else [str(column) for column in columns]

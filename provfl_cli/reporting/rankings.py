@@ -1,4 +1,4 @@
-"""Which clients are behind a few example predictions: the picture beside the ranked clients."""
+"""Which clients are behind a few example predictions: the picture beside the ranked clients, or the text above them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .drawing import Picture, bar
+from .texts import Excerpt, harmless
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,7 @@ class Ranked:
 class Ranking:
     """One traced prediction: its best candidates, best first, of `candidates` in all.
 
-    `pixels` is uint8 `[height, width, channels]`, None for an input that is no picture.
+    `shown` is the input for people: pixels uint8 `[height, width, channels]`, or its text.
     """
 
     input: int
@@ -43,14 +44,14 @@ class Ranking:
     prediction: str
     clients: tuple[Ranked, ...]
     candidates: int
-    pixels: np.ndarray | None = None
+    shown: np.ndarray | str
 
 
 def example_rankings(
     trace: pd.DataFrame,
     label_counts: Mapping[int, np.ndarray],
     label_names: Sequence[str],
-    pixels: Mapping[int, np.ndarray] | None,
+    shown: Mapping[int, np.ndarray | str],
     faulty: Collection[int] = (),
     limit: int = 3,
     top: int = 5,
@@ -61,7 +62,7 @@ def example_rankings(
         trace: the rows of one method and one round of a tidy frame.
         label_counts: training examples by label of each client.
         label_names: one a label.
-        pixels: by input number, uint8 `[height, width, channels]`, or None where inputs are no pictures.
+        shown: by input number, pixels uint8 `[height, width, channels]`, or texts.
         faulty: numbers of the clients that were planted.
         limit: how many inputs.
         top: how many clients for each.
@@ -69,7 +70,7 @@ def example_rankings(
     ranked = trace[(trace["kind"] == "client") & trace["rank"].notna()]
     heads = ranked.drop_duplicates("label").sort_values("label").head(limit)
     return [
-        _ranking(ranked[ranked["input"] == head], label_counts, label_names, pixels, faulty, top)
+        _ranking(ranked[ranked["input"] == head], label_counts, label_names, shown, faulty, top)
         for head in heads["input"]
     ]
 
@@ -78,7 +79,7 @@ def _ranking(
     rows: pd.DataFrame,
     label_counts: Mapping[int, np.ndarray],
     label_names: Sequence[str],
-    pixels: Mapping[int, np.ndarray] | None,
+    shown: Mapping[int, np.ndarray | str],
     faulty: Collection[int],
     top: int,
 ) -> Ranking:
@@ -101,7 +102,7 @@ def _ranking(
             for row in best.to_dict("records")
         ),
         candidates=len(rows),
-        pixels=None if pixels is None else pixels[index],
+        shown=shown[index],
     )
 
 
@@ -111,26 +112,29 @@ def show_rankings(rankings: Sequence[Ranking]) -> RenderableType:
         return Text("no input was traced", style="dim")
     parts: list[RenderableType] = []
     for ranking in rankings:
-        beside = Table.grid(padding=(0, 2))
-        beside.add_column()
-        beside.add_column()
-        if ranking.pixels is None:
-            parts.append(_clients(ranking))
+        if isinstance(ranking.shown, str):
+            parts += [_title(ranking), Excerpt(ranking.shown), _clients(ranking)]
         else:
-            beside.add_row(Picture(ranking.pixels), _clients(ranking))
+            beside = Table.grid(padding=(0, 2))
+            beside.add_column()
+            beside.add_column()
+            beside.add_row(Picture(ranking.shown), Group(_title(ranking), _clients(ranking)))
             parts.append(beside)
         parts.append(Text())
     return Group(*parts, Text("examples: of the true label, in the client's training data", style="dim"))
 
 
-def _clients(ranking: Ranking) -> RenderableType:
+def _title(ranking: Ranking) -> RenderableType:
     right = ranking.label == ranking.prediction
-    title = Text.assemble(
+    return Text.assemble(
         (f"input {ranking.input}", "bold"),
-        f"  predicted {ranking.prediction}, ",
-        ("which is right", "green") if right else (f"labelled {ranking.label}", "red"),
+        f"  predicted {harmless(ranking.prediction)}, ",
+        ("which is right", "green") if right else (f"labelled {harmless(ranking.label)}", "red"),
         (f"  top {len(ranking.clients)} of {ranking.candidates}", "dim"),
     )
+
+
+def _clients(ranking: Ranking) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("client", justify="right", no_wrap=True)
@@ -152,4 +156,4 @@ def _clients(ranking: Ranking) -> RenderableType:
             f"{one.examples:,}",
             Text(marks, style="yellow"),
         )
-    return Group(title, table)
+    return table

@@ -38,7 +38,7 @@ from ..reporting.tables import localization_tables, to_latex, to_markdown
 from ..store.rounds import Metrics, Round
 from .checks import check_fit
 from .device import choose_device
-from .manifest import manifest
+from .manifest import TOKENIZER, manifest
 from .summary import summary
 from .tracing import TracedRound, trace_round
 
@@ -49,6 +49,7 @@ WRITTEN = {
     "inputs.parquet": "the traced inputs; layers.parquet: a sample of them, layer by layer",
     "summary.json": "the final figures",
     "manifest.json": "versions, data, times, memory; metrics.jsonl: the rounds",
+    TOKENIZER: "turns texts into the tokens that the model reads",
     "rounds": "the models of the rounds kept, in the training cache",
 }
 
@@ -96,8 +97,7 @@ def run(config: Config, folder: Path) -> None:
     began = time.perf_counter()
     console, device = show.make_console(), choose_device(config.device)
     data = federated_data(config)
-    channels, size = data.test.inputs.shape[1], data.test.inputs.shape[-1]
-    model = build(config.model, channels, len(data.label_names), size, config.seed)
+    model = build(config.model, data.form, len(data.label_names), config.seed)
     check_fit(config, data, model)
     counts = {client.id: client.label_counts for client in data.clients}
     _print_header(console, config, data, device, counts)
@@ -180,6 +180,8 @@ def _write(
     tables = localization_tables(scores)
     write_text(folder / "table.md", to_markdown(tables, data.source.note))
     write_text(folder / "table.tex", to_latex(tables, data.source.note))
+    if data.tokenizer is not None:
+        write_text(folder / TOKENIZER, data.tokenizer)
 
 
 def _print_header(
@@ -192,7 +194,7 @@ def _print_header(
         show.header(
             f"{data.source.name} ({data.source.train_examples:,} + {data.source.test_examples:,} examples)",
             config.model.name,
-            f"{clients}, {federation.rounds} rounds",
+            f"{clients}, {federation.rounds} round{'s' if federation.rounds > 1 else ''}",
             type(config.fusion).__name__,
             str(device),
             config.seed,
@@ -221,12 +223,13 @@ def _print_results(
     else:
         own = last.contributions[last.contributions["method"] == config.provenance.name]
         console.print(show.heading(f"Who is responsible? Examples from round {last.number}"))
-        pixels = dict(zip(data.test.indices.tolist(), data.test.pixels, strict=True))
-        console.print(show_rankings(example_rankings(own, counts, data.label_names, pixels, data.faults.clients)))
+        shown = dict(zip(data.test.indices.tolist(), data.test.shown, strict=True))
+        console.print(show_rankings(example_rankings(own, counts, data.label_names, shown, data.faults.clients)))
         if last.trace.uncovered:
             names = ", ".join(last.trace.uncovered)
             console.print(f"not accounted for: {names} ({1 - last.trace.covered:.1%} of the parameters)")
         console.print()
         console.print(show.localization(localization_tables(scores[scores["round"] == last.number]), data.source.note))
     console.print(show.heading("Results"))
-    console.print(show.files(folder, WRITTEN, Path.cwd()))
+    written = {name: meaning for name, meaning in WRITTEN.items() if name != TOKENIZER or data.tokenizer is not None}
+    console.print(show.files(folder, written, Path.cwd()))

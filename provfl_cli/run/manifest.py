@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Mapping
@@ -13,10 +14,14 @@ from typing import Any
 import torch
 
 from ..config.schema import Config
-from ..data.federated import FederatedData
+from ..data.federated import FederatedData, Texts
 from ..provenance.tracing import Contributions
 
-PACKAGES = ("provfl", "torch", "torchvision", "hydra-core", "omegaconf", "datasets", "flwr-datasets", "numpy", "pandas")
+PACKAGES = (
+    "provfl", "torch", "torchvision", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets",
+    "flwr-datasets", "numpy", "pandas",
+)  # fmt: skip
+TOKENIZER = "tokenizer.json"  # beside the manifest, where inputs are texts
 
 
 def manifest(
@@ -26,11 +31,13 @@ def manifest(
     seconds: Mapping[str, float],
     found: Contributions | None,
 ) -> dict[str, Any]:
-    """Versions, seed, data, clients, host, seconds per phase, peak memory, and what the trace covers."""
+    """Versions, seed, data, model, clients, host, seconds per phase, peak memory, and what the trace covers."""
     return {
         "seed": config.seed,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "dataset": {**asdict(data.source), "labels": list(data.label_names), "lines": list(data.lines)},
+        "inputs": _inputs(data),
+        "model": {"name": config.model.name, "weights": _weights(config, data)},
         "clients": {
             "kept": {str(client.id): len(client.labels) for client in data.clients},
             "dropped": {str(client): left for client, left in data.dropped},
@@ -47,6 +54,21 @@ def manifest(
         "peak_memory_mb": peak_memory_mb(),
         "trace": None if found is None else _covered(found),
     }
+
+
+def _inputs(data: FederatedData) -> dict[str, Any]:
+    """What the model reads: channels and size of pictures; vocabulary, padding and tokenizer of texts."""
+    fields = {name: value for name, value in asdict(data.form).items() if name != "checkpoint"}
+    if data.tokenizer is not None:
+        fields |= {"tokenizer": TOKENIZER, "tokenizer_sha256": hashlib.sha256(data.tokenizer.encode()).hexdigest()}
+    return {"input": "text" if isinstance(data.form, Texts) else "image", **fields}
+
+
+def _weights(config: Config, data: FederatedData) -> str:
+    """Where the initial weights come from."""
+    if isinstance(data.form, Texts):
+        return "drawn from the seed" if data.form.checkpoint is None else f"published: {data.form.checkpoint}"
+    return "published" if config.model.pretrained else "drawn from the seed"
 
 
 def _covered(found: Contributions) -> dict[str, Any]:

@@ -7,16 +7,24 @@ import io
 import numpy as np
 import pandas as pd
 
-from ..data.federated import TestData
+from ..data.federated import FederatedData, Texts
 from ..provenance.tracing import Contributions
 
 LAYER_COLUMNS = ("round", "input", "layer", "client", "contribution", "active_neurons", "neurons")
 
 
 def input_frame(
-    number: int, chosen: np.ndarray, predictions: np.ndarray, found: Contributions | None, test: TestData
+    number: int, chosen: np.ndarray, predictions: np.ndarray, found: Contributions | None, data: FederatedData
 ) -> pd.DataFrame:
-    """One row a traced input: where it is, what it is, what the model made of it, the conservation residual."""
+    """One row a traced input: where it is, what the model made of it, the conservation residual, and what it is.
+
+    The last column is `picture` (PNG) or `text`.
+    """
+    test = data.test
+    if isinstance(data.form, Texts):
+        name, column = "text", pd.Series(test.shown[chosen], dtype="str")
+    else:
+        name, column = "picture", pd.Series([png(pixels) for pixels in test.shown[chosen]], dtype="object")
     return pd.DataFrame(
         {
             "round": np.full(len(chosen), number, dtype=np.int32),
@@ -26,7 +34,7 @@ def input_frame(
             "prediction": predictions.astype(np.int32),
             "probabilities": [] if found is None else list(found.probabilities),
             "residual": np.empty(0) if found is None else found.residuals,
-            "picture": [png(test.pixels[index]) for index in chosen],
+            name: column,
         }
     )
 
@@ -60,7 +68,7 @@ def layer_frame(number: int, inputs: np.ndarray, found: Contributions | None) ->
                     "client": np.tile(clients, sample),
                     "contribution": layer.contributions.ravel(),
                     "active_neurons": np.repeat(layer.active.astype(np.int64), count),
-                    "neurons": np.full(sample * count, layer.neurons, dtype=np.int64),
+                    "neurons": np.repeat(layer.neurons.astype(np.int64), count),
                 }
             )
         )

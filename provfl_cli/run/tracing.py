@@ -91,7 +91,7 @@ def trace_round(
         number=stored.number,
         selection=selection,
         contributions=pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS)),
-        inputs=input_frame(stored.number, chosen, explained, first, data.test),
+        inputs=input_frame(stored.number, chosen, explained, first, data),
         layers=layer_frame(stored.number, numbers, first),
         trace=first,
         seconds=time.perf_counter() - began,

@@ -24,6 +24,16 @@ def betas(model: nn.Module, decay: float) -> dict[str, float]:
     return result
 
 
+def apart(model: nn.Module) -> nn.Module:
+    """The model with a copy of its own wherever blocks share one activation module, as OpenAI GPT's do."""
+    known: set[int] = set()
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if id(module) in known and not list(module.parameters()):
+            model.set_submodule(name, copy.deepcopy(module))
+        known.add(id(module))
+    return model
+
+
 def target(kind: str, logits: Tensor, label: int) -> Tensor:
     rest = torch.cat([logits[:label], logits[label + 1 :]])
     if kind == "logit":
@@ -53,14 +63,17 @@ def algorithm1(
     decay: float,
     threshold: float | None = None,
     minmax: bool = False,
+    padding: int | None = None,
     activation: Callable[[str], str | None] = lambda name: None,
     layers: Callable[[nn.Module], bool] = lambda module: True,
 ) -> Tensor:
     """Raw contributions without client sizes, `[inputs, clients]`; `weights` is the global model, `previous` before.
 
+    Each input is run alone; of texts, only the tokens that are not `padding`.
+
     `activation` names the module whose output is the activation of a layer, None where there is none.
     """
-    model = copy.deepcopy(model).eval()
+    model = apart(copy.deepcopy(model).eval())
     model.load_state_dict(dict(weights))
     for module in model.modules():
         if hasattr(module, "inplace"):
@@ -71,8 +84,8 @@ def algorithm1(
 
     def watch(name: str, module: nn.Module) -> None:
         def hook(m: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if not isinstance(args[0], Tensor):
-                return None  # DenseNet hands lists of feature maps on
+            if not (args and isinstance(args[0], Tensor) and isinstance(output, Tensor)):
+                return None  # DenseNet hands lists of feature maps on, transformers outputs of several parts
             if output.requires_grad:
                 output.retain_grad()
             seen.setdefault(name, []).append((args[0].detach().clone(), output))
@@ -85,7 +98,8 @@ def algorithm1(
     result = torch.zeros(len(inputs), len(clients), dtype=torch.float64)
     for b in range(len(inputs)):
         seen.clear()
-        logits = model(inputs[b : b + 1])
+        alone = inputs[b] if padding is None else inputs[b][inputs[b] != padding]
+        logits = model(alone[None])
         target(kind, logits[0], int(logits[0].argmax())).backward()
         for name, module in modules.items():
             if not layers(module):

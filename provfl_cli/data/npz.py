@@ -1,0 +1,60 @@
+"""Arrays of pictures in one `.npz` file, laid out as MedMNIST's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from .splits import Split
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def read(file: Path, names: tuple[str, ...] | None = None) -> dict[str, Split]:
+    """Read the splits train, val and test of `file`, those of them that it has: SPLIT_images and SPLIT_labels.
+
+    Images are uint8 `[n, height, width]` or `[n, height, width, 3]`, labels whole numbers `[n]` or `[n, 1]`. `names`
+    are those of the classes.
+
+    Raises:
+        InputError: a file that cannot be read, other arrays or shapes; MedMNIST's three-dimensional and its
+            multi-label sets are not supported.
+    """
+    import zipfile
+
+    import numpy as np
+
+    splits = {}
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            for split in ("train", "val", "test"):
+                keys = f"{split}_images", f"{split}_labels"
+                if all(key in arrays for key in keys):
+                    images, labels = (arrays[key] for key in keys)
+                    splits[split] = _split(f"{file} {split}", images, labels, names)
+            found = ", ".join(arrays)
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{file}: broken npz file: {reason}: fetch it again") from None
+    if "train" not in splits:
+        raise InputError(f"{file}: needs train_images and train_labels (val_ and test_ likewise), holds {found}")
+    return splits
+
+
+def _split(where: str, images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] | None) -> Split:
+    """One split, after a look at its shapes."""
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)) or images.dtype != "uint8":
+        raise InputError(
+            f"{where}: images are {images.dtype} {list(images.shape)}: accepted are uint8 [n, height, width] "
+            "and [n, height, width, 3]"
+        )
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{where}: labels are {labels.dtype} {list(labels.shape)}: one whole number for each of the "
+            f"{len(images)} images is accepted"
+        )
+    return Split([(f"{where} {row}", image) for row, image in enumerate(images)], labels.tolist(), names)
