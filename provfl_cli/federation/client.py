@@ -9,7 +9,7 @@ from torch.nn import functional
 from ..config import schema
 from ..data.federated import ClientData
 from ..errors import RunError
-from ..fusion.decomposition import Fusion
+from ..fusion.fuse import Fusion
 from .optimizers import Step, make_step
 from .seeds import derived_seed, generator
 
@@ -20,6 +20,11 @@ def batch_bounds(examples: int, size: int) -> list[tuple[int, int]]:
     if len(starts) > 1 and examples - starts[-1] == 1:
         starts.pop()
     return list(zip(starts, [*starts[1:], examples], strict=True))
+
+
+def local_steps(examples: int, settings: schema.Federation) -> int:
+    """Optimizer steps that a client with so many examples makes in a round."""
+    return settings.local_epochs * len(batch_bounds(examples, settings.batch_size))
 
 
 def train_client(
