@@ -33,6 +33,8 @@ from provfl_cli.config.schema import Model, Provenance
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.data.federated import Pictures
 from provfl_cli.fusion.fedavg import FedAvg
+from provfl_cli.fusion.fuse import fuse
+from provfl_cli.fusion.updates import Returned
 from provfl_cli.models.build import build
 from provfl_cli.provenance.depth import is_counted
 from provfl_cli.provenance.targets import target_value
@@ -74,7 +76,8 @@ def stored_round(model: nn.Module, clients: int, folder: Path) -> Round:
         write_slot(temporary / CLIENTS, noisy, k)
     examples = [100 + k for k in range(clients)]
     buffers = frozenset(previous) - {name for name, _ in model.named_parameters()}
-    fused = FedAvg().fuse(previous, open_tensors(temporary / CLIENTS), examples, {}, buffers)
+    returned = Returned(previous, open_tensors(temporary / CLIENTS), examples, [1] * clients, buffers)
+    fused = fuse(FedAvg(), returned, {})
     return commit_round(
         temporary,
         1,

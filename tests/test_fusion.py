@@ -9,15 +9,19 @@ from hypothesis import strategies as st
 
 from provfl_cli.errors import InputError
 from provfl_cli.fusion.average import example_shares, weighted_average
+from provfl_cli.fusion.decomposition import Multiplier
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fedprox import FedProx
+from provfl_cli.fusion.fuse import fuse
+from provfl_cli.fusion.updates import Returned
 
 examples_lists = st.lists(st.integers(1, 5000), min_size=1, max_size=12)
 
 
 def test_fedavg_by_hand() -> None:
     clients = {"w": torch.tensor([[0.0, 4.0], [8.0, 0.0]]), "steps": torch.tensor([10, 20])}
-    fused = FedAvg().fuse({"w": torch.zeros(2), "steps": torch.tensor(0)}, clients, [30, 10], {}, frozenset({"steps"}))
+    previous = {"w": torch.zeros(2), "steps": torch.tensor(0)}
+    fused = fuse(FedAvg(), Returned(previous, clients, [30, 10], [1, 1], frozenset({"steps"})), {})
     assert torch.equal(fused.weights["w"], torch.tensor([2.0, 3.0]))
     assert fused.weights["steps"].dtype == torch.int64
     assert int(fused.weights["steps"]) == 12  # 12.5, to the even neighbour
@@ -33,12 +37,13 @@ def test_result_equals_its_decomposition(examples: list[int], seed: int) -> None
     previous = {"w": torch.randn(3, 5, generator=random), "b": torch.randn(7, generator=random)}
     clients = {name: torch.randn(len(examples), *value.shape, generator=random) for name, value in previous.items()}
     for fusion in (FedAvg(), FedProx(mu=0.1)):
-        fused = fusion.fuse(previous, clients, examples, {}, frozenset())
+        fused = fuse(fusion, Returned(previous, clients, examples, [1] * len(examples), frozenset()), {})
         made_of = fused.decomposition
         assert abs(float(made_of.example_weights.sum()) - 1) < 1e-12
         for name, before in previous.items():
-            multiplier = made_of.multipliers.get(name, torch.ones(len(examples)))
-            weight = (made_of.example_weights * multiplier.double()).reshape(-1, *[1] * before.dim())
+            multiplier = made_of.multipliers.get(name, Multiplier(torch.ones(len(examples), dtype=torch.float64)))
+            shares = made_of.example_weights.view(-1, *(1,) * before.dim())
+            weight = shares * multiplier.rows(slice(None), tuple(before.shape))
             rebuilt = before.double() + (weight * (clients[name].double() - before.double())).sum(0)
             for tensors in made_of.unsent.values():
                 rebuilt += tensors[name].double()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from provfl_cli.errors import RunError
-from provfl_cli.fusion.decomposition import Decomposition
+from provfl_cli.fusion.decomposition import Decomposition, Multiplier
 from provfl_cli.store import rounds as store
 from provfl_cli.store.tensorfile import (
     NAMES,
@@ -114,7 +114,7 @@ def test_reading_a_slice_maps_the_file_and_reads_little(tmp_path: Path) -> None:
 
 def test_a_round_comes_back_as_it_was_stored(tmp_path: Path) -> None:
     initial = sample_state(50)
-    multipliers = {"b": torch.tensor([1.0, 0.5, 0.0])}
+    multipliers = {"b": Multiplier(torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), shared=torch.ones(3))}
     unsent = {"noise": {"b": torch.ones(3)}, "momentum": {"a.weight": torch.full((2, 3), 2.0)}}
     weights = torch.tensor([1 / 6, 1 / 3, 0.5], dtype=torch.float64)
     made_of = Decomposition(weights, multipliers, unsent)
@@ -124,7 +124,9 @@ def test_a_round_comes_back_as_it_was_stored(tmp_path: Path) -> None:
     assert (read.number, read.clients, read.examples, read.buffers) == (1, (0, 4, 7), (10, 20, 30), {"steps"})
     assert read.metrics == METRICS
     assert torch.equal(read.decomposition.example_weights, weights)  # to the last bit
-    assert torch.equal(read.decomposition.multipliers["b"], multipliers["b"])
+    assert torch.equal(read.decomposition.multipliers["b"].scalars, multipliers["b"].scalars)
+    assert torch.equal(read.decomposition.multipliers["b"].shared, torch.ones(3))
+    assert read.decomposition.multipliers["b"].bits is None
     assert torch.equal(read.decomposition.unsent["noise"]["b"], torch.ones(3))
     assert set(read.decomposition.unsent) == {"noise", "momentum"}
     assert all(torch.equal(read.previous()[name], tensor) for name, tensor in initial.items())

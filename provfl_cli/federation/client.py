@@ -11,7 +11,7 @@ from torch.nn import functional
 from ..config import schema
 from ..data.federated import ClientData
 from ..errors import RunError
-from ..fusion.decomposition import Fusion
+from ..fusion.fuse import Fusion
 from .optimizers import Step, clip, make_step
 from .seeds import derived_seed, generator
 
@@ -45,6 +45,12 @@ def batches(examples: int, size: int, order: torch.Generator, lengths: Tensor | 
     ordered = torch.cat([window[lengths[window].argsort(stable=True)] for window in windows])
     turns = torch.randperm(len(bounds), generator=order).tolist()
     return [ordered[slice(*bounds[turn])] for turn in turns]
+
+
+def local_steps(examples: int, settings: schema.Federation) -> int:
+    """Optimizer steps that a client with so many examples makes in a round."""
+    steps = -(-len(batch_bounds(examples, settings.batch_size)) // settings.accumulate)
+    return settings.local_epochs * steps
 
 
 def train_client(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..config import schema
 from ..data.federated import FederatedData, Texts
 from ..errors import RunError
-from ..fusion.decomposition import Fusion
+from ..fusion.fuse import Fusion
 from ..store.tensorfile import Specs, write_slot
 from .client import evaluate, train_client
 

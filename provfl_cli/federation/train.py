@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from ..config import schema
 from ..data.federated import FederatedData
 from ..errors import InputError, RunError
+from ..fusion.fuse import fuse
+from ..fusion.updates import Returned
 from ..store.cache import Entry, open_entry, require_space
 from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round
 from ..store.tensorfile import Specs, open_tensors, size_of, specs_of
+from .client import local_steps
 from .engine import Perform, available_cores, engine, one_thread
 from .events import (
     ClientFinished,
@@ -209,7 +212,9 @@ def _train_round(training: _Training, state: _State) -> Round:
 
     with one_thread():
         stack = open_tensors(temporary / CLIENTS)
-        fused = config.fusion.fuse(state.weights, stack, examples, state.server, training.buffers)
+        steps = [local_steps(count, config.federation) for count in examples]
+        returned = Returned(state.weights, stack, examples, steps, training.buffers)
+        fused = fuse(config.fusion, returned, state.server)
     _publish(site, fused.weights)
     loss, accuracy = _evaluate(training)
     train_loss = sum(losses[slot] * count for slot, count in enumerate(examples)) / sum(examples)

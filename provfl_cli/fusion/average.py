@@ -1,19 +1,27 @@
-"""The weighted average of stacked client tensors, without holding more than one client's tensor beside the sum."""
+"""Shares by number of examples, and the weighted average of stacked tensors with one client's beside the sum."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def example_shares(examples: list[int]) -> Tensor:
+def example_shares(examples: Sequence[int]) -> Tensor:
     """`p_k = n_k / sum n`, float64 `[clients]`."""
     import torch
 
-    counts = torch.tensor(examples, dtype=torch.float64)
+    counts = torch.tensor(list(examples), dtype=torch.float64)
     return counts / counts.sum()
+
+
+def equal_shares(count: int) -> Tensor:
+    """`1 / K` each, float64 `[clients]`."""
+    import torch
+
+    return torch.full((count,), 1.0 / count, dtype=torch.float64)
 
 
 def weighted_average(stack: Tensor, weights: Tensor) -> Tensor:

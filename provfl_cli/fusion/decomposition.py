@@ -2,12 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+BITS = 8
+
+
+@dataclass(frozen=True)
+class Multiplier:
+    """`M_k = scalars[k] * shared o sum_j bits[j, k] o values[j]` for one parameter; a factor that is None is 1.
+
+    Compact whatever the fusion: a number a client, one tensor for all of them, and a bit a client and coordinate where
+    coordinates choose among clients.
+
+    Attributes:
+        scalars: float64 `[clients]`.
+        shared: `[*shape]`.
+        bits: uint8 `[terms, clients, rows, bytes]`, rows of the first dimension, each packed by `pack`.
+        values: `[terms, *shape]`, what a set bit of a term counts; given with `bits`.
+    """
+
+    scalars: Tensor
+    shared: Tensor | None = None
+    bits: Tensor | None = None
+    values: Tensor | None = None
+
+    def rows(self, where: slice | Tensor, shape: tuple[int, ...]) -> Tensor:
+        """`M_k` for those rows of a parameter of this shape, float64 `[clients, rows, *rest]`.
+
+        A parameter without dimensions counts as one row.
+        """
+        rest = shape[1:]
+        result = self.scalars.double().view(-1, *(1,) * max(len(shape), 1))
+        if self.shared is not None:
+            result = result * _rows(self.shared, where).double()
+        if self.bits is not None and self.values is not None:
+            chosen = unpack(self.bits[:, :, where], rest)
+            result = result * sum(
+                on * _rows(value, where).double() for on, value in zip(chosen, self.values, strict=True)
+            )
+        return result
+
+    def scaled(self, scalars: Tensor, shared: Tensor | None = None) -> Multiplier:
+        """This multiplier times a number a client, `[clients]`, and elementwise times a tensor."""
+        both = shared if self.shared is None else self.shared if shared is None else self.shared * shared
+        return Multiplier(self.scalars * scalars, both, self.bits, self.values)
+
+    def is_one(self) -> bool:
+        """Whether it changes nothing."""
+        return self.shared is None and self.bits is None and bool((self.scalars == 1).all())
+
+    def used(self) -> Tensor:
+        """Clients of which it takes anything, bool `[clients]`."""
+        used = self.scalars != 0
+        return used if self.bits is None else used & self.bits.flatten(2).any(2).any(0)
 
 
 @dataclass(frozen=True)
@@ -15,45 +67,48 @@ class Decomposition:
     """`W = W_prev + U + sum_k A_k o (W_k - V_k)` with `A_k = q_k M_k`, for every parameter tensor.
 
     Attributes:
-        example_weights: `q_k`, float64 `[clients]`: the share that a client has by its number of examples.
-        multipliers: `M_k` by parameter name, `[clients]` or `[clients, *shape]`; 1 for parameters that are not named.
+        example_weights: `q_k`, float64 `[clients]`: the share that a client has by its number of examples, or an equal
+            one where the fusion does not count examples.
+        multipliers: `M_k` by parameter name; 1 for parameters that are not named.
         unsent: `U` by kind (`momentum`, `noise`, `stale`), then by parameter name; empty for most fusions.
     """
 
     example_weights: Tensor
-    multipliers: Mapping[str, Tensor] = field(default_factory=dict)
+    multipliers: Mapping[str, Multiplier] = field(default_factory=dict)
     unsent: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
+    def candidates(self, parameters: Collection[str]) -> Tensor:
+        """Clients with a nonzero `A_k` for some of the `parameters`, bool `[clients]`."""
+        used = self.example_weights != 0
+        if any(name not in self.multipliers for name in parameters):
+            return used
+        taken = used.new_zeros(used.shape)
+        for name in parameters:
+            taken |= self.multipliers[name].used()
+        return used & taken
 
-@dataclass(frozen=True)
-class Fused:
-    """What fusion hands on: the new global tensors (buffers included), the server's next state, the decomposition."""
 
-    weights: dict[str, Tensor]
-    state: dict[str, Tensor]
-    decomposition: Decomposition
+def pack(mask: Tensor) -> Tensor:
+    """A bool mask `[…, rows, *rest]` of a parameter, `rest` packed into bytes: uint8 `[…, rows, bytes]`.
+
+    `mask` has its `rest` flattened into the last dimension, `[…, rows, numbers]`.
+    """
+    import torch
+
+    numbers = mask.shape[-1]
+    padded = torch.nn.functional.pad(mask.to(torch.uint8), (0, -numbers % BITS))
+    powers = 2 ** torch.arange(BITS, dtype=torch.uint8)
+    return (padded.view(*mask.shape[:-1], -1, BITS) * powers).sum(-1, dtype=torch.uint8)
 
 
-class Fusion(Protocol):
-    """What a fusion does; see `fedavg.py` for the smallest one."""
+def unpack(bits: Tensor, rest: tuple[int, ...]) -> Tensor:
+    """The mask that `pack` was given, bool `[…, rows, *rest]`."""
+    import torch
 
-    def correct_gradients(self, gradients: list[Tensor], weights: list[Tensor], start: list[Tensor]) -> None:
-        """Change a client's `gradients` in place before its optimizer's step; `start` is the model it received."""
+    numbers = torch.Size(rest).numel()
+    each = (bits[..., None] >> torch.arange(BITS, dtype=torch.uint8)) & 1
+    return each.flatten(-2)[..., :numbers].reshape(*bits.shape[:-1], *rest).bool()
 
-    def fuse(
-        self,
-        previous: Mapping[str, Tensor],
-        clients: Mapping[str, Tensor],
-        examples: Sequence[int],
-        state: Mapping[str, Tensor],
-        buffers: frozenset[str],
-    ) -> Fused:
-        """Fuse one round.
 
-        Args:
-            previous: the global tensors by name, before the round.
-            clients: the returned tensors by name, stacked `[clients, *shape]` (read lazily: take one name at a time).
-            examples: `n_k`, number of training examples of each client, in the order of the stack.
-            state: the server's state after the last round, empty before the first.
-            buffers: names of tensors that are no parameters; averaged by examples under every fusion.
-        """
+def _rows(tensor: Tensor, where: slice | Tensor) -> Tensor:
+    return tensor[None] if tensor.dim() == 0 else tensor[where]

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from .decomposition import Decomposition, Fused
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..config.schema import Federation
+    from .fuse import Shares
+    from .updates import Updates
 
 
 @dataclass(frozen=True)
 class FedAvg:
     """`W = sum_k p_k W_k`: `A_k = p_k`, and nothing comes from anywhere but this round's clients."""
 
+    decay: ClassVar[float] = 0.0
+    gain: ClassVar[float] = 1.0
+
+    def check(self, federation: Federation) -> None:
+        """Any federation will do."""
+
     def correct_gradients(self, gradients: list[Tensor], weights: list[Tensor], start: list[Tensor]) -> None:
         """Leave them: a client's objective is its own loss."""
 
-    def fuse(
-        self,
-        previous: Mapping[str, Tensor],
-        clients: Mapping[str, Tensor],
-        examples: Sequence[int],
-        state: Mapping[str, Tensor],
-        buffers: frozenset[str],
-    ) -> Fused:
-        """Average every tensor by examples; see `Fusion.fuse` for the arguments."""
-        from .average import example_shares, weighted_average
+    def shares(self, updates: Updates) -> Shares:
+        """By number of examples."""
+        from .average import example_shares
+        from .fuse import Shares
 
-        shares = example_shares(list(examples))
-        weights = {name: weighted_average(clients[name], shares) for name in previous}
-        return Fused(weights, {}, Decomposition(example_weights=shares))
+        return Shares(example_shares(updates.returned.examples))
+
+    def scale(
+        self, delta: Tensor, state: Mapping[str, Tensor], number: int
+    ) -> tuple[float | Tensor, dict[str, Tensor]]:
+        """The server takes the average as it is."""
+        return 1.0, {}

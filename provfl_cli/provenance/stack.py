@@ -9,7 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..fusion.decomposition import Decomposition
+from ..fusion.decomposition import Decomposition, Multiplier, unpack
+from ..fusion.fedavg import FedAvg
+from ..fusion.fuse import fuse
+from ..fusion.updates import Returned
 from .calls import Weight
 from .factors import Block, Select
 
@@ -36,6 +39,9 @@ class FusedRound(Protocol):
     def client_stack(self) -> Mapping[str, Tensor]:
         """The clients' tensors by name, `[clients, *shape]`; read one name at a time."""
 
+    def bases(self) -> Mapping[int, Mapping[str, Tensor]]:
+        """What late clients started from (`V_k`), by their position in the stack; the others from `previous`."""
+
 
 @dataclass(frozen=True)
 class GivenRound:
@@ -46,6 +52,7 @@ class GivenRound:
     after: Mapping[str, Tensor]
     before: Mapping[str, Tensor]
     stacked: Mapping[str, Tensor]
+    late: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def weights(self) -> Mapping[str, Tensor]:
         """The global tensors after fusion."""
@@ -58,6 +65,10 @@ class GivenRound:
     def client_stack(self) -> Mapping[str, Tensor]:
         """The clients' tensors by name, stacked."""
         return self.stacked
+
+    def bases(self) -> Mapping[int, Mapping[str, Tensor]]:
+        """What late clients started from."""
+        return self.late
 
 
 def from_state_dicts(
@@ -74,10 +85,9 @@ def from_state_dicts(
         previous: the global model that they started from.
         weights: the global model after fusion; None: averaged here.
     """
-    from ..fusion.fedavg import FedAvg
-
     stacked = {name: torch.stack([client[name] for client in clients]) for name in previous}
-    fused = FedAvg().fuse(previous, stacked, examples, {}, frozenset())
+    returned = Returned(previous, stacked, examples, [1] * len(clients), frozenset())
+    fused = fuse(FedAvg(), returned, {})
     return GivenRound(range(len(clients)), fused.decomposition, weights or fused.weights, previous, stacked)
 
 
@@ -85,8 +95,8 @@ def from_state_dicts(
 class Stack:
     """Client rows `M_k o X_k`, then a row for each part that clients did not send, then one of the previous model.
 
-    The last row is `W_prev` itself with `of: updates` (conservation needs its share), and what of it stays in the fused
-    model, `(1 - sum_k A_k) o W_prev`, with `of: weights`; there it is left out where nothing stays.
+    The last row is `W_prev` itself with `of: updates` (conservation needs its share), and with `of: weights` what of
+    it stays in the fused model, `W_prev - sum_k A_k o V_k`; there it is left out where nothing stays.
 
     Attributes:
         source: the round.
@@ -94,7 +104,7 @@ class Stack:
         kinds: what clients did not send, a row each, in the order of the rows.
         ends_with_previous: whether there is a last row of the previous model.
         device, dtype: where and in what type blocks are computed.
-        client_tensors, previous: the round's tensors.
+        client_tensors, previous, bases: the round's tensors.
         joined: rows of small parameters that were read together, kept for the next batch.
         scratch: the memory of the last block.
     """
@@ -107,6 +117,7 @@ class Stack:
     dtype: torch.dtype
     client_tensors: Mapping[str, Tensor]
     previous: Mapping[str, Tensor]
+    bases: Mapping[int, Mapping[str, Tensor]]
     joined: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     scratch: list[Tensor] = field(default_factory=list)
 
@@ -118,11 +129,12 @@ class Stack:
             source=source,
             of=of,
             kinds=tuple(parts.unsent),
-            ends_with_previous=of == "updates" or any(_kept(parts, name) is not None for name in names),
+            ends_with_previous=of == "updates" or bool(source.bases()) or any(_stays(parts, name) for name in names),
             device=device,
             dtype=dtype,
             client_tensors=source.client_stack(),
             previous=source.previous(),
+            bases=source.bases(),
         )
 
     @property
@@ -180,37 +192,59 @@ class Stack:
         """
         parts = self.source.decomposition
         index = rows.cpu() if isinstance(rows, Tensor) else rows
-        scalar = self.previous[name].dim() == 0
-
-        def read(tensor: Tensor, stacked: bool = False) -> Tensor:
-            """The wanted part of a tensor of the parameter's shape, or of one with clients in front."""
-            # `select` first, a view: an index would copy what is not wanted as well.
-            seen = tensor if select is None else select(tensor)
-            return self._move(seen if scalar else seen[:, index] if stacked else seen[index])
-
-        before, sent = read(self.previous[name]), read(self.client_tensors[name], stacked=True)
+        before = self._part(self.previous[name], index, select)
+        sent = self._part(self.client_tensors[name], index, select, stacked=True)
         block = self._memory(self.rows * before.numel()).view(self.rows, *before.shape)
         clients = block[: self.size]
+        starts = {position: self._part(base[name], index, select) for position, base in self.bases.items()}
         if self.of == "updates":
             torch.sub(sent, before, out=clients)
+            for position, start in starts.items():
+                torch.sub(sent[position], start, out=clients[position])
         else:
             clients.copy_(sent)
         multiplier = parts.multipliers.get(name)
-        if multiplier is not None:
-            per_element = multiplier.dim() > 1
-            factor = read(multiplier, stacked=True) if per_element else self._move(multiplier)
-            clients.mul_(factor if per_element else factor.view(-1, *(1,) * before.dim()))
+        factor = None if multiplier is None else self._factor(multiplier, name, index, select)
+        if factor is not None:
+            clients.mul_(factor)
         for row, kind in enumerate(self.kinds, self.size):
             if name in parts.unsent[kind]:
-                block[row] = read(parts.unsent[kind][name])
+                block[row] = self._part(parts.unsent[kind][name], index, select)
             else:
                 block[row] = 0
         if self.ends_with_previous:
             block[-1] = before
             if self.of == "weights":
-                kept = _kept(parts, name)
-                block[-1] *= 0.0 if kept is None else read(kept) if kept.dim() else self._move(kept)
+                shares = self._move(parts.example_weights).view(-1, *(1,) * before.dim())
+                whole = shares if factor is None else shares * factor
+                block[-1] *= 1.0 - whole.sum(0)
+                for position, start in starts.items():
+                    block[-1] -= whole[position] * (start - before)
         return block
+
+    def _factor(self, multiplier: Multiplier, name: str, index: slice | Tensor, select: Select | None) -> Tensor:
+        """`M_k` for the wanted part of a parameter, `[clients, …]`; a one stands for dimensions that it has not."""
+        part = self._part
+        shape = tuple(self.previous[name].shape)
+        factor = self._move(multiplier.scalars).view(-1, *(1,) * len(shape))
+        if multiplier.shared is not None:
+            factor = factor * part(multiplier.shared, index, select)
+        if multiplier.bits is None or multiplier.values is None:
+            return factor
+        scalar = not shape
+        terms = []
+        for bits, value in zip(multiplier.bits, multiplier.values, strict=True):
+            mask = unpack(bits if scalar else bits[:, index], shape[1:])
+            mask = mask[:, 0] if scalar else mask if select is None else select(mask)
+            terms.append(self._move(mask) * part(value, index, select))
+        return factor * sum(terms)
+
+    def _part(self, tensor: Tensor, index: slice | Tensor, select: Select | None, stacked: bool = False) -> Tensor:
+        """The wanted part of a tensor of a parameter's shape, or of one with clients in front."""
+        # `select` first, a view: an index would copy what is not wanted as well.
+        seen = tensor if select is None else select(tensor)
+        scalar = tensor.dim() == stacked
+        return self._move(seen if scalar else seen[:, index] if stacked else seen[index])
 
     def _memory(self, numbers: int) -> Tensor:
         if not self.scratch or len(self.scratch[0]) < numbers:
@@ -218,11 +252,11 @@ class Stack:
         return self.scratch[0][:numbers]
 
 
-def _kept(parts: Decomposition, name: str) -> Tensor | None:
-    """`1 - sum_k A_k`: how much of the previous model stays in the fused one; None where nothing does."""
+def _stays(parts: Decomposition, name: str) -> bool:
+    """Whether anything of the previous model stays in the fused one: `sum_k A_k` is not 1."""
     multiplier = parts.multipliers.get(name)
     if multiplier is None:
-        kept = 1.0 - parts.example_weights.sum()
-    else:
-        kept = 1.0 - torch.tensordot(parts.example_weights, multiplier.double(), 1)
-    return None if float(kept.abs().max()) < 1e-9 else kept
+        return abs(1.0 - float(parts.example_weights.sum())) > 1e-9
+    if multiplier.shared is not None or multiplier.bits is not None:
+        return True
+    return abs(1.0 - float(parts.example_weights @ multiplier.scalars)) > 1e-9

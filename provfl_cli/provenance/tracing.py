@@ -181,7 +181,7 @@ def _collect(given: Pass, parts: Sequence[Sums], residual: Tensor) -> Contributi
     total = sum(p.numel() for p in parameters.values())
     return Contributions(
         clients=tuple(stack.source.clients),
-        candidates=_candidates(stack),
+        candidates=stack.source.decomposition.candidates(parameters).numpy(),
         values=(rows[:, : stack.size] * weighting).numpy(),
         rows=by_kind,
         predictions=_joined(parts, "classes").cpu().numpy(),
@@ -211,12 +211,3 @@ def _layer_traces(sampled: list[Sums], weighting: Tensor, parameters: list[str])
         )
         for layer in sorted(layers, key=list(order).index)
     )
-
-
-def _candidates(stack: Stack) -> np.ndarray:
-    """Clients with a nonzero `A_k` for some parameter."""
-    parts = stack.source.decomposition
-    used = parts.example_weights != 0
-    if parts.multipliers and set(parts.multipliers) >= set(stack.previous):
-        used &= torch.stack([m.flatten(1).ne(0).any(1) for m in parts.multipliers.values()]).any(0)
-    return used.numpy()

@@ -6,6 +6,7 @@
                 server_state.safetensors         the fusion's state before the round (to fuse it again differently)
                 next_server_state.safetensors    the fusion's state after it (to continue)
                 decomposition.safetensors        multipliers M_k and unsent terms U, where the fusion has any
+                bases.safetensors                what late clients started from, where there are any
                 round.json                       client ids, examples, q_k, buffers, metrics, checksums
 
 A round is written into a temporary folder beside it and renamed into place: there are whole rounds, or none.
@@ -17,7 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -25,17 +26,18 @@ import torch
 from torch import Tensor
 
 from ..errors import RunError
-from ..fusion.decomposition import Decomposition
+from ..fusion.decomposition import Decomposition, Multiplier
 from .disk import flush
 from .tensorfile import Specs, allocate, checksum, open_tensors, stacked, write_tensors
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "round.json"
 CLIENTS, GLOBAL, PREVIOUS = "clients.safetensors", "global.safetensors", "previous.safetensors"
-STATE, NEXT_STATE, DECOMPOSITION = (
+STATE, NEXT_STATE, DECOMPOSITION, BASES = (
     "server_state.safetensors",
     "next_server_state.safetensors",
     "decomposition.safetensors",
+    "bases.safetensors",
 )
 
 
@@ -95,6 +97,10 @@ class Round:
         """`W_k`: what the clients returned, each tensor `[clients, *shape]`."""
         return self._clients
 
+    def bases(self) -> Mapping[int, Mapping[str, Tensor]]:
+        """`V_k` of late clients by their position in the stack; the others started from `previous`."""
+        return self._bases
+
     def server_state(self) -> Mapping[str, Tensor]:
         """The fusion's state before the round."""
         return self._state
@@ -110,15 +116,16 @@ class Round:
         if DECOMPOSITION not in self.checksums:
             return Decomposition(weights)
         file = self._open(DECOMPOSITION)
-        multipliers: dict[str, Tensor] = {}
+        factors: dict[str, dict[str, Tensor]] = {}
         unsent: dict[str, dict[str, Tensor]] = {}
         for entry in file:
             kind, name = entry.split("/", 1)
-            if kind == "multiplier":
-                multipliers[name] = file[entry]
+            group, _, part = kind.partition(":")
+            if group == "multiplier":
+                factors.setdefault(name, {})[part] = file[entry]
             else:
-                unsent.setdefault(kind.removeprefix("unsent:"), {})[name] = file[entry]
-        return Decomposition(weights, multipliers, unsent)
+                unsent.setdefault(part, {})[name] = file[entry]
+        return Decomposition(weights, {name: Multiplier(**parts) for name, parts in factors.items()}, unsent)
 
     @cached_property
     def _global(self) -> Mapping[str, Tensor]:
@@ -131,6 +138,15 @@ class Round:
     @cached_property
     def _clients(self) -> Mapping[str, Tensor]:
         return self._open(CLIENTS)
+
+    @cached_property
+    def _bases(self) -> dict[int, dict[str, Tensor]]:
+        found: dict[int, dict[str, Tensor]] = {}
+        file = self._open(BASES) if BASES in self.checksums else {}
+        for entry in file:
+            position, name = entry.split("/", 1)
+            found.setdefault(int(position), {})[name] = file[entry]
+        return found
 
     @cached_property
     def _state(self) -> Mapping[str, Tensor]:
@@ -205,6 +221,7 @@ def commit_round(
     decomposition: Decomposition,
     buffers: frozenset[str],
     history: Sequence[Metrics],
+    bases: Mapping[int, Mapping[str, Tensor]] | None = None,
 ) -> Round:
     """Write what is missing beside the clients' tensors, and rename the temporary folder into place.
 
@@ -216,11 +233,19 @@ def commit_round(
     before = round_folder(rounds, number - 1)
     _link_or_write(before / GLOBAL, temporary / PREVIOUS, previous)
     _link_or_write(before / NEXT_STATE, temporary / STATE, state)
-    parts = {f"multiplier/{name}": tensor for name, tensor in decomposition.multipliers.items()}
+    parts = {
+        f"multiplier:{factor.name}/{name}": getattr(multiplier, factor.name)
+        for name, multiplier in decomposition.multipliers.items()
+        for factor in fields(multiplier)
+        if getattr(multiplier, factor.name) is not None
+    }
     for kind, tensors in decomposition.unsent.items():
         parts.update({f"unsent:{kind}/{name}": tensor for name, tensor in tensors.items()})
     if parts:
         write_tensors(temporary / DECOMPOSITION, parts)
+    if bases:
+        late = {f"{position}/{name}": base[name] for position, base in sorted(bases.items()) for name in base}
+        write_tensors(temporary / BASES, late)
     manifest = {
         "format": FORMAT,
         "number": number,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from provfl_cli.errors import InputError, RunError
-from provfl_cli.fusion.decomposition import Decomposition
+from provfl_cli.fusion.decomposition import Decomposition, Multiplier, pack
 from provfl_cli.provenance import batch, calls, factors
 from provfl_cli.provenance.stack import GivenRound
 from provfl_cli.provenance.tracing import Contributions, trace, trace_targets
@@ -197,12 +197,18 @@ def general(model: nn.Module, seed: int = 5) -> GivenRound:
     source, _ = federation(model)
     generator = torch.Generator().manual_seed(seed)
     shares = source.decomposition.example_weights
-    multipliers: dict[str, Tensor] = {}
+    multipliers: dict[str, Multiplier] = {}
     for position, (name, stack) in enumerate(source.stacked.items()):
-        if position % 3 == 0:
-            multipliers[name] = torch.randint(0, 2, stack.shape, generator=generator).double()
-        elif position % 3 == 1:
-            multipliers[name] = torch.rand(len(stack), generator=generator, dtype=torch.float64)
+        scalars = torch.rand(len(stack), generator=generator, dtype=torch.float64)
+        shared = torch.rand(stack.shape[1:], generator=generator, dtype=torch.float64)
+        masks = torch.randint(0, 2, (2, *stack.shape), generator=generator).bool()
+        values = torch.rand(2, *stack.shape[1:], generator=generator, dtype=torch.float64)
+        if position % 4 == 0:
+            multipliers[name] = Multiplier(scalars, None, pack(masks.reshape(*masks.shape[:3], -1)), values)
+        elif position % 4 == 1:
+            multipliers[name] = Multiplier(scalars)
+        elif position % 4 == 2:
+            multipliers[name] = Multiplier(scalars, shared)
     unsent = {
         kind: {
             n: 0.01 * torch.randn(t.shape[1:], generator=generator, dtype=torch.float64)
@@ -212,9 +218,8 @@ def general(model: nn.Module, seed: int = 5) -> GivenRound:
     }
     after = {}
     for name, stack in source.stacked.items():
-        m = multipliers.get(name, torch.ones(len(stack), dtype=torch.float64))
-        m = m.view(-1, *(1,) * (stack.dim() - 1)) if m.dim() == 1 else m
-        a = m * shares.view(-1, *(1,) * (stack.dim() - 1))
+        m = multipliers.get(name, Multiplier(torch.ones(len(stack), dtype=torch.float64)))
+        a = m.rows(slice(None), tuple(stack.shape[1:])) * shares.view(-1, *(1,) * (stack.dim() - 1))
         before = source.before[name]
         after[name] = before + unsent["momentum"][name] + unsent["noise"][name] + (a * (stack - before)).sum(0)
     return dataclasses.replace(source, decomposition=Decomposition(shares, multipliers, unsent), after=after)
