@@ -13,6 +13,7 @@ from provfl_cli.config import schema
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.data.federated import ClientData, Faults, FederatedData, Pictures, Source, TestData
 from provfl_cli.fusion.fedavg import FedAvg
+from provfl_cli.fusion.privacy import NoPrivacy
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def make_config(**changes: Any) -> schema.Config:
         partition=AsGiven(),
         injection=AsGiven(),
         fusion=FedAvg(),
+        privacy=NoPrivacy(),
         engine=schema.Engine("local", 2),
         federation=federation,
         provenance=provenance_preset("provfl"),

@@ -17,6 +17,7 @@ import provfl_cli.run as run_part
 from provfl_cli.cli import COMMANDS, main
 from provfl_cli.cli.completion import split_line, words
 from provfl_cli.config.schema import Config
+from provfl_cli.config.tree import options
 from provfl_cli.errors import InputError, RunError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -80,7 +81,7 @@ WRONG = {  # a command line, and what its one line has to contain
     "wrong type: model": (["run", "model=resnet18", "model.pretrained=abc"], "auto, true or false"),
     "wrong type: block": (["run", "federation=5"], "federation is a block of keys"),
     "wrong type: threshold": (["run", "threshold=high"], "threshold=high: must be a number or null"),
-    "wrong word": (["run", "federation.optimizer=adamm"], "did you mean adam?"),
+    "wrong word": (["run", "federation.optimizer=adamm"], "did you mean adam or adamw?"),
     "out of range: rounds": (["run", "federation.rounds=0"], "federation.rounds=0: must be 1 or more"),
     "out of range: rate": (["run", "federation.learning_rate=nan"], "finite number above 0"),
     "out of range: seed": (["run", "seed=-1"], "seed=-1"),
@@ -285,15 +286,15 @@ def test_shown_configuration_is_the_one_that_runs(workspace: Path, capsys: Captu
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("provfl run model=", {"model=lenet", "model=resnet18", "model=densenet121"}),
-        ("provfl run -m fusion=fed", {"fusion=fedavg", "fusion=fedprox"}),
+        ("provfl run model=", {f"model={name}" for name in options("model")}),
+        ("provfl run -m fusion=fed", {f"fusion={name}" for name in options("fusion") if name.startswith("fed")}),
         ("scripts/provfl run model=lenet federation.local", {"federation.local_epochs="}),
         ("provfl run model=resnet18 model.pre", {"model.pretrained="}),
         ("provfl run exp", {"experiment="}),
         ("provfl ", set(COMMANDS)),
         ("provfl r", {"run"}),
         ("provfl ls mo", {"model"}),
-        ("provfl cp fusion/", {"fusion/fedavg", "fusion/fedprox"}),
+        ("provfl cp fusion/", {f"fusion/{name}" for name in options("fusion")}),
         ("provfl run --nonsense ", set()),
         ("provfl nonsense x", set()),
     ],
@@ -332,7 +333,7 @@ def test_completion_in_a_real_shell(workspace: Path) -> None:
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
     replies, registered = result.stdout.splitlines()
-    assert replies.split() == ["model=densenet121", "model=lenet", "model=resnet18"]
+    assert replies.split() == [f"model={name}" for name in options("model")]
     assert registered.endswith("-F hydra_bash_completion provfl")
 
 

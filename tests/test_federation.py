@@ -25,11 +25,12 @@ from provfl_cli.errors import InputError, RunError
 from provfl_cli.federation import engine, events
 from provfl_cli.federation.client import batch_bounds, batches, text_lengths, train_client
 from provfl_cli.federation.optimizers import clip, make_step, rate
-from provfl_cli.federation.seeds import choose_clients, derived_seed
+from provfl_cli.federation.participation import choose_clients
 from provfl_cli.federation.train import federated_rounds
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fedprox import FedProx
 from provfl_cli.run.checks import check_fit
+from provfl_cli.seeds import derived_seed
 from provfl_cli.store.rounds import Round
 
 from .federations import SmallNet, make_config, make_data, make_model
@@ -123,7 +124,7 @@ def test_sgd_step_by_step_as_by_hand() -> None:
     weight, bias = (value.detach().clone().requires_grad_() for value in trained.parameters())
     start = [weight.detach().clone(), bias.detach().clone()]
     train_client(trained, client, config.federation, FedProx(mu=0.5), 0, 1)
-    order = torch.Generator().manual_seed(derived_seed(0, "order", 1, client.id))
+    order = torch.Generator().manual_seed(derived_seed(0, "order", 1, client.fingerprint))
     speed = [torch.zeros_like(weight), torch.zeros_like(bias)]
     for _ in range(2):
         shuffled = torch.randperm(50, generator=order)
@@ -174,8 +175,8 @@ def test_the_defaults_of_pictures_give_the_bits_of_a_plain_loop() -> None:
     config, client = make_config(), make_data().clients[0]
     ours, theirs = make_model(), make_model()
     loss = train_client(ours, client, config.federation, config.fusion, 4, 2)
-    torch.manual_seed(derived_seed(4, "client", 2, client.id))
-    order = torch.Generator().manual_seed(derived_seed(4, "order", 2, client.id))
+    torch.manual_seed(derived_seed(4, "client", 2, client.fingerprint))
+    order = torch.Generator().manual_seed(derived_seed(4, "order", 2, client.fingerprint))
     weights = list(theirs.parameters())
     speed = [torch.zeros_like(weight) for weight in weights]
     theirs.train()

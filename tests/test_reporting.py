@@ -197,7 +197,7 @@ def test_the_console_fits_and_says_it(example, width, colours):
         "leave_one_out",
         "best constant",
         NOTE,
-        "predicted zero, which is right top 5 of 30",
+        "predicted zero, which is right top 30 of 30",
         "tie",
         "faulty",
         "outputs/2026-01-01/",

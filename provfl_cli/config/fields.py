@@ -65,7 +65,7 @@ def wording(hint: Any) -> str:
             get_args(hint)[0], "a list such as [a,b]"
         )
     if hint is dict or get_origin(hint) is dict:
-        return "a mapping such as {a: 1}"
+        return "a mapping such as {3: 5}" if get_args(hint)[:1] == (int,) else "a mapping such as {a: 1}"
     return WORDS.get(hint, "a value")
 
 

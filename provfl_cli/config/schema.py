@@ -15,6 +15,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 SOURCES = ("embedded", "hub", "path", "medmnist")
 INPUTS = ("image", "text")
 OPTIMIZERS = ("sgd", "adam", "adamw")
+SAMPLINGS = ("uniform", "weighted", "round_robin", "markov")
 PRECISIONS = ("float32", "bfloat16")  # float16 would need its loss scaled
 TARGETS = ("logit", "centred", "margin")
 
@@ -163,6 +164,15 @@ class Federation:
     accumulate: int = 1
     clip_norm: float | None = None
     precision: str = "float32"
+    sampling: str = "uniform"
+    go_offline: float = 0.2
+    come_online: float = 0.4
+    dropout: float = 0.0
+    stragglers: float = 0.0
+    straggler_work: str = "late"
+    straggler_delay: int = 1
+    joins: dict[int, int] | None = None  # client: its first round
+    leaves: dict[int, int] | None = None  # client: its last round
 
     def __post_init__(self) -> None:
         for key in ("clients", "rounds", "local_epochs", "batch_size"):
@@ -182,6 +192,41 @@ class Federation:
             raise InputError(
                 f"federation.clients_per_round={self.clients_per_round}: more than federation.clients={self.clients}"
             )
+        self._check_participation()
+
+    def _check_participation(self) -> None:
+        one_of("federation.sampling", self.sampling, SAMPLINGS)
+        between("federation.go_offline", self.go_offline, 0, 1)
+        if not 0 < self.come_online <= 1:
+            raise InputError(f"federation.come_online={self.come_online}: must be above 0 and at most 1")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"federation.dropout={self.dropout}: must be 0 or more and below 1")
+        between("federation.stragglers", self.stragglers, 0, 1)
+        one_of("federation.straggler_work", self.straggler_work, ("late", "partial"))
+        at_least("federation.straggler_delay", self.straggler_delay, 1)
+        if self.stragglers and self.straggler_work == "partial" and self.local_epochs == 1:
+            raise InputError(
+                "federation.straggler_work=partial: of federation.local_epochs=1 nothing can be left out: "
+                "federation.local_epochs=2 or more, or federation.straggler_work=late"
+            )
+        joins, leaves = self.joins or {}, self.leaves or {}
+        for key, rounds in (("joins", joins), ("leaves", leaves)):
+            for client, number in rounds.items():
+                if not 0 <= client < self.clients:
+                    raise InputError(f"federation.{key}: client {client}: clients are numbered 0 to {self.clients - 1}")
+                if number < 1:
+                    raise InputError(f"federation.{key}: client {client}: {number} is no round, they count from 1")
+        for client, number in joins.items():
+            if number > self.rounds:
+                raise InputError(
+                    f"federation.joins: client {client} would join in round {number}: "
+                    f"the federation has only federation.rounds={self.rounds}"
+                )
+            if client in leaves and leaves[client] < number:
+                raise InputError(
+                    f"federation.leaves: client {client} would leave after round {leaves[client]}, "
+                    f"before it joins in round {number}"
+                )
 
 
 @dataclass(frozen=True)
@@ -199,6 +244,8 @@ class Provenance:
     rounds: Any
     batch_size: int | None
     memory_mb: int
+    scope: str = "round"
+    lineage_decay: float = 1.0
 
     def __post_init__(self) -> None:
         one_of("provenance.of", self.of, ("updates", "weights"))
@@ -221,6 +268,9 @@ class Provenance:
             raise InputError(f"provenance.rounds={self.rounds}: last, all, or a list of round numbers such as [1,5]")
         at_least("provenance.batch_size", self.batch_size, 1)
         at_least("provenance.memory_mb", self.memory_mb, 1)
+        one_of("provenance.scope", self.scope, ("round", "lineage"))
+        if not 0 < self.lineage_decay <= 1:
+            raise InputError(f"provenance.lineage_decay={self.lineage_decay}: must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -254,13 +304,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run depends on, validated. Partition, injection and fusion are their own dataclasses."""
+    """Everything that a run depends on, validated. Partition, injection, fusion, privacy are their own dataclasses."""
 
     dataset: Dataset
     model: Model
     partition: Any
     injection: Any
     fusion: Any
+    privacy: Any
     engine: Engine
     federation: Federation
     provenance: Provenance
@@ -288,3 +339,6 @@ class Config:
             check = getattr(part, "check", None)
             if check is not None:
                 check(self.federation)
+        check = getattr(self.privacy, "check", None)
+        if check is not None:
+            check(self.federation, self.fusion)

@@ -23,7 +23,7 @@ BLOCKS = {
     "store": Store,
     "evaluation": Evaluation,
 }
-TARGETED = ("partition", "injection", "fusion")  # groups whose dataclass stands beside the code that uses it
+TARGETED = ("partition", "injection", "fusion", "privacy")  # groups whose dataclass stands beside the code that uses it
 SCALARS = ("seed", "device", "threshold", "tracefl_beside")
 # Of schema.Model; the other keys go to the function as they are.
 MODEL_FIELDS = ("name", "input", "min_image_size", "checkpoint", "revision", "pretrained", "tokenizer")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,8 @@ from ..config import schema
 from ..data.federated import ClientData
 from ..errors import RunError
 from ..fusion.fuse import Fusion
+from ..seeds import derived_seed, generator
 from .optimizers import Step, clip, make_step
-from .seeds import derived_seed, generator
 
 WINDOW = 16  # batches of texts among which examples of one length are sought
 
@@ -47,10 +48,15 @@ def batches(examples: int, size: int, order: torch.Generator, lengths: Tensor | 
     return [ordered[slice(*bounds[turn])] for turn in turns]
 
 
-def local_steps(examples: int, settings: schema.Federation) -> int:
-    """Optimizer steps that a client with so many examples makes in a round."""
+def local_steps(examples: int, settings: schema.Federation, epochs: int | None = None) -> int:
+    """Optimizer steps that a client with so many examples makes in `epochs` passes (None: `local_epochs`)."""
     steps = -(-len(batch_bounds(examples, settings.batch_size)) // settings.accumulate)
-    return settings.local_epochs * steps
+    return (epochs or settings.local_epochs) * steps
+
+
+def trained_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that clients train, by name; one that is used twice has one name."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def train_client(
@@ -61,29 +67,33 @@ def train_client(
     seed: int,
     number: int,
     padding: int | None = None,
+    epochs: int | None = None,
+    correction: Sequence[Tensor] | None = None,
 ) -> float:
     """Train `model`, which holds the global weights, in place on a client's share in round `number`.
 
-    Cross entropy, `local_epochs` passes, each in an order of its own; `padding`: the token that pads texts, None for
-    pictures. A step takes the mean gradient over the examples of `accumulate` batches. Mixed `precision` computes the
-    model's outputs in that type where torch's autocast does; weights, gradients and steps stay float32. Torch's global
-    generator is seeded (dropout). Returns the mean loss over the last pass.
+    Cross entropy, `epochs` passes (None: `local_epochs`), each in an order of its own; `padding`: the token that pads
+    texts, None for pictures. A step takes the mean gradient over the examples of `accumulate` batches; `correction`, a
+    tensor for each of the `trained_weights`, is added to it after the fusion's own (SCAFFOLD's `c - c_k`). Mixed
+    `precision` computes the model's outputs in that type where torch's autocast does; weights, gradients and steps stay
+    float32. Torch's global generator is seeded (dropout). Orders and dropout follow from the seed, the round and the
+    client's data, not from its number: clients with the same data return the same model. Returns the mean loss over the
+    last pass.
 
     Raises:
         RunError: when the loss or a weight is no longer finite.
     """
-    torch.manual_seed(derived_seed(seed, "client", number, client.id))
-    order = generator(seed, "order", number, client.id)
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    torch.manual_seed(derived_seed(seed, "client", number, client.fingerprint))
+    order = generator(seed, "order", number, client.fingerprint)
+    weights = list(trained_weights(model).values())
     start = [weight.detach().clone() for weight in weights]
     step = make_step([weight.detach() for weight in weights], settings)
     device = weights[0].device
     inputs, labels = client.inputs.to(device), client.labels.to(device)
     lengths = None if padding is None else text_lengths(client.inputs, padding)
-    full = settings.precision == "float32"
-    mixed = nullcontext() if full else torch.autocast(device.type, getattr(torch, settings.precision))
+    mixed = _mixed(settings, device)
     model.train()
-    for _ in range(settings.local_epochs):
+    for _ in range(epochs or settings.local_epochs):
         total = torch.zeros((), device=device)
         found = batches(len(labels), settings.batch_size, order, lengths)
         chosen = torch.cat(found).to(device).split([len(batch) for batch in found])  # one transfer a pass
@@ -95,7 +105,7 @@ def train_client(
                 # A batch counts by its examples: together they give the gradient of one large batch.
                 loss.backward(torch.full_like(loss, len(batch) / sum(map(len, group))))
                 total += loss.detach() * len(batch)
-            _update(weights, start, fusion, settings.clip_norm, step)
+            _update(weights, start, fusion, settings.clip_norm, step, correction)
     mean = total.item() / len(labels)
     if not all(torch.isfinite(value).all() for value in [torch.tensor(mean), *model.state_dict().values()]):
         raise RunError(
@@ -105,21 +115,78 @@ def train_client(
     return mean
 
 
+def full_gradient(
+    model: nn.Module,
+    client: ClientData,
+    settings: schema.Federation,
+    seed: int,
+    number: int,
+    padding: int | None = None,
+) -> list[Tensor]:
+    """The mean gradient of a client's loss over its whole share, at the weights that `model` holds.
+
+    One tensor for each of the `trained_weights`, 0 where the loss does not reach. It is the gradient that training
+    would follow: dropout is on, batch normalisation uses the statistics of batches, weight decay is part of the loss;
+    nothing is clipped. The model is left as it was, buffers included.
+    """
+    torch.manual_seed(derived_seed(seed, "control", number, client.fingerprint))
+    order = generator(seed, "control order", number, client.fingerprint)
+    weights = list(trained_weights(model).values())
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    device = weights[0].device
+    inputs, labels = client.inputs.to(device), client.labels.to(device)
+    lengths = None if padding is None else text_lengths(client.inputs, padding)
+    mixed = _mixed(settings, device)
+    model.train()
+    for batch in batches(len(labels), settings.batch_size, order, lengths):
+        chosen = batch.to(device)
+        with mixed:
+            loss = functional.cross_entropy(model(inputs[chosen]), labels[chosen])
+        loss.backward(torch.full_like(loss, len(batch) / len(labels)))
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        gradients = [
+            torch.zeros_like(weight) if weight.grad is None else weight.grad + settings.weight_decay * weight
+            for weight in weights
+        ]
+    for weight in weights:
+        weight.grad = None
+    return gradients
+
+
+def _mixed(settings: schema.Federation, device: torch.device) -> AbstractContextManager[object]:
+    """What a model's outputs are computed in."""
+    if settings.precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, settings.precision))
+
+
 @torch.no_grad()
 def _update(
-    weights: list[nn.Parameter], start: list[Tensor], fusion: Fusion, clip_norm: float | None, step: Step
+    weights: list[nn.Parameter],
+    start: list[Tensor],
+    fusion: Fusion,
+    clip_norm: float | None,
+    step: Step,
+    correction: Sequence[Tensor] | None = None,
 ) -> None:
     """Step along the gradients, as the fusion corrects them; parameters that the loss does not reach have none.
 
     Clipped before the fusion's correction: the bound is meant for the loss of a batch; what pulls a client back to the
     others (FedProx) has to keep its strength when the loss is steep.
     """
+    for position, weight in enumerate(weights):
+        if weight.grad is None and correction is not None and correction[position].any():
+            weight.grad = torch.zeros_like(weight)  # not reached here, but elsewhere: it is corrected all the same
     gradients = {position: weight.grad for position, weight in enumerate(weights) if weight.grad is not None}
     reached = list(gradients)
     values = list(gradients.values())
     if clip_norm is not None:
         clip(values, clip_norm)
     fusion.correct_gradients(values, [weights[n].detach() for n in reached], [start[n] for n in reached])
+    if correction is not None:
+        torch._foreach_add_(values, [correction[n] for n in reached])
     step(reached, values)
     for weight in weights:
         weight.grad = None

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..config import schema
 from ..data.federated import FederatedData
+from .participation import PARTICIPATION, settings_that_matter
 
-TRAINING = 1  # counts up whenever the same inputs would train to other numbers
+TRAINING = 2  # counts up whenever the same inputs would train to other numbers
 
 
 def training_key(
@@ -25,15 +26,17 @@ def training_key(
     whatever led to the same tensors shares the training; the model by its configuration and its initial weights.
     The number of rounds is not in it: a longer run continues a shorter one, since no round depends on how many follow.
     """
-    federation = asdict(config.federation)
+    federation = {name: value for name, value in asdict(config.federation).items() if name not in PARTICIPATION}
     del federation["rounds"]
     determines: dict[str, object] = {
         "training": TRAINING,
         "torch": torch.__version__,
         "device": device.type,
         "seed": config.seed,
-        "federation": federation,
+        "federation": federation | settings_that_matter(config.federation),
         "fusion": _settings(config.fusion),
+        # At which delta epsilon is given changes nothing that is trained.
+        "privacy": {key: value for key, value in _settings(config.privacy).items() if key != "delta"},
         "model": {"target": config.model.target, "options": config.model.options},
         "initial_weights": digest(model.state_dict().items()),
         "clients": digest(

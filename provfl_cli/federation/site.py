@@ -11,11 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ..config import schema
-from ..data.federated import FederatedData, Texts
+from ..data.federated import ClientData, FederatedData, Texts
 from ..errors import RunError
 from ..fusion.fuse import Fusion
+from ..fusion.privacy import Privacy
+from ..fusion.scaffold import Scaffold, mean_of_steps
 from ..store.tensorfile import Specs, write_slot
-from .client import evaluate, train_client
+from .client import evaluate, full_gradient, local_steps, train_client, trained_weights
+from .controls import CONTROLS, read_controls, write_controls
+from .optimizers import rate
 
 CHUNK = 256  # test examples evaluated together; fixed, since a sum depends on how it is grouped
 ALIGNMENT = 64
@@ -23,12 +27,18 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class TrainTask:
-    """Train the client at `position` and write its model into `slot` of the stacked tensors in `file`."""
+    """Train the client at `position` and write its model into `slot` of the stacked tensors in `file`.
+
+    `epochs`: passes over its data, None for all of `local_epochs`. `controls`: the file with the clients' control
+    variates before the round, see `controls.py`; None where the fusion has none.
+    """
 
     round: int
     position: int
     file: str
     slot: int
+    epochs: int | None = None
+    controls: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,10 @@ class Site:
     data: FederatedData
     settings: schema.Federation
     fusion: Fusion
+    privacy: Privacy
     seed: int
     published: Mapping[str, Tensor]
+    buffers: frozenset[str]
 
     def perform(self, task: Task) -> tuple[float, ...]:
         """Do a task: `(mean training loss,)` of a client, or `(summed loss, correct)` of a chunk.
@@ -66,8 +78,15 @@ class Site:
         client = self.data.clients[task.position]
         try:
             padding = self.data.form.padding if isinstance(self.data.form, Texts) else None
-            loss = train_client(self.model, client, self.settings, self.fusion, self.seed, task.round, padding)
-            write_slot(Path(task.file), self.model.state_dict(), task.slot)
+            if task.controls is None:
+                loss = train_client(
+                    self.model, client, self.settings, self.fusion, self.seed, task.round, padding, task.epochs
+                )
+            else:
+                loss = _train_controlled(self, client, task, Path(task.controls), padding)
+            weights = self.model.state_dict()
+            self.privacy.privatise(weights, self.published, self.buffers, self.seed, task.round, client.id)
+            write_slot(Path(task.file), weights, task.slot)
         except RunError:
             raise
         except Exception as error:
@@ -75,6 +94,26 @@ class Site:
                 f"client {client.id} failed in round {task.round}: {type(error).__name__}: {error}"
             ) from error
         return (loss,)
+
+
+def _train_controlled(site: Site, client: ClientData, task: TrainTask, controls: Path, padding: int | None) -> float:
+    """A client's round under SCAFFOLD: train with its correction, and write its new control variate."""
+    fusion, settings, model = site.fusion, site.settings, site.model
+    assert isinstance(fusion, Scaffold)
+    control, own = read_controls(controls, task.round, model, task.position)
+    start = [weight.detach().clone() for weight in trained_weights(model).values()]
+    fresh = None
+    if fusion.option == "I":
+        fresh = full_gradient(model, client, settings, site.seed, task.round, padding)
+    correction = [c - k for c, k in zip(control, own, strict=True)]
+    loss = train_client(model, client, settings, fusion, site.seed, task.round, padding, task.epochs, correction)
+    if fresh is None:
+        end = [weight.detach() for weight in trained_weights(model).values()]
+        steps = local_steps(len(client.labels), settings, task.epochs)
+        rates = sum(rate(settings, turn) for turn in range(1, steps + 1))
+        fresh = mean_of_steps(control, own, start, end, rates)
+    write_controls(Path(task.file).with_name(CONTROLS), model, task.position, fresh)
+    return loss
 
 
 def shared_tensors(specs: Specs) -> dict[str, Tensor]:

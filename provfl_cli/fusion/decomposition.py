@@ -59,7 +59,7 @@ class Multiplier:
     def used(self) -> Tensor:
         """Clients of which it takes anything, bool `[clients]`."""
         used = self.scalars != 0
-        return used if self.bits is None else used & self.bits.flatten(2).any(2).any(0)
+        return used if self.bits is None else used & (self.bits != 0).flatten(2).any(2).any(0)
 
 
 @dataclass(frozen=True)

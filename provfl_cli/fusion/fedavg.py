@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 class FedAvg:
     """`W = sum_k p_k W_k`: `A_k = p_k`, and nothing comes from anywhere but this round's clients."""
 
-    decay: ClassVar[float] = 0.0
-    gain: ClassVar[float] = 1.0
+    @property
+    def decay(self) -> float:
+        """The server keeps no momentum."""
+        return 0.0
+
+    @property
+    def gain(self) -> float:
+        """The combined update counts whole."""
+        return 1.0
 
     def check(self, federation: Federation) -> None:
         """Any federation will do."""

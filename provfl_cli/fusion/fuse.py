@@ -102,8 +102,14 @@ def fuse(
 
     Returns:
         The new global tensors; buffers are averaged by examples whatever the fusion (design section 2.3).
+
+    Raises:
+        RunError: where a client returned what is no finite number, also if the fusion would not have used it, and where
+            fewer clients returned than the fusion needs.
     """
     import torch
+
+    from ..errors import RunError
 
     seen = updates or unclipped(returned)
     shares = fusion.shares(seen)
@@ -124,6 +130,8 @@ def fuse(
             weights[name] = weighted_average(returned.clients[name], example_shares(returned.examples))
             continue
         delta, stale = combined(seen, shares, name)
+        if not delta.isfinite().all():  # a factor of 0 does not hide it: 0 times infinity is no number either
+            raise RunError(f"{_not_finite(returned)} returned numbers that are not finite")
         added = noise(name, delta) if noise is not None else None
         if added is not None:
             delta = delta + added
@@ -158,6 +166,15 @@ def fuse(
         next_state["round"] = torch.tensor(number)
     decomposition = Decomposition(shares.weights, multipliers, unsent)
     return Fused(weights, next_state, decomposition, seen, shares, scales, noises)
+
+
+def _not_finite(returned: Returned) -> str:
+    bad = [
+        str(client)
+        for client, _ in enumerate(returned.examples)
+        if not all(returned.clients[name][client].isfinite().all() for name in returned.parameters)
+    ]
+    return f"of the clients of this round, counted from 0, {', '.join(bad) or 'all together'}"
 
 
 def combined(updates: Updates, shares: Shares, name: str) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -10,34 +11,63 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import WeightsEnum
 
+from ..config.schema import one_of
 from ..data.network import reachable
 from ..errors import InputError
 
+NORMS = ("batch", "group")
+GROUPS = 32  # the number that Wu and He 2018, "Group Normalization", settle on
 
-def resnet18(channels: int, classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
+
+def resnet18(channels: int, classes: int, image_size: int, pretrained: bool = False, norm: str = "batch") -> nn.Module:
     """ResNet-18 (He et al. 2016): `[n, channels, image_size, image_size]` to logits `[n, classes]`.
 
-    `pretrained`: ImageNet weights for all but the last layer; InputError where they cannot be had.
+    `pretrained`: ImageNet weights for all but the last layer; InputError where they cannot be had. `norm`: `batch`, or
+    `group` for group normalisation in its place, which keeps no statistics of the data.
     """
+    _check_norm(norm, pretrained, "resnet18")
     model = models.resnet18()
     if pretrained:
         model.load_state_dict(_published(models.ResNet18_Weights.IMAGENET1K_V1, "resnet18"))
     model.conv1 = _for_channels(model.conv1, channels, pretrained)
     model.fc = nn.Linear(model.fc.in_features, classes)
-    return model
+    return _normalised(model, norm)
 
 
-def densenet121(channels: int, classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
+def densenet121(
+    channels: int, classes: int, image_size: int, pretrained: bool = False, norm: str = "batch"
+) -> nn.Module:
     """DenseNet-121 (Huang et al. 2017): `[n, channels, image_size, image_size]`, 32 or more, to logits `[n, classes]`.
 
-    `pretrained`: ImageNet weights for all but the last layer; InputError where they cannot be had.
+    `pretrained`: ImageNet weights for all but the last layer; InputError where they cannot be had. `norm`: `batch`, or
+    `group` for group normalisation in its place, which keeps no statistics of the data.
     """
+    _check_norm(norm, pretrained, "densenet121")
     model = models.densenet121()
     if pretrained:
         model.load_state_dict(_published(models.DenseNet121_Weights.IMAGENET1K_V1, "densenet121"))
     features = model.features
     features.conv0 = _for_channels(features.conv0, channels, pretrained)
     model.classifier = nn.Linear(model.classifier.in_features, classes)
+    return _normalised(model, norm)
+
+
+def _check_norm(norm: str, pretrained: bool, name: str) -> None:
+    one_of("model.norm", norm, NORMS)
+    if norm == "group" and pretrained:
+        raise InputError(
+            f"model.norm=group: the published weights of model={name} belong to batch normalisation: "
+            "model.pretrained=false, or model.norm=batch"
+        )
+
+
+def _normalised(model: nn.Module, norm: str) -> nn.Module:
+    """`model` itself, each BatchNorm replaced by a GroupNorm of 32 groups, or of fewer where 32 does not divide."""
+    if norm == "group":
+        for name, module in list(model.named_modules()):
+            if isinstance(module, nn.BatchNorm2d):
+                channels = module.num_features
+                model.set_submodule(name, nn.GroupNorm(math.gcd(GROUPS, channels), channels, eps=module.eps))
     return model
 
 

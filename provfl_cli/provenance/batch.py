@@ -234,7 +234,7 @@ def _linear_output(call: Call) -> Tensor | None:
 
 def _add_layer(sums: Sums, layer: str, part: Tensor, stack: Stack, sample: int) -> None:
     if sample:
-        sums.layers[layer] = sums.layers.get(layer, 0) + part[:sample, : stack.size]
+        sums.layers[layer] = sums.layers.get(layer, 0) + part[:sample, stack.reported]
 
 
 def _count_neurons(sums: Sums, call: Call, g: Tensor, sample: int) -> None:

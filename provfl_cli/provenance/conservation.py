@@ -18,7 +18,7 @@ ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-14}
 def left_side(rows: Tensor, stack: Stack) -> Tensor:
     """All stack rows `[batch, rows]` as they enter the fused model: clients with `q_k`, the others as they are."""
     shares = stack.source.decomposition.example_weights.to(rows.device, rows.dtype)
-    return rows[:, : stack.size] @ shares + rows[:, stack.size :].sum(1)
+    return rows[:, : stack.size] @ shares + rows[:, stack.size : stack.counted].sum(1)
 
 
 def residuals(rows: Tensor, right: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from ..fusion.fuse import fuse
 from ..fusion.updates import Returned
 from .calls import Weight
 from .factors import Block, Select
+from .lineage import LineageRound
 
 JOINED_NUMBERS = 1 << 24  # numbers of small parameters kept in memory from one batch to the next
 
@@ -91,50 +92,62 @@ def from_state_dicts(
     return GivenRound(range(len(clients)), fused.decomposition, weights or fused.weights, previous, stacked)
 
 
+Source = FusedRound | LineageRound
+
+
 @dataclass(frozen=True)
 class Stack:
     """Client rows `M_k o X_k`, then a row for each part that clients did not send, then one of the previous model.
 
-    The last row is `W_prev` itself with `of: updates` (conservation needs its share), and with `of: weights` what of
-    it stays in the fused model, `W_prev - sum_k A_k o V_k`; there it is left out where nothing stays.
+    The last of these is `W_prev` itself with `of: updates` (conservation needs its share), and with `of: weights` what
+    of it stays in the fused model, `W_prev - sum_k A_k o V_k`; there it is left out where nothing stays.
+
+    Over all rounds (a `LineageRound`) client rows are the `acc_k`, `q_k` included, and the previous model is `W_0`,
+    whatever `of` says. Where contributions are wanted without the `q_k`, rows of those follow behind: `extra`.
 
     Attributes:
         source: the round.
         of: `weights` (`X_k = W_k`) or `updates` (`X_k = W_k - V_k`).
         kinds: what clients did not send, a row each, in the order of the rows.
-        ends_with_previous: whether there is a last row of the previous model.
+        ends_with_previous: whether there is a row of the previous model.
+        extra: number of the rows behind, which conservation does not count: none, or one a client.
         device, dtype: where and in what type blocks are computed.
-        client_tensors, previous, bases: the round's tensors.
+        previous: the global tensors before.
         joined: rows of small parameters that were read together, kept for the next batch.
         scratch: the memory of the last block.
     """
 
-    source: FusedRound
+    source: Source
     of: str
     kinds: tuple[str, ...]
     ends_with_previous: bool
+    extra: int
     device: torch.device
     dtype: torch.dtype
-    client_tensors: Mapping[str, Tensor]
     previous: Mapping[str, Tensor]
-    bases: Mapping[int, Mapping[str, Tensor]]
     joined: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     scratch: list[Tensor] = field(default_factory=list)
 
     @staticmethod
-    def open(source: FusedRound, of: str, names: Sequence[str], device: torch.device, dtype: torch.dtype) -> Stack:
-        """Prepare to read the parameters `names` of the round; nothing is read yet."""
+    def open(
+        source: Source, of: str, names: Sequence[str], device: torch.device, dtype: torch.dtype, weighting: str
+    ) -> Stack:
+        """Prepare to read the parameters `names` of the round; nothing is read yet.
+
+        `weighting` is the setting `client_weighting`: `none` for contributions without the `q_k`, or `fusion`.
+        """
         parts = source.decomposition
+        lineage = isinstance(source, LineageRound)
+        late = isinstance(source, LineageRound) or bool(source.bases())
         return Stack(
             source=source,
             of=of,
             kinds=tuple(parts.unsent),
-            ends_with_previous=of == "updates" or bool(source.bases()) or any(_stays(parts, name) for name in names),
+            ends_with_previous=of == "updates" or late or any(_stays(parts, name) for name in names),
+            extra=len(source.clients) if lineage and weighting == "none" else 0,
             device=device,
             dtype=dtype,
-            client_tensors=source.client_stack(),
             previous=source.previous(),
-            bases=source.bases(),
         )
 
     @property
@@ -143,9 +156,19 @@ class Stack:
         return len(self.source.clients)
 
     @property
+    def counted(self) -> int:
+        """Number of the rows that add up to the fused model."""
+        return self.size + len(self.kinds) + self.ends_with_previous
+
+    @property
     def rows(self) -> int:
         """Number of all rows."""
-        return self.size + len(self.kinds) + self.ends_with_previous
+        return self.counted + self.extra
+
+    @property
+    def reported(self) -> slice:
+        """The rows whose inner products are the clients' contributions."""
+        return slice(self.counted, self.rows) if self.extra else slice(0, self.size)
 
     @property
     def wide(self) -> torch.dtype:
@@ -190,13 +213,39 @@ class Stack:
 
         Written into one piece of memory that every call uses again: new memory costs more than what is done with it.
         """
-        parts = self.source.decomposition
         index = rows.cpu() if isinstance(rows, Tensor) else rows
         before = self._part(self.previous[name], index, select)
-        sent = self._part(self.client_tensors[name], index, select, stacked=True)
         block = self._memory(self.rows * before.numel()).view(self.rows, *before.shape)
+        if isinstance(self.source, LineageRound):
+            self._fill_over_rounds(block, self.source, name, before, index, select)
+        else:
+            self._fill(block, self.source, name, before, index, select)
+        return block
+
+    def _fill_over_rounds(
+        self,
+        block: Tensor,
+        source: LineageRound,
+        name: str,
+        before: Tensor,
+        index: slice | Tensor,
+        select: Select | None,
+    ) -> None:
+        """The rows of a lineage: all that added up to the model, the initial one, then clients without the `q_k`."""
+        initial = self.counted - 1
+        block[:initial] = self._part(source.weighted(name), index, select, stacked=True)
+        block[initial] = before
+        if self.extra:
+            block[self.counted :] = self._part(source.plain(name), index, select, stacked=True)
+
+    def _fill(
+        self, block: Tensor, source: FusedRound, name: str, before: Tensor, index: slice | Tensor, select: Select | None
+    ) -> None:
+        """The rows of one round."""
+        parts = source.decomposition
+        sent = self._part(source.client_stack()[name], index, select, stacked=True)
         clients = block[: self.size]
-        starts = {position: self._part(base[name], index, select) for position, base in self.bases.items()}
+        starts = {position: self._part(base[name], index, select) for position, base in source.bases().items()}
         if self.of == "updates":
             torch.sub(sent, before, out=clients)
             for position, start in starts.items():
@@ -220,7 +269,6 @@ class Stack:
                 block[-1] *= 1.0 - whole.sum(0)
                 for position, start in starts.items():
                     block[-1] -= whole[position] * (start - before)
-        return block
 
     def _factor(self, multiplier: Multiplier, name: str, index: slice | Tensor, select: Select | None) -> Tensor:
         """`M_k` for the wanted part of a parameter, `[clients, …]`; a one stands for dimensions that it has not."""

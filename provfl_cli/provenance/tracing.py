@@ -16,7 +16,7 @@ from .batch import Pass, Sums, Target, trace_batch
 from .conservation import check, residuals, suspicious
 from .depth import chosen_layers, layer_weights
 from .recording import TooLarge
-from .stack import FusedRound, Stack
+from .stack import Source, Stack
 from .structure import Structure
 
 Inputs = Tensor | Mapping[str, Tensor]
@@ -46,7 +46,7 @@ class Contributions:
         clients: client numbers, the columns of `values`.
         candidates: `[clients]`, whether fusion used the client at all (a nonzero `A_k`).
         values: `T_k(b)`, float64 `[inputs, clients]`, raw (before softmax).
-        rows: parts that no client of this round sent, by kind, float64 `[inputs]`.
+        rows: parts that no client sent (in this round, or over all rounds), by kind, float64 `[inputs]`.
         predictions: int64 `[inputs]`, the class that was explained.
         probabilities: float32 `[inputs, classes]`.
         residuals: float64 `[inputs]`, the relative conservation error (section 2.5).
@@ -76,7 +76,7 @@ class Contributions:
 def trace(
     model: nn.Module,
     inputs: Inputs,
-    source: FusedRound,
+    source: Source,
     settings: Provenance | None = None,
     classes: Classes = None,
     layer_sample: int = 0,
@@ -87,7 +87,7 @@ def trace(
         model: the architecture; the round's global weights are loaded into it.
         inputs: a tensor `[inputs, …]`, or tensors by argument name, such as token ids and attention mask. Where texts
             are padded, `attention_mask` says so, or the model's attribute `padding`, the token.
-        source: the round: global weights before and after, the clients' weights, the decomposition.
+        source: the round: global weights before and after, the clients' weights, the decomposition; or its lineage.
         settings: what is contracted, weighting, target, threshold, layers; None: those of `provenance=provfl`.
         classes: the class to explain for each input; None: the predicted one.
         layer_sample: for so many of the first inputs, also each layer's part.
@@ -103,7 +103,7 @@ def trace(
 def trace_targets(
     model: nn.Module,
     inputs: Inputs,
-    source: FusedRound,
+    source: Source,
     settings: Provenance,
     targets: Sequence[tuple[str, Classes]],
     layer_sample: int = 0,
@@ -121,7 +121,9 @@ def trace_targets(
     structure.load(source.weights())
     any_parameter = next(iter(structure.parameters.values()))
     dtype = torch.promote_types(any_parameter.dtype, torch.float32)
-    stack = Stack.open(source, settings.of, list(structure.parameters), any_parameter.device, dtype)
+    stack = Stack.open(
+        source, settings.of, list(structure.parameters), any_parameter.device, dtype, settings.client_weighting
+    )
     betas = layer_weights(structure.modules, settings.layer_decay)
     given = Pass(structure, stack, settings, betas, frozenset(chosen_layers(structure.modules, settings.layers)))
     results = []
@@ -174,7 +176,7 @@ def _collect(given: Pass, parts: Sequence[Sums], residual: Tensor) -> Contributi
     weighting = shares if settings.client_weighting == "fusion" else torch.ones_like(shares)
     by_kind = dict(zip(stack.kinds, rows[:, stack.size :].T.numpy(), strict=False))
     if settings.of == "weights":
-        kept = rows[:, -1] if stack.ends_with_previous else torch.zeros(len(rows), dtype=torch.float64)
+        kept = rows[:, stack.counted - 1] if stack.ends_with_previous else torch.zeros(len(rows), dtype=torch.float64)
         by_kind = {"previous": kept.numpy(), **by_kind}
     seen = set().union(*(sums.seen for sums in parts))
     uncovered = {n: first.unruled.get(n, "no call of a torch function took it") for n in parameters if n not in seen}
@@ -182,7 +184,7 @@ def _collect(given: Pass, parts: Sequence[Sums], residual: Tensor) -> Contributi
     return Contributions(
         clients=tuple(stack.source.clients),
         candidates=stack.source.decomposition.candidates(parameters).numpy(),
-        values=(rows[:, : stack.size] * weighting).numpy(),
+        values=(rows[:, stack.reported] * weighting).numpy(),
         rows=by_kind,
         predictions=_joined(parts, "classes").cpu().numpy(),
         probabilities=_joined(parts, "logits").float().softmax(1).cpu().numpy(),

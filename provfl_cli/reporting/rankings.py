@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +19,15 @@ from .texts import Excerpt, harmless
 if TYPE_CHECKING:
     import pandas as pd
 
+TIED_SHOWN = 3  # clients of a set of tied ones that are named
+
 
 @dataclass(frozen=True)
 class Ranked:
-    """One client in a ranking; `examples` is how many it has of the input's true label."""
+    """One client in a ranking; `examples` is how many it has of the input's true label.
+
+    Tied clients have the same `rank`; `tie` says that it is one of several at rank 1.
+    """
 
     client: int
     rank: int
@@ -34,7 +40,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Ranking:
-    """One traced prediction: its best candidates, best first, of `candidates` in all.
+    """One traced prediction: its best candidates, best first, of `candidates` in all; no set of tied ones is cut.
 
     `shown` is the input for people: pixels uint8 `[height, width, channels]`, or its text.
     """
@@ -56,7 +62,7 @@ def example_rankings(
     limit: int = 3,
     top: int = 5,
 ) -> list[Ranking]:
-    """The rankings of the first inputs of `limit` different labels, `top` clients each.
+    """The rankings of the first inputs of `limit` different labels, `top` clients each, and who is tied with the last.
 
     Args:
         trace: the rows of one method and one round of a tidy frame.
@@ -83,7 +89,8 @@ def _ranking(
     faulty: Collection[int],
     top: int,
 ) -> Ranking:
-    best = rows.sort_values(["rank", "contribution", "client"], ascending=[True, False, True]).head(top)
+    ordered = rows.sort_values(["rank", "contribution", "client"], ascending=[True, False, True])
+    best = ordered[ordered["rank"] <= ordered["rank"].iloc[:top].max()]
     label, prediction, index = (int(best.iloc[0][key]) for key in ("label", "prediction", "input"))
     return Ranking(
         input=index,
@@ -137,23 +144,43 @@ def _title(ranking: Ranking) -> RenderableType:
 def _clients(ranking: Ranking) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("client", justify="right", no_wrap=True)
+    table.add_column("client", justify="right", overflow="fold", min_width=6)
     table.add_column("contribution", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
     table.add_column("examples", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     largest = max((abs(one.contribution) for one in ranking.clients), default=0.0)
     decimals = min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest > 0 else 0
-    for one in ranking.clients:
+    for rank, tied in groupby(ranking.clients, key=lambda one: one.rank):
+        together = list(tied)
+        one = together[0]
         length = abs(one.contribution) / largest if largest > 0 else 0.0
         colour = "cyan" if one.contribution >= 0 else "red"
-        marks = " ".join(word for word, is_so in (("tie", one.tie), ("faulty", one.faulty)) if is_so)
         table.add_row(
-            str(one.rank),
-            str(one.client),
+            str(rank),
+            _names(together),
             Text.assemble(f"{one.contribution:>9,.{decimals}f} ", (bar(length, 12), colour)),
             f"{one.share:.1%}",
-            f"{one.examples:,}",
-            Text(marks, style="yellow"),
+            _range([each.examples for each in together]),
+            Text(_marks(together), style="yellow"),
         )
     return table
+
+
+def _names(tied: Sequence[Ranked]) -> str:
+    """Client numbers, `3 = 5` for tied ones; the end of a long list is counted."""
+    numbers = [str(one.client) for one in tied]
+    more = len(numbers) - TIED_SHOWN
+    return " = ".join(numbers) if more <= 0 else " = ".join([*numbers[:TIED_SHOWN], f"{more} more"])
+
+
+def _range(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return f"{least:,}" if least == most else f"{least:,}–{most:,}"
+
+
+def _marks(tied: Sequence[Ranked]) -> str:
+    faulty = [one.client for one in tied if one.faulty]
+    if len(tied) == 1:
+        return "faulty" if faulty else ""
+    return " ".join(["tied", *(["faulty:", ", ".join(map(str, faulty))] if faulty else [])])

@@ -71,12 +71,14 @@ def localization_tables(frame: pd.DataFrame) -> list[Table]:
 
 
 def _table(title: str, columns: Sequence[Column], frame: pd.DataFrame) -> Table:
-    headings = ("method", "round", *(heading for _, heading, _ in columns))
+    """The scope is a column where there is more than one."""
+    words = ("method", "scope") if frame["scope"].nunique() > 1 else ("method",)
+    headings = (*words, "round", *(heading for _, heading, _ in columns))
     rows = []
     for row in frame.to_dict("records"):
         cells = (ABSENT if math.isnan(row[key]) else write(row[key]) for key, _, write in columns)
-        rows.append((str(row["method"]), str(row["round"]), *cells))
-    return Table(title, headings, tuple(rows))
+        rows.append((*(str(row[word]) for word in words), str(row["round"]), *cells))
+    return Table(title, headings, tuple(rows), len(words))
 
 
 def to_markdown(tables: Sequence[Table], note: str) -> str:

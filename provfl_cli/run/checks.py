@@ -9,6 +9,7 @@ from torch import nn
 from ..config.schema import Config
 from ..data.federated import FederatedData
 from ..errors import InputError
+from ..fusion.privacy import check_model
 from ..provenance.depth import chosen_layers
 from .device import choose_device
 
@@ -25,6 +26,7 @@ def check_fit(config: Config, data: FederatedData, model: nn.Module) -> None:
             f"federation.precision={precision}: mixed precision is for a GPU, and this run is on the CPU: "
             "federation.precision=float32"
         )
+    check_model(config.privacy, model)
     chosen_layers(dict(model.named_modules()), config.provenance.layers)
     smallest = min(min(len(client.labels), config.federation.batch_size) for client in data.clients)
     if smallest < 2 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):

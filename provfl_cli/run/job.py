@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,10 +28,14 @@ from ..federation.events import (
     TrainingEnded,
     WaitingForProcess,
 )
+from ..federation.participation import Roster, rosters
 from ..federation.train import federated_rounds
+from ..fusion.accounting import Spent, ledger_of, told
 from ..models.build import build
 from ..reporting import console as show
+from ..reporting import participation
 from ..reporting.files import write_csv, write_json, write_jsonl, write_parquet, write_text
+from ..reporting.lineage import fading, figure, show_fading, write_figure
 from ..reporting.progress import RoundProgress
 from ..reporting.rankings import example_rankings, show_rankings
 from ..reporting.tables import localization_tables, to_latex, to_markdown
@@ -48,8 +52,10 @@ WRITTEN = {
     "contributions.parquet": "each client's contribution to each traced prediction",
     "inputs.parquet": "the traced inputs; layers.parquet: a sample of them, layer by layer",
     "summary.json": "the final figures",
+    "participation.csv": "who took part when",
     "manifest.json": "versions, data, times, memory; metrics.jsonl: the rounds",
     TOKENIZER: "turns texts into the tokens that the model reads",
+    "lineage.png": "how clients' shares of a label fade over the rounds (lineage.pdf: for a paper)",
     "rounds": "the models of the rounds kept, in the training cache",
 }
 
@@ -101,6 +107,12 @@ def run(config: Config, folder: Path) -> None:
     check_fit(config, data, model)
     counts = {client.id: client.label_counts for client in data.clients}
     _print_header(console, config, data, device, counts)
+    roster = rosters(config.federation, list(counts), _examples(data), config.seed, config.federation.rounds)
+    who = participation.frame(roster, list(counts), config.federation)
+    if (who["status"] != "trained").any() or len(who) < len(roster) * len(counts):
+        console.print(show.heading("Who takes part when"))
+        console.print(participation.table(who, list(counts)))
+        console.print()
     loaded = time.perf_counter()
 
     methods, wanted = _methods(config), _wanted(config)
@@ -118,7 +130,9 @@ def run(config: Config, folder: Path) -> None:
     contributions = pd.concat([each.contributions for each in traced], ignore_index=True)
     scores = _scores(contributions, traced, counts, config, data)
     accuracy = history[-1].accuracy
-    figures = summary(config, scores, traced, accuracy, watch.ended.seconds, watch.ended.cached_seconds)
+    spent = _spent(config, data, roster)
+    note = data.source.note if spent is None else f"{data.source.note}; {told(spent)}"
+    figures = summary(config, scores, traced, accuracy, watch.ended.seconds, watch.ended.cached_seconds, spent)
     last = traced[-1]
     seconds = {
         "load": loaded - began,
@@ -126,10 +140,31 @@ def run(config: Config, folder: Path) -> None:
         "trace": sum(each.seconds for each in traced),
         "total": time.perf_counter() - began,
     }
-    _write(folder, traced, contributions, scores, data)
+    _write(folder, traced, contributions, scores, data, note)
+    write_csv(folder / "participation.csv", who)
+    faded = fading(contributions[contributions["scope"] == "lineage"], counts, last.last) if last.last else None
+    if faded is not None:
+        write_figure(folder, figure(faded, data.label_names))
     write_json(folder / "summary.json", figures)
     write_json(folder / "manifest.json", manifest(config, data, device, seconds, last.trace))
-    _print_results(console, folder, config, data, history, scores, last, counts)
+    _print_results(console, config, data, history, scores, last, counts, note)
+    if faded is not None:
+        console.print(show.heading("Forgetting: clients' shares of a label over the rounds"))
+        console.print(show_fading(faded, data.label_names))
+        console.print()
+    console.print(show.heading("Results"))
+    written = {name: meaning for name, meaning in WRITTEN.items() if (folder / name).exists()}
+    console.print(show.files(folder, written, Path.cwd()))
+
+
+def _examples(data: FederatedData) -> list[int]:
+    return [len(client.labels) for client in data.clients]
+
+
+def _spent(config: Config, data: FederatedData, roster: Sequence[Roster]) -> Spent | None:
+    """What the federation gave away about any one client; None where nothing was to be kept private."""
+    fused = [[work.position for work in each.fused] for each in roster]
+    return config.privacy.spent(ledger_of(config.federation, config.fusion, len(data.clients), fused))
 
 
 def _methods(config: Config) -> list[Provenance]:
@@ -171,15 +206,20 @@ def _scores(
 
 
 def _write(
-    folder: Path, traced: list[TracedRound], contributions: pd.DataFrame, scores: pd.DataFrame, data: FederatedData
+    folder: Path,
+    traced: list[TracedRound],
+    contributions: pd.DataFrame,
+    scores: pd.DataFrame,
+    data: FederatedData,
+    note: str,
 ) -> None:
     write_parquet(folder / "contributions.parquet", contributions)
     write_parquet(folder / "inputs.parquet", pd.concat([each.inputs for each in traced], ignore_index=True))
     write_parquet(folder / "layers.parquet", pd.concat([each.layers for each in traced], ignore_index=True))
     write_csv(folder / "localization.csv", scores)
     tables = localization_tables(scores)
-    write_text(folder / "table.md", to_markdown(tables, data.source.note))
-    write_text(folder / "table.tex", to_latex(tables, data.source.note))
+    write_text(folder / "table.md", to_markdown(tables, note))
+    write_text(folder / "table.tex", to_latex(tables, note))
     if data.tokenizer is not None:
         write_text(folder / TOKENIZER, data.tokenizer)
 
@@ -208,20 +248,21 @@ def _print_header(
 
 def _print_results(
     console: Console,
-    folder: Path,
     config: Config,
     data: FederatedData,
     history: tuple[Metrics, ...],
     scores: pd.DataFrame,
     last: TracedRound,
     counts: Mapping[int, np.ndarray],
+    note: str,
 ) -> None:
     console.print(show.heading("Rounds"))
     console.print(show.rounds([asdict(metrics) for metrics in history]))
     if last.trace is None:
         console.print(f"no {config.evaluation.inputs} prediction to trace: evaluation.inputs chooses which are traced")
     else:
-        own = last.contributions[last.contributions["method"] == config.provenance.name]
+        rows = last.contributions
+        own = rows[(rows["method"] == config.provenance.name) & (rows["scope"] == "round")]
         console.print(show.heading(f"Who is responsible? Examples from round {last.number}"))
         shown = dict(zip(data.test.indices.tolist(), data.test.shown, strict=True))
         console.print(show_rankings(example_rankings(own, counts, data.label_names, shown, data.faults.clients)))
@@ -229,7 +270,4 @@ def _print_results(
             names = ", ".join(last.trace.uncovered)
             console.print(f"not accounted for: {names} ({1 - last.trace.covered:.1%} of the parameters)")
         console.print()
-        console.print(show.localization(localization_tables(scores[scores["round"] == last.number]), data.source.note))
-    console.print(show.heading("Results"))
-    written = {name: meaning for name, meaning in WRITTEN.items() if name != TOKENIZER or data.tokenizer is not None}
-    console.print(show.files(folder, written, Path.cwd()))
+        console.print(show.localization(localization_tables(scores[scores["round"] == last.number]), note))

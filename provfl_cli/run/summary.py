@@ -9,6 +9,8 @@ import pandas as pd
 
 from ..config.schema import Config
 from ..evaluation.metrics import METRICS
+from ..fusion.accounting import Spent
+from ..fusion.accounting import figures as privacy_figures
 from .tracing import TracedRound
 
 FIGURES = tuple(name for name in METRICS if not name.startswith("hit@"))  # those are for the tables
@@ -21,23 +23,32 @@ def summary(
     global_accuracy: float,
     train_seconds: float,
     cached_train_seconds: float,
+    spent: Spent | None = None,
 ) -> dict[str, Any]:
     """Flat figures of the run's own method in the last traced round; null where there was nothing to measure."""
     last = traced[-1]
-    own = scores[(scores["method"] == config.provenance.name) & (scores["round"] == last.number)]
+    ours = scores[(scores["method"] == config.provenance.name) & (scores["round"] == last.number)]
+    own, lineage = (ours[ours["scope"] == scope] for scope in ("round", "lineage"))
+    traces = [found for found in (last.trace, last.lineage) if found is not None]
     figures = own.iloc[0].to_dict() if len(own) else {}
     return {
         "method": config.provenance.name,
         "round": last.number,
         **{name: figures.get(name) for name in FIGURES},
+        **{
+            f"lineage_{name}": lineage.iloc[0][name]
+            for name in ("localization_accuracy", "chance_accuracy")
+            if len(lineage)
+        },
         "global_accuracy": global_accuracy,
-        "conservation_residual": None if last.trace is None else float(last.trace.residuals.max()),
+        "conservation_residual": max((float(found.residuals.max()) for found in traces), default=None),
         "covered": None if last.trace is None else last.trace.covered,
         "threshold": config.threshold,
         "seed": config.seed,
         "dataset": config.dataset.name,
         "model": config.model.name,
         "fusion": type(config.fusion).__name__.lower(),
+        **privacy_figures(spent),
         "engine": config.engine.name,
         "train_seconds": round(train_seconds, 3),
         "cached_train_seconds": round(cached_train_seconds, 3),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,8 @@ from ..config.schema import Config, Provenance
 from ..data.federated import FederatedData, TestData
 from ..evaluation.contributions import COLUMNS, tidy
 from ..evaluation.selection import Selection, select_inputs
+from ..provenance.lineage import lineage_round
+from ..provenance.stack import Source
 from ..provenance.tracing import Contributions, trace
 from ..store.rounds import Round
 from .records import input_frame, layer_frame
@@ -25,7 +27,11 @@ LAYER_SAMPLE = 20  # inputs whose layers are recorded
 
 @dataclass(frozen=True)
 class TracedRound:
-    """What tracing one round gives: rows for `contributions`, `inputs` and `layers`, and the first method's trace."""
+    """What tracing one round gives: rows for `contributions`, `inputs` and `layers`, and the first method's trace.
+
+    `lineage` is that method's trace over all rounds, and `last` the last round in which each client took part; None and
+    empty where `provenance.scope` is `round`.
+    """
 
     number: int
     selection: Selection
@@ -34,6 +40,8 @@ class TracedRound:
     layers: pd.DataFrame
     trace: Contributions | None
     seconds: float
+    lineage: Contributions | None = None
+    last: Mapping[int, int] = field(default_factory=dict)
 
 
 def trace_round(
@@ -47,54 +55,57 @@ def trace_round(
 ) -> TracedRound:
     """Predict the test set with the round's global model, choose inputs, and trace them with every method.
 
-    The first of `methods` is the run's own: layers and residuals are recorded for it.
+    The first of `methods` is the run's own: layers and residuals are recorded for it, and it alone is traced over all
+    rounds as well where `provenance.scope` asks for that. Both scopes see the same inputs: those whose label is held by
+    somebody who took part, in this round or, with lineage, in any.
     """
     began = time.perf_counter()
     model.to(device).load_state_dict(dict(stored.weights()))
     predictions = predict(model, data.test, device)
     labels = data.test.labels.numpy()
-    used = {client: label_counts[client] for client in stored.clients}
+    lineage = lineage_round(stored) if config.provenance.scope == "lineage" else None
+    taking_part = stored.clients if lineage is None else lineage.clients
+    used = {client: label_counts[client] for client in taking_part}
     evaluation = config.evaluation
     selection = select_inputs(
         predictions, labels, used, evaluation.min_examples, evaluation.inputs, evaluation.max_inputs, config.seed
     )
     chosen = selection.inputs
-    inputs, explained = data.test.inputs[chosen], predictions[chosen]
-    frames, first = [], None
-    for method in methods if len(chosen) else ():
-        found = trace(
-            model,
-            inputs,
-            stored,
-            method,
-            classes=torch.from_numpy(explained),
-            layer_sample=LAYER_SAMPLE if first is None else 0,
-        )
+    numbers, inputs, explained = data.test.indices[chosen], data.test.inputs[chosen], predictions[chosen]
+    asked: list[tuple[Provenance, str, Source]] = [(method, "round", stored) for method in methods]
+    if lineage is not None:
+        asked.append((methods[0], "lineage", lineage))
+    frames, found = [], dict[tuple[str, str], Contributions]()
+    for method, scope, source in asked if len(chosen) else ():
+        classes, sample = torch.from_numpy(explained), 0 if found else LAYER_SAMPLE
+        one = trace(model, inputs, source, method, classes, sample)
+        found[method.name, scope] = one
         frames.append(
             tidy(
                 method.name,
-                "round",
+                scope,
                 method.target,
                 stored.number,
-                data.test.indices[chosen],
+                numbers,
                 labels[chosen],
                 explained,
-                found.clients,
-                found.candidates,
-                found.values,
-                found.rows,
+                one.clients,
+                one.candidates,
+                one.values,
+                one.rows,
             )
         )
-        first = first or found
-    numbers = data.test.indices[chosen]
+    own = found.get((methods[0].name, "round"))
     return TracedRound(
         number=stored.number,
         selection=selection,
         contributions=pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS)),
-        inputs=input_frame(stored.number, chosen, explained, first, data),
-        layers=layer_frame(stored.number, numbers, first),
-        trace=first,
+        inputs=input_frame(stored.number, chosen, explained, own, data),
+        layers=layer_frame(stored.number, numbers, own),
+        trace=own,
         seconds=time.perf_counter() - began,
+        lineage=found.get((methods[0].name, "lineage")),
+        last={} if lineage is None else dict(zip(lineage.clients, lineage.lineage.rows.last, strict=True)),
     )
 
 

@@ -7,6 +7,8 @@
                 next_server_state.safetensors    the fusion's state after it (to continue)
                 decomposition.safetensors        multipliers M_k and unsent terms U, where the fusion has any
                 bases.safetensors                what late clients started from, where there are any
+                lineage.safetensors              what each client sent over all rounds, where that is asked for
+                initial.safetensors              W_0, with it; one file for all rounds
                 round.json                       client ids, examples, q_k, buffers, metrics, checksums
 
 A round is written into a temporary folder beside it and renamed into place: there are whole rounds, or none.
@@ -21,14 +23,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import RunError
 from ..fusion.decomposition import Decomposition, Multiplier
+from ..fusion.lineage import Lineage, LineageRows, NextLineage
 from .disk import flush
-from .tensorfile import Specs, allocate, checksum, open_tensors, stacked, write_tensors
+from .tensorfile import Specs, allocate, checksum, open_tensors, stacked, write_pieces, write_tensors
 
 FORMAT = 2
 MANIFEST = "round.json"
@@ -39,6 +43,7 @@ STATE, NEXT_STATE, DECOMPOSITION, BASES = (
     "decomposition.safetensors",
     "bases.safetensors",
 )
+LINEAGE, INITIAL = "lineage.safetensors", "initial.safetensors"
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Round:
         buffers: names of tensors that are no parameters.
         history: metrics of this round (last) and of all before it.
         checksums: SHA-256 of every file beside the manifest.
+        lineage_rows: rows of the accumulators over all rounds; None where the federation was trained without.
     """
 
     folder: Path
@@ -79,6 +85,7 @@ class Round:
     buffers: frozenset[str]
     history: tuple[Metrics, ...]
     checksums: Mapping[str, str]
+    lineage_rows: LineageRows | None = None
 
     @property
     def metrics(self) -> Metrics:
@@ -108,6 +115,10 @@ class Round:
     def next_server_state(self) -> Mapping[str, Tensor]:
         """The fusion's state after the round."""
         return self._next_state
+
+    def lineage(self) -> Lineage | None:
+        """What each client sent over all rounds; None where the federation was trained without."""
+        return self._lineage
 
     @cached_property
     def decomposition(self) -> Decomposition:
@@ -156,6 +167,11 @@ class Round:
     def _next_state(self) -> Mapping[str, Tensor]:
         return self._open(NEXT_STATE)
 
+    @cached_property
+    def _lineage(self) -> Lineage | None:
+        rows = self.lineage_rows
+        return None if rows is None else Lineage(rows, self._open(INITIAL), self._open(LINEAGE))
+
     def _open(self, name: str) -> Mapping[str, Tensor]:
         return open_tensors(self.folder / name, self.checksums.get(name))
 
@@ -193,11 +209,20 @@ def read_round(rounds: Path, number: int) -> Round:
             buffers=frozenset(text["buffers"]),
             history=tuple(Metrics(**entry) for entry in text["history"]),
             checksums=text["checksums"],
+            lineage_rows=_lineage_rows(text.get("lineage")),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} cannot be read ({error}): delete {folder} and run again: the round is trained anew"
         ) from error
+
+
+def has_lineage(stored: Round, decay: float | None) -> bool:
+    """Whether a stored round will do where accumulators with this decay are asked for (None: none are).
+
+    Where it will not, the round counts as not stored: `commit_round` replaces it by the one trained again.
+    """
+    return decay is None or (stored.lineage_rows is not None and stored.lineage_rows.decay == decay)
 
 
 def begin_round(rounds: Path, number: int, specs: Specs, clients: int) -> Path:
@@ -222,10 +247,12 @@ def commit_round(
     buffers: frozenset[str],
     history: Sequence[Metrics],
     bases: Mapping[int, Mapping[str, Tensor]] | None = None,
+    lineage: NextLineage | None = None,
 ) -> Round:
     """Write what is missing beside the clients' tensors, and rename the temporary folder into place.
 
-    Until the rename there is no such round; after it, it is whole, also when the machine loses its power.
+    Until the rename there is no such round; after it, it is whole, also when the machine loses its power. A round of
+    that number that is there already, trained without the lineage that is wanted now, is replaced.
     """
     rounds = temporary.parent
     write_tensors(temporary / GLOBAL, weights)
@@ -246,6 +273,12 @@ def commit_round(
     if bases:
         late = {f"{position}/{name}": base[name] for position, base in sorted(bases.items()) for name in base}
         write_tensors(temporary / BASES, late)
+    if lineage is not None:
+        allocate(temporary / LINEAGE, lineage.specs)
+        pieces = ((piece.name, piece.row, piece.start, piece.values) for piece in lineage.pieces)
+        write_pieces(temporary / LINEAGE, pieces)
+        source = before / INITIAL if number > 1 else temporary / PREVIOUS
+        _link_or_write(source, temporary / INITIAL, lineage.initial)
     manifest = {
         "format": FORMAT,
         "number": number,
@@ -256,10 +289,14 @@ def commit_round(
         "history": [asdict(metrics) for metrics in history],
         "checksums": {file.name: checksum(file) for file in sorted(temporary.iterdir())},
     }
+    if lineage is not None:
+        manifest["lineage"] = asdict(lineage.rows)
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for file in temporary.iterdir():
         flush(file)
     flush(temporary)
+    if round_folder(rounds, number).exists():
+        remove_round(rounds, number)
     temporary.rename(round_folder(rounds, number))
     flush(rounds)
     return read_round(rounds, number)
@@ -278,6 +315,18 @@ def remove_leftovers(rounds: Path) -> None:
     """Delete what a killed process left unfinished; only under the lock of the one who trains here."""
     for entry in list(rounds.glob(".*")):
         shutil.rmtree(entry)
+
+
+def _lineage_rows(text: Mapping[str, Any] | None) -> LineageRows | None:
+    if text is None:
+        return None
+    return LineageRows(
+        clients=tuple(text["clients"]),
+        kinds=tuple(text["kinds"]),
+        used=tuple(text["used"]),
+        last=tuple(text["last"]),
+        decay=float(text["decay"]),
+    )
 
 
 def _link_or_write(source: Path, target: Path, tensors: Mapping[str, Tensor]) -> None:

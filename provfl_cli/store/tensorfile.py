@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -104,6 +104,26 @@ def write_slot(path: Path, tensors: Mapping[str, Tensor], slot: int) -> None:
             if (slot + 1) * len(content) > end - start:
                 raise ValueError(f"{name}: slot {slot} lies outside {path}")
             _write_all(file, content, base + start + slot * len(content))
+
+
+def write_pieces(path: Path, pieces: Iterable[tuple[str, int, int, Tensor]]) -> None:
+    """Write parts of stacked tensors into an allocated file, as they come.
+
+    Args:
+        path: the file.
+        pieces: name, slot, the first row of that slot, and the rows to write there, `[rows, *rest]`, in the file's
+            type; a slot without dimensions is one row.
+    """
+    with path.open("r+b", buffering=0) as file:
+        header, base = _header(file)
+        for name, slot, first, values in pieces:
+            (start, end), shape = header[name]["data_offsets"], header[name]["shape"]
+            whole = (end - start) // shape[0]
+            row = whole // shape[1] if len(shape) > 1 and shape[1] else whole
+            content = _bytes(values)
+            if slot >= shape[0] or first * row + len(content) > whole:
+                raise ValueError(f"{name}: rows {first} onwards of slot {slot} lie outside {path}")
+            _write_all(file, content, base + start + slot * whole + first * row)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

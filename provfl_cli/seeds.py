@@ -16,11 +16,3 @@ def derived_seed(*parts: int | str) -> int:
 def generator(*parts: int | str) -> torch.Generator:
     """A random generator seeded by `derived_seed(*parts)`."""
     return torch.Generator().manual_seed(derived_seed(*parts))
-
-
-def choose_clients(available: int, wanted: int | None, seed: int, number: int) -> list[int]:
-    """Positions of the clients that train in round `number`, ascending: `wanted` of those `available`, or all."""
-    if wanted is None or wanted == available:
-        return list(range(available))
-    order = torch.randperm(available, generator=generator(seed, "choice", number))
-    return sorted(order[:wanted].tolist())

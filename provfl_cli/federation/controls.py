@@ -1,0 +1,77 @@
+"""SCAFFOLD's control variates on disk: every client's in a file of the round's folder, the server's in its state.
+
+    rounds/0001/controls.safetensors             c_k of every client kept after the round, stacked [clients, *shape]
+                next_server_state.safetensors    c after the round, as control/NAME
+
+A client reads its own row of the file of the round before, and writes its new one into that of its round.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..fusion.scaffold import next_control
+from ..store.rounds import NEXT_STATE
+from ..store.tensorfile import allocate, open_tensors, specs_of, stacked, write_slot
+from .client import trained_weights
+
+CONTROLS = "controls.safetensors"
+PREFIX = "control/"
+
+
+def begin_controls(temporary: Path, before: Path | None, model: nn.Module, clients: int) -> str:
+    """Make a round's file in its `temporary` folder; returns the file that its clients read (`TrainTask.controls`).
+
+    Args:
+        temporary: the folder of the round that begins.
+        before: the folder of the round before; None before the first: all control variates are 0.
+        model: whose weights have control variates.
+        clients: how many are kept.
+    """
+    file = temporary / CONTROLS
+    if before is None:
+        weights = {name: weight.detach() for name, weight in trained_weights(model).items()}
+        allocate(file, stacked(specs_of(weights), clients))
+        return str(file)
+    shutil.copyfile(before / CONTROLS, file)
+    return str(before / CONTROLS)
+
+
+def end_controls(
+    temporary: Path, before: Path | None, state: Mapping[str, Tensor], positions: Sequence[int]
+) -> dict[str, Tensor]:
+    """`c` after the round as entries of the server's next state.
+
+    Args:
+        temporary: the folder of the round, its clients' new control variates written.
+        before: the folder of the round before; None before the first.
+        state: the server's state before the round.
+        positions: of the clients whose work the round fused.
+    """
+    control = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+    after = open_tensors(temporary / CONTROLS)
+    clients = max((len(after[name]) for name in after), default=0)
+    old = None if before is None else open_tensors(before / CONTROLS)
+    return {f"{PREFIX}{name}": value for name, value in next_control(control, old, after, positions, clients).items()}
+
+
+def read_controls(file: Path, number: int, model: nn.Module, position: int) -> tuple[list[Tensor], list[Tensor]]:
+    """`c` and the `c_k` of the client at `position` before round `number`: a tensor for each of the trained weights."""
+    weights, rows = trained_weights(model), open_tensors(file)
+    state = None if number == 1 else open_tensors(file.with_name(NEXT_STATE))
+    own = [rows[name][position].to(weight.device, copy=True) for name, weight in weights.items()]
+    control = [
+        torch.zeros_like(weight) if state is None else state[f"{PREFIX}{name}"].to(weight)
+        for name, weight in weights.items()
+    ]
+    return [value.detach() for value in control], own
+
+
+def write_controls(file: Path, model: nn.Module, position: int, values: Sequence[Tensor]) -> None:
+    """Write a client's new `c_k` into its row of its round's file."""
+    write_slot(file, dict(zip(trained_weights(model), values, strict=True)), position)

@@ -1,0 +1,197 @@
+"""One round: its clients train, their work is fused, the new global model is evaluated, and all of it is stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..config import schema
+from ..fusion.fuse import Fused, fuse
+from ..fusion.lineage import NextLineage, next_lineage
+from ..fusion.scaffold import Scaffold
+from ..fusion.updates import Returned
+from ..store.cache import Entry
+from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round
+from ..store.tensorfile import open_tensors, specs_of, write_slot
+from .client import local_steps
+from .controls import begin_controls, end_controls
+from .engine import Perform, one_thread
+from .events import ClientFinished, Event, RoundStarted
+from .late import arrived, begin_late, end_late, outstanding
+from .participation import Roster
+from .site import CHUNK, EvaluateTask, Site, TrainTask
+
+Observe = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What stays the same over the rounds of one federation.
+
+    `rosters`: who does what in rounds 1, 2, …; `lineage_decay`: of the accumulators over all rounds, None where these
+    are not asked for.
+    """
+
+    config: schema.Config
+    site: Site
+    perform: Perform
+    entry: Entry
+    initial: Mapping[str, Tensor]
+    rosters: tuple[Roster, ...]
+    lineage_decay: float | None
+    observe: Observe
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the server stands after a round; round 0, which is not stored, is the initial model."""
+
+    number: int
+    weights: Mapping[str, Tensor]
+    server: Mapping[str, Tensor]
+    history: tuple[Metrics, ...]
+    stored: Round | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the round is stored."""
+        return None if self.stored is None else self.stored.folder
+
+
+def state_after(stored: Round) -> State:
+    """Where the server stands after a stored round."""
+    return State(stored.number, stored.weights(), stored.next_server_state(), stored.history, stored)
+
+
+def train_round(training: Training, state: State) -> Round:
+    """Train, fuse, evaluate and store the round after `state`."""
+    config, site = training.config, training.site
+    number, began = state.number + 1, time.perf_counter()
+    roster = training.rosters[number - 1]
+    clients = [site.data.clients[work.position] for work in roster.fused]
+    training.observe(RoundStarted(number, config.federation.rounds, tuple(client.id for client in clients)))
+
+    publish(site, state.weights)
+    temporary = begin_round(training.entry.rounds, number, specs_of(state.weights), len(clients))
+    losses = _train_clients(training, state, roster, temporary)
+    bases = _take_in(state, roster, temporary)
+    with one_thread():
+        fused, server = _fuse(training, state, roster, temporary, bases)
+    publish(site, fused.weights)
+    loss, accuracy = _evaluate(training)
+    metrics = Metrics(number, loss, accuracy, losses, len(clients), round(time.perf_counter() - began, 4))
+    with one_thread():
+        return commit_round(
+            temporary,
+            number,
+            clients=[client.id for client in clients],
+            examples=[len(client.labels) for client in clients],
+            weights=fused.weights,
+            previous=state.weights,
+            state=state.server,
+            next_state=server,
+            decomposition=fused.decomposition,
+            buffers=site.buffers,
+            history=[*state.history, metrics],
+            bases=bases,
+            lineage=_lineage(training, state, fused, [client.id for client in clients]),
+        )
+
+
+def publish(site: Site, weights: Mapping[str, Tensor]) -> None:
+    """Give the workers these global weights; none is at work meanwhile."""
+    for name, tensor in site.published.items():
+        tensor.copy_(weights[name])
+
+
+def _train_clients(training: Training, state: State, roster: Roster, temporary: Path) -> float:
+    """Let everybody train who starts in this round; returns their mean training loss, by examples."""
+    config, site, specs = training.config, training.site, specs_of(state.weights)
+    slots = {work.position: slot for slot, work in enumerate(roster.fused)}
+    late = [one.position for one in roster.trained if one.delay]
+    fresh = str(begin_late(temporary, specs, len(late)))
+    controls = None
+    if isinstance(config.fusion, Scaffold):
+        controls = begin_controls(temporary, state.folder, site.model, len(site.data.clients))
+    # The largest first: the last to finish then keeps the others waiting for the shortest time.
+    everybody = sorted(roster.trained, key=lambda one: -len(site.data.clients[one.position].labels) * one.epochs)
+    tasks = [
+        TrainTask(
+            roster.number,
+            one.position,
+            fresh if one.delay else str(temporary / CLIENTS),
+            late.index(one.position) if one.delay else slots[one.position],
+            one.epochs,
+            controls,
+        )
+        for one in everybody
+    ]
+    losses = dict[int, float]()
+    for done, (loss,) in training.perform(tasks):
+        client = site.data.clients[tasks[done].position]
+        losses[tasks[done].position] = loss
+        training.observe(ClientFinished(roster.number, client.id, len(client.labels), loss))
+    # Summed in the order of the clients, whoever was first. Nobody may have started: all that is fused is late work.
+    counts = {position: len(site.data.clients[position].labels) for position in sorted(losses)}
+    if not counts:
+        return state.history[-1].train_loss
+    return sum(losses[position] * count for position, count in counts.items()) / sum(counts.values())
+
+
+def _take_in(state: State, roster: Roster, temporary: Path) -> dict[int, Mapping[str, Tensor]]:
+    """Put late work that arrives beside that of this round; returns what it started from, by position in the stack."""
+    bases: dict[int, Mapping[str, Tensor]] = {}
+    for slot, work in enumerate(roster.fused):
+        if work.from_round < roster.number:
+            weights, bases[slot] = arrived(state.folder, work, list(state.weights))
+            write_slot(temporary / CLIENTS, weights, slot)
+    return bases
+
+
+def _fuse(
+    training: Training, state: State, roster: Roster, temporary: Path, bases: Mapping[int, Mapping[str, Tensor]]
+) -> tuple[Fused, dict[str, Tensor]]:
+    """The new global model, and what the server and late clients carry into the next round."""
+    config, site, number = training.config, training.site, roster.number
+    epochs = {one.position: one.epochs for one in roster.trained if not one.delay}
+    examples = [len(site.data.clients[work.position].labels) for work in roster.fused]
+    returned = Returned(
+        previous=state.weights,
+        clients=open_tensors(temporary / CLIENTS),
+        examples=examples,
+        steps=[
+            local_steps(count, config.federation, epochs.get(work.position))
+            for count, work in zip(examples, roster.fused, strict=True)
+        ],
+        buffers=site.buffers,
+        bases=bases,
+    )
+    counted, updates = config.privacy.clipped(returned, state.server)
+    noise = config.privacy.noise(counted, state.server, config.seed, number)
+    fused = fuse(config.fusion, counted, state.server, updates, noise)
+    server = fused.state | config.privacy.next_state(updates, state.server, config.seed, number)
+    if isinstance(config.fusion, Scaffold):
+        server |= end_controls(temporary, state.folder, state.server, [work.position for work in roster.fused])
+    late = [one.position for one in roster.trained if one.delay]
+    end_late(temporary, state.folder, outstanding(training.rosters, number), late, number, state.weights)
+    return fused, server
+
+
+def _lineage(training: Training, state: State, fused: Fused, clients: Iterable[int]) -> NextLineage | None:
+    """The accumulators over all rounds, where these are asked for."""
+    if training.lineage_decay is None:
+        return None
+    before = None if state.stored is None else state.stored.lineage()
+    return next_lineage(training.config.fusion, fused, list(clients), state.number + 1, before, training.lineage_decay)
+
+
+def _evaluate(training: Training) -> tuple[float, float]:
+    """Mean cross entropy and accuracy of the published weights on the server's test set."""
+    count = len(training.site.data.test.labels)
+    chunks = [EvaluateTask(chunk) for chunk in range(-(-count // CHUNK))]
+    results = sorted(training.perform(chunks))  # summed in the order of the chunks, whoever was first
+    return sum(loss for _, (loss, _) in results) / count, sum(correct for _, (_, correct) in results) / count

@@ -1,0 +1,37 @@
+"""How many clients a robust fusion needs: asked before a run starts, and again of those that returned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from ..config.schema import Federation
+
+
+def clients_a_round(federation: Federation) -> int:
+    """How many clients train in a round; partitioning may leave fewer."""
+    return federation.clients_per_round or federation.clients
+
+
+def check_attackers(fusion: str, attackers: int, factor: int, federation: Federation) -> None:
+    """Raise InputError unless a round has at least `factor * attackers + 3` clients."""
+    there, needed = clients_a_round(federation), factor * attackers + 3
+    if there >= needed:
+        return
+    key = "clients" if federation.clients_per_round is None else "clients_per_round"
+    fewer = f", or fusion.attackers={(there - 3) // factor} at most" if there >= 3 else ""
+    raise InputError(
+        f"fusion={fusion}: against fusion.attackers={attackers} it needs {factor} * {attackers} + 3 = {needed} clients "
+        f"a round, there are {there}: federation.{key}={needed} or more{fewer}"
+    )
+
+
+def require_returned(fusion: str, returned: int, needed: int, why: str) -> None:
+    """Raise RunError where fewer than `needed` clients returned."""
+    if returned < needed:
+        raise RunError(
+            f"fusion={fusion}: {returned} clients returned in this round, it needs {needed} ({why}): "
+            "more clients a round, fewer dropouts, or another fusion"
+        )

@@ -1,0 +1,41 @@
+"""FedAvgM (Hsu et al. 2019, "Measuring the Effects of Non-Identical Data Distribution", section 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..config.schema import above
+from ..errors import InputError
+from .fedavg import FedAvg
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FedAvgM(FedAvg):
+    """FedAvg with momentum on the server: `v <- momentum v + sum_k p_k D_k`, `W = W_prev + learning_rate v`.
+
+    `A_k = learning_rate p_k`; what the momentum carries over from earlier rounds is `U`.
+    """
+
+    momentum: float = 0.9
+    learning_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"fusion.momentum={self.momentum}: must be 0 or more and below 1")
+        above("fusion.learning_rate", self.learning_rate, 0)
+
+    @property
+    def decay(self) -> float:
+        """The momentum."""
+        return self.momentum
+
+    def scale(
+        self, delta: Tensor, state: Mapping[str, Tensor], number: int
+    ) -> tuple[float | Tensor, dict[str, Tensor]]:
+        """The server's learning rate."""
+        return self.learning_rate, {}

@@ -1,0 +1,108 @@
+"""SCAFFOLD (Karimireddy et al. 2020, "Stochastic Controlled Averaging for Federated Learning", algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..config.schema import above, one_of
+from ..errors import InputError
+from .fedavg import FedAvg
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..config.schema import Federation
+    from .fuse import Shares
+    from .updates import Updates
+
+OPTIONS = ("I", "II")
+
+
+@dataclass(frozen=True)
+class Scaffold(FedAvg):
+    """`W = W_prev + eta_g mean_k (W_k - W_prev)`, of clients that step along `gradient - c_k + c`.
+
+    The control variates `c_k` (of a client) and `c` (of the server, the mean of all `c_k`) estimate the gradients of
+    the client's and of everybody's loss: their difference takes the drift out of a client's steps. They start at 0.
+
+    Attributes:
+        option: how a client renews its `c_k` (line 12): `I`, the gradient of its loss over its whole share at the
+            model it received; `II`, `c_k - c + (W_prev - W_k) / (steps * learning_rate)`, the mean of its gradients.
+        global_learning_rate: `eta_g`.
+    """
+
+    option: str = "II"
+    global_learning_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        one_of("fusion.option", self.option, OPTIONS)
+        above("fusion.global_learning_rate", self.global_learning_rate, 0)
+
+    def check(self, federation: Federation) -> None:
+        """Plain SGD only, as the algorithm is written: with it a client's way is the sum of its gradients."""
+        plain = "federation.optimizer=sgd federation.momentum=0"
+        if federation.optimizer != "sgd":
+            raise InputError(f"federation.optimizer={federation.optimizer}: fusion=scaffold needs plain SGD: {plain}")
+        if federation.momentum:
+            raise InputError(f"federation.momentum={federation.momentum}: fusion=scaffold needs plain SGD: {plain}")
+        if federation.stragglers and federation.straggler_work == "late":
+            raise InputError(
+                "federation.straggler_work=late: fusion=scaffold defines no control variate for late work: "
+                "federation.straggler_work=partial, or federation.stragglers=0"
+            )
+
+    def shares(self, updates: Updates) -> Shares:
+        """Every client counts the same (line 16)."""
+        from .average import equal_shares
+        from .fuse import Shares
+
+        return Shares(equal_shares(updates.count))
+
+    def scale(
+        self, delta: Tensor, state: Mapping[str, Tensor], number: int
+    ) -> tuple[float | Tensor, dict[str, Tensor]]:
+        """The global step size `eta_g` (line 17); the server's `c` is renewed by `next_control`."""
+        return self.global_learning_rate, {}
+
+
+def mean_of_steps(
+    control: Sequence[Tensor], own: Sequence[Tensor], start: Sequence[Tensor], end: Sequence[Tensor], rates: float
+) -> list[Tensor]:
+    """Option II: `c_k - c + (x - y_k) / (K eta)`, weight by weight.
+
+    `control` is `c`, `own` is `c_k`, `start` is `x`, `end` is `y_k`; `rates` the sum of the learning rates of the
+    client's steps, `K eta` where they are all the same.
+    """
+    return [k - c + (x - y) / rates for c, k, x, y in zip(control, own, start, end, strict=True)]
+
+
+def next_control(
+    control: Mapping[str, Tensor],
+    before: Mapping[str, Tensor] | None,
+    after: Mapping[str, Tensor],
+    positions: Sequence[int],
+    clients: int,
+) -> dict[str, Tensor]:
+    """`c + 1/N sum_k (c_k+ - c_k)` over the clients of a round (line 17), float64; read a client and weight at a time.
+
+    Args:
+        control: `c` by name of the weight; 0 where it has none.
+        before: `c_k` of all clients by name, stacked `[clients, *shape]`; None: 0.
+        after: `c_k+`, likewise.
+        positions: of the clients whose work this round fused.
+        clients: `N`, all clients there are.
+    """
+    import torch
+
+    found = {}
+    for name in after:
+        new, old = after[name], None if before is None else before[name]
+        total = torch.zeros(new.shape[1:], dtype=torch.float64)
+        for position in positions:
+            total += new[position]
+            if old is not None:
+                total -= old[position]
+        found[name] = total / clients + control.get(name, torch.zeros(()))
+    return found

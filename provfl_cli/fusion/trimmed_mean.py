@@ -1,0 +1,58 @@
+"""The coordinate-wise trimmed mean (Yin et al. 2018, "Byzantine-Robust Distributed Learning", definition 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor
+from typing import TYPE_CHECKING
+
+from ..config.schema import at_least
+from ..errors import InputError
+from .conditions import clients_a_round, require_returned
+from .fedavg import FedAvg
+
+if TYPE_CHECKING:
+    from ..config.schema import Federation
+    from .fuse import Shares
+    from .updates import Updates
+
+
+@dataclass(frozen=True)
+class TrimmedMean(FedAvg):
+    """Every coordinate moves by the mean of the clients' updates without the lowest and the highest ones.
+
+    From each end `count` clients are cut, or where that is None `fraction` of them, rounded down.
+    """
+
+    fraction: float = 0.2
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction < 0.5:
+            raise InputError(f"fusion.fraction={self.fraction}: must be 0 or more and below 0.5, it is cut at each end")
+        at_least("fusion.count", self.count, 0)
+
+    def check(self, federation: Federation) -> None:
+        """Refuse a `count` that leaves nobody."""
+        there = clients_a_round(federation)
+        if 2 * self.cut(there) >= there:
+            raise InputError(
+                f"fusion.count={self.count}: cut at each end of {there} clients it leaves nobody: "
+                f"at most fusion.count={(there - 1) // 2}"
+            )
+
+    def cut(self, clients: int) -> int:
+        """How many of so many clients are cut from each end."""
+        return floor(self.fraction * clients + 1e-9) if self.count is None else self.count
+
+    def shares(self, updates: Updates) -> Shares:
+        """Those between the borders of each coordinate; clients with the same value at a border share equally."""
+        import torch
+
+        from .coordinates import middle
+        from .fuse import Shares
+
+        cut = self.cut(updates.count)
+        require_returned("trimmed_mean", updates.count, 2 * cut + 1, f"{cut} are cut at each end")
+        weights = torch.full((updates.count,), 1 / (updates.count - 2 * cut), dtype=torch.float64)
+        return Shares(weights, middle(updates, cut))

@@ -1,0 +1,160 @@
+"""Forgetting: how a client's share of a label fades after it stops taking part, as a table and as a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .files import replacing
+from .texts import harmless
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+CLIENTS_SHOWN = 8
+ROUNDS_SHOWN = 8
+# Okabe and Ito's colours, told apart by colour-blind readers; dashes and markers tell lines apart without colour.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+CAPTION = (
+    "Mean share of each client in all contributions to predictions of the label that it holds most examples of; "
+    "the ringed mark is the last round in which it took part, the dotted line what is left of it since."
+)
+
+
+@dataclass(frozen=True)
+class Fading:
+    """One client's share of the label that it holds most examples of, in the rounds traced.
+
+    Attributes:
+        client: its number.
+        label: that label.
+        last: the last round in which it took part.
+        rounds: the rounds traced, ascending.
+        shares: mean over the inputs of that label of `T_k / (sum_j |T_j| + |noise| + |stale| + |forgotten|)`; NaN
+            before the client first took part, and where no input of the label was traced.
+    """
+
+    client: int
+    label: int
+    last: int
+    rounds: tuple[int, ...]
+    shares: tuple[float, ...]
+
+
+def fading(frame: pd.DataFrame, label_counts: Mapping[int, np.ndarray], last: Mapping[int, int]) -> list[Fading]:
+    """How clients' shares went; those that have not taken part for longest come first.
+
+    Args:
+        frame: contributions of one method in scope `lineage`, of any number of rounds.
+        label_counts: training examples by label of each client.
+        last: the last round in which each client took part.
+    """
+    import pandas as pd
+
+    counted = frame[frame["kind"] != "previous"]
+    total = counted["contribution"].abs().groupby([counted["round"], counted["input"]]).sum()
+    clients = counted[counted["kind"] == "client"]
+    whole = total.loc[pd.MultiIndex.from_frame(clients[["round", "input"]])].to_numpy()
+    parts = clients.assign(part=np.divide(clients["contribution"], whole, out=np.zeros(len(whole)), where=whole > 0))
+    main = {client: int(label_counts[client].argmax()) for client in last}
+    own = parts[parts["label"].to_numpy() == parts["client"].map(main).to_numpy()]
+    means = own.groupby(["client", "round"])["part"].mean()
+    rounds = tuple(sorted({int(number) for number in frame["round"]}))
+    return [
+        Fading(
+            client,
+            main[client],
+            last[client],
+            rounds,
+            tuple(float(means.get((client, number), math.nan)) for number in rounds),
+        )
+        for client in sorted(last, key=lambda client: (last[client], client))
+    ]
+
+
+def show_fading(found: Sequence[Fading], label_names: Sequence[str]) -> RenderableType:
+    """The clients that have not taken part for longest, by rounds; `*` marks the last round in which each did."""
+    if not found:
+        return Text("no input was traced", style="dim")
+    shown = found[:CLIENTS_SHOWN]
+    rounds = _spread(found[0].rounds, ROUNDS_SHOWN)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False, show_edge=False)
+    table.add_column("client", justify="right", no_wrap=True)
+    table.add_column("label", overflow="ellipsis", no_wrap=True, max_width=16)
+    table.add_column("last in", justify="right", no_wrap=True)
+    for number in rounds:
+        table.add_column(str(number), justify="right", no_wrap=True)
+    for one in shown:
+        by_round = dict(zip(one.rounds, one.shares, strict=True))
+        marked = max((number for number in rounds if number <= one.last), default=None)
+        cells = [_cell(by_round[number], number == marked, number > one.last) for number in rounds]
+        table.add_row(str(one.client), Text(harmless(label_names[one.label])), str(one.last), *cells)
+    notes = [
+        "share of a client in all contributions to the label that it holds most of",
+        "*: the last round in which it took part, or the one shown before that",
+    ]
+    if len(found) > len(shown):
+        notes.append(f"{len(found) - len(shown)} more clients took part since")
+    return Group(table, Text("; ".join(notes), style="dim"))
+
+
+def figure(found: Sequence[Fading], label_names: Sequence[str]) -> Figure:
+    """The same as lines over the rounds, with one sentence below that says what they are."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = drawn.add_subplot()
+    for number, one in enumerate([one for one in found if not np.isnan(one.shares).all()][:CLIENTS_SHOWN]):
+        colour, marker = COLOURS[number], MARKERS[number]
+        rounds, shares = np.asarray(one.rounds), np.asarray(one.shares)
+        name = f"client {one.client}, label {harmless(label_names[one.label])}"
+        taking_part = rounds <= one.last
+        axes.plot(rounds[taking_part], shares[taking_part], color=colour, marker=marker, markersize=4, label=name)
+        since = rounds >= (rounds[taking_part].max() if taking_part.any() else rounds.min())
+        axes.plot(rounds[since], shares[since], color=colour, marker=marker, markersize=4, linestyle=":")
+        at = np.flatnonzero(rounds == one.last)
+        axes.plot(rounds[at], shares[at], marker="o", markersize=11, markerfacecolor="none", color=colour, linestyle="")
+    axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    axes.set_xlabel("round")
+    axes.set_ylabel("share of the label's contributions")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if axes.get_lines():
+        drawn.legend(loc="outside right upper", fontsize=8, frameon=False)
+    drawn.supxlabel(CAPTION, fontsize=7.5, wrap=True)
+    return drawn
+
+
+def write_figure(folder: Path, drawn: Figure) -> None:
+    """Write `lineage.png` and `lineage.pdf`; the same figure gives the same bytes.
+
+    Raises:
+        RunError: they cannot be written.
+    """
+    for kind, nothing in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
+        with replacing(folder / f"lineage.{kind}") as beside:
+            drawn.savefig(beside, format=kind, dpi=200, metadata=nothing)
+
+
+def _spread(rounds: Sequence[int], most: int) -> list[int]:
+    """At most so many of the rounds, evenly spread, first and last among them."""
+    if len(rounds) <= most:
+        return list(rounds)
+    return [rounds[position] for position in np.linspace(0, len(rounds) - 1, most).round().astype(int)]
+
+
+def _cell(share: float, marked: bool, after: bool) -> Text:
+    if math.isnan(share):
+        return Text("–", style="dim")
+    return Text(f"{share:.3f}{'*' if marked else ' '}", style="bold" if marked else "dim" if after else "")

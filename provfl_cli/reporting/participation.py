@@ -1,0 +1,112 @@
+"""Who took part when: a row for every client and round, and a compact table of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..config.schema import Federation
+    from ..federation.participation import Roster
+
+CLIENTS_DRAWN = 40  # of more, every round only tells how many
+ROUNDS_SHOWN = 20
+MARKS = {
+    "trained": ("█", "trained, fused in the round"),
+    "partial": ("▄", "trained fewer epochs"),
+    "late": ("→", "started, fused later"),
+    "arrived": ("←", "late work fused"),
+    "dropped": ("x", "returned nothing"),
+    "not_joined": (" ", "not joined yet"),
+    "left": (" ", "left"),
+}
+NOT_CHOSEN = "·"
+
+
+def frame(rosters: Sequence[Roster], ids: Sequence[int], federation: Federation) -> pd.DataFrame:
+    """What each client did in each round: `round, client, status, epochs, from_round`, by round and client.
+
+    `status` is one of `MARKS`; who was there and not chosen has no row. `epochs` are the passes that it made in this
+    round, null where it made none; `from_round` is the round whose global model its work started from, null where there
+    is no work. One row of `late` without one of `arrived` is work that was lost.
+
+    Args:
+        rosters: the rounds.
+        ids: numbers of the clients kept.
+        federation: the settings that the rosters were made of.
+    """
+    import pandas as pd
+
+    joins, leaves = federation.joins or {}, federation.leaves or {}
+    rows: list[tuple[int, int, str, int | None, int | None]] = []
+    for roster in rosters:
+        number = roster.number
+        for one in roster.trained:
+            status = "late" if one.delay else "partial" if one.epochs < federation.local_epochs else "trained"
+            rows.append((number, ids[one.position], status, one.epochs, number))
+        rows += [(number, ids[work.position], "arrived", None, work.from_round) for work in roster.arriving]
+        rows += [(number, ids[position], "dropped", None, None) for position in roster.dropped]
+        rows += [(number, client, "not_joined", None, None) for client in ids if number < joins.get(client, number)]
+        rows += [(number, client, "left", None, None) for client in ids if number > leaves.get(client, number)]
+    rows.sort(key=lambda row: (row[0], row[1]))
+    found = pd.DataFrame(rows, columns=["round", "client", "status", "epochs", "from_round"])
+    return found.astype({"round": "int64", "client": "int64", "epochs": "Int64", "from_round": "Int64"})
+
+
+def table(found: pd.DataFrame, ids: Sequence[int]) -> RenderableType:
+    """Rounds and clients as characters, or, of more than 40 clients, how many did what in each round.
+
+    The middle of many rounds is left out.
+
+    Args:
+        found: of `frame`.
+        ids: numbers of the clients kept.
+    """
+    numbers = sorted(set(found["round"].tolist()))
+    half = ROUNDS_SHOWN // 2
+    shown = numbers if len(numbers) <= ROUNDS_SHOWN else [*numbers[:half], None, *numbers[-half:]]
+    statuses = [status for status in MARKS if (found["status"] == status).any()]
+    return _characters(found, ids, shown, statuses) if len(ids) <= CLIENTS_DRAWN else _counts(found, shown, statuses)
+
+
+def _characters(
+    found: pd.DataFrame, ids: Sequence[int], shown: Sequence[int | None], statuses: Sequence[str]
+) -> RenderableType:
+    width = max(len(str(client)) for client in ids)
+    lines = [Text(f"{'client' if not digit else '':>6} ", style="dim") for digit in range(width)]
+    for client in ids:
+        for line, digit in zip(lines, str(client).rjust(width), strict=True):
+            line.append(digit)
+    marks = {
+        (number, client): MARKS[status][0]
+        for number, client, status in zip(found["round"], found["client"], found["status"], strict=True)
+    }
+    for number in shown:
+        if number is None:
+            lines.append(Text(f"{'…':>6}", style="dim"))
+            continue
+        cells = "".join(marks.get((number, client), NOT_CHOSEN) for client in ids)
+        lines.append(Text.assemble((f"{number:>6} ", "dim"), (cells, "cyan")))
+    known = [f"{MARKS[status][0]} {MARKS[status][1]}" for status in statuses if MARKS[status][0].strip()]
+    away = ["blank: not joined, or left"] if {"not_joined", "left"} & set(statuses) else []
+    return Group(*lines, Text("; ".join([*known, f"{NOT_CHOSEN} not chosen", *away]), style="dim"))
+
+
+def _counts(found: pd.DataFrame, shown: Sequence[int | None], statuses: Sequence[str]) -> RenderableType:
+    drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, show_edge=False)
+    for name in ("round", *statuses):
+        drawn.add_column(name.replace("_", " "), justify="right", overflow="fold")
+    counts = found.groupby(["round", "status"]).size()
+    for number in shown:
+        if number is None:
+            drawn.add_row("…")
+        else:
+            drawn.add_row(str(number), *(f"{counts.get((number, status), 0):,}" for status in statuses))
+    return drawn
