@@ -13,6 +13,7 @@ from torch import nn
 from ..config import schema
 from ..data.federated import FederatedData
 from ..errors import InputError, RunError
+from ..fusion.scaffold import Scaffold
 from ..store.cache import Entry, open_entry, require_space
 from ..store.rounds import Metrics, Round, has_lineage
 from ..store.tensorfile import Specs, size_of, specs_of
@@ -79,8 +80,10 @@ def federated_rounds(
         stored = set(_stored(entry, decay))
         workers = 0  # where all is there
         if not targets <= stored:
-            require_space(entry.folder, _space(specs_of(initial), per_round, len(kept - stored)))
-            workers = min(config.engine.workers or available_cores(), per_round)
+            widest = max(len(each.trained) + len(each.arriving) for each in roster)
+            needed = _space(config, specs_of(initial), widest, len(clients), len(kept - stored))
+            require_space(entry.folder, needed)
+            workers = min(config.engine.workers or available_cores(), widest)
         own, published = copy.deepcopy(model).to(device), shared_tensors(specs_of(initial))
         site = Site(own, data, federation, config.fusion, config.privacy, config.seed, published, buffers)
         with engine(site, workers) as perform:
@@ -131,9 +134,15 @@ def _kept_rounds(keep: str | int, rounds: int) -> set[int]:
     return set(range(max(1, rounds - last + 1), rounds + 1))
 
 
-def _space(specs: Specs, clients: int, rounds: int) -> int:
-    """Bytes that so many more rounds take, with the two at work: clients' models, global one, the server's state."""
-    return (rounds + 2) * (clients + 3) * size_of(specs)
+def _space(config: schema.Config, specs: Specs, a_round: int, clients: int, rounds: int) -> int:
+    """Bytes that so many more rounds take, with the two at work.
+
+    The models of the clients in a round, the global one and the server's state; for each of all `clients` its control
+    variate, and what it sent over all rounds, weighted and not, with the server's momentum of each.
+    """
+    controls = clients if isinstance(config.fusion, Scaffold) else 0
+    lineage = (4 if config.fusion.decay else 2) * clients if config.provenance.scope == "lineage" else 0
+    return (rounds + 2) * (a_round + 3 + controls + lineage) * size_of(specs)
 
 
 def _train_until(training: Training, target: int) -> Iterator[Metrics]:

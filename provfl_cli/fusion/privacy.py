@@ -278,6 +278,20 @@ class LocalDP(NoPrivacy):
         return local(self.noise_multiplier, self.delta, ledger, beyond_updates(ledger.fusion))
 
 
+@dataclass(frozen=True)
+class SecureAggregation(NoPrivacy):
+    """Refused: the server learns the sum of the clients' models and nothing of any one of them."""
+
+    private: ClassVar[bool] = True
+
+    def check(self, federation: Federation, fusion: Fusion) -> None:
+        """Raise InputError, always: provenance splits the fused model into the clients' parts."""
+        raise InputError(
+            "privacy=secure_aggregation: the server would see only the sum of the clients' updates, and could not tell "
+            "whose a prediction is: privacy=central_dp and privacy=local_dp can be traced, or privacy=none"
+        )
+
+
 def beyond_average(fusion: Fusion) -> str | None:
     """Why a client can change this fusion's combined update by more than its own clipped one over `n`; None: it cannot.
 
