@@ -209,7 +209,7 @@ def test_one_failed_job_does_not_stop_the_sweep(workspace: Path, jobs: list[Conf
     assert error[-3].startswith("  seed=13: KeyError: 'unlucky' (traceback in outputs/multirun/")
     assert error[-2].startswith("  seed=2: dataset.label_column=label")
     (sweep,) = workspace.glob("outputs/multirun/*/*")
-    assert sorted(path.name for path in sweep.iterdir()) == ["0", "1", "3", "4", "multirun.yaml"]
+    assert sorted(path.name for path in sweep.iterdir()) == ["0", "1", "3", "4", "failures.json", "multirun.yaml"]
     assert main(["run", "-m", "seed=2,2"]) == 2, "nothing but wrong input"
 
 
@@ -235,7 +235,7 @@ def test_help_and_version(workspace: Path, capsys: Captured) -> None:
     assert capsys.readouterr().out.startswith("provfl 0.")
 
 
-@pytest.mark.parametrize(("_", "example"), COMMANDS.values())
+@pytest.mark.parametrize(("_", "example"), [COMMANDS[name] for name in COMMANDS if name != "table"])  # that needs runs
 def test_examples_in_the_help_work(_: str, example: str, workspace: Path, jobs: list[Config]) -> None:
     program, *arguments = example.split()
     assert program == "provfl"
@@ -254,6 +254,7 @@ def test_examples_in_the_help_work(_: str, example: str, workspace: Path, jobs: 
         ["run", "--info", "searchpath"],
         ["run", "-sc", "query=bash"],
         ["ls"],
+        ["table", "--help"],
         ["cp", "fusion/fedprox", "out/"],
     ],
 )

@@ -84,7 +84,8 @@ def train_round(
     steps = [local_steps(count, site.settings, epochs) for count, (_, epochs) in zip(examples, work, strict=True)]
     returned = Returned(weights, open_tensors(temporary / CLIENTS), examples, steps, site.buffers)
     fused = fuse(site.fusion, returned, state)
-    fused.state.update(end_controls(temporary, before, state, [position for position, _ in work]))
+    shares = site.fusion.control_shares([len(client.labels) for client in site.data.clients])
+    fused.state.update(end_controls(temporary, before, state, [position for position, _ in work], shares))
     write_tensors(temporary / NEXT_STATE, fused.state)
     temporary.rename(rounds / f"{number:04d}")
     return fused
@@ -94,11 +95,12 @@ WORK = [[(0, 3), (1, 3), (3, 3)], [(1, 3), (2, 1), (3, 3)], [(0, 2), (2, 3), (3,
 
 
 @pytest.mark.parametrize("option", ["I", "II"])
-@pytest.mark.parametrize("decay", [0.0, 0.01])
-def test_against_the_algorithm_written_out(option: str, decay: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("decay", "weighted"), [(0.0, False), (0.01, False), (0.0, True)])
+def test_against_the_algorithm_written_out(option: str, decay: float, weighted: bool, tmp_path: Path) -> None:
     """Algorithm 1 of the paper in float64, three rounds, three of four clients in each, partial work among it."""
     data, model = make_data(), linear()
-    settings, fusion = plain(weight_decay=decay), Scaffold(option, 0.7)
+    settings, fusion = plain(weight_decay=decay), Scaffold(option, 0.7, weighted)
+    counts = torch.tensor([len(client.labels) if weighted else 1 for client in data.clients]).double()
     site = site_of(data, model, settings, fusion)
     weights: Mapping[str, Tensor] = {name: value.clone() for name, value in model.state_dict().items()}
     state: Mapping[str, Tensor] = {}
@@ -121,8 +123,9 @@ def test_against_the_algorithm_written_out(option: str, decay: float, tmp_path: 
             moves.append(y - x)
             changes.append(renewed - own[position])
             own[position] = renewed
-        x = x + 0.7 * torch.stack(moves).mean(0)
-        c = c + torch.stack(changes).sum(0) / 4
+        there = counts[[position for position, _ in work]]
+        x = x + 0.7 * torch.tensordot(there / there.sum(), torch.stack(moves), 1)
+        c = c + torch.tensordot(there / counts.sum(), torch.stack(changes), 1)
         fused = train_round(site, tmp_path, number, weights, state, work)
         weights, state = fused.weights, fused.state
         found = torch.cat([weights["logits.weight"], weights["logits.bias"][:, None]], 1)
@@ -134,7 +137,8 @@ def test_against_the_algorithm_written_out(option: str, decay: float, tmp_path: 
             row = torch.cat([rows["logits.weight"][position], rows["logits.bias"][position][:, None]], 1)
             assert torch.allclose(row.double(), own[position], atol=2e-6)
         for name in rows:  # the server's is the mean of all clients'
-            assert torch.allclose(rows[name].double().mean(0), state[f"control/{name}"], atol=1e-9)
+            mean = torch.tensordot(counts / counts.sum(), rows[name].double(), 1)
+            assert torch.allclose(mean, state[f"control/{name}"], atol=1e-9)
         # What the loss does not reach neither moves nor has a control variate.
         assert not rows["unused.weight"].any()
         assert torch.equal(weights["unused.weight"], model.state_dict()["unused.weight"])

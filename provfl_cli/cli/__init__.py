@@ -14,6 +14,7 @@ from ..errors import InputError, RunError, did_you_mean
 
 COMMANDS = {  # name: what it does, an example
     "run": ("train a federation, trace predictions to clients, write tables", "provfl run model=resnet18 seed=1"),
+    "table": ("join runs and sweeps into one table, seeds averaged", "provfl table outputs/multirun --paired tracefl"),
     "ls": ("list the config groups and their options", "provfl ls model"),
     "cp": ("copy an option's file out, to edit it", "provfl cp model/lenet my/model/wide.yaml"),
 }

@@ -3,6 +3,7 @@
 import os
 import re
 from contextlib import redirect_stderr
+from glob import escape, glob
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,11 @@ from . import COMMANDS
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
+
+
+TABLE_FLAGS = (
+    "--by", "--metric", "--method", "--scope", "--round", "--paired", "--format", "--tidy", "--out", "--help",
+)  # fmt: skip
 
 
 def complete(hydra: "Hydra", config_name: str, arguments: list[str]) -> None:
@@ -39,11 +45,12 @@ def split_line(line: str) -> tuple[str, str]:
 
 
 def words(command: str, rest: str) -> list[str]:
-    """What can stand next: a command, or behind `ls` and `cp` the groups and options."""
+    """What can stand next: a command; behind `ls` and `cp` groups and options; behind `table` folders and flags."""
     start = "" if rest.endswith(" ") or not rest else rest.split()[-1]
     known = {
         "": list(COMMANDS),
         "ls": groups(),
         "cp": [f"{group}/{name}" for group in groups() for name in options(group)],
+        "table": [*TABLE_FLAGS] if start.startswith("-") else glob(f"{escape(start)}*/"),
     }
     return [word for word in known.get(command, []) if word.startswith(start)]

@@ -25,6 +25,7 @@ class Failure:
     overrides: tuple[str, ...]
     message: str  # one line
     exit_code: int  # 2 wrong input, 1 anything else
+    folder: str = ""  # of the job, absolute; gone where nothing was computed
 
 
 def job(cfg: DictConfig) -> Failure | None:
@@ -39,6 +40,8 @@ def job(cfg: DictConfig) -> Failure | None:
         config = validated(cfg)
         from ..run import run_job
 
+        for stale in ("error.log", "summary.json"):  # of an earlier run in this folder: they say how a run ended
+            (folder / stale).unlink(missing_ok=True)
         run_job(config, folder)
     except KeyboardInterrupt:
         discard_if_nothing_computed(folder, hydra.job.name)
@@ -56,9 +59,9 @@ def _failure(error: Exception, overrides: tuple[str, ...], folder: Path, job_nam
         traceback.print_exception(error)
     if isinstance(error, InputError):
         discard_if_nothing_computed(folder, job_name)
-        return Failure(overrides, _one_line(str(error)), 2)
+        return Failure(overrides, _one_line(str(error)), 2, str(folder.absolute()))
     text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-    return Failure(overrides, f"{_one_line(text)} ({_logged(error, folder)})", 1)
+    return Failure(overrides, f"{_one_line(text)} ({_logged(error, folder)})", 1, str(folder.absolute()))
 
 
 def _logged(error: Exception, folder: Path) -> str:

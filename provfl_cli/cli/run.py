@@ -3,6 +3,7 @@
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.compose import Plan, hydra_session, parse, parser, plan
@@ -68,8 +69,10 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
     try:
         if asked.sweep:
             returned = hydra.multirun(asked.config_name, job, overrides)
-        else:
-            returned = hydra.run(asked.config_name, job, overrides)
+            failures = list(_failures(returned))
+            _joined(returned, folder, failures)
+            return failures
+        returned = hydra.run(asked.config_name, job, overrides)
         return list(_failures(returned))
     except OSError as error:  # what happens inside a job is returned; Hydra makes the folder that the user named
         raise InputError(f"{error.filename}: the run folder cannot be made ({error.strerror})") from error
@@ -80,11 +83,29 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
 
 def _failures(returned: Any) -> Iterator[Failure]:
     """What failed among the returns of a job, or of the batches of a sweep."""
+    for one in _returns(returned):
+        if isinstance(one._return_value, Failure):
+            yield one._return_value
+
+
+def _joined(returned: Any, claimed_folder: Path | None, failures: list[Failure]) -> None:
+    """Leave the table of a sweep's jobs in its folder, and what failed: of some jobs nothing else is left."""
+    done = list(_returns(returned))  # other sweepers than Hydra's own return nothing: all jobs in the folder, then
+    folder = Path(done[0].hydra_cfg.hydra.sweep.dir).absolute() if done else claimed_folder
+    if folder is None:
+        return
+    from .table import sweep_table
+
+    places = [Path(one.hydra_cfg.hydra.runtime.output_dir) for one in done]
+    sweep_table(places, folder, failures)
+
+
+def _returns(returned: Any) -> Iterator[Any]:
     if isinstance(returned, list | tuple):
         for one in returned:
-            yield from _failures(one)
-    elif isinstance(getattr(returned, "_return_value", None), Failure):
-        yield returned._return_value
+            yield from _returns(one)
+    elif hasattr(returned, "_return_value"):
+        yield returned
 
 
 def _reported(failures: list[Failure], asked: Plan) -> int:

@@ -28,7 +28,7 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval
     given = np.asarray([value for value in values if not np.isnan(value)], dtype=np.float64)
     count = len(given)
     mean = float(given.mean()) if count else np.nan
-    if count < 2:
+    if count < 2 or not np.isfinite(mean):
         return Interval(mean, np.nan, np.nan, count)
     half = float(stats.t.ppf((1 + confidence) / 2, count - 1) * given.std(ddof=1) / np.sqrt(count))
     return Interval(mean, mean - half, mean + half, count)

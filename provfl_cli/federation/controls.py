@@ -43,7 +43,11 @@ def begin_controls(temporary: Path, before: Path | None, model: nn.Module, clien
 
 
 def end_controls(
-    temporary: Path, before: Path | None, state: Mapping[str, Tensor], positions: Sequence[int]
+    temporary: Path,
+    before: Path | None,
+    state: Mapping[str, Tensor],
+    positions: Sequence[int],
+    shares: Sequence[float],
 ) -> dict[str, Tensor]:
     """`c` after the round as entries of the server's next state.
 
@@ -52,12 +56,12 @@ def end_controls(
         before: the folder of the round before; None before the first.
         state: the server's state before the round.
         positions: of the clients whose work the round fused.
+        shares: what each of all clients counts in `c`.
     """
     control = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     after = open_tensors(temporary / CONTROLS)
-    clients = max((len(after[name]) for name in after), default=0)
     old = None if before is None else open_tensors(before / CONTROLS)
-    return {f"{PREFIX}{name}": value for name, value in next_control(control, old, after, positions, clients).items()}
+    return {f"{PREFIX}{name}": value for name, value in next_control(control, old, after, positions, shares).items()}
 
 
 def read_controls(file: Path, number: int, model: nn.Module, position: int) -> tuple[list[Tensor], list[Tensor]]:

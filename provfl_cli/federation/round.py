@@ -175,7 +175,9 @@ def _fuse(
     fused = fuse(config.fusion, counted, state.server, updates, noise)
     server = fused.state | config.privacy.next_state(updates, state.server, config.seed, number)
     if isinstance(config.fusion, Scaffold):
-        server |= end_controls(temporary, state.folder, state.server, [work.position for work in roster.fused])
+        shares = config.fusion.control_shares([len(client.labels) for client in site.data.clients])
+        positions = [work.position for work in roster.fused]
+        server |= end_controls(temporary, state.folder, state.server, positions, shares)
     late = [one.position for one in roster.trained if one.delay]
     end_late(temporary, state.folder, outstanding(training.rosters, number), late, number, state.weights)
     return fused, server

@@ -31,10 +31,14 @@ class Scaffold(FedAvg):
         option: how a client renews its `c_k` (line 12): `I`, the gradient of its loss over its whole share at the
             model it received; `II`, `c_k - c + (W_prev - W_k) / (steps * learning_rate)`, the mean of its gradients.
         global_learning_rate: `eta_g`.
+        weighted: clients count by their examples in both means, so that the sum of all examples' losses is minimised,
+            as FedAvg does. In the paper every client counts the same, and what is minimised is the mean of their mean
+            losses: with shares of very different sizes that is another problem.
     """
 
     option: str = "II"
     global_learning_rate: float = 1.0
+    weighted: bool = False
 
     def __post_init__(self) -> None:
         one_of("fusion.option", self.option, OPTIONS)
@@ -54,11 +58,19 @@ class Scaffold(FedAvg):
             )
 
     def shares(self, updates: Updates) -> Shares:
-        """Every client counts the same (line 16)."""
-        from .average import equal_shares
+        """Every client counts the same (line 16), or by its examples."""
+        from .average import equal_shares, example_shares
         from .fuse import Shares
 
+        if self.weighted:
+            return Shares(example_shares(updates.returned.examples))
         return Shares(equal_shares(updates.count))
+
+    def control_shares(self, examples: Sequence[int]) -> list[float]:
+        """What each of all clients, with so many examples, counts in the server's `c`: `1/N`, or by its examples."""
+        if self.weighted:
+            return [count / sum(examples) for count in examples]
+        return [1.0 / len(examples)] * len(examples)
 
     def scale(
         self, delta: Tensor, state: Mapping[str, Tensor], number: int
@@ -83,16 +95,16 @@ def next_control(
     before: Mapping[str, Tensor] | None,
     after: Mapping[str, Tensor],
     positions: Sequence[int],
-    clients: int,
+    shares: Sequence[float],
 ) -> dict[str, Tensor]:
-    """`c + 1/N sum_k (c_k+ - c_k)` over the clients of a round (line 17), float64; read a client and weight at a time.
+    """`c + sum_k s_k (c_k+ - c_k)` over the clients of a round (line 17), float64; read a client and weight at a time.
 
     Args:
         control: `c` by name of the weight; 0 where it has none.
         before: `c_k` of all clients by name, stacked `[clients, *shape]`; None: 0.
         after: `c_k+`, likewise.
         positions: of the clients whose work this round fused.
-        clients: `N`, all clients there are.
+        shares: `s_k` of all clients there are, `1/N` in the paper.
     """
     import torch
 
@@ -101,8 +113,8 @@ def next_control(
         new, old = after[name], None if before is None else before[name]
         total = torch.zeros(new.shape[1:], dtype=torch.float64)
         for position in positions:
-            total += new[position]
+            total.add_(new[position], alpha=shares[position])
             if old is not None:
-                total -= old[position]
-        found[name] = total / clients + control.get(name, torch.zeros(()))
+                total.add_(old[position], alpha=-shares[position])
+        found[name] = total + control.get(name, torch.zeros(()))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,17 @@ def _table(title: str, columns: Sequence[Column], frame: pd.DataFrame) -> Table:
     return Table(title, headings, tuple(rows), len(words))
 
 
+def cost_table(seconds: Mapping[tuple[str, str], float], inputs: int) -> Table:
+    """What each method, by name and scope, took for the `inputs` of a round."""
+    several = len({scope for _, scope in seconds}) > 1
+    rows = (
+        (name, *([scope] if several else []), f"{inputs:,}", f"{took:.2f}", f"{1000 * took / max(inputs, 1):,.1f}")
+        for (name, scope), took in seconds.items()
+    )
+    words = ("method", "scope") if several else ("method",)
+    return Table("Time to attribute", (*words, "inputs", "seconds", "ms an input"), tuple(rows), len(words))
+
+
 def to_markdown(tables: Sequence[Table], note: str) -> str:
     """The tables one below the other, then `note` (where the data came from)."""
     parts = []
@@ -118,6 +129,10 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "–": "--",
     "…": r"\ldots{}",
+    "±": r"$\pm$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    **{character: f"{{{character}}}" for character in "[*"},  # behind a line's end they would be an argument of it
     **{character: "\\" + character for character in "&%$#_{}"},
 }
 

@@ -1,0 +1,209 @@
+"""`provfl table RUNS…`: any runs and sweeps in one table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ..errors import InputError, RunError, did_you_mean
+
+if TYPE_CHECKING:
+    from ..reporting.joined import Joined
+    from ..reporting.run_folders import Absent, RunFolder
+    from .job import Failure
+
+FORMATS = {"console": ".txt", "csv": ".csv", "markdown": ".md", "latex": ".tex"}
+SCOPES = ("round", "lineage")
+
+
+def main(arguments: list[str]) -> int:
+    """Join runs, and show or write the table."""
+    parser = _parser()
+    if any(argument in ("-h", "--help") for argument in arguments):
+        parser.print_help()
+        return 0
+    args = parser.parse_args(arguments)
+    chosen = _format(args)
+    from ..reporting.joined import Asked, join
+
+    asked = Asked(
+        _listed(args.by), _listed(args.metric), _listed(args.method), args.scope, _round(args.round), args.paired
+    )
+    places = [Path(place) for place in args.runs]
+    runs, absent = _read(places)
+    joined = join(runs, asked, absent)
+    if args.out is not None:
+        _written(joined, Path(args.out), chosen, args.tidy)
+    else:
+        _shown(joined, chosen, args.tidy)
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    def refuse(message: str) -> NoReturn:
+        if "RUNS" in message:
+            message = "RUNS come first: provfl table outputs/multirun/DATE/TIME --by fusion"
+        raise InputError(f"{message} (provfl table --help)")
+
+    made = ArgumentParser(
+        prog="provfl table",
+        description="Joins runs into one table, grouped by the settings in which they differ; seeds are averaged.",
+        allow_abbrev=False,
+    )
+    made.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, sweep folders, or folders of them")
+    made.add_argument("--by", nargs="+", default=[], metavar="KEY", help="settings to group by; others are averaged")
+    made.add_argument("--metric", nargs="+", default=[], metavar="NAME", help="columns of localization.csv to show")
+    made.add_argument("--method", nargs="+", default=[], metavar="NAME", help="show only these")
+    made.add_argument("--scope", help="round: this round's clients | lineage: all that ever took part; default: both")
+    made.add_argument("--round", default="last", help="last that was traced (default), or its number")
+    made.add_argument("--paired", metavar="METHOD", help="show what other methods differ from it by, on the same runs")
+    made.add_argument("--format", help=f"{' | '.join(FORMATS)}; default: by the name of --out, else console")
+    made.add_argument("--tidy", action="store_true", help="csv with one row for each metric")
+    made.add_argument("--out", metavar="FILE", help="write there")
+    made.error = refuse  # type: ignore[method-assign]
+    return made
+
+
+def _format(args: Namespace) -> str:
+    if args.scope is not None and args.scope not in SCOPES:
+        raise InputError(f"--scope {args.scope}: {did_you_mean(args.scope, SCOPES)}")
+    by_name = {end: name for name, end in FORMATS.items()}.get(Path(args.out).suffix) if args.out else None
+    chosen = args.format or ("csv" if args.tidy else by_name or "console")
+    if chosen not in FORMATS:
+        raise InputError(f"--format {chosen}: {did_you_mean(chosen, FORMATS)}")
+    if args.tidy and chosen != "csv":
+        raise InputError(f"--tidy is csv, --format {chosen} is not: one of them")
+    return str(chosen)
+
+
+def _listed(given: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for text in given for name in text.split(",") if name)
+
+
+def _round(text: str) -> int | None:
+    if text == "last":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--round {text}: must be last, or a round's number from 1")
+    return int(text)
+
+
+def _read(places: Sequence[Path]) -> tuple[list[RunFolder], list[Absent]]:
+    """The runs that ended well, and the others; InputError where none did."""
+    from ..reporting.run_folders import Absent, RunFolder, failures_below, read_run, run_folders
+
+    read = [read_run(folder) for folder in run_folders(places)]
+    runs = [one for one in read if isinstance(one, RunFolder)]
+    absent = [*(one for one in read if isinstance(one, Absent)), *failures_below(places)]
+    if not runs:
+        more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+        raise InputError(f"no run has ended well: {absent[0].name}: {absent[0].reason}{more}")
+    return runs, absent
+
+
+def _text(joined: Joined, chosen: str, tidy: bool) -> str:
+    from ..reporting.joined import below, tidy_csv, wide, wide_csv
+    from ..reporting.tables import to_latex, to_markdown
+
+    if chosen == "csv":
+        return (tidy_csv if tidy else wide_csv)(joined).to_csv(index=False, lineterminator="\n")
+    lines = [line.strip() for line in below(joined)]
+    if chosen == "latex":
+        return to_latex([wide(joined)], "; ".join(lines))
+    return to_markdown([wide(joined)], "\n".join(f"- {line}" for line in lines))
+
+
+def _shown(joined: Joined, chosen: str, tidy: bool) -> None:
+    from ..reporting.console import make_console
+    from ..reporting.joined import Shown, below, wide
+
+    if chosen == "console":
+        make_console().print(Shown(wide(joined), tuple(below(joined)), len(joined.keys)))
+        return
+    print(_text(joined, chosen, tidy), end="")
+    if chosen == "csv" and joined.absent:  # a file of numbers has no room for it
+        print("\n".join(below(joined)[len(joined.notes) :]), file=sys.stderr)
+
+
+def _written(joined: Joined, path: Path, chosen: str, tidy: bool) -> None:
+    from ..reporting.files import write_text
+    from ..reporting.joined import Shown, below, wide
+
+    if path.is_dir():
+        raise InputError(f"--out {path}: is a folder, give a file")
+    if chosen == "console":
+        from io import StringIO
+
+        from rich.console import Console
+
+        text = StringIO()
+        Console(file=text, width=120, markup=False, emoji=False, highlight=False).print(
+            Shown(wide(joined), tuple(below(joined)), len(joined.keys))
+        )
+        write_text(path, text.getvalue())
+    else:
+        write_text(path, _text(joined, chosen, tidy))
+    print(f"{len(joined.sizes)} rows -> {path}")
+    for line in below(joined)[len(joined.notes) :]:
+        print(line)
+
+
+def _leave_failures(folder: Path, failures: Sequence[Failure]) -> None:
+    """Write which jobs of a sweep failed, and why: those whose folder is gone are known from there only."""
+    from ..reporting.files import write_json
+    from ..reporting.run_folders import FAILURES
+
+    path = folder / FAILURES
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    rows = [
+        {"job": _job(each), "message": each.message, "folder": os.path.relpath(each.folder, folder)}
+        for each in failures
+    ]
+    write_json(path, {"failures": rows})
+
+
+def sweep_table(places: Sequence[Path], folder: Path, failures: Sequence[Failure]) -> None:
+    """Show the table of a sweep's jobs and leave it in the sweep's folder, the jobs that failed named below it.
+
+    Args:
+        places: the folders of the jobs; none: all below `folder`.
+        folder: of the sweep.
+        failures: what the caller says itself on the console; in the file it stands all the same.
+    """
+    from dataclasses import replace
+
+    from ..reporting.console import heading, make_console
+    from ..reporting.files import write_text
+    from ..reporting.joined import Asked, Shown, below, join, wide
+    from ..reporting.run_folders import Absent, RunFolder, read_run, run_folders
+
+    failed = [Absent(_job(each), each.message) for each in failures]
+    told = {each.folder for each in failures}
+    try:
+        _leave_failures(folder, failures)
+        each_folder = [place for place in places or run_folders([folder]) if str(place.absolute()) not in told]
+        read = [read_run(place) for place in each_folder]
+        runs = [one for one in read if isinstance(one, RunFolder)]
+        if not runs:
+            return
+        joined = join(runs, Asked(), [one for one in read if isinstance(one, Absent)])
+        whole = replace(joined, absent=(*failed, *joined.absent))
+        write_text(folder / "table.md", _text(whole, "markdown", False))
+        write_text(folder / "table.csv", _text(whole, "csv", False))
+    except (InputError, RunError) as error:
+        print(f"provfl: no table of the sweep: {error}", file=sys.stderr)
+        return
+    console = make_console()
+    console.print(heading("The jobs of the sweep"))
+    console.print(Shown(wide(joined), tuple(below(joined)), len(joined.keys)))
+    console.print(f"table.md, table.csv in {os.path.relpath(folder)}/")
+
+
+def _job(failure: Failure) -> str:
+    return " ".join(failure.overrides) or "(no overrides)"
