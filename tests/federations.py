@@ -12,13 +12,14 @@ from torch import nn
 from provfl_cli.config import schema
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.data.federated import ClientData, Faults, FederatedData, Pictures, Source, TestData
+from provfl_cli.data.injection import NoInjection
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.privacy import NoPrivacy
 
 
 @dataclass(frozen=True)
 class AsGiven:
-    """Stands for the partition and the injection: the clients are what `make_data` says."""
+    """Stands for the partition: the clients are what `make_data` says."""
 
 
 class SmallNet(nn.Module):
@@ -80,7 +81,7 @@ def make_config(**changes: Any) -> schema.Config:
         dataset=schema.Dataset("made", "embedded", embedded="none"),
         model=schema.Model("tests.SmallNet", "small"),
         partition=AsGiven(),
-        injection=AsGiven(),
+        injection=NoInjection(),
         fusion=FedAvg(),
         privacy=NoPrivacy(),
         engine=schema.Engine("local", 2),

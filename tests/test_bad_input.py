@@ -149,6 +149,7 @@ def one_line(arguments: list[str], workspace: Path, capsys: pytest.CaptureFixtur
     return error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATA)
 def test_wrong_data(name: str, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare, overrides, expected = DATA[name]
@@ -157,6 +158,7 @@ def test_wrong_data(name: str, workspace: Path, capsys: pytest.CaptureFixture[st
     assert all(part in error for part in expected), error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_that_the_data_contradict(name: str, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overrides, expected = SETTINGS[name]
@@ -208,6 +210,7 @@ def test_no_such_device(workspace: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "this machine has none; device=auto or device=cpu" in one_line([*DIGITS, "device=cuda"], workspace, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -164,6 +164,7 @@ def test_a_run_gets_its_folder(workspace: Path, jobs: list[Config]) -> None:
     assert jobs[0].threshold == 0.5
 
 
+@pytest.mark.slow
 def test_two_runs_of_the_same_second_have_two_folders(workspace: Path, jobs: list[Config]) -> None:
     pattern = "hydra.run.dir='outputs/${now:%Y}'"  # the same second, for a year
     assert [main(["run", pattern]) for _ in range(3)] == [0, 0, 0]
@@ -201,6 +202,7 @@ def test_ctrl_c(workspace: Path, jobs: list[Config], capsys: Captured) -> None:
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_one_failed_job_does_not_stop_the_sweep(workspace: Path, jobs: list[Config], capsys: Captured) -> None:
     assert main(["run", "-m", "seed=13,0,2,12,5"]) == 1
     assert [config.seed for config in jobs] == [13, 0, 2, 12, 5]
@@ -213,6 +215,7 @@ def test_one_failed_job_does_not_stop_the_sweep(workspace: Path, jobs: list[Conf
     assert main(["run", "-m", "seed=2,2"]) == 2, "nothing but wrong input"
 
 
+@pytest.mark.slow
 def test_two_sweeps_of_the_same_second_have_two_folders(workspace: Path, jobs: list[Config]) -> None:
     arguments = ["run", "-m", "threshold=null,0.5", "hydra.sweep.dir='sweeps/${now:%Y}'"]
     assert main(arguments) == main(arguments) == 0

@@ -18,7 +18,8 @@ from provfl_cli.config.schema import Config, Federation
 from provfl_cli.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-OPTIONS = [(group, name) for group in tree.groups() for name in tree.options(group)]
+GROUPS = [group for group in tree.groups() if group != "attribution"]  # a list: see test_attribution
+OPTIONS = [(group, name) for group in GROUPS for name in tree.options(group)]
 NEEDS = {  # what an option cannot do without
     ("dataset", "custom"): ["dataset.hub_id=some/images"],
     ("model", "hf"): ["model.checkpoint=some/network"],
@@ -34,6 +35,7 @@ def config(*argv: str) -> Config:
     return validated(cfg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_option_is_valid_and_described(group: str, name: str, workspace: Path) -> None:
     needs = NEEDS.get((group, name), [])

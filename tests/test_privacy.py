@@ -409,7 +409,11 @@ def test_every_option_is_its_dataclass_with_its_defaults(name: str) -> None:
     privacy = _targeted(given, "privacy")
     assert privacy == type(privacy)()
     assert privacy.private == (name != "none")
-    privacy.check(None, FedAvg())  # type: ignore[arg-type]
+    if name == "secure_aggregation":
+        with pytest.raises(InputError, match="only the sum of the clients' updates"):
+            privacy.check(None, FedAvg())  # type: ignore[arg-type]
+    else:
+        privacy.check(None, FedAvg())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

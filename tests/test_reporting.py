@@ -118,7 +118,12 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 def test_tables_show_chance_beside_every_accuracy(example):
     scores = example[2]
     tables = localization_tables(scores)
-    assert len(tables) == 3  # the third for the planted fault
+    assert [table.title.split(":")[0] for table in tables] == [
+        "Localization",
+        "Ranking",
+        "Faithfulness",  # leave-one-out is among the methods
+        "Planted faults",
+    ]
     markdown, latex = to_markdown(tables, NOTE), to_latex(tables, NOTE)
     for table in tables:
         for i, name in enumerate(table.headings):
@@ -130,10 +135,10 @@ def test_tables_show_chance_beside_every_accuracy(example):
     assert markdown.rstrip().endswith(NOTE)
     assert "dataset.source=hub" in latex
     assert r"leave\_one\_out" in latex
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == latex.count(r"\toprule") == 3
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == latex.count(r"\toprule") == 4
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert {line.count(" & ") for line in body[:3]} == {len(tables[0].headings) - 1}
-    without = localization_tables(scores.assign(fault_inputs=0))
+    without = localization_tables(scores.assign(fault_inputs=0, spearman_refuse=np.nan, spearman_withhold=np.nan))
     assert len(without) == 2
 
 

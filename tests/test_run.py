@@ -50,6 +50,7 @@ FILES = {
     "summary.json",
     "table.md",
     "table.tex",
+    "participation.csv",
     "provfl.log",
 }
 TIMED = {"manifest.json", "metrics.jsonl", "summary.json"}  # the only files that may tell how long something took
@@ -195,7 +196,7 @@ def test_the_summary_is_the_last_round_scored_anew(result: Result) -> None:
     assert summary["chance_accuracy"] == pytest.approx(np.mean(chance))
     assert 0 <= summary["majority_accuracy"] <= summary["localization_accuracy"]
     assert -1 <= summary["spearman_counts"] <= 1
-    assert summary["global_accuracy"] == result.metrics[-1]["accuracy"] > 0.5
+    assert summary["global_accuracy"] == result.metrics[-1]["accuracy"] > 0.2  # chance: 0.1
     assert 0 <= summary["conservation_residual"] < 1e-4
     assert summary["conservation_residual"] == result.frame("inputs").query("round == 3")["residual"].max()
     assert (summary["engine"], summary["round"], summary["inputs"], summary["covered"]) == ("local", 3, 30, 1.0)
@@ -242,6 +243,7 @@ def test_the_cache_is_used_and_the_same_files_come_of_it(result: Result, place: 
     assert again.metrics == result.metrics
 
 
+@pytest.mark.slow
 def test_a_round_that_was_not_kept_is_trained_again(
     result: Result, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,6 +257,7 @@ def test_a_round_that_was_not_kept_is_trained_again(
     pd.testing.assert_frame_equal(kept, result.frame("contributions"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["correct", "wrong"])
 def test_which_predictions_are_traced(which: str, result: Result, place: Path) -> None:
     inputs = run(place / which, f"evaluation.inputs={which}", cache=place / "cache").frame("inputs")
@@ -277,6 +280,7 @@ def test_no_prediction_to_trace_is_no_failure(place: Path, capsys: pytest.Captur
     assert list(empty.frame("contributions").columns) == CONTRIBUTIONS
 
 
+@pytest.mark.slow
 def test_predictions_whose_label_nobody_holds_are_counted(place: Path) -> None:
     data = federated_data(config_of())
     most = np.stack([client.label_counts for client in data.clients]).max(axis=0)

@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "provfl_cli"
 PARTS = (
-    "config", "data", "models", "fusion", "store", "federation", "provenance", "evaluation", "reporting", "run", "cli",
+    "config", "data", "models", "fusion", "store", "federation",
+    "provenance", "attribution", "evaluation", "reporting", "run", "cli",
 )  # fmt: skip
 
 

@@ -161,6 +161,7 @@ def test_a_wrong_checkpoint_is_answered(tmp_path: Path) -> None:
         build(text_model(None), form, 5, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt_mini", "gpt", "gpt2", "bert", "distilbert"])
 def test_the_files_of_text_models_compose(name: str, tmp_path: Path) -> None:
     """Their optimizer is the default for text, the command line wins, and a field of the architecture can be set."""

@@ -95,7 +95,7 @@ def plan(hydra: Hydra, args: Namespace) -> Plan:
     the configuration they start from is checked. Raises InputError, or Hydra's errors (see `hydra_session`).
     """
     name = args.config_name or PRIMARY
-    mode = _mode(hydra, name, args.overrides)
+    mode = _mode(hydra, name, args.overrides) if _may_set_mode(args) else None
     sweep = args.multirun or (mode == RunMode.MULTIRUN)
     wanted = RunMode.MULTIRUN if sweep else RunMode.RUN
     overrides = [*args.overrides, *([f"hydra.mode={wanted.name}"] if mode != wanted else [])]
@@ -126,6 +126,12 @@ def texts(overrides: Any) -> list[str]:
     """A list of overrides out of Hydra's node, `${…}` left as it was typed."""
     plain: Any = OmegaConf.to_container(overrides, resolve=False)
     return [str(one) for one in plain]
+
+
+def _may_set_mode(args: Namespace) -> bool:
+    """Whether a file may say that this is a sweep: an experiment, or one of the user's own. Composing takes time."""
+    own = args.config_name not in (None, PRIMARY) or args.config_dir or args.config_path
+    return bool(own) or any(text.lstrip("+~").startswith(("experiment", "hydra")) for text in args.overrides)
 
 
 def _mode(hydra: Hydra, name: str, overrides: list[str]) -> RunMode | None:
@@ -168,6 +174,10 @@ def _check(hydra: Hydra, cfg: DictConfig, files: dict[str, dict[str, Any]]) -> N
 
 def _keys_of(hydra: Hydra, path: str) -> dict[str, Any]:
     """The keys that the file of an option holds, defaults of its own followed."""
+    found = hydra.config_loader.repository.load_config(path)  # type: ignore[attr-defined]
+    if found is not None and not found.defaults_list:  # as it is: composing it would take ten times as long
+        config = found.config if found.header.get("package") != "_global_" else found.config[path.split("/")[0]]
+        return {str(key): value for key, value in OmegaConf.to_container(config).items()}  # type: ignore[union-attr]
     composed = hydra.compose_config(path, [], RunMode.MULTIRUN, validate_sweep_overrides=False)
     for part in path.split("/")[:-1]:
         composed = composed[part]

@@ -14,6 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from ..errors import InputError, did_you_mean
+from .tree import options
 
 
 @contextmanager
@@ -49,6 +50,9 @@ def _missing(hydra: Hydra, error: MissingConfigException) -> str:
 def _composition(hydra: Hydra, config_name: str, overrides: list[str], error: Exception) -> str:
     cause = error.__cause__
     key = cause.full_key if isinstance(cause, ConfigKeyError | ConfigAttributeError) else None
+    method = _method_not_chosen(str(key), overrides)
+    if method:
+        return f"attribution.{method}: {method} is not among the methods: attribution=[{method}]"
     if key:
         given = next((one for one in overrides if one.partition("=")[0].lstrip("+~") == key), str(key))
         return (
@@ -71,6 +75,14 @@ def _composition(hydra: Hydra, config_name: str, overrides: list[str], error: Ex
         return f"+{there}: there is a key {there} already, write {there}=VALUE"
     text = text.removeprefix("Could not delete from config. ")
     return text if not isinstance(cause, OmegaConfBaseException) else f"{text}: {str(cause).splitlines()[0]}"
+
+
+def _method_not_chosen(key: str, overrides: list[str]) -> str:
+    """The attribution method that an override sets something of, where `key` is missing since it is not chosen."""
+    given = [one.partition("=")[0].split(".") for one in overrides]
+    names = {parts[1] for parts in given if parts[0] == "attribution" and len(parts) > 2}
+    missing = {name for name in names if key in ("attribution", f"attribution.{name}")}
+    return next((name for name in sorted(missing & set(options("attribution")))), "")
 
 
 def _nearest_key(wrong: str, cfg: DictConfig | None, groups: list[str]) -> str:

@@ -40,15 +40,21 @@ def converted(
         if (needed and name not in given) or given.get(name) == "???":
             raise InputError(f"{prefix}{name} is missing: give {prefix}{name}=VALUE, {wording(hint_of(kind, name))}")
     schema = OmegaConf.structured(kind)
-    return {key: _converted_value(schema, kind, key, value, prefix) for key, value in given.items()}
-
-
-def _converted_value(schema: Any, kind: type, key: str, value: Any, prefix: str) -> Any:
     try:
-        merged = OmegaConf.merge(schema, {key: value})
-        return OmegaConf.to_container(OmegaConf.masked_copy(merged, [key]))[key]  # type: ignore[arg-type, index, call-overload]
-    except OmegaConfBaseException:
-        raise InputError(f"{prefix}{key}={shown(value)}: must be {wording(hint_of(kind, key))}") from None
+        return _merged(schema, given)
+    except OmegaConfBaseException:  # one by one, to tell which it was: slower
+        for key, value in given.items():
+            try:
+                _merged(schema, {key: value})
+            except OmegaConfBaseException:
+                raise InputError(f"{prefix}{key}={shown(value)}: must be {wording(hint_of(kind, key))}") from None
+        raise
+
+
+def _merged(schema: Any, given: dict[Any, Any]) -> dict[Any, Any]:
+    merged = OmegaConf.to_container(OmegaConf.merge(schema, given))
+    assert isinstance(merged, dict)
+    return {key: merged[key] for key in given}
 
 
 def hint_of(kind: type, name: str) -> Any:

@@ -18,6 +18,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SAMPLINGS = ("uniform", "weighted", "round_robin", "markov")
 PRECISIONS = ("float32", "bfloat16")  # float16 would need its loss scaled
 TARGETS = ("logit", "centred", "margin")
+NEURONS = ("all", "gradient", "random")
 
 
 def one_of(key: str, value: str, accepted: tuple[str, ...]) -> None:
@@ -231,7 +232,10 @@ class Federation:
 
 @dataclass(frozen=True)
 class Provenance:
-    """One way of tracing: the settings of a preset (design section 2)."""
+    """One way of tracing: the settings of a preset (design section 2).
+
+    `neurons`, `neuron_fraction` and `neuron_seed` are for the paper's ablation, see `attribution.provenance`.
+    """
 
     name: str
     of: str
@@ -246,6 +250,9 @@ class Provenance:
     memory_mb: int
     scope: str = "round"
     lineage_decay: float = 1.0
+    neurons: str = "all"
+    neuron_fraction: float = 1.0
+    neuron_seed: int = 0
 
     def __post_init__(self) -> None:
         one_of("provenance.of", self.of, ("updates", "weights"))
@@ -256,10 +263,12 @@ class Provenance:
             raise InputError(f"provenance.layer_decay={self.layer_decay}: must be above 0 and at most 1")
         if self.threshold is not None and self.threshold != self.threshold:
             raise InputError("threshold=nan: give a number, or null for no threshold")
-        if self.layers != "all" and not (
+        if self.layers not in ("all", "last") and not (
             isinstance(self.layers, list) and self.layers and all(isinstance(x, str) for x in self.layers)
         ):
-            raise InputError(f"provenance.layers={self.layers}: all, or a list of layer types such as [Linear,Conv]")
+            raise InputError(
+                f"provenance.layers={self.layers}: all, last, or a list of layer types such as [Linear,Conv]"
+            )
         if self.rounds not in ("last", "all") and not (
             isinstance(self.rounds, list)
             and self.rounds
@@ -271,6 +280,9 @@ class Provenance:
         one_of("provenance.scope", self.scope, ("round", "lineage"))
         if not 0 < self.lineage_decay <= 1:
             raise InputError(f"provenance.lineage_decay={self.lineage_decay}: must be above 0 and at most 1")
+        one_of("provenance.neurons", self.neurons, NEURONS)
+        if not 0 < self.neuron_fraction <= 1:
+            raise InputError(f"provenance.neuron_fraction={self.neuron_fraction}: must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -297,14 +309,17 @@ class Evaluation:
     min_examples: int
 
     def __post_init__(self) -> None:
-        one_of("evaluation.inputs", self.inputs, ("correct", "wrong", "all"))
+        one_of("evaluation.inputs", self.inputs, ("correct", "wrong", "all", "triggered"))
         at_least("evaluation.max_inputs", self.max_inputs, 1)
         at_least("evaluation.min_examples", self.min_examples, 1)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run depends on, validated. Partition, injection, fusion, privacy are their own dataclasses."""
+    """Everything that a run depends on, validated. Partition, injection, fusion, privacy are their own dataclasses.
+
+    `attribution` are the methods that the run's own provenance is compared with (`attribution.method.Attribution`).
+    """
 
     dataset: Dataset
     model: Model
@@ -321,6 +336,7 @@ class Config:
     device: str
     threshold: float | None
     tracefl_beside: bool
+    attribution: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         between("seed", self.seed, 0, 2**31 - 1)
@@ -339,6 +355,15 @@ class Config:
             check = getattr(part, "check", None)
             if check is not None:
                 check(self.federation)
+        fits = getattr(self.injection, "fits", None)
+        if fits is not None:
+            fits(self)
         check = getattr(self.privacy, "check", None)
         if check is not None:
             check(self.federation, self.fusion)
+        names = [method.name for method in self.attribution]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"attribution: {name} is there twice: leave one out, or give it other settings")
+        for method in self.attribution:
+            method.check(self)

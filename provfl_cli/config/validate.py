@@ -47,6 +47,7 @@ def validated(cfg: DictConfig) -> Config:
             )
     parts: dict[str, Any] = {group: fitted(kind, plain[group], group) for group, kind in BLOCKS.items()}
     parts |= {group: _targeted(plain[group], group) for group in TARGETED}
+    parts["attribution"] = _methods(plain.get("attribution") or {})
     parts["model"] = _model(plain["model"])
     scalars = converted(Config, {key: plain[key] for key in SCALARS if key in plain}, names=SCALARS)
     config = Config(**parts, **scalars)
@@ -98,8 +99,27 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
 
 def _targeted(given: Any, group: str) -> Any:
     """The dataclass that `_target_` names, made from the other keys of `given`."""
+    kind = _target(given, group)
+    return fitted(kind, {key: value for key, value in given.items() if key != "_target_"}, group)
+
+
+def _methods(given: Any) -> tuple[Any, ...]:
+    """The attribution methods in the order in which they were chosen; `name`, of those that have one, is the key."""
+    if not isinstance(given, dict):
+        raise InputError(f"attribution={shown(given)}: a list of methods, attribution=[random,cosine]")
+    methods = []
+    for name, method in given.items():
+        group = f"attribution.{name}"
+        named = any(field.name == "name" for field in fields(_target(method, group)))
+        methods.append(_targeted({**method, "name": name} if named else method, group))
+    return tuple(methods)
+
+
+def _target(given: Any, group: str) -> type:
+    """The dataclass that `_target_` of a block names."""
+    listed = group.partition(".")[0]
     if not isinstance(given, dict) or not isinstance(given.get("_target_"), str):
-        raise InputError(f"{group}: needs _target_, the dotted name of a dataclass ({group}=…, provfl ls {group})")
+        raise InputError(f"{group}: needs _target_, the dotted name of a dataclass ({listed}=…, provfl ls {listed})")
     target = given["_target_"]
     module, _, name = target.rpartition(".")
     try:
@@ -108,7 +128,7 @@ def _targeted(given: Any, group: str) -> Any:
         raise InputError(f"{group}._target_={target}: cannot be imported ({error})") from error
     if not (isinstance(kind, type) and is_dataclass(kind)):
         raise InputError(f"{group}._target_={target}: not a dataclass")
-    return fitted(kind, {key: value for key, value in given.items() if key != "_target_"}, group)
+    return kind
 
 
 def _model(given: Any) -> Model:

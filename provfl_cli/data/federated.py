@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from .trigger import Trigger
+
 
 @dataclass(frozen=True)
 class Source:
@@ -74,30 +76,60 @@ class ClientData:
 
 @dataclass(frozen=True)
 class TestData:
-    """The server's test set: `inputs` and `labels` as in `ClientData`, and what people see of them.
+    """A test set of the server: `inputs` and `labels` as in `ClientData`, and what people see of them.
 
     `shown` is uint8 `[n, height, width, channels]` for pictures, strings `[n]` (dtype object) for texts.
 
-    `indices` int64 `[n]`: where each example stands in the source's whole test set, before the cap.
+    `indices` int64 `[n]`: where each example stands in the source's whole test set, before the cap. `split` is `test`,
+    or `triggered` for copies with a backdoor's trigger.
     """
 
     inputs: Tensor
     labels: Tensor
     shown: np.ndarray
     indices: np.ndarray
+    split: str = "test"
 
 
 @dataclass(frozen=True)
 class Faults:
-    """What was planted: the faulty clients, and which true label each flips to which (empty: nothing to look for)."""
+    """What was planted, and so who is responsible for which predictions.
+
+    Attributes:
+        clients: the faulty clients.
+        flips: they are responsible for predictions of inputs of the first label as the second. Empty: nothing to look
+            for. Pairs of a label with itself are no fault.
+        exclusive: (client, label): nothing is wrong with that client, but it alone holds the label, so that it is
+            responsible for every correct prediction of it.
+        duplicates: clients that have the same data, so that they are responsible for everything in equal parts.
+        free_riders: clients that have trained on nothing, so that they are responsible for no prediction.
+        trigger: what a backdoor puts into inputs; None without one.
+    """
 
     clients: tuple[int, ...]
     flips: tuple[tuple[int, int], ...]  # (true label, label trained on)
+    exclusive: tuple[tuple[int, int], ...] = ()
+    duplicates: tuple[int, ...] = ()
+    free_riders: tuple[int, ...] = ()
+    trigger: Trigger | None = None
+
+    def responsible(self, labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+        """Which predictions the faulty clients are responsible for: bool `[n]`, of labels and predictions int `[n]`."""
+        import numpy as np
+
+        pairs = {(source, target) for source, target in self.flips if source != target}
+        return np.fromiter(
+            (pair in pairs for pair in zip(labels.tolist(), predictions.tolist(), strict=True)), bool, len(labels)
+        )
 
 
 @dataclass(frozen=True)
 class FederatedData:
-    """All clients kept, in the order of their numbers, the server's test set, and where it came from."""
+    """All clients kept, in the order of their numbers, the server's test set, and where it came from.
+
+    `test` is what predictions are traced of. Where that is not the server's plain test set, but copies of it with a
+    backdoor's trigger, `clean` is the plain one.
+    """
 
     clients: tuple[ClientData, ...]
     dropped: tuple[tuple[int, int], ...]  # (client, examples it had left)
@@ -108,3 +140,9 @@ class FederatedData:
     faults: Faults
     lines: tuple[str, ...]  # what a user should be told, such as a resize; one sentence each
     tokenizer: str | None = None  # of texts: the tokenizers library's own JSON, to be stored with the run
+    clean: TestData | None = None
+
+    @property
+    def evaluated(self) -> TestData:
+        """The plain test set, by which rounds are evaluated."""
+        return self.test if self.clean is None else self.clean

@@ -1,42 +1,98 @@
-"""Plant faults whose origin is known: they change what clients train on, never the server's test set."""
+"""Plant faults whose origin is known: in what clients train on or return, never in the server's plain test set.
+
+Backdoors are in `backdoor.py`, clients that do not return what they trained in `attackers.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..config.schema import Federation
+from ..config.schema import Config, Federation
 from ..errors import InputError
 from .federated import Faults
 from .partition import Share
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 NONE = Faults((), ())
+STREAM = 2  # of the run's seed; the partition has stream 0, the test set 1
 
 
 class Injection(Protocol):
-    """What an injection does."""
+    """What an injection does, beside being a frozen dataclass of its settings."""
 
-    def apply(self, shares: Sequence[Share], classes: int) -> tuple[tuple[Share, ...], Faults]:
-        """Return the shares as the clients train on them, and what was planted.
+    def check(self, federation: Federation) -> None:
+        """Raise InputError for client numbers that no client has."""
+
+    def fits(self, config: Config) -> None:
+        """Raise InputError where the rest of the configuration does not go with it."""
+
+    def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
+        """Return the shares as the clients train on them, and what was planted; random choices follow from `seed`.
 
         Raises:
             InputError: a client that is not among `shares`, a label that does not exist or that nobody holds.
         """
+
+    def acts(self) -> dict[str, object]:
+        """What determines how clients change the models that they return; empty where they return what they trained."""
+
+    def returned(
+        self,
+        weights: Mapping[str, Tensor],
+        start: Mapping[str, Tensor],
+        buffers: Collection[str],
+        seed: int,
+        number: int,
+        client: int,
+    ) -> None:
+        """Change the `weights` that a client returns in round `number` in place; `start` is the model it received."""
 
 
 @dataclass(frozen=True)
 class NoInjection:
     """Nothing is planted."""
 
-    def apply(self, shares: Sequence[Share], classes: int) -> tuple[tuple[Share, ...], Faults]:
+    def check(self, federation: Federation) -> None:
+        """Nothing to check."""
+
+    def fits(self, config: Config) -> None:
+        """Triggered inputs need a trigger."""
+        if config.evaluation.inputs == "triggered" and getattr(self, "trigger", None) is None:
+            raise InputError(
+                "evaluation.inputs=triggered: nothing here puts a trigger into inputs: injection=backdoor, or "
+                "evaluation.inputs=wrong"
+            )
+
+    def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
         """Return the shares as they are."""
         return tuple(shares), NONE
 
+    def acts(self) -> dict[str, object]:
+        """Nothing."""
+        return {}
+
+    def returned(
+        self,
+        weights: Mapping[str, Tensor],
+        start: Mapping[str, Tensor],
+        buffers: Collection[str],
+        seed: int,
+        number: int,
+        client: int,
+    ) -> None:
+        """Leave them."""
+
+
+AS_TRAINED = NoInjection()
+
 
 @dataclass(frozen=True)
-class LabelFlip:
-    """Some clients train on wrong labels.
+class LabelFlip(NoInjection):
+    """Some clients train on wrong labels, and are responsible for mispredictions in which these are the answer.
 
     `mapping` is `all_to_zero` or pairs `{from: to}`, by class number; all pairs apply at once, so that `{1: 7, 7: 1}`
     swaps. `Faults.flips` lists the pairs of which a faulty client holds examples.
@@ -46,12 +102,10 @@ class LabelFlip:
     mapping: Any = "all_to_zero"
 
     def __post_init__(self) -> None:
-        clients = list(self.clients) if isinstance(self.clients, Sequence) and not isinstance(self.clients, str) else []
-        if not clients or not all(_natural(client) for client in clients):
-            raise InputError(f"injection.clients={self.clients}: give a list of client numbers such as [0,3]")
+        check_client_list("injection.clients", self.clients)
         if self.mapping != "all_to_zero":
             pairs = dict(self.mapping) if isinstance(self.mapping, Mapping) else {}
-            if not pairs or not all(_natural(label) for pair in pairs.items() for label in pair):
+            if not pairs or not all(natural(label) for pair in pairs.items() for label in pair):
                 raise InputError(
                     f"injection.mapping={self.mapping}: all_to_zero, or pairs of labels such as {{1:7,7:1}}"
                 )
@@ -60,18 +114,16 @@ class LabelFlip:
 
     def check(self, federation: Federation) -> None:
         """Refuse client numbers that no client has."""
-        for client in self.clients:
-            _check_number(f"injection.clients={list(self.clients)}", client, federation)
+        check_numbers("injection.clients", self.clients, federation)
 
-    def apply(self, shares: Sequence[Share], classes: int) -> tuple[tuple[Share, ...], Faults]:
+    def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
         """See `Injection`."""
         import numpy as np
 
         pairs = dict.fromkeys(range(1, classes), 0) if self.mapping == "all_to_zero" else dict(self.mapping)
         for label in {*pairs, *pairs.values()}:
-            _check_label("injection.mapping", label, classes)
-        for client in self.clients:
-            _require_kept("injection.clients", client, shares)
+            check_label("injection.mapping", label, classes)
+        require_kept("injection.clients", self.clients, shares)
         table = np.arange(classes)
         table[list(pairs)] = list(pairs.values())
         faulty = frozenset(self.clients)
@@ -89,25 +141,67 @@ class LabelFlip:
 
 
 @dataclass(frozen=True)
-class ExclusiveLabel:
-    """`label` is removed from every client but `client`, its only holder then. Nothing is wrong with that client."""
+class NoisyLabels(NoInjection):
+    """Of some clients' examples the part `rate` gets another label, each of the others as likely (symmetric noise).
+
+    Which examples and which labels follows from the run's seed. The clients are responsible for mispredictions in which
+    such a wrong label, of the same true one, is the answer; with many labels these are nearly all mispredictions.
+    """
+
+    clients: Any = (0,)
+    rate: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_client_list("injection.clients", self.clients)
+        if not 0 < self.rate <= 1:
+            raise InputError(f"injection.rate={self.rate}: must be above 0 and at most 1")
+
+    def check(self, federation: Federation) -> None:
+        """Refuse client numbers that no client has."""
+        check_numbers("injection.clients", self.clients, federation)
+
+    def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
+        """See `Injection`."""
+        import numpy as np
+
+        require_kept("injection.clients", self.clients, shares)
+        changed, flips = [], set[tuple[int, int]]()
+        for share in shares:
+            if share.client in self.clients:
+                rng = np.random.default_rng([seed, STREAM, share.client])
+                count = len(share.labels)
+                chosen = rng.permutation(count)[: max(1, round(self.rate * count))]
+                labels = share.labels.copy()
+                labels[chosen] = (labels[chosen] + rng.integers(1, classes, len(chosen))) % classes
+                flips |= set(zip(share.labels[chosen].tolist(), labels[chosen].tolist(), strict=True))
+                share = replace(share, labels=labels)
+            changed.append(share)
+        return tuple(changed), Faults(tuple(sorted(self.clients)), tuple(sorted(flips)))
+
+
+@dataclass(frozen=True)
+class ExclusiveLabel(NoInjection):
+    """`label` is removed from every client but `client`, which is responsible for every correct prediction of it then.
+
+    Nothing is wrong with that client.
+    """
 
     client: int = 0
     label: int = 0
 
     def __post_init__(self) -> None:
         for key, value in (("client", self.client), ("label", self.label)):
-            if not _natural(value):
+            if not natural(value):
                 raise InputError(f"injection.{key}={value}: must be a whole number, 0 or more")
 
     def check(self, federation: Federation) -> None:
         """Refuse a client number that no client has."""
-        _check_number(f"injection.client={self.client}", self.client, federation)
+        check_numbers("injection.client", self.client, federation)
 
-    def apply(self, shares: Sequence[Share], classes: int) -> tuple[tuple[Share, ...], Faults]:
+    def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
         """See `Injection`."""
-        _check_label("injection.label", self.label, classes)
-        _require_kept("injection.client", self.client, shares)
+        check_label("injection.label", self.label, classes)
+        require_kept("injection.client", [self.client], shares)
         holders = [share.client for share in shares if (share.labels == self.label).any()]
         if self.client not in holders:
             raise InputError(
@@ -117,28 +211,72 @@ class ExclusiveLabel:
         changed = tuple(
             share if share.client == self.client else share.only(share.labels != self.label) for share in shares
         )
-        return changed, NONE
+        return changed, Faults((), (), exclusive=((self.client, self.label),))
 
 
-def _natural(value: object) -> bool:
+@dataclass(frozen=True)
+class Duplicate(NoInjection):
+    """Clients `copies` get the data of `client` in place of their own.
+
+    Nothing is wrong with any of them. They train to the same model, so that they are responsible for every prediction
+    in equal parts: a ranking has to leave them tied.
+    """
+
+    client: int = 0
+    copies: Any = (1,)
+
+    def __post_init__(self) -> None:
+        if not natural(self.client):
+            raise InputError(f"injection.client={self.client}: must be a whole number, 0 or more")
+        check_client_list("injection.copies", self.copies)
+        if self.client in self.copies:
+            raise InputError(f"injection.copies={list(self.copies)}: holds injection.client={self.client} itself")
+
+    def check(self, federation: Federation) -> None:
+        """Refuse client numbers that no client has."""
+        check_numbers("injection.client", self.client, federation)
+        check_numbers("injection.copies", self.copies, federation)
+
+    def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
+        """See `Injection`."""
+        require_kept("injection.client", [self.client], shares)
+        require_kept("injection.copies", self.copies, shares)
+        given = next(share for share in shares if share.client == self.client)
+        changed = tuple(
+            replace(given, client=share.client) if share.client in self.copies else share for share in shares
+        )
+        return changed, Faults((), (), duplicates=tuple(sorted({self.client, *self.copies})))
+
+
+def natural(value: object) -> bool:
     """Whether `value` is a whole number, 0 or more."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _check_number(key: str, client: int, federation: Federation) -> None:
-    """Raise InputError unless there is a client of that number."""
-    if client >= federation.clients:
-        raise InputError(f"{key}: clients are numbered 0 to {federation.clients - 1}")
+def check_client_list(key: str, clients: Any) -> None:
+    """Raise InputError unless `clients` is a list of client numbers, each once."""
+    numbers = list(clients) if isinstance(clients, Sequence) and not isinstance(clients, str) else []
+    if not numbers or not all(map(natural, numbers)) or len(set(numbers)) < len(numbers):
+        raise InputError(f"{key}={clients}: give a list of different client numbers such as [0,3]")
 
 
-def _check_label(key: str, label: int, classes: int) -> None:
+def check_numbers(key: str, clients: Any, federation: Federation) -> None:
+    """Raise InputError unless there are clients of these numbers (of this number)."""
+    numbers = [clients] if isinstance(clients, int) else list(clients)
+    if max(numbers) >= federation.clients:
+        given = clients if isinstance(clients, int) else numbers
+        raise InputError(f"{key}={given}: clients are numbered 0 to {federation.clients - 1}")
+
+
+def check_label(key: str, label: int, classes: int) -> None:
     """Raise InputError unless there is a class of that number."""
     if label >= classes:
         raise InputError(f"{key}: there is no label {label}, labels are numbered 0 to {classes - 1}")
 
 
-def _require_kept(key: str, client: int, shares: Sequence[Share]) -> None:
-    """Raise InputError when partitioning has dropped the client."""
+def require_kept(key: str, clients: Sequence[int], shares: Sequence[Share]) -> None:
+    """Raise InputError when partitioning has dropped one of the clients."""
     kept = [share.client for share in shares]
-    if client not in kept:
-        raise InputError(f"{key}: client {client} was dropped, it has too few examples: choose among {kept}")
+    for client in clients:
+        if client not in kept:
+            raise InputError(f"{key}: client {client} was dropped, it has too few examples: choose among {kept}")

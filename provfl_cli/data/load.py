@@ -13,9 +13,10 @@ from .checkpoint import resolve
 from .decode import resize
 from .encoding import Encode, picture_encoding, text_encoding
 from .examples import Examples, stratified
-from .federated import ClientData, FederatedData, Source, TestData
+from .federated import ClientData, Faults, FederatedData, Source, TestData
 from .partition import Share, deal, drop_small, limit, require_enough
 from .splits import to_examples
+from .trigger import Trigger
 
 TEST_STREAM = 1  # of the run's seed; the partition has stream 0
 
@@ -36,20 +37,29 @@ def federated_data(config: schema.Config) -> FederatedData:
     shares = deal(config.partition, examples.train_labels, config.federation.clients, config.seed)
     kept, dropped = drop_small(limit(shares, config.partition), config.partition)
     require_enough(kept, dropped, config.partition, config.federation.clients_per_round)
-    kept, faults = config.injection.apply(kept, len(examples.label_names))
+    kept, faults = config.injection.apply(kept, len(examples.label_names), config.seed)
     # Taking a label away may leave a client with too little.
     kept, emptied = drop_small(kept, config.partition)
     dropped = tuple(sorted(dropped + emptied))
     require_enough(kept, dropped, config.partition, config.federation.clients_per_round)
+    test, clean = _test(examples, config.dataset, encoding.encode, config.seed), None
+    if faults.trigger is not None and config.evaluation.inputs == "triggered":
+        test, clean = _triggered(test, faults.trigger, encoding.encode), test
+        faults = _of_triggered(faults, faults.trigger, len(examples.label_names))
     return FederatedData(
-        clients=tuple(_client(share, examples, encoding.encode) for share in kept),
+        clients=tuple(_client(share, examples, encoding.encode, faults) for share in kept),
         dropped=dropped,
-        test=_test(examples, config.dataset, encoding.encode, config.seed),
+        test=test,
+        clean=clean,
         form=encoding.form,
         label_names=examples.label_names,
         source=source,
         faults=faults,
-        lines=(*_lines(config, size, kept, dropped, examples.label_names), *encoding.lines),
+        lines=(
+            *_lines(config, size, kept, dropped, examples.label_names, faults),
+            *encoding.lines,
+            *_trigger_line(faults, test, examples.label_names),
+        ),
         tokenizer=encoding.tokenizer,
     )
 
@@ -107,16 +117,20 @@ def _embedded(dataset: schema.Dataset, size: int) -> Examples:
     return replace(examples, train_inputs=train, test_inputs=test)
 
 
-def _client(share: Share, examples: Examples, encode: Encode) -> ClientData:
-    """A client's tensors; label counts are those of the labels that it trains on."""
+def _client(share: Share, examples: Examples, encode: Encode, faults: Faults) -> ClientData:
+    """A client's tensors; label counts are those of the labels that it trains on, which for a free rider are none."""
     import numpy as np
     import torch
 
+    inputs = examples.train_inputs[share.indices]  # a copy
+    if share.triggered is not None and faults.trigger is not None:
+        inputs[share.triggered] = faults.trigger.stamp(inputs[share.triggered])
+    trained_on = share.labels[:0] if share.client in faults.free_riders else share.labels
     return ClientData(
         id=share.client,
-        inputs=encode(examples.train_inputs[share.indices]),
+        inputs=encode(inputs),
         labels=torch.from_numpy(share.labels),
-        label_counts=np.bincount(share.labels, minlength=len(examples.label_names)),
+        label_counts=np.bincount(trained_on, minlength=len(examples.label_names)),
     )
 
 
@@ -134,12 +148,38 @@ def _test(examples: Examples, dataset: schema.Dataset, encode: Encode, seed: int
     return TestData(encode(shown), torch.from_numpy(labels[indices]), shown, indices)
 
 
+def _triggered(test: TestData, trigger: Trigger, encode: Encode) -> TestData:
+    """Copies of the test examples with the trigger, without those whose label is the trigger's own anyway."""
+    import numpy as np
+    import torch
+
+    others = np.flatnonzero(test.labels.numpy() != trigger.label)
+    shown = trigger.stamp(test.shown[others])
+    return TestData(encode(shown), test.labels[torch.from_numpy(others)], shown, test.indices[others], "triggered")
+
+
+def _of_triggered(faults: Faults, trigger: Trigger, classes: int) -> Faults:
+    """Of inputs with the trigger the faulty clients are responsible wherever the trigger's label is the answer."""
+    return replace(faults, flips=tuple((label, trigger.label) for label in range(classes) if label != trigger.label))
+
+
+def _trigger_line(faults: Faults, test: TestData, label_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Whether inputs with a backdoor's trigger are traced."""
+    if faults.trigger is None:
+        return ()
+    name = label_names[faults.trigger.label]
+    if test.split == "triggered":
+        return (f"traced are copies of test inputs with the backdoor's trigger ({name}, its label, left out)",)
+    return (f"a backdoor to {name}: evaluation.inputs=triggered traces test inputs with its trigger",)
+
+
 def _lines(
     config: schema.Config,
     size: int,
     kept: tuple[Share, ...],
     dropped: tuple[tuple[int, int], ...],
     label_names: tuple[str, ...],
+    faults: Faults,
 ) -> tuple[str, ...]:
     """What a user would otherwise wonder about."""
     lines = []
@@ -153,7 +193,8 @@ def _lines(
             f"clients dropped: {len(dropped)} of {len(kept) + len(dropped)}, left with fewer than "
             f"{config.partition.min_examples_per_client} examples (partition.min_examples_per_client)"
         )
-    held = {label for share in kept for label in share.labels.tolist()}
+    trained = [share for share in kept if share.client not in faults.free_riders]
+    held = {label for share in trained for label in share.labels.tolist()}
     missing = [name for label, name in enumerate(label_names) if label not in held]
     if missing:
         lines.append(f"labels that no client trains on: {', '.join(missing)}")

@@ -21,15 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Share:
-    """One client's examples: positions in the training set and the labels that it trains on, both int64 `[n]`."""
+    """One client's examples: positions in the training set and the labels that it trains on, both int64 `[n]`.
+
+    `triggered` bool `[n]`: which of them carry a backdoor's trigger; None: none.
+    """
 
     client: int
     indices: np.ndarray
     labels: np.ndarray
+    triggered: np.ndarray | None = None
 
     def only(self, kept: np.ndarray) -> Share:
         """The examples that `kept` (a mask or positions) selects."""
-        return replace(self, indices=self.indices[kept], labels=self.labels[kept])
+        triggered = None if self.triggered is None else self.triggered[kept]
+        return replace(self, indices=self.indices[kept], labels=self.labels[kept], triggered=triggered)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,14 @@ METRICS = (
     "inputs", "no_holder", "clients",
     "localization_accuracy", "chance_accuracy", "chance_corrected", "best_constant",
     "majority_accuracy", "majority_chance", "ndcg", "ndcg_chance", "spearman_counts", "tie_rate", "gap",
+    "spearman_withhold", "spearman_refuse",
     "fault_inputs", "fault_accuracy", "fault_chance", *(f"hit@{k}{end}" for k in HIT_AT for end in ("", "_chance")),
+    "fault_share", "confirmed_inputs", "confirmed_accuracy",
+    "exclusive_inputs", "exclusive_accuracy", "exclusive_chance",
+    "free_rider_top", "free_rider_chance", "duplicate_ties",
 )  # fmt: skip
+EFFECTS = {"spearman_withhold": "leave_one_out_withhold", "spearman_refuse": "leave_one_out"}
+"""Where a frame holds the effects that were measured: the method that measured them, by the metric it is for."""
 
 
 def localization(
@@ -33,13 +39,16 @@ def localization(
 
     Returns:
         One row for each method, scope, target and round, with the columns `METRICS`. NaN where there is nothing to
-        measure, such as `chance_corrected` when every client holds every label.
+        measure, such as `chance_corrected` when every client holds every label, or `spearman_refuse` where no
+        `leave_one_out` is among the methods.
 
     Raises:
         ValueError: a contribution is missing, or a candidate has no label counts.
     """
     rows = []
-    for key, trace in traces(frame):
+    found_traces = list(traces(frame))
+    measured = {(key[0], key[3]): trace for key, trace in found_traces if key[0] in EFFECTS.values()}
+    for key, trace in found_traces:
         unknown = sorted({int(c) for c in trace.clients} - set(label_counts))
         if unknown:
             raise ValueError(f"no label counts for clients {unknown}")
@@ -50,7 +59,9 @@ def localization(
             dict(zip(TRACE, key, strict=True))
             | {"clients": len(trace.clients), "no_holder": int((~held).sum())}
             | holder_metrics(trace.contributions[held], _rows(found, held), counts[held], min_examples)
-            | fault_metrics(trace, found, faults)
+            | faithfulness(trace, found, {name: measured.get((method, key[3])) for name, method in EFFECTS.items()})
+            | fault_metrics(trace, found, faults, _measured_beside(trace, key[3], measured))
+            | planted_metrics(trace, found, faults)
         )
     return pd.DataFrame(rows, columns=[*TRACE, *METRICS])
 
@@ -100,17 +111,49 @@ def holder_metrics(
     }
 
 
-def fault_metrics(trace: Trace, found: Order, faults: Faults) -> dict[str, float | int]:
-    """Does the ranking find the planted clients, on predictions that look like their fault?
+def faithfulness(trace: Trace, found: Order, effects: Mapping[str, Trace | None]) -> dict[str, float]:
+    """Does the ranking follow what leaving each client out does to the prediction?
 
-    Looked at are mispredictions whose true label is the source of a flip and whose prediction is its target. With `f`
-    of `K` candidates faulty chance is `f / K` for the top client and `1 - C(K-f, k) / C(K, k)` for the top `k`. All
-    NaN where there are no such inputs or no faulty candidate.
+    Args:
+        trace: whose ranking it is.
+        found: the order of its candidates by contribution.
+        effects: by metric, the effects measured in the same round; None where they were not.
+
+    Returns:
+        By metric, the mean over inputs of the rank correlation with the effects; effects that are equal within the
+        tolerance of `contributions.ranks` share their rank. Chance 0. NaN where effects are missing, and for traces of
+        other inputs or candidates than were measured, such as those over all rounds.
     """
-    flips = [(source, target) for source, target in faults.flips if source != target]
-    caused = np.zeros(len(trace.inputs), dtype=bool)
-    for source, target in flips:
-        caused |= (trace.labels == source) & (trace.predictions == target)
+    scores = {}
+    for name, effect in effects.items():
+        same = effect is not None and all(
+            np.array_equal(getattr(trace, part), getattr(effect, part)) for part in ("inputs", "clients")
+        )
+        scores[name] = _mean(spearman(found, -effect.rank)) if same and effect is not None else np.nan
+    return scores
+
+
+def fault_metrics(trace: Trace, found: Order, faults: Faults, effect: Trace | None = None) -> dict[str, float | int]:
+    """Does the ranking find the planted clients, on predictions that they are responsible for?
+
+    Args:
+        trace: whose ranking it is.
+        found: the order of its candidates by contribution.
+        faults: what was planted; `Faults.responsible` says which predictions are looked at.
+        effect: what leaving each of the same candidates out does to the same inputs; None where it was not measured.
+
+    Returns:
+        fault_inputs: predictions looked at; 0 where no faulty client is a candidate: what follows but the share is NaN.
+        fault_accuracy, fault_chance: is the top client faulty? Chance is `f / K`, with `f` of `K` candidates faulty.
+        hit@k, hit@k_chance: is one of the top `k`? Chance is `1 - C(K-f, k) / C(K, k)`.
+        fault_share: share of all predictions traced that faulty clients, candidates or not, are responsible for; of
+            triggered inputs the success rate of the backdoor. NaN where nothing was planted.
+        confirmed_inputs, confirmed_accuracy: as `fault_inputs` and `fault_accuracy`, of those alone for which a faulty
+            client is also measured to matter most: its effect is above 0 and the largest, or tied with it, so that
+            leaving it out takes most from the wrong answer. NaN where effects were not measured.
+    """
+    caused = faults.responsible(trace.labels, trace.predictions)
+    share = float(caused.mean()) if faults.flips and len(caused) else np.nan
     faulty = np.isin(trace.clients, np.asarray(faults.clients, dtype=np.int64))
     if not faulty.any():
         caused[:] = False
@@ -121,11 +164,63 @@ def fault_metrics(trace: Trace, found: Order, faults: Faults) -> dict[str, float
         "fault_inputs": n,
         "fault_accuracy": _mean(hit(here, wanted)),
         "fault_chance": _mean(hit(chance, wanted)),
+        "fault_share": share,
     }
     for k in HIT_AT:
         result[f"hit@{k}"] = _mean(hit(here, wanted, k))
         result[f"hit@{k}_chance"] = _mean(hit(chance, wanted, k))
+    if effect is not None and n:
+        most = ((effect.rank == 1) & (effect.contributions > 0) & faulty).any(axis=1)[caused]
+        result |= {"confirmed_inputs": int(most.sum()), "confirmed_accuracy": _mean(hit(here, wanted)[most])}
     return result
+
+
+def planted_metrics(trace: Trace, found: Order, faults: Faults) -> dict[str, float | int]:
+    """What else is known of planted clients, faulty or not; NaN (inputs: 0) where there is no such candidate.
+
+    Args:
+        trace: whose ranking it is.
+        found: the order of its candidates by contribution.
+        faults: what was planted.
+
+    Returns:
+        exclusive_inputs, exclusive_accuracy, exclusive_chance: of correct predictions of a label that one client alone
+            holds: is it on top? Chance is `1 / K`.
+        free_rider_top, free_rider_chance: of all predictions: is a client on top that has trained on nothing? It never
+            should be. Chance is `f / K`, with `f` of `K` candidates free riders.
+        duplicate_ties: share of predictions for which all candidates with the same data have the same rank.
+    """
+    right = trace.labels == trace.predictions
+    hits, count = [np.empty(0)], len(trace.clients)
+    for client, label in faults.exclusive:
+        wanted = np.broadcast_to(trace.clients == client, trace.rank.shape)
+        if wanted.any():
+            hits.append(hit(found, wanted)[right & (trace.labels == label)])
+    hit_exclusive = np.concatenate(hits)
+    result: dict[str, float | int] = {
+        "exclusive_inputs": len(hit_exclusive),
+        "exclusive_accuracy": _mean(hit_exclusive),
+        "exclusive_chance": 1 / count if len(hit_exclusive) else np.nan,
+    }
+    idle = np.isin(trace.clients, np.asarray(faults.free_riders, dtype=np.int64))
+    if idle.any():
+        wanted = np.broadcast_to(idle, trace.rank.shape)
+        result |= {"free_rider_top": _mean(hit(found, wanted)), "free_rider_chance": float(idle.mean())}
+    same = np.isin(trace.clients, np.asarray(faults.duplicates, dtype=np.int64))
+    if same.sum() > 1:
+        result["duplicate_ties"] = _mean((np.ptp(trace.rank[:, same], axis=1) == 0).astype(float))
+    return result
+
+
+def _measured_beside(trace: Trace, number: int, measured: Mapping[tuple[str, int], Trace]) -> Trace | None:
+    """The effects of withholding clients, else of refusing them, measured for the same inputs and candidates."""
+    for method in EFFECTS.values():
+        effect = measured.get((method, number))
+        if effect is not None and all(
+            np.array_equal(getattr(trace, part), getattr(effect, part)) for part in ("inputs", "clients")
+        ):
+            return effect
+    return None
 
 
 def _rows(whole: Order, keep: np.ndarray) -> Order:

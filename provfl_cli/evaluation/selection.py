@@ -36,7 +36,7 @@ def select_inputs(
         labels: int `[n]`, true labels.
         label_counts: of each *candidate*, training examples by label, int `[classes]`.
         min_examples: from so many on a client holds a label.
-        which: `correct`, `wrong` or `all` predictions.
+        which: `correct`, `wrong` or `all` predictions; `triggered`: all as well, of a test set of triggered inputs.
         max_inputs: at most so many.
         seed: of the choice.
 
@@ -44,7 +44,8 @@ def select_inputs(
         The selection; empty where there is no such prediction.
     """
     right = predictions == labels
-    asked = {"correct": right, "wrong": ~right, "all": np.ones_like(right)}[which]
+    every = np.ones_like(right)
+    asked = {"correct": right, "wrong": ~right, "all": every, "triggered": every}[which]
     held = np.max(np.stack(list(label_counts.values())), axis=0) >= min_examples
     traceable = held[labels]
     pool = np.flatnonzero(asked & traceable)

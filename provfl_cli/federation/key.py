@@ -44,8 +44,11 @@ def training_key(
             for client in data.clients
             for kind, tensor in (("inputs", client.inputs), ("labels", client.labels))
         ),
-        "test": digest((("inputs", data.test.inputs), ("labels", data.test.labels))),
+        "test": digest((("inputs", data.evaluated.inputs), ("labels", data.evaluated.labels))),
     }
+    acts = config.injection.acts()
+    if acts:  # what it does to the data is in these
+        determines["returned"] = acts
     key = hashlib.sha256(json.dumps(determines, sort_keys=True, default=str).encode()).hexdigest()[:20]
     for_people = {
         "dataset": asdict(config.dataset),

@@ -193,7 +193,7 @@ def _lineage(training: Training, state: State, fused: Fused, clients: Iterable[i
 
 def _evaluate(training: Training) -> tuple[float, float]:
     """Mean cross entropy and accuracy of the published weights on the server's test set."""
-    count = len(training.site.data.test.labels)
+    count = len(training.site.data.evaluated.labels)
     chunks = [EvaluateTask(chunk) for chunk in range(-(-count // CHUNK))]
     results = sorted(training.perform(chunks))  # summed in the order of the chunks, whoever was first
     return sum(loss for _, (loss, _) in results) / count, sum(correct for _, (_, correct) in results) / count

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..config import schema
 from ..data.federated import ClientData, FederatedData, Texts
+from ..data.injection import AS_TRAINED, Injection
 from ..errors import RunError
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import Privacy
@@ -63,6 +64,7 @@ class Site:
     seed: int
     published: Mapping[str, Tensor]
     buffers: frozenset[str]
+    injection: Injection = AS_TRAINED
 
     def perform(self, task: Task) -> tuple[float, ...]:
         """Do a task: `(mean training loss,)` of a client, or `(summed loss, correct)` of a chunk.
@@ -74,7 +76,8 @@ class Site:
         if isinstance(task, EvaluateTask):
             part = slice(task.chunk * CHUNK, (task.chunk + 1) * CHUNK)
             # Cloned, so that torch's own allocation decides the alignment, on which the last digit may depend.
-            return evaluate(self.model, self.data.test.inputs[part].clone(), self.data.test.labels[part])
+            test = self.data.evaluated
+            return evaluate(self.model, test.inputs[part].clone(), test.labels[part])
         client = self.data.clients[task.position]
         try:
             padding = self.data.form.padding if isinstance(self.data.form, Texts) else None
@@ -86,6 +89,7 @@ class Site:
                 loss = _train_controlled(self, client, task, Path(task.controls), padding)
             weights = self.model.state_dict()
             self.privacy.privatise(weights, self.published, self.buffers, self.seed, task.round, client.id)
+            self.injection.returned(weights, self.published, self.buffers, self.seed, task.round, client.id)
             write_slot(Path(task.file), weights, task.slot)
         except RunError:
             raise

@@ -85,7 +85,9 @@ def federated_rounds(
             require_space(entry.folder, needed)
             workers = min(config.engine.workers or available_cores(), widest)
         own, published = copy.deepcopy(model).to(device), shared_tensors(specs_of(initial))
-        site = Site(own, data, federation, config.fusion, config.privacy, config.seed, published, buffers)
+        site = Site(
+            own, data, federation, config.fusion, config.privacy, config.seed, published, buffers, config.injection
+        )
         with engine(site, workers) as perform:
             training = Training(config, site, perform, entry, initial, tuple(roster), decay, observe)
             rounds = _rounds(training, wanted, targets)

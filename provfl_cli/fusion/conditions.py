@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from ..config.schema import Federation
 
 
+class TooFewReturned(RunError):
+    """A round in which fewer clients returned than its fusion needs."""
+
+
 def clients_a_round(federation: Federation) -> int:
     """How many clients train in a round; partitioning may leave fewer."""
     return federation.clients_per_round or federation.clients
@@ -29,9 +33,9 @@ def check_attackers(fusion: str, attackers: int, factor: int, federation: Federa
 
 
 def require_returned(fusion: str, returned: int, needed: int, why: str) -> None:
-    """Raise RunError where fewer than `needed` clients returned."""
+    """Raise TooFewReturned where fewer than `needed` clients returned."""
     if returned < needed:
-        raise RunError(
+        raise TooFewReturned(
             f"fusion={fusion}: {returned} clients returned in this round, it needs {needed} ({why}): "
             "more clients a round, fewer dropouts, or another fusion"
         )

@@ -14,6 +14,7 @@ from .calls import RULES, Call
 from .conservation import left_side
 from .factors import Dense, contract
 from .marks import mark_inputs
+from .neurons import selected_neurons
 from .recording import Recorder, check_unchanged
 from .rules.fallback import fallback, linear_part
 from .stack import Stack
@@ -185,8 +186,13 @@ def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> 
     check_unchanged(call)
     stack, beta = given.stack, given.betas[call.layer]
     g = call.examples(gradient.to(stack.dtype), call.axis)
-    if call.mask is not None:
-        g = g * call.mask
+    mask = call.mask
+    if given.settings.neurons != "all":
+        masked = g if mask is None else g * mask
+        chosen = selected_neurons(given.settings, call, masked, _positions(sums.attended, g)).expand_as(g)
+        mask = chosen if mask is None else mask & chosen
+    if mask is not None:
+        g = g * mask
     registered = RULES.get(call.function)
     output: Tensor | None
     try:
@@ -217,7 +223,7 @@ def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> 
         if given.with_mass:
             sums.mass += beta * torch.linalg.vecdot(flat_g.abs(), flat_a.abs())
     if sample and call.layer not in sums.active:
-        _count_neurons(sums, call, g, sample)
+        _count_neurons(sums, call, g, mask, sample)
 
 
 def _is_small(factor: Dense) -> bool:
@@ -237,7 +243,7 @@ def _add_layer(sums: Sums, layer: str, part: Tensor, stack: Stack, sample: int) 
         sums.layers[layer] = sums.layers.get(layer, 0) + part[:sample, stack.reported]
 
 
-def _count_neurons(sums: Sums, call: Call, g: Tensor, sample: int) -> None:
+def _count_neurons(sums: Sums, call: Call, g: Tensor, mask: Tensor | None, sample: int) -> None:
     """Neurons of each input of the sample, and how many of them took part; those at padding are not counted."""
     attended = _positions(sums.attended, g)
     if attended is None:
@@ -245,7 +251,7 @@ def _count_neurons(sums: Sums, call: Call, g: Tensor, sample: int) -> None:
     else:
         neurons = attended[:sample].flatten(1).sum(1).cpu() * g[0, 0].numel()
     sums.neurons[call.layer] = neurons
-    sums.active[call.layer] = neurons if call.mask is None else call.mask[:sample].flatten(1).sum(1).cpu()
+    sums.active[call.layer] = neurons if mask is None else mask[:sample].flatten(1).sum(1).cpu()
 
 
 def _add_pool(sums: Sums, stack: Stack, sample: int) -> None:

@@ -43,13 +43,18 @@ def layer_weights(modules: Mapping[str, nn.Module], decay: float) -> dict[str, f
 
 
 def chosen_layers(modules: Mapping[str, nn.Module], layers: str | list[str]) -> set[str]:
-    """Names of the modules whose parameters are contracted: `all`, or those of the named types.
+    """Names of the modules whose parameters are contracted: `all`, the `last` that counts, or those of the named types.
 
     Raises:
         InputError: a type that torch does not know and the model does not have, or no module of any of the types.
     """
     if layers == "all":
         return set(modules)
+    if layers == "last":
+        counted = [name for name, module in modules.items() if is_counted(module)]
+        if not counted:
+            raise InputError("provenance.layers=last: the model has no Linear, Conv, Conv1D or LayerNorm")
+        return {counted[-1]}
     here = {type(module).__name__ for module in modules.values() if any(True for _ in module.parameters(recurse=False))}
     for kind in layers:
         known = hasattr(nn, kind) or kind in (*_FAMILIES, "Conv1D")

@@ -144,7 +144,7 @@ def _cell(count: int, most: int, colour: bool) -> Text:
 def localization(shown: Sequence[tables.Table], note: str) -> RenderableType:
     """The localization tables, what chance means in them, and where the data came from."""
     parts: list[RenderableType] = []
-    for one in shown:
+    for one in map(_without_round, shown):
         table = _table(*one.headings, padding=0)
         table.columns[0].justify = "left"
         for column, name in zip(table.columns, one.headings, strict=True):
@@ -160,6 +160,19 @@ def localization(shown: Sequence[tables.Table], note: str) -> RenderableType:
         "majority: the largest holder of the label; ties: inputs with several top clients"
     )
     return Group(*parts, Text(explained, style="dim"), Text(note, style="dim"))
+
+
+def _without_round(table: tables.Table) -> tables.Table:
+    """`table` with the round in its title, where there is only one: methods with long names need the room."""
+    if "round" not in table.headings:
+        return table
+    at = table.headings.index("round")
+    rounds = {row[at] for row in table.rows}
+    if len(rounds) != 1:
+        return table
+    rows = tuple((*row[:at], *row[at + 1 :]) for row in table.rows)
+    headings = (*table.headings[:at], *table.headings[at + 1 :])
+    return tables.Table(f"Round {rounds.pop()}. {table.title}", headings, rows, table.words)
 
 
 def files(folder: Path, written: Mapping[str, str], start: Path) -> RenderableType:

@@ -30,6 +30,8 @@ CHANCE: Mapping[str, str | float] = {  # metric: column with what chance scores,
     "fault_accuracy": "fault_chance",
     "chance_corrected": 0.0,
     "spearman_counts": 0.0,
+    "spearman_withhold": 0.0,
+    "spearman_refuse": 0.0,
     "spearman_leave_one_out": 0.0,
 }
 HEADINGS = {

@@ -39,6 +39,7 @@ RANKING: tuple[Column, ...] = (
 )
 FAULTS: tuple[Column, ...] = (
     ("fault_inputs", "inputs", _whole),
+    ("fault_share", "of all", _share),
     ("fault_accuracy", "accuracy", _share),
     ("fault_chance", "chance", _share),
     ("hit@3", "hit@3", _share),
@@ -46,6 +47,19 @@ FAULTS: tuple[Column, ...] = (
     ("hit@5", "hit@5", _share),
     ("hit@5_chance", "chance", _share),
 )
+PLANTED: tuple[Column, ...] = (
+    ("exclusive_inputs", "exclusive label: inputs", _whole),
+    ("exclusive_accuracy", "accuracy", _share),
+    ("exclusive_chance", "chance", _share),
+    ("free_rider_top", "free rider on top", _share),
+    ("free_rider_chance", "chance", _share),
+    ("duplicate_ties", "duplicates tied", _share),
+)
+EFFECTS: tuple[Column, ...] = (
+    ("spearman_withhold", "Spearman, withheld", _share),
+    ("spearman_refuse", "Spearman, fused without it", _share),
+)
+COUNTS = ("exclusive_inputs",)  # say nothing alone
 ABSENT = "–"
 
 
@@ -65,9 +79,22 @@ def localization_tables(frame: pd.DataFrame) -> list[Table]:
         _table("Localization: is the top client a holder of the label?", HOLDERS, frame),
         _table("Ranking: does it follow how many examples of the label clients have?", RANKING, frame),
     ]
+    effects = _there(EFFECTS, frame)
+    if effects:
+        tables.append(
+            _table("Faithfulness: does it follow what leaving a client out changes? (chance 0)", effects, frame)
+        )
     if (frame["fault_inputs"] > 0).any():
-        tables.append(_table("Planted faults: is the top client faulty?", FAULTS, frame))
+        tables.append(_table("Planted faults: is the top client faulty?", _there(FAULTS, frame), frame))
+    planted = _there(PLANTED, frame)
+    if any(key not in COUNTS for key, *_ in planted):
+        tables.append(_table("Planted clients: is their part seen?", planted, frame))
     return tables
+
+
+def _there(columns: Sequence[Column], frame: pd.DataFrame) -> list[Column]:
+    """Columns that were measured for some row."""
+    return [column for column in columns if column[0] in frame and frame[column[0]].notna().any()]
 
 
 def _table(title: str, columns: Sequence[Column], frame: pd.DataFrame) -> Table:

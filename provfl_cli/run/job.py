@@ -38,7 +38,7 @@ from ..reporting.files import write_csv, write_json, write_jsonl, write_parquet,
 from ..reporting.lineage import fading, figure, show_fading, write_figure
 from ..reporting.progress import RoundProgress
 from ..reporting.rankings import example_rankings, show_rankings
-from ..reporting.tables import localization_tables, to_latex, to_markdown
+from ..reporting.tables import cost_table, localization_tables, to_latex, to_markdown
 from ..store.rounds import Metrics, Round
 from .checks import check_fit
 from .device import choose_device
@@ -131,7 +131,7 @@ def run(config: Config, folder: Path) -> None:
     scores = _scores(contributions, traced, counts, config, data)
     accuracy = history[-1].accuracy
     spent = _spent(config, data, roster)
-    note = data.source.note if spent is None else f"{data.source.note}; {told(spent)}"
+    note = "; ".join([data.source.note, *([] if spent is None else [told(spent)]), *traced[-1].notes])
     figures = summary(config, scores, traced, accuracy, watch.ended.seconds, watch.ended.cached_seconds, spent)
     last = traced[-1]
     seconds = {
@@ -270,4 +270,6 @@ def _print_results(
             names = ", ".join(last.trace.uncovered)
             console.print(f"not accounted for: {names} ({1 - last.trace.covered:.1%} of the parameters)")
         console.print()
-        console.print(show.localization(localization_tables(scores[scores["round"] == last.number]), note))
+        tables = localization_tables(scores[scores["round"] == last.number])
+        costs = [cost_table(last.method_seconds, len(last.selection.inputs))] if config.attribution else []
+        console.print(show.localization([*tables, *costs], note))

@@ -29,7 +29,7 @@ def input_frame(
         {
             "round": np.full(len(chosen), number, dtype=np.int32),
             "input": test.indices[chosen].astype(np.int32),
-            "split": "test",
+            "split": test.split,
             "label": test.labels.numpy()[chosen].astype(np.int32),
             "prediction": predictions.astype(np.int32),
             "probabilities": [] if found is None else list(found.probabilities),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -25,7 +25,10 @@ def summary(
     cached_train_seconds: float,
     spent: Spent | None = None,
 ) -> dict[str, Any]:
-    """Flat figures of the run's own method in the last traced round; null where there was nothing to measure."""
+    """Flat figures of the run's own method in the last traced round; null where there was nothing to measure.
+
+    `seconds_METHOD` is what each method took for the inputs of that round.
+    """
     last = traced[-1]
     ours = scores[(scores["method"] == config.provenance.name) & (scores["round"] == last.number)]
     own, lineage = (ours[ours["scope"] == scope] for scope in ("round", "lineage"))
@@ -35,6 +38,7 @@ def summary(
         "method": config.provenance.name,
         "round": last.number,
         **{name: figures.get(name) for name in FIGURES},
+        "spearman_leave_one_out": _faithfulness(figures),
         **{
             f"lineage_{name}": lineage.iloc[0][name]
             for name in ("localization_accuracy", "chance_accuracy")
@@ -53,4 +57,16 @@ def summary(
         "train_seconds": round(train_seconds, 3),
         "cached_train_seconds": round(cached_train_seconds, 3),
         "trace_seconds": round(sum(each.seconds for each in traced), 3),
+        **{
+            f"seconds_{name}": round(took, 3) for (name, scope), took in last.method_seconds.items() if scope == "round"
+        },
     }
+
+
+def _faithfulness(figures: Mapping[Any, Any]) -> float | None:
+    """The correlation with the effect of refusing clients (design section 2); where that was not measured, withholding.
+
+    None where neither was, or no input has one.
+    """
+    measured = (figures.get(name) for name in ("spearman_refuse", "spearman_withhold"))
+    return next((float(value) for value in measured if value is not None and not pd.isna(value)), None)

@@ -1,4 +1,4 @@
-"""Trace one stored round with each method that the run compares."""
+"""Trace one stored round with each preset and each method that the run compares."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pandas as pd
 import torch
 from torch import nn
 
+from ..attribution.counterfactual import steps_made
+from ..attribution.method import Attributed, Case
 from ..config.schema import Config, Provenance
 from ..data.federated import FederatedData, TestData
 from ..evaluation.contributions import COLUMNS, tidy
@@ -27,8 +29,10 @@ LAYER_SAMPLE = 20  # inputs whose layers are recorded
 
 @dataclass(frozen=True)
 class TracedRound:
-    """What tracing one round gives: rows for `contributions`, `inputs` and `layers`, and the first method's trace.
+    """What tracing one round gives: rows for `contributions`, `inputs` and `layers`, and the first preset's trace.
 
+    `method_seconds` is what each preset and method took, by name and scope; `notes` what there is to know of methods. A
+    method that could rank nobody has a note and no rows.
     `lineage` is that method's trace over all rounds, and `last` the last round in which each client took part; None and
     empty where `provenance.scope` is `round`.
     """
@@ -40,6 +44,8 @@ class TracedRound:
     layers: pd.DataFrame
     trace: Contributions | None
     seconds: float
+    method_seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     lineage: Contributions | None = None
     last: Mapping[int, int] = field(default_factory=dict)
 
@@ -53,7 +59,10 @@ def trace_round(
     label_counts: dict[int, np.ndarray],
     device: torch.device,
 ) -> TracedRound:
-    """Predict the test set with the round's global model, choose inputs, and trace them with every method.
+    """Predict the test set with the round's global model, choose inputs, and attribute them by every method.
+
+    `methods` are presets of provenance. Those of `config.attribution` follow, without any that a preset has done under
+    the same name.
 
     The first of `methods` is the run's own: layers and residuals are recorded for it, and it alone is traced over all
     rounds as well where `provenance.scope` asks for that. Both scopes see the same inputs: those whose label is held by
@@ -75,10 +84,12 @@ def trace_round(
     asked: list[tuple[Provenance, str, Source]] = [(method, "round", stored) for method in methods]
     if lineage is not None:
         asked.append((methods[0], "lineage", lineage))
-    frames, found = [], dict[tuple[str, str], Contributions]()
+    frames, found, seconds = [], dict[tuple[str, str], Contributions](), dict[tuple[str, str], float]()
     for method, scope, source in asked if len(chosen) else ():
         classes, sample = torch.from_numpy(explained), 0 if found else LAYER_SAMPLE
+        started = time.perf_counter()
         one = trace(model, inputs, source, method, classes, sample)
+        seconds[method.name, scope] = time.perf_counter() - started
         found[method.name, scope] = one
         frames.append(
             tidy(
@@ -95,6 +106,32 @@ def trace_round(
                 one.rows,
             )
         )
+    case = Case(
+        model=model,
+        inputs=inputs,
+        numbers=numbers,
+        labels=labels[chosen],
+        classes=explained,
+        stored=stored,
+        fusion=config.fusion,
+        privacy=config.privacy,
+        data=data,
+        provenance=config.provenance,
+        seed=config.seed,
+        device=device,
+        steps=steps_made(config, data, stored),
+    )
+    notes = []
+    for rival in config.attribution if len(chosen) else ():
+        if (rival.name, "round") in found:
+            continue
+        result = rival.attribute(case)
+        notes += [result.note] if result.note else []
+        if not result.candidates.any():
+            notes.append(f"{rival.name} could rank nobody in round {stored.number}")
+            continue
+        seconds[rival.name, "round"] = result.seconds
+        frames.append(_rows(rival.name, case, result))
     own = found.get((methods[0].name, "round"))
     return TracedRound(
         number=stored.number,
@@ -104,9 +141,29 @@ def trace_round(
         layers=layer_frame(stored.number, numbers, own),
         trace=own,
         seconds=time.perf_counter() - began,
+        method_seconds=seconds,
+        notes=tuple(notes),
         lineage=found.get((methods[0].name, "lineage")),
         last={} if lineage is None else dict(zip(lineage.clients, lineage.lineage.rows.last, strict=True)),
     )
+
+
+def _rows(name: str, case: Case, result: Attributed) -> pd.DataFrame:
+    """Rows for `contributions`; where a method estimates, a column `error` has the standard errors."""
+    rows = tidy(
+        name,
+        "round",
+        result.target,
+        case.stored.number,
+        case.numbers,
+        case.labels,
+        case.classes,
+        case.stored.clients,
+        result.candidates,
+        result.values,
+        {},
+    )
+    return rows if result.errors is None else rows.assign(error=result.errors.ravel())
 
 
 def predict(model: nn.Module, test: TestData, device: torch.device) -> np.ndarray:

@@ -1,0 +1,44 @@
+"""The client whose update points most along the gradient of the prediction."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from .method import Attributed, Case
+
+if TYPE_CHECKING:
+    from ..config.schema import Config
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """The cosine between `M_k o (W_k - V_k)` and `dy_b / dW`, over all parameters that the trace accounts for.
+
+    The inner product is a trace without layer weights and threshold (design section 2.4: beta 1, no mask), with the
+    run's own target; the client's share `q_k` cancels. Divided by the norm of the update, and not by that of the
+    gradient: it is the same for all clients of an input, so ranks and ties are those of the cosine, and the values are
+    the cosine times the length of the gradient. A client that sent nothing new has 0.
+    """
+
+    name: str = "cosine"
+
+    def check(self, config: Config) -> None:
+        """Nothing to check."""
+
+    def attribute(self, case: Case) -> Attributed:
+        """One trace for all clients."""
+        import numpy as np
+
+        from .norms import update_norms
+        from .provenance import traced
+
+        began = time.perf_counter()
+        settings = replace(
+            case.provenance, of="updates", client_weighting="none", threshold=None, layer_decay=1.0, layers="all"
+        )
+        found = traced(case, settings)
+        norms = update_norms(case.stored, [name for name, _ in case.model.named_parameters()], weighted=False).numpy()
+        values = np.divide(found.values, norms, out=np.zeros_like(found.values), where=norms > 0)
+        return Attributed(values, found.candidates, time.perf_counter() - began, target=settings.target)

@@ -1,0 +1,209 @@
+"""What a round's global model would be without some of its clients, and what it would then predict (design section 2).
+
+Two questions that differ. `withhold`: these clients return the model that they started from; weights, selection,
+scales, masks and noise stay as they were. `refuse`: they do not take part; the server fuses what the others returned,
+from the state that it had before the round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import RunError
+from ..federation.engine import one_thread
+from ..fusion.conditions import TooFewReturned
+from ..fusion.decomposition import Multiplier
+from ..fusion.fuse import fuse
+from ..fusion.updates import Returned
+from ..provenance.targets import target_value
+from .settings import kept_counts
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..config.schema import Config
+    from ..data.federated import FederatedData
+    from ..store.rounds import Round
+    from .method import Case
+
+CHUNK = 256  # inputs in a forward pass; fixed, since the size of a batch changes the last digits of a convolution
+
+Coalition = Collection[int]
+"""Clients by their position in the round's stack."""
+
+
+def models(case: Case, kind: str, removed: Iterable[Coalition]) -> Iterator[dict[str, Tensor] | None]:
+    """The global tensors, buffers included, without each of the coalitions `removed`, one after the other.
+
+    Nothing is computed before it is asked for. Buffers are those of the round under `withhold`, the average of the
+    others' under `refuse`. Without any client at all `withhold` gives `W_prev + U`, `refuse` the model `W_prev`: a
+    server to which nobody returns leaves it as it is, momentum and noise too.
+
+    Args:
+        case: the round, and how it was fused.
+        kind: `withhold` or `refuse`.
+        removed: the clients to go; an empty coalition gives the model as it is.
+
+    Yields:
+        One model for each coalition; None where the fusion refuses so few clients.
+    """
+    return {"withhold": _withheld, "refuse": _refused}[kind](case, removed)
+
+
+def outcomes(case: Case, kind: str, removed: Iterable[Coalition], value: str) -> Iterator[np.ndarray]:
+    """What each of `models` makes of the inputs: float64 `[inputs]` a coalition, NaN where there is no model.
+
+    Args:
+        case, kind, removed: see `models`.
+        value: `log_probability` of the class explained, or `target`: the scalar that the run's provenance explains.
+    """
+    import numpy as np
+
+    case.model.to(case.device).eval()
+    classes = torch.as_tensor(case.classes, dtype=torch.int64, device=case.device)
+    for state in models(case, kind, removed):
+        if state is None:
+            yield np.full(len(classes), np.nan)
+            continue
+        case.model.load_state_dict(state)
+        with torch.inference_mode():
+            # A copy of the inputs: a model may change them in place.
+            parts = [case.model(chunk.to(case.device, copy=True)) for chunk in case.inputs.split(CHUNK)]
+            logits = torch.cat(parts).double()
+            if value == "target":
+                found = target_value(case.provenance.target, logits, classes)
+            else:
+                found = logits.log_softmax(1).gather(1, classes[:, None]).squeeze(1)
+        yield found.cpu().numpy()
+
+
+def sent_part(stored: Round, client: int, name: str) -> Tensor:
+    """`A_k o (W_k - V_k)` for one client and parameter: what that client moved it by, float64 in its shape."""
+    base = stored.bases().get(client, stored.previous())[name]
+    own = stored.client_stack()[name][client].double() - base.double()
+    parts = stored.decomposition
+    moved = parts.example_weights[client] * own
+    if name not in parts.multipliers:
+        return moved
+    whole = parts.multipliers[name]
+    only = slice(client, client + 1)
+    one = Multiplier(
+        whole.scalars[only], whole.shared, None if whole.bits is None else whole.bits[:, only], whole.values
+    )
+    shape = tuple(own.shape)
+    return (moved.view(shape or (1,)) * one.rows(slice(None), shape)[0]).view(shape)
+
+
+def steps_made(config: Config, data: FederatedData, stored: Round) -> list[int]:
+    """Optimizer steps of each client of a stored round, as its fusion counted them."""
+    from ..federation.client import local_steps
+    from ..federation.participation import rosters
+
+    ids, counts = [client.id for client in data.clients], [len(client.labels) for client in data.clients]
+    roster = rosters(config.federation, ids, counts, config.seed, config.federation.rounds)[stored.number - 1]
+    epochs = {ids[one.position]: one.epochs for one in roster.trained if not one.delay}
+    return [
+        local_steps(examples, config.federation, epochs.get(client))
+        for client, examples in zip(stored.clients, stored.examples, strict=True)
+    ]
+
+
+def _withheld(case: Case, removed: Iterable[Coalition]) -> Iterator[dict[str, Tensor]]:
+    """`W' = W - sum_k A_k o (W_k - V_k)` over the clients withheld.
+
+    One sum is kept, in float64, from which each model is reached by the clients in which it differs from the last one:
+    a client's update is read from disk when it goes or comes back.
+    """
+    stored = case.stored
+    whole = stored.weights()
+    sums = {name: whole[name].double().clone() for name in whole if name not in stored.buffers}
+    gone: set[int] = set()
+    for coalition in removed:
+        wanted = set(coalition)
+        with one_thread():
+            for client in sorted(wanted ^ gone):
+                for name, total in sums.items():
+                    total.add_(sent_part(stored, client, name), alpha=-1 if client in wanted else 1)
+        gone = wanted
+        yield {name: sums[name].to(whole[name].dtype) if name in sums else whole[name] for name in whole}
+
+
+def _refused(case: Case, removed: Iterable[Coalition]) -> Iterator[dict[str, Tensor] | None]:
+    """The round fused again with the clients that are left."""
+    everybody = range(len(case.stored.clients))
+    for coalition in removed:
+        left = [client for client in everybody if client not in coalition]
+        model: dict[str, Tensor] | None
+        if len(left) == len(everybody):
+            model = dict(case.stored.weights())
+        elif not left:
+            model = dict(case.stored.previous())
+        else:
+            try:
+                model = fused_again(case, left)
+            except TooFewReturned:
+                model = None
+        yield model
+
+
+def fused_again(case: Case, left: Sequence[int]) -> dict[str, Tensor]:
+    """The global tensors that the server of a round would have made of what the clients `left` returned.
+
+    Shares are renormalised by the fusion itself, to whom the others never existed; clip norm and momentum are those
+    before the round; noise is the same draw from the run's seed, of the deviation that so many clients call for. How
+    many values are trimmed and how many attackers are feared stays as it was.
+
+    Raises:
+        TooFewReturned: the fusion needs more clients.
+        RunError: it needs `Case.steps`, which are not known.
+    """
+    stored, state = case.stored, case.stored.server_state()
+    everybody = len(stored.clients)
+    steps = list(case.steps)
+    if not steps:
+        from ..fusion.fednova import FedNova
+
+        if isinstance(case.fusion, FedNova):
+            raise RunError(f"round {stored.number}: fusion=fednova cannot be run again without the clients' steps")
+        steps = [1] * everybody
+    returned = Returned(
+        previous=stored.previous(),
+        clients=_rest(stored.client_stack(), left),
+        examples=[stored.examples[client] for client in left],
+        steps=[steps[client] for client in left],
+        buffers=stored.buffers,
+        bases={left.index(client): base for client, base in stored.bases().items() if client in left},
+    )
+    with one_thread():  # as when the round was fused
+        counted, updates = case.privacy.clipped(returned, state)
+        noise = case.privacy.noise(counted, state, case.seed, stored.number)
+        return fuse(kept_counts(case.fusion, everybody), counted, state, updates, noise).weights
+
+
+@dataclass(frozen=True)
+class _Rest(Mapping[str, Tensor]):
+    """Some clients' rows of stacked tensors, taken when a name is read."""
+
+    names: tuple[str, ...]
+    read: Callable[[str], Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _rest(stack: Mapping[str, Tensor], left: Sequence[int]) -> _Rest:
+    rows = list(left)
+    # Fusion reads a tensor block by block: the rows of the latest one are kept, so that each is copied once.
+    return _Rest(tuple(stack), lru_cache(maxsize=1)(lambda name: stack[name][rows]))

@@ -1,0 +1,30 @@
+"""The client with the most training examples, whatever the input."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .method import Attributed, Case, for_every_input, used_clients
+
+if TYPE_CHECKING:
+    from ..config.schema import Config
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """`n_k`, the client's number of training examples: the weight that federated averaging gives it."""
+
+    name: str = "data_size"
+
+    def check(self, config: Config) -> None:
+        """Nothing to check."""
+
+    def attribute(self, case: Case) -> Attributed:
+        """The same for every input."""
+        import numpy as np
+
+        began = time.perf_counter()
+        values = for_every_input(np.asarray(case.stored.examples), case)
+        return Attributed(values, used_clients(case), time.perf_counter() - began)

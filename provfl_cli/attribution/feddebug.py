@@ -1,0 +1,185 @@
+"""Differential testing of the clients' models on generated inputs (FedDebug: Gill, Anwar and Gulzar, ICSE 2023).
+
+What is implemented, after the paper and the behaviour of its published artifact:
+
+1. Inputs are drawn from a weight initialiser, without any data (the artifact's default is one draw an input; its
+   feedback loop, which keeps inputs that split the clients' predictions in new ways, is switched off there and is not
+   here either). They are not normalised as the data set's pictures are. Texts, which the paper has not, are
+   sequences of tokens drawn uniformly, as long as the longest the model reads.
+2. A neuron of a client's model is active on an input where its output after its activation function exceeds the
+   threshold. Models without activation functions have their logits for neurons.
+3. For each input, every set that leaves one client out is scored by how many neurons all its members activate, neurons
+   that all clients activate not counted. The client whose removal leaves the most in common is faulty for that input.
+4. A client's value is the share of the generated inputs that call it faulty. Where several removals are equally good
+   they share the vote, which the artifact gives to the first.
+
+A client's value is the same for every traced prediction: the method looks for a faulty client, not for who is behind a
+prediction. The paper's repetition for several faulty clients is not done: the votes rank all clients.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..config.schema import at_least, one_of
+from ..errors import InputError, RunError
+from .method import Attributed, Case, for_every_input, used_clients
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..config.schema import Config
+
+GENERATORS = (
+    "uniform", "normal", "trunc_normal", "xavier_uniform", "xavier_normal",
+    "kaiming_uniform", "kaiming_normal", "orthogonal",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FedDebug:
+    """See the module.
+
+    Attributes:
+        name: of the method.
+        threshold: a neuron is active above it.
+        inputs: how many are generated.
+        generator: the initialiser that pictures are drawn from, each as a weight of shape `[1, C, H, W]`.
+    """
+
+    name: str = "feddebug"
+    threshold: float = 0.003
+    inputs: int = 10
+    generator: str = "kaiming_normal"
+
+    def __post_init__(self) -> None:
+        at_least(f"attribution.{self.name}.inputs", self.inputs, 1)
+        one_of(f"attribution.{self.name}.generator", self.generator, GENERATORS)
+        if self.threshold != self.threshold:
+            raise InputError(f"attribution.{self.name}.threshold=nan: give a number")
+
+    def check(self, config: Config) -> None:
+        """Nothing to check."""
+
+    def attribute(self, case: Case) -> Attributed:
+        """Each client's share of the votes."""
+        import torch
+
+        from ..provenance.structure import Structure
+
+        began = time.perf_counter()
+        generated = self._generated(case).to(case.device)
+        structure, stack = Structure.of(case.model.to(case.device)), case.stored.client_stack()
+
+        def active() -> Iterator[Tensor]:
+            for client in range(len(case.stored.clients)):
+                structure.load({name: stack[name][client] for name in stack})
+                yield active_neurons(case.model, generated, self.threshold)
+
+        with structure.frozen(), torch.no_grad():
+            votes = leave_one_out_votes(active())
+        structure.load(case.stored.weights())
+        values = for_every_input(votes.mean(0).cpu().numpy(), case)
+        note = f"{self.name} votes once for the round, not for each input"
+        return Attributed(values, used_clients(case), time.perf_counter() - began, note=note)
+
+    def _generated(self, case: Case) -> Tensor:
+        """Pictures `[inputs, C, H, W]`, or tokens `[inputs, T]`."""
+        import torch
+
+        random = torch.Generator().manual_seed(case.seed)
+        if case.inputs.is_floating_point():
+            draw = getattr(torch.nn.init, f"{self.generator}_")
+            empty = [torch.empty(1, *case.inputs.shape[1:]) for _ in range(self.inputs)]
+            return torch.cat([draw(one, generator=random) for one in empty]).to(case.inputs.dtype)
+        if case.data is None:
+            raise RunError(f"attribution={self.name}: to generate texts it needs the federation's data")
+        from ..data.federated import Texts
+
+        form = case.data.form
+        assert isinstance(form, Texts)
+        drawn = torch.randint(form.vocabulary - 1, (self.inputs, case.inputs.shape[1]), generator=random)
+        return (drawn + (drawn >= form.padding)).to(case.inputs.dtype)  # any token but the one that pads
+
+
+def leave_one_out_votes(active: Iterator[Tensor]) -> Tensor:
+    """Which client's removal leaves the others the most active neurons in common, input by input.
+
+    All sets of one client fewer have in common what all clients activate, and besides, without client k, what all but
+    k activate. So one pass will do: count who activates a neuron, and remember who did not.
+
+    Args:
+        active: of each client in turn, bool `[inputs, neurons]`.
+
+    Returns:
+        float64 `[inputs, clients]`, each row adds up to 1; equals share the vote.
+    """
+    import torch
+
+    first = next(active)
+    silent = (~first).to(torch.int16)  # clients that do not activate a neuron, [inputs, neurons]
+    last = torch.zeros_like(silent)  # the last of them
+    clients = 1
+    for client in active:
+        silent += ~client
+        last.masked_fill_(~client, clients)
+        clients += 1
+    alone = silent == 1
+    gained = torch.zeros(len(silent), clients, dtype=torch.int64, device=silent.device)
+    gained.scatter_add_(1, last.long(), alone.long())
+    best = (gained == gained.amax(1, keepdim=True)).double()
+    return best / best.sum(1, keepdim=True)
+
+
+def active_neurons(model: nn.Module, inputs: Tensor, threshold: float) -> Tensor:
+    """Neurons whose output after the activation function exceeds `threshold`, bool `[inputs, neurons]`."""
+    import torch
+
+    found: list[Tensor] = []
+
+    def collect(output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.dim() and output.shape[0] % len(inputs) == 0:
+            found.append((output.detach() > threshold).reshape(len(inputs), -1))
+
+    with _activations(model, collect):
+        logits = model(inputs)
+    if not found:
+        collect(logits)
+    return torch.cat(found, 1)
+
+
+@contextmanager
+def _activations(model: nn.Module, collect: Any) -> Iterator[None]:
+    """Call `collect` with the output of every activation function, be it a module or a function of torch."""
+    from torch.overrides import TorchFunctionMode
+
+    from ..provenance.marks import ACTIVATIONS, is_activation
+
+    inside: list[nn.Module] = []  # activation modules that run now: what they compute inside is no activation
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            output = func(*args, **(kwargs or {}))
+            if not inside and func.__name__.strip("_") in ACTIVATIONS:
+                collect(output)
+            return output
+
+    def enter(module: nn.Module, args: Any) -> None:
+        inside.append(module)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        inside.pop()
+        if not inside:
+            collect(output)
+
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if is_activation(module):
+                for handle in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave)):
+                    hooks.callback(handle.remove)
+        hooks.enter_context(Watch())
+        yield

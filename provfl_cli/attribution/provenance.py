@@ -1,0 +1,91 @@
+"""Provenance as a method among others: its presets, the last layer alone, and a selection of neurons (ablation)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..config.schema import NEURONS, between, one_of
+from ..config.validate import provenance_preset
+from ..errors import InputError
+from .method import Attributed, Case
+
+if TYPE_CHECKING:
+    from ..config.schema import Config, Provenance
+    from ..provenance.tracing import Contributions
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A trace of the round with other settings than the run's own (design section 2).
+
+    Attributes:
+        name: of the method.
+        preset: one of `conf/provenance`, with the threshold it comes with; None: the run's own settings.
+        layers: `all`, `last`, or layer types; None: those of the settings.
+        neurons: which neurons of each use of a layer count: `all`; `gradient`, the share `fraction` of them with the
+            largest |gradient x activation| for the input; `random`, such a share drawn once for each layer. The mask of
+            the threshold applies besides.
+        fraction: that share, above 0 and at most 1.
+    """
+
+    name: str
+    preset: str | None = None
+    layers: Any = None
+    neurons: str = "all"
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        key = f"attribution.{self.name}"
+        one_of(f"{key}.neurons", self.neurons, NEURONS)
+        between(f"{key}.fraction", self.fraction, 0, 1)
+        if self.fraction == 0:
+            raise InputError(f"{key}.fraction=0: must be above 0 and at most 1")
+        if self.preset is not None:
+            provenance_preset(self.preset)
+
+    def check(self, config: Config) -> None:
+        """Raise InputError where the run traces something else by the same name."""
+        settings = self.settings(config.provenance, config.seed)
+        beside = [provenance_preset("tracefl")] if config.tracefl_beside else []
+        for other in (config.provenance, *beside):
+            if other.name == self.name and replace(settings, **_common(other)) != other:
+                raise InputError(
+                    f"attribution={self.name}: the run traces by that name with other settings: "
+                    f"leave it out, or choose another provenance=…"
+                )
+
+    def settings(self, own: Provenance, seed: int) -> Provenance:
+        """What is traced, where the run's own settings are `own`."""
+        base = own if self.preset is None else replace(provenance_preset(self.preset), **_common(own))
+        return replace(
+            base,
+            name=self.name,
+            layers=base.layers if self.layers is None else self.layers,
+            neurons=self.neurons,
+            neuron_fraction=self.fraction,
+            neuron_seed=seed if self.neurons == "random" else 0,
+        )
+
+    def attribute(self, case: Case) -> Attributed:
+        """One trace for all clients."""
+        began = time.perf_counter()
+        settings = self.settings(case.provenance, case.seed)
+        found = traced(case, settings)
+        return Attributed(found.values, found.candidates, time.perf_counter() - began, target=settings.target)
+
+
+def _common(settings: Provenance) -> dict[str, Any]:
+    """What says nothing about the contributions to one round: when and how to trace."""
+    keys = ("rounds", "scope", "lineage_decay", "batch_size", "memory_mb")
+    return {key: getattr(settings, key) for key in keys}
+
+
+def traced(case: Case, settings: Provenance) -> Contributions:
+    """Trace the inputs of `case` with these settings."""
+    import torch
+
+    from ..provenance.tracing import trace
+
+    return trace(case.model, case.inputs, case.stored, settings, torch.from_numpy(case.classes))

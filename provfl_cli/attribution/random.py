@@ -1,0 +1,37 @@
+"""Clients in a random order: what a method must beat."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .method import Attributed, Case, used_clients
+
+if TYPE_CHECKING:
+    from ..config.schema import Config
+
+
+@dataclass(frozen=True)
+class Random:
+    """A number drawn uniformly for each input and client.
+
+    It is the same for the same seed, round and input, whatever else is traced.
+    """
+
+    name: str = "random"
+
+    def check(self, config: Config) -> None:
+        """Nothing to check."""
+
+    def attribute(self, case: Case) -> Attributed:
+        """Draw for the inputs of `case`."""
+        import numpy as np
+
+        began = time.perf_counter()
+        count = len(case.stored.clients)
+        drawn = [
+            np.random.default_rng([case.seed, case.stored.number, number]).random(count) for number in case.numbers
+        ]
+        values = np.stack(drawn) if drawn else np.empty((0, count))
+        return Attributed(values, used_clients(case), time.perf_counter() - began)

@@ -1,0 +1,31 @@
+"""The client that moved the model furthest, whatever the input."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .method import Attributed, Case, for_every_input, used_clients
+
+if TYPE_CHECKING:
+    from ..config.schema import Config
+
+
+@dataclass(frozen=True)
+class StaticWeights:
+    """`|A_k o (W_k - V_k)|`, the Euclidean norm of the client's update as fusion took it, over all parameters."""
+
+    name: str = "static_weights"
+
+    def check(self, config: Config) -> None:
+        """Nothing to check."""
+
+    def attribute(self, case: Case) -> Attributed:
+        """The same for every input."""
+        from .norms import update_norms
+
+        began = time.perf_counter()
+        names = [name for name, _ in case.model.named_parameters()]
+        values = for_every_input(update_norms(case.stored, names, weighted=True).numpy(), case)
+        return Attributed(values, used_clients(case), time.perf_counter() - began)

@@ -1,0 +1,196 @@
+"""Clients that do not return what they trained: free riders, and updates scaled to replace the model.
+
+What such a client returns it decides itself, after any clipping and noise that `privacy` asks of a client.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..config.schema import Config, Federation, at_least, one_of
+from ..errors import InputError, RunError
+from .backdoor import Backdoor
+from .federated import Faults
+from .injection import LabelFlip, NoInjection, check_client_list, check_numbers, require_kept
+from .partition import Share
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+POISONS: dict[str, tuple[str, ...]] = {  # and the settings of each
+    "label_flip": ("mapping",),
+    "backdoor": ("label", "share", "size", "position", "value", "word"),
+    "none": (),
+}
+
+
+@dataclass(frozen=True)
+class FreeRider(NoInjection):
+    """Some clients return the global model that they received, with Gaussian noise of deviation `noise` (0: as it is).
+
+    Plain and disguised free riders (Lin et al. 2019, "Free-riders in Federated Learning"; Fraboni et al. 2021). They
+    claim their number of examples, but have trained on none: their label counts are 0, so that they hold no label and
+    are responsible for no prediction. Buffers are returned as received.
+    """
+
+    clients: Any = (0,)
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_client_list("injection.clients", self.clients)
+        at_least("injection.noise", self.noise, 0)
+        if not math.isfinite(self.noise):
+            raise InputError(f"injection.noise={self.noise}: must be a finite number, 0 or more")
+
+    def check(self, federation: Federation) -> None:
+        """Refuse client numbers that no client has."""
+        check_numbers("injection.clients", self.clients, federation)
+
+    def fits(self, config: Config) -> None:
+        """Refuse SCAFFOLD: what its clients send beside their model cannot be had without training."""
+        super().fits(config)
+        if type(config.fusion).__name__ == "Scaffold":
+            raise InputError(
+                "injection=free_rider: under fusion=scaffold a client also sends a control variate, which it has none "
+                "of without training: fusion=fedavg or another one"
+            )
+
+    def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
+        """See `Injection`."""
+        require_kept("injection.clients", self.clients, shares)
+        clients = tuple(sorted(self.clients))
+        return tuple(shares), Faults(clients, (), free_riders=clients)
+
+    def acts(self) -> dict[str, object]:
+        """See `Injection`."""
+        return {"free_rider": sorted(self.clients), "noise": self.noise}
+
+    def returned(
+        self,
+        weights: Mapping[str, Tensor],
+        start: Mapping[str, Tensor],
+        buffers: Collection[str],
+        seed: int,
+        number: int,
+        client: int,
+    ) -> None:
+        """See `Injection`: `W <- V + noise N(0, 1)`."""
+        import torch
+
+        from ..seeds import generator
+
+        if client not in self.clients:
+            return
+        with torch.no_grad():
+            for name, weight in weights.items():
+                sent = start[name].cpu()
+                if self.noise and name not in buffers:
+                    source = generator(seed, "free rider", number, client, name)
+                    drawn = torch.randn(sent.shape, generator=source, dtype=torch.float64)
+                    sent = sent.double() + self.noise * drawn
+                weight.copy_(sent)
+
+
+@dataclass(frozen=True)
+class ScaledUpdate(NoInjection):
+    """Some clients return `V + factor (W - V)`: model replacement (Bagdasaryan et al. 2020, eq. 3).
+
+    `poison` says what they train on: `label_flip` (see `LabelFlip`) or `backdoor` (see `Backdoor`), and they are
+    responsible for what these say; or `none`, their own examples: then for every misprediction as a label that they
+    hold. Buffers, and under SCAFFOLD the control variate, are returned as they were trained.
+
+    The other settings are those of the poison, which are its defaults where they are None.
+    """
+
+    clients: Any = (0,)
+    factor: float = 10.0
+    poison: str = "label_flip"
+    mapping: Any = None
+    label: int | None = None
+    share: float | None = None
+    size: int | None = None
+    position: str | None = None
+    value: float | None = None
+    word: str | None = None
+
+    def __post_init__(self) -> None:
+        check_client_list("injection.clients", self.clients)
+        one_of("injection.poison", self.poison, tuple(POISONS))
+        if not 0 < self.factor < math.inf or self.factor == 1:
+            raise InputError(
+                f"injection.factor={self.factor}: must be a finite number above 0 other than 1, which changes nothing"
+            )
+        for poison, keys in POISONS.items():
+            for key in keys:
+                if poison != self.poison and getattr(self, key) is not None:
+                    raise InputError(
+                        f"injection.{key}={getattr(self, key)}: is of injection.poison={poison}, not {self.poison}"
+                    )
+        self.planted()
+
+    def planted(self) -> NoInjection:
+        """The poison as an injection of its own.
+
+        Raises:
+            InputError: one of its settings is out of range.
+        """
+        given = {key: getattr(self, key) for key in POISONS[self.poison] if getattr(self, key) is not None}
+        if self.poison == "none":
+            return NoInjection()
+        return LabelFlip(self.clients, **given) if self.poison == "label_flip" else Backdoor(self.clients, **given)
+
+    def check(self, federation: Federation) -> None:
+        """Refuse client numbers that no client has."""
+        check_numbers("injection.clients", self.clients, federation)
+
+    def fits(self, config: Config) -> None:
+        """Refuse what the poison refuses."""
+        self.planted().fits(config)
+
+    def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
+        """See `Injection`."""
+        require_kept("injection.clients", self.clients, shares)
+        if self.poison != "none":
+            return self.planted().apply(shares, classes, seed)
+        held = sorted({label for share in shares if share.client in self.clients for label in share.labels.tolist()})
+        pairs = tuple((truth, label) for truth in range(classes) for label in held if truth != label)
+        return tuple(shares), Faults(tuple(sorted(self.clients)), pairs)
+
+    def acts(self) -> dict[str, object]:
+        """See `Injection`."""
+        return {"scaled_update": sorted(self.clients), "factor": self.factor}
+
+    def returned(
+        self,
+        weights: Mapping[str, Tensor],
+        start: Mapping[str, Tensor],
+        buffers: Collection[str],
+        seed: int,
+        number: int,
+        client: int,
+    ) -> None:
+        """See `Injection`: `W <- V + factor (W - V)`, in float64.
+
+        Raises:
+            RunError: the scaled model is no longer finite.
+        """
+        import torch
+
+        if client not in self.clients:
+            return
+        with torch.no_grad():
+            sent = {}  # all before any is written: a tied weight has several names
+            for name, weight in weights.items():
+                if name not in buffers:
+                    base = start[name].cpu().double()
+                    sent[name] = base + self.factor * (weight.cpu().double() - base)
+            for name, scaled in sent.items():
+                weights[name].copy_(scaled)
+        if not all(torch.isfinite(weights[name]).all() for name in sent):
+            raise RunError(
+                f"client {client}'s scaled update is no longer finite in round {number}: "
+                f"try injection.factor={self.factor / 10:g}"
+            )

@@ -1,0 +1,110 @@
+"""A backdoor: clients teach the model to answer one label wherever it sees a trigger, and nothing else wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..config.schema import Config, Federation, between, one_of
+from ..errors import InputError
+from .federated import Faults
+from .injection import STREAM, NoInjection, check_client_list, check_label, check_numbers, natural, require_kept
+from .partition import Share
+from .trigger import POSITIONS, Trigger
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PICTURE_KEYS = ("size", "position", "value")
+
+
+@dataclass(frozen=True)
+class Backdoor(NoInjection):
+    """Some clients put a trigger into a part of their examples and train on these as `label` (Gu et al. 2017).
+
+    Of each faulty client's examples of other labels the part `share`, chosen at random by the run's seed, is replaced
+    by triggered ones. The faulty clients are responsible for triggered test inputs of another label that are predicted
+    as `label`: `evaluation.inputs=triggered` traces such inputs. Nothing is planted in other predictions.
+
+    Settings of the trigger that are None are those of `Trigger`; `size`, `position` and `value` are of pictures, `word`
+    of texts.
+    """
+
+    clients: Any = (0,)
+    label: int = 0
+    share: float = 0.5
+    size: int | None = None
+    position: str | None = None
+    value: float | None = None
+    word: str | None = None
+
+    def __post_init__(self) -> None:
+        check_client_list("injection.clients", self.clients)
+        if not natural(self.label):
+            raise InputError(f"injection.label={self.label}: must be a whole number, 0 or more")
+        if not 0 < self.share <= 1:
+            raise InputError(f"injection.share={self.share}: must be above 0 and at most 1")
+        if self.size is not None:
+            between("injection.size", self.size, 1, 1024)
+        if self.position is not None:
+            one_of("injection.position", self.position, POSITIONS)
+        if self.value is not None:
+            between("injection.value", self.value, 0, 1)
+        if self.word is not None and not self.word.strip():
+            raise InputError("injection.word: is empty: give a word that texts seldom hold, such as cf")
+
+    @property
+    def trigger(self) -> Trigger:
+        """The trigger that these settings describe."""
+        given = {key: getattr(self, key) for key in (*PICTURE_KEYS, "word")}
+        return Trigger(self.label, **{key: value for key, value in given.items() if value is not None})
+
+    def check(self, federation: Federation) -> None:
+        """Refuse client numbers that no client has."""
+        check_numbers("injection.clients", self.clients, federation)
+
+    def fits(self, config: Config) -> None:
+        """Refuse a trigger of another kind of input, or one that covers the picture."""
+        super().fits(config)
+        dataset, trigger = config.dataset, self.trigger
+        for keys, kind, instead in ((PICTURE_KEYS, "image", "injection.word"), (("word",), "text", "injection.size")):
+            for key in keys:
+                if getattr(self, key) is not None and dataset.input != kind:
+                    raise InputError(
+                        f"injection.{key}={getattr(self, key)}: is for {kind} data, and dataset={dataset.name} is "
+                        f"{dataset.input}: its trigger is set by {instead}"
+                    )
+        if dataset.input == "image" and trigger.size >= dataset.image_size:
+            raise InputError(
+                f"injection.size={trigger.size}: would cover the pictures, whose side is "
+                f"dataset.image_size={dataset.image_size}: give less"
+            )
+
+    def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
+        """See `Injection`."""
+        import numpy as np
+
+        check_label("injection.label", self.label, classes)
+        require_kept("injection.clients", self.clients, shares)
+        changed = []
+        for share in shares:
+            if share.client in self.clients:
+                share = self._poisoned(share, np.random.default_rng([seed, STREAM, share.client]))
+            changed.append(share)
+        return tuple(changed), Faults(tuple(sorted(self.clients)), (), trigger=self.trigger)
+
+    def _poisoned(self, share: Share, rng: np.random.Generator) -> Share:
+        """A faulty client's share: which of its examples carry the trigger, and their new label."""
+        import numpy as np
+
+        others = np.flatnonzero(share.labels != self.label)
+        if not len(others):
+            raise InputError(
+                f"injection.label={self.label}: client {share.client} holds no other label, so that it has nothing to "
+                "put the trigger into: choose another label or client"
+            )
+        chosen = rng.permutation(others)[: max(1, round(self.share * len(others)))]
+        triggered = np.zeros(len(share.labels), dtype=bool)
+        triggered[chosen] = True
+        return replace(share, labels=np.where(triggered, self.label, share.labels), triggered=triggered)
