@@ -337,12 +337,20 @@ def test_the_only_holder_of_a_label_is_found(place: Path) -> None:
     assert (top["client"] == 2).all()
 
 
+NEEDS = {  # what an option cannot do without, beside the few clients of these tests
+    ("fusion", "krum"): "federation.clients=5",
+    ("fusion", "multi_krum"): "federation.clients=5",
+    ("fusion", "bulyan"): "federation.clients=7",
+    ("injection", "scaled_update"): "injection.factor=2",
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "choice",
     [
         *(
-            f"{group}={name}"
+            f"{group}={name} {NEEDS.get((group, name), '')}".strip()
             for group, usual in (
                 ("provenance", "provfl"),
                 ("partition", "iid"),
@@ -434,6 +442,8 @@ def process(folder: Path, *overrides: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background has interrupts ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
