@@ -103,7 +103,7 @@ FUSIONS = ("fedavg", "fedadam", "median", "krum")
 def test_static_weights_are_the_norms_of_the_updates_as_fused(
     fusion: str, weighted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provfl_cli.attribution.norms.BLOCK", 100)  # several blocks of each tensor
+    monkeypatch.setattr("provfl_cli.fusion.updates.BLOCK_NUMBERS", 100)  # several blocks of each tensor
     model = network()
     stored = stored_rounds(tmp_path, composed_fusion(fusion), model)[-1]
     names = [name for name, _ in model.named_parameters()]

@@ -102,16 +102,12 @@ def sent_part(stored: Round, client: int, name: str) -> Tensor:
 
 def steps_made(config: Config, data: FederatedData, stored: Round) -> list[int]:
     """Optimizer steps of each client of a stored round, as its fusion counted them."""
-    from ..federation.client import local_steps
+    from ..federation.client import fused_steps
     from ..federation.participation import rosters
 
     ids, counts = [client.id for client in data.clients], [len(client.labels) for client in data.clients]
     roster = rosters(config.federation, ids, counts, config.seed, config.federation.rounds)[stored.number - 1]
-    epochs = {ids[one.position]: one.epochs for one in roster.trained if not one.delay}
-    return [
-        local_steps(examples, config.federation, epochs.get(client))
-        for client, examples in zip(stored.clients, stored.examples, strict=True)
-    ]
+    return fused_steps(roster, stored.examples, config.federation)
 
 
 def _withheld(case: Case, removed: Iterable[Coalition]) -> Iterator[dict[str, Tensor]]:

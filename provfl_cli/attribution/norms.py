@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
     from ..store.rounds import Round
 
-BLOCK = 1 << 22  # numbers of all clients that are in memory at a time
-
 
 def update_norms(stored: Round, parameters: Collection[str], weighted: bool) -> Tensor:
     """`|A_k o (W_k - V_k)|` over all `parameters`, float64 `[clients]`; buffers are none.
@@ -23,24 +21,17 @@ def update_norms(stored: Round, parameters: Collection[str], weighted: bool) -> 
     """
     import torch
 
-    parts, late = stored.decomposition, stored.bases()
+    from ..fusion.updates import Returned, unclipped
+
+    parts, previous = stored.decomposition, stored.previous()
+    updates = unclipped(Returned(previous, stored.client_stack(), stored.examples, (), stored.buffers, stored.bases()))
     squares = torch.zeros(len(stored.clients), dtype=torch.float64)
     for name in parameters:
-        sent, before = stored.client_stack()[name], stored.previous()[name]
         multiplier = parts.multipliers.get(name)
-        shape = tuple(before.shape)
-        rows = shape[0] if shape else 1
-        step = max(1, BLOCK * rows // max(1, sent.numel()))
-        for start in range(0, rows, step):
-            where = slice(start, start + step)
-            block = (sent[:, where] if shape else sent[:, None]).double()
-            base = (before[where] if shape else before[None]).double()
-            moved = block - base
-            for position, started in late.items():
-                own = started[name][where] if shape else started[name][None]
-                moved[position] = block[position] - own.double()
+        for where in updates.blocks(name):
+            moved = updates.own(name, where)
             if multiplier is not None:
-                moved *= multiplier.rows(where, shape)
+                moved *= multiplier.rows(where, tuple(previous[name].shape))
             squares += moved.flatten(1).square().sum(1)
     norms = squares.sqrt()
     return norms * parts.example_weights.abs() if weighted else norms

@@ -15,6 +15,7 @@ from ..errors import RunError
 from ..fusion.fuse import Fusion
 from ..seeds import derived_seed, generator
 from .optimizers import Step, clip, make_step
+from .participation import Roster
 
 WINDOW = 16  # batches of texts among which examples of one length are sought
 
@@ -52,6 +53,18 @@ def local_steps(examples: int, settings: schema.Federation, epochs: int | None =
     """Optimizer steps that a client with so many examples makes in `epochs` passes (None: `local_epochs`)."""
     steps = -(-len(batch_bounds(examples, settings.batch_size)) // settings.accumulate)
     return (epochs or settings.local_epochs) * steps
+
+
+def fused_steps(roster: Roster, examples: Sequence[int], settings: schema.Federation) -> list[int]:
+    """Optimizer steps behind each piece of work that a round fuses, of clients with so many `examples`, in its order.
+
+    Late work is all of `local_epochs`.
+    """
+    epochs = {one.position: one.epochs for one in roster.trained if not one.delay}
+    return [
+        local_steps(count, settings, epochs.get(work.position))
+        for count, work in zip(examples, roster.fused, strict=True)
+    ]
 
 
 def trained_weights(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -17,7 +17,7 @@ from ..fusion.updates import Returned
 from ..store.cache import Entry
 from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round
 from ..store.tensorfile import open_tensors, specs_of, write_slot
-from .client import local_steps
+from .client import fused_steps
 from .controls import begin_controls, end_controls
 from .engine import Perform, one_thread
 from .events import ClientFinished, Event, RoundStarted
@@ -157,16 +157,12 @@ def _fuse(
 ) -> tuple[Fused, dict[str, Tensor]]:
     """The new global model, and what the server and late clients carry into the next round."""
     config, site, number = training.config, training.site, roster.number
-    epochs = {one.position: one.epochs for one in roster.trained if not one.delay}
     examples = [len(site.data.clients[work.position].labels) for work in roster.fused]
     returned = Returned(
         previous=state.weights,
         clients=open_tensors(temporary / CLIENTS),
         examples=examples,
-        steps=[
-            local_steps(count, config.federation, epochs.get(work.position))
-            for count, work in zip(examples, roster.fused, strict=True)
-        ],
+        steps=fused_steps(roster, examples, config.federation),
         buffers=site.buffers,
         bases=bases,
     )

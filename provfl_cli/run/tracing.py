@@ -106,25 +106,25 @@ def trace_round(
                 one.rows,
             )
         )
-    case = Case(
-        model=model,
-        inputs=inputs,
-        numbers=numbers,
-        labels=labels[chosen],
-        classes=explained,
-        stored=stored,
-        fusion=config.fusion,
-        privacy=config.privacy,
-        data=data,
-        provenance=config.provenance,
-        seed=config.seed,
-        device=device,
-        steps=steps_made(config, data, stored),
-    )
+    rivals = [rival for rival in config.attribution if (rival.name, "round") not in found] if len(chosen) else []
     notes = []
-    for rival in config.attribution if len(chosen) else ():
-        if (rival.name, "round") in found:
-            continue
+    if rivals:
+        case = Case(
+            model=model,
+            inputs=inputs,
+            numbers=numbers,
+            labels=labels[chosen],
+            classes=explained,
+            stored=stored,
+            fusion=config.fusion,
+            privacy=config.privacy,
+            data=data,
+            provenance=config.provenance,
+            seed=config.seed,
+            device=device,
+            steps=steps_made(config, data, stored),
+        )
+    for rival in rivals:
         result = rival.attribute(case)
         notes += [result.note] if result.note else []
         if not result.candidates.any():
