@@ -462,7 +462,7 @@ def test_methods_are_light_to_import() -> None:
 
 @dataclass(frozen=True)
 class Estimated:
-    """A method with standard errors, that ranks only some clients."""
+    """A method with standard errors and predictions without clients but the last, that ranks only some."""
 
     name: str
     candidates: tuple[bool, ...]
@@ -473,7 +473,9 @@ class Estimated:
     def attribute(self, case: Case) -> Attributed:
         """The inputs' numbers, and errors."""
         values = case.numbers[:, None] + np.arange(len(case.stored.clients), dtype=np.float64)
-        return Attributed(values, np.array(self.candidates), 1.5, errors=values / 10, note=f"{self.name} roughly")
+        without = np.tile([8, 9, -1], (len(values), 1))
+        note = f"{self.name} roughly"
+        return Attributed(values, np.array(self.candidates), 1.5, errors=values / 10, note=note, without=without)
 
 
 def test_a_round_is_attributed_by_every_method_on_the_same_inputs(tmp_path: Path) -> None:
@@ -501,8 +503,9 @@ def test_a_round_is_attributed_by_every_method_on_the_same_inputs(tmp_path: Path
     assert all((each == inputs["provfl"]).all() for each in inputs)
     estimated = clients[clients["method"] == "estimated"]
     assert (estimated["error"] == estimated["contribution"] / 10).all()
+    assert estimated["without"].astype(object).where(estimated["without"].notna(), None).tolist() == [8, 9, None] * 60
     assert (estimated["rank"].isna() == (estimated["client"] == 2)).all(), "the second of three clients is no candidate"
-    assert clients.loc[clients["method"] == "random", "error"].isna().all()
+    assert clients.loc[clients["method"] == "random", ["error", "without"]].isna().all(axis=None)
     scores = localization(frame, counts, 1, data.faults).set_index("method")
     assert scores.loc["estimated", "clients"] == 2
     assert (scores["chance_accuracy"] > 0).all()

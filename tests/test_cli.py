@@ -294,9 +294,10 @@ def test_shown_configuration_is_the_one_that_runs(workspace: Path, capsys: Captu
         ("provfl run -m fusion=fed", {f"fusion={name}" for name in options("fusion") if name.startswith("fed")}),
         ("scripts/provfl run model=lenet federation.local", {"federation.local_epochs="}),
         ("provfl run model=resnet18 model.pre", {"model.pretrained="}),
-        ("provfl run exp", {"experiment="}),
+        ("provfl run exp", {"experiment"}),  # its options have variants: = or / can follow
         ("provfl ", set(COMMANDS)),
-        ("provfl r", {"run"}),
+        ("provfl r", {"run", "reproduce"}),
+        ("provfl reproduce thre", {"threshold_ablation", "thresholds"}),
         ("provfl ls mo", {"model"}),
         ("provfl cp fusion/", {f"fusion/{name}" for name in options("fusion")}),
         ("provfl run --nonsense ", set()),

@@ -287,21 +287,26 @@ def test_on_a_linear_model_all_three_are_one(tmp_path: Path, name: str) -> None:
     assert few.errors.max() < 1e-12  # every order says the same
 
 
-def test_leave_one_out_is_the_loss_of_log_probability(tmp_path: Path) -> None:
+def test_leave_one_out_is_the_loss_of_log_probability_and_says_what_is_predicted_instead(tmp_path: Path) -> None:
     stored = made_round(tmp_path, FedAvg(), 4)
-    case = case_of(stored, FedAvg())
+    count = 300
+    inputs = torch.randn(count, FEATURES, generator=torch.Generator().manual_seed(3), dtype=DOUBLE)
+    case = case_of(stored, FedAvg(), inputs=inputs, classes=np.arange(count) % CLASSES)
     for kind in ("withhold", "refuse"):
         found = LeaveOneOut(kind).attribute(case)
+        assert found.without is not None
         for client in range(4):
             (model,) = models(case, kind, [(client,)])
             assert model is not None
 
-            def log_probability(state: Any) -> Tensor:
-                logits = case.inputs @ state["logits.weight"].T + state["logits.bias"]
-                return logits.log_softmax(1)[torch.arange(INPUTS), torch.as_tensor(case.classes)]
+            def log_probabilities(state: Any) -> Tensor:
+                return (case.inputs @ state["logits.weight"].T + state["logits.bias"]).log_softmax(1)
 
-            expected = log_probability(stored.weights()) - log_probability(model)
+            lost = log_probabilities(stored.weights()) - log_probabilities(model)
+            expected = lost[torch.arange(count), torch.as_tensor(case.classes)]
             assert found.values[:, client] == pytest.approx(expected.numpy(), abs=1e-12)
+            assert np.array_equal(found.without[:, client], log_probabilities(model).argmax(1).numpy())
+        assert np.ptp(found.without, axis=1).any(), "the same whoever is left out would prove nothing"
         assert found.errors is None
         assert np.abs(found.values).max() > 1e-3
 
@@ -314,7 +319,7 @@ def test_exact_shapley_against_all_orders(tmp_path: Path, kind: str) -> None:
 
     @cache
     def worth(coalition: frozenset[int]) -> np.ndarray:
-        return next(outcomes(case, kind, [frozenset(range(4)) - coalition], "log_probability"))
+        return next(outcomes(case, kind, [frozenset(range(4)) - coalition], "log_probability")).values
 
     expected = np.zeros((INPUTS, 4))
     for order in orders_of(range(4)):
@@ -488,6 +493,8 @@ def test_a_traced_round_has_its_effects_measured(tmp_path: Path) -> None:
     counts = {client.id: client.label_counts for client in data.clients}
     with federated_rounds(config, data, model, tmp_path, {2}, CPU, lambda event: None) as rounds:
         (traced,) = [trace_round(config, [own], data, model, stored, counts, CPU) for stored in rounds]
+    said = traced.contributions.groupby("method")["without"].count()
+    assert set(said[said > 0].index) == {"leave_one_out", "leave_one_out_withhold"}
     scores = localization(traced.contributions, counts, 1, data.faults).set_index("method")
     for name in ("spearman_withhold", "spearman_refuse"):
         assert scores.loc["faithful", name] > 0.5

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from provfl_cli.evaluation.contributions import tidy
-from provfl_cli.reporting.lineage import CAPTION, fading, figure, show_fading, write_figure
+from provfl_cli.reporting.figure_files import write_figure
+from provfl_cli.reporting.lineage import CAPTION, fading, figure, show_fading
 
 NAMES = ["zero", "one [bold]with[/bold] a very long name indeed"]
 COUNTS = {0: np.array([50, 1]), 3: np.array([2, 40]), 4: np.array([30, 30])}
@@ -63,7 +64,7 @@ def test_the_table_marks_the_last_round_in_which_a_client_took_part(frame: pd.Da
 def test_the_figure_is_the_same_each_time_and_says_what_it_shows(frame: pd.DataFrame, tmp_path: Path) -> None:
     found = fading(frame, COUNTS, LAST)
     for name in ("one", "two"):
-        write_figure(tmp_path / name, figure(found, NAMES))
+        write_figure(tmp_path / name, "lineage", figure(found, NAMES))
     for kind, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
         first = (tmp_path / "one" / f"lineage.{kind}").read_bytes()
         assert first.startswith(magic)

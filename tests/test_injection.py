@@ -31,7 +31,7 @@ from .test_federation import train
 from .test_run import Result, run
 
 SMALL_DIGITS = replace(DIGITS, image_size=8)
-TRIGGERED = schema.Evaluation("triggered", 500, 10)
+TRIGGERED, FAULTS = (schema.Evaluation(which, 500, 10) for which in ("triggered", "faults"))
 
 
 def shares() -> list[Share]:
@@ -339,6 +339,7 @@ def test_a_client_with_the_backdoors_label_alone_has_nothing_to_put_it_into():
         ({"evaluation": TRIGGERED}, "evaluation.inputs=triggered: nothing here puts a trigger"),
         ({"evaluation": TRIGGERED, "injection": LabelFlip([0])}, "evaluation.inputs=triggered"),
         ({"evaluation": TRIGGERED, "injection": ScaledUpdate([0])}, "evaluation.inputs=triggered"),
+        ({"evaluation": FAULTS}, "evaluation.inputs=faults: injection=none plants nothing"),
         ({"injection": Backdoor([0], word="a")}, "injection.word=a: is for text data"),
         ({"injection": ScaledUpdate([0], poison="backdoor", word="a")}, "injection.word=a: is for text data"),
         ({"injection": Backdoor([0], size=28)}, "injection.size=28: would cover"),
@@ -348,6 +349,21 @@ def test_a_client_with_the_backdoors_label_alone_has_nothing_to_put_it_into():
 def test_what_does_not_fit_the_rest_of_the_configuration_is_refused(changes, says):
     with pytest.raises(InputError, match=says):
         make_config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("injection", "which"),
+    [
+        (LabelFlip([0]), "wrong"),
+        (NoisyLabels([0]), "wrong"),
+        (Backdoor([0]), "triggered"),
+        (ScaledUpdate([0]), "wrong"),
+        (ScaledUpdate([0], poison="none"), "wrong"),
+        (ScaledUpdate([0], poison="backdoor"), "triggered"),
+    ],
+)
+def test_faults_are_looked_for_where_they_show(injection, which):
+    assert make_config(injection=injection, evaluation=FAULTS).evaluation == schema.Evaluation(which, 500, 10)
 
 
 def test_the_trigger_of_pictures_is_refused_for_texts(tmp_path):
@@ -412,7 +428,7 @@ def test_wrong_settings_are_refused_before_there_are_data(wrong):
 @pytest.mark.slow
 def test_the_client_behind_a_backdoor_is_found(tmp_path: Path) -> None:
     planted = ["injection=backdoor", "injection.clients=[1]"]
-    result = run(tmp_path / "triggered", *planted, "evaluation.inputs=triggered", cache=tmp_path / "cache")
+    result = run(tmp_path / "triggered", *planted, "evaluation.inputs=faults", cache=tmp_path / "cache")
     row = result.scores.query("method == 'provfl'").iloc[0]
     assert row["fault_inputs"] >= 5
     assert row["fault_accuracy"] > 0.9

@@ -129,28 +129,72 @@ def test_the_share_of_predictions_that_the_faulty_clients_are_responsible_for():
     assert math.isnan(score(frame, counts)["fault_share"])
 
 
-def test_hand_worked_confirmed_faults():
-    # Client 1 flips 7 to 1. What leaving a client out takes from the wrong answer, measured, of four such inputs:
-    #   2, 3, 0: most without the faulty client              confirmed; top client 1: found
-    #   3, 2, 0: more without client 0                       not confirmed
-    #   1, 1, 0: tied for most                               confirmed; top client 0: missed
-    #   -2, -1, -3: whoever is left out, it only gets worse  not confirmed
-    effects = [[2, 3, 0], [3, 2, 0], [1, 1, 0], [-2, -1, -3]]
-    ours = [[0, 1, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]]
-    counts = {k: np.full(10, 20) for k in range(3)}
-    faults = Faults((1,), ((7, 1),))
-    for measured in ("leave_one_out", "leave_one_out_withhold"):
-        frames = [frame_of(ours, [7] * 4, [1] * 4), frame_of(effects, [7] * 4, [1] * 4, method=measured)]
-        row = localization(pd.concat(frames), counts, 10, faults).iloc[0]
+def measured(classes, labels, predictions, method="leave_one_out", **more):
+    """What leaving each client out predicts, as the method that measures it writes it; effects are all 0."""
+    frame = frame_of(np.zeros(np.shape(classes)), labels, predictions, method=method, **more)
+    return frame.assign(without=pd.array(np.ravel(classes), dtype="Int32"))
+
+
+def test_hand_worked_corrected_faults():
+    # Clients 1 and 3 of 4 flip 7 to 1. What is predicted without each client, of five inputs of label 7:
+    #   7, 7, 1, 1: right without client 1                          corrected; top client 1: found
+    #   7, 1, 7, 1: right without clients that are not faulty       not corrected
+    #   1, 1, 1, 7: right without client 3                          corrected; top {0, 3}: half
+    #   1, 2, 1, 3: without the faulty ones another wrong answer    not corrected
+    #   7, 7, 7, 7: was right anyway                                not looked at
+    classes = [[7, 7, 1, 1], [7, 1, 7, 1], [1, 1, 1, 7], [1, 2, 1, 3], [7, 7, 7, 7]]
+    ours = [[0, 1, 0, 0], [0, 1, 0, 0], [1, 0, 0, 1], [0, 1, 0, 0], [0, 1, 0, 0]]
+    what = ([7] * 5, [1, 1, 1, 1, 7])
+    counts = {k: np.full(10, 20) for k in range(4)}
+    faults = Faults((1, 3), ((7, 1),))
+
+    def scored(*frames):
+        return localization(pd.concat([frame_of(ours, *what), *frames]), counts, 10, faults).iloc[0]
+
+    withhold = "leave_one_out_withhold"
+    for method in ("leave_one_out", withhold):
+        row = scored(measured(classes, *what, method))
         assert row["fault_inputs"] == 4
-        assert row["fault_accuracy"] == pytest.approx(3 / 4)
-        assert row["confirmed_inputs"] == 2
-        assert row["confirmed_accuracy"] == pytest.approx(1 / 2)
-    # Both measured: withholding counts. Effects of other inputs say nothing.
-    frames += [frame_of(np.roll(effects, 1, axis=1), [7] * 4, [1] * 4, method="leave_one_out")]
-    assert localization(pd.concat(frames), counts, 10, faults).iloc[0]["confirmed_inputs"] == 2
-    fewer = [frames[0], frame_of(effects[:3], [7] * 3, [1] * 3, method="leave_one_out")]
-    assert math.isnan(localization(pd.concat(fewer), counts, 10, faults).iloc[0]["confirmed_inputs"])
+        assert row["fault_accuracy"] == pytest.approx((1 + 1 + 0.5 + 1) / 4)
+        assert row["corrected_inputs"] == 2
+        assert row["corrected_accuracy"] == pytest.approx((1 + 0.5) / 2)
+    # Both measured: withholding counts, where it says what is predicted.
+    never = np.ones((5, 4), int)
+    assert scored(measured(never, *what), measured(classes, *what, withhold))["corrected_inputs"] == 2
+    none = scored(measured(classes, *what), measured(never, *what, withhold))
+    assert none["corrected_inputs"] == 0
+    assert math.isnan(none["corrected_accuracy"])
+    silent = measured(never, *what, withhold).drop(columns="without")
+    assert scored(measured(classes, *what), silent)["corrected_inputs"] == 2
+    # Not measured, or of other inputs.
+    for frames in ([], [silent], [measured(classes[:3], [7] * 3, [1] * 3)]):
+        assert math.isnan(scored(*frames)["corrected_inputs"])
+        assert math.isnan(scored(*frames)["corrected_accuracy"])
+
+
+def test_what_is_predicted_without_a_client_comes_back():
+    classes = np.array([[7, 1, 2], [3, 4, 5]])
+    frame = measured(classes, [7, 7], [1, 1], candidates=[True, False, True])
+    shuffled = pd.concat([frame, frame_of(np.zeros((2, 3)), [7, 7])]).sample(frac=1, random_state=0)
+    found = {key[0]: trace.without for key, trace in traces(shuffled)}
+    assert found["leave_one_out"].tolist() == [[7, 2], [3, 5]]
+    assert found["provfl"] is None
+
+
+def test_hand_worked_newcomers():
+    # In round 2 clients 2, 3 and 9 are new, of whom 9 is no candidate (of four).
+    #   top client 2: new; top {0, 3} tied: half; top client 1: not new
+    frame = frame_of([[0, 1, 5, 2], [4, 0, 1, 4], [0, 3, 1, 2]], [0, 0, 0], round=2)
+    counts = {k: np.array([20]) for k in range(4)}
+    frames = pd.concat([frame, frame.assign(round=1), frame.assign(scope="lineage"), frame.assign(round=3)])
+    scores = localization(frames, counts, 10, NOTHING, {2: {2, 3, 9}, 3: ()}).set_index(["scope", "round"])
+    row = scores.loc[("round", 2)]
+    assert row["newcomer_top"] == pytest.approx((1 + 0.5 + 0) / 3)
+    assert row["newcomer_chance"] == 2 / 4
+    assert scores.loc[("round", 3), ["newcomer_top", "newcomer_chance"]].tolist() == [0, 0]
+    untold = scores.loc[[("round", 1), ("lineage", 2)], ["newcomer_top", "newcomer_chance"]]
+    assert untold.isna().all(axis=None)
+    assert math.isnan(localization(frame, counts, 10, NOTHING)["newcomer_chance"][0])
 
 
 def test_hand_worked_exclusive_label():

@@ -56,8 +56,21 @@ def models(case: Case, kind: str, removed: Iterable[Coalition]) -> Iterator[dict
     return {"withhold": _withheld, "refuse": _refused}[kind](case, removed)
 
 
-def outcomes(case: Case, kind: str, removed: Iterable[Coalition], value: str) -> Iterator[np.ndarray]:
-    """What each of `models` makes of the inputs: float64 `[inputs]` a coalition, NaN where there is no model.
+@dataclass(frozen=True)
+class Outcome:
+    """What one model makes of the inputs of a case.
+
+    Attributes:
+        values: float64 `[inputs]`, of the class explained; NaN where there is no model.
+        classes: int64 `[inputs]`, the predicted classes; -1 where there is no model.
+    """
+
+    values: np.ndarray
+    classes: np.ndarray
+
+
+def outcomes(case: Case, kind: str, removed: Iterable[Coalition], value: str) -> Iterator[Outcome]:
+    """What each of `models` makes of the inputs, one coalition after the other.
 
     Args:
         case, kind, removed: see `models`.
@@ -69,7 +82,7 @@ def outcomes(case: Case, kind: str, removed: Iterable[Coalition], value: str) ->
     classes = torch.as_tensor(case.classes, dtype=torch.int64, device=case.device)
     for state in models(case, kind, removed):
         if state is None:
-            yield np.full(len(classes), np.nan)
+            yield Outcome(np.full(len(classes), np.nan), np.full(len(classes), -1))
             continue
         case.model.load_state_dict(state)
         with torch.inference_mode():
@@ -80,7 +93,8 @@ def outcomes(case: Case, kind: str, removed: Iterable[Coalition], value: str) ->
                 found = target_value(case.provenance.target, logits, classes)
             else:
                 found = logits.log_softmax(1).gather(1, classes[:, None]).squeeze(1)
-        yield found.cpu().numpy()
+            predicted = logits.argmax(1)
+        yield Outcome(found.cpu().numpy(), predicted.cpu().numpy())
 
 
 def sent_part(stored: Round, client: int, name: str) -> Tensor:

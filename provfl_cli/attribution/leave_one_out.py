@@ -52,11 +52,18 @@ class LeaveOneOut:
         began = time.perf_counter()
         clients = range(len(case.stored.clients))
         whole, *without = outcomes(case, self.counterfactual, [(), *((client,) for client in clients)], self.value)
-        values = whole[:, None] - np.stack(without, axis=1)
+        values = whole.values[:, None] - np.stack([one.values for one in without], axis=1)
         missing = np.isnan(values).any(axis=0)
         note = ""
         if missing.any():
             note = f"{self.name}: the fusion needs every client that returned, nobody can be left out"
         seconds = time.perf_counter() - began
         target = explained(case, self.value)
-        return Attributed(values, used_clients(case) & ~missing, seconds, note=note, target=target)
+        return Attributed(
+            values,
+            used_clients(case) & ~missing,
+            seconds,
+            note=note,
+            target=target,
+            without=np.stack([one.classes for one in without], axis=1),
+        )

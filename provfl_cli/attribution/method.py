@@ -64,6 +64,8 @@ class Attributed:
         errors: float64 `[inputs, clients]`, standard errors of values that were estimated; None: they are exact.
         note: what a reader has to know, one sentence; "": nothing.
         target: the scalar of the prediction that was explained, such as `margin`; `none`: the method looks at none.
+        without: int64 `[inputs, clients]`, the class predicted without each client, -1 where there is no such model;
+            None: not measured.
     """
 
     values: np.ndarray
@@ -72,6 +74,7 @@ class Attributed:
     errors: np.ndarray | None = None
     note: str = ""
     target: str = "none"
+    without: np.ndarray | None = None
 
 
 class Attribution(Protocol):

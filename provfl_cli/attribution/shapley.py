@@ -84,7 +84,7 @@ class Shapley:
         def worth(coalition: frozenset[int]) -> np.ndarray:
             if coalition not in known:
                 pending.append(everybody - coalition)  # the stream asks for it, and for no more
-                known[coalition] = next(stream)
+                known[coalition] = next(stream).values
             return known[coalition]
 
         errors: np.ndarray | None

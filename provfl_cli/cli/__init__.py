@@ -15,6 +15,7 @@ from ..errors import InputError, RunError, did_you_mean
 COMMANDS = {  # name: what it does, an example
     "run": ("train a federation, trace predictions to clients, write tables", "provfl run model=resnet18 seed=1"),
     "table": ("join runs and sweeps into one table, seeds averaged", "provfl table outputs/multirun --paired tracefl"),
+    "reproduce": ("the paper's tables and figures, and more", "provfl reproduce thresholds --scale smoke"),
     "ls": ("list the config groups and their options", "provfl ls model"),
     "cp": ("copy an option's file out, to edit it", "provfl cp model/lenet my/model/wide.yaml"),
 }
@@ -59,7 +60,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _help() -> str:
     lines = ["provfl: which clients of a federation are responsible for a prediction of its global model?", ""]
     for name, (summary, example) in COMMANDS.items():
-        lines += [f"  provfl {name:<5} {summary}", f"               {example}"]
+        lines += [f"  provfl {name:<9} {summary}", f"                   {example}"]
     lines += [
         "",
         "  provfl run --help lists what can be set; provfl run --cfg job shows what a run would use.",

@@ -7,7 +7,7 @@ from glob import escape, glob
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from ..config.tree import groups, options
+from ..config.tree import groups, options, variants
 from . import COMMANDS
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ def split_line(line: str) -> tuple[str, str]:
 
 
 def words(command: str, rest: str) -> list[str]:
-    """What can stand next: a command; behind `ls` and `cp` groups and options; behind `table` folders and flags."""
+    """What can stand next: a command; behind `ls` and `cp` groups and options; behind `table` folders and flags;
+    behind `reproduce` the experiments."""
     start = "" if rest.endswith(" ") or not rest else rest.split()[-1]
     known = {
         "": list(COMMANDS),
         "ls": groups(),
         "cp": [f"{group}/{name}" for group in groups() for name in options(group)],
+        "reproduce": [name for name in options("experiment") if variants("experiment", name)],
         "table": [*TABLE_FLAGS] if start.startswith("-") else glob(f"{escape(start)}*/"),
     }
     return [word for word in known.get(command, []) if word.startswith(start)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.compose import Plan, hydra_session, parse, parser, plan
+from ..config.compose import Plan, hydra_session, parse, parser, plan, runnable
 from ..errors import InputError
 from .completion import complete
 from .folder import claimed, pruned, unclaimed_pattern
@@ -66,11 +66,12 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
     if folder is not None:
         quoted = str(folder).replace("'", "\\'")
         overrides = [*overrides, f"hydra.{key}.dir='{quoted}'"]
+    runnable(hydra)
     try:
         if asked.sweep:
             returned = hydra.multirun(asked.config_name, job, overrides)
             failures = list(_failures(returned))
-            _joined(returned, folder, failures)
+            _joined(returned, folder, failures, asked)
             return failures
         returned = hydra.run(asked.config_name, job, overrides)
         return list(_failures(returned))
@@ -88,7 +89,7 @@ def _failures(returned: Any) -> Iterator[Failure]:
             yield one._return_value
 
 
-def _joined(returned: Any, claimed_folder: Path | None, failures: list[Failure]) -> None:
+def _joined(returned: Any, claimed_folder: Path | None, failures: list[Failure], asked: Plan) -> None:
     """Leave the table of a sweep's jobs in its folder, and what failed: of some jobs nothing else is left."""
     done = list(_returns(returned))  # other sweepers than Hydra's own return nothing: all jobs in the folder, then
     folder = Path(done[0].hydra_cfg.hydra.sweep.dir).absolute() if done else claimed_folder
@@ -97,7 +98,7 @@ def _joined(returned: Any, claimed_folder: Path | None, failures: list[Failure])
     from .table import sweep_table
 
     places = [Path(one.hydra_cfg.hydra.runtime.output_dir) for one in done]
-    sweep_table(places, folder, failures)
+    sweep_table(places, folder, failures, asked.experiment, asked.base.hydra.runtime.choices.get("experiment") or "")
 
 
 def _returns(returned: Any) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ..errors import InputError, RunError, did_you_mean
 
 if TYPE_CHECKING:
+    from ..config.schema import Experiment
     from ..reporting.joined import Joined
     from ..reporting.run_folders import Absent, RunFolder
     from .job import Failure
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
         _listed(args.by), _listed(args.metric), _listed(args.method), args.scope, _round(args.round), args.paired
     )
     places = [Path(place) for place in args.runs]
-    runs, absent = _read(places)
+    runs, absent = read_places(places)
     joined = join(runs, asked, absent)
     if args.out is not None:
         _written(joined, Path(args.out), chosen, args.tidy)
@@ -59,7 +60,7 @@ def _parser() -> ArgumentParser:
     made.add_argument("--metric", nargs="+", default=[], metavar="NAME", help="columns of localization.csv to show")
     made.add_argument("--method", nargs="+", default=[], metavar="NAME", help="show only these")
     made.add_argument("--scope", help="round: this round's clients | lineage: all that ever took part; default: both")
-    made.add_argument("--round", default="last", help="last that was traced (default), or its number")
+    made.add_argument("--round", default="last", help="last that was traced (default) | a number | each | pooled")
     made.add_argument("--paired", metavar="METHOD", help="show what other methods differ from it by, on the same runs")
     made.add_argument("--format", help=f"{' | '.join(FORMATS)}; default: by the name of --out, else console")
     made.add_argument("--tidy", action="store_true", help="csv with one row for each metric")
@@ -84,15 +85,15 @@ def _listed(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for text in given for name in text.split(",") if name)
 
 
-def _round(text: str) -> int | None:
-    if text == "last":
-        return None
+def _round(text: str) -> int | str:
+    if text in ("last", "each", "pooled"):
+        return text
     if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"--round {text}: must be last, or a round's number from 1")
+        raise InputError(f"--round {text}: must be last, each, pooled, or a round's number from 1")
     return int(text)
 
 
-def _read(places: Sequence[Path]) -> tuple[list[RunFolder], list[Absent]]:
+def read_places(places: Sequence[Path]) -> tuple[list[RunFolder], list[Absent]]:
     """The runs that ended well, and the others; InputError where none did."""
     from ..reporting.run_folders import Absent, RunFolder, failures_below, read_run, run_folders
 
@@ -106,7 +107,7 @@ def _read(places: Sequence[Path]) -> tuple[list[RunFolder], list[Absent]]:
 
 
 def _text(joined: Joined, chosen: str, tidy: bool) -> str:
-    from ..reporting.joined import below, tidy_csv, wide, wide_csv
+    from ..reporting.joined_views import below, tidy_csv, wide, wide_csv
     from ..reporting.tables import to_latex, to_markdown
 
     if chosen == "csv":
@@ -119,7 +120,7 @@ def _text(joined: Joined, chosen: str, tidy: bool) -> str:
 
 def _shown(joined: Joined, chosen: str, tidy: bool) -> None:
     from ..reporting.console import make_console
-    from ..reporting.joined import Shown, below, wide
+    from ..reporting.joined_views import Shown, below, wide
 
     if chosen == "console":
         make_console().print(Shown(wide(joined), tuple(below(joined)), len(joined.keys)))
@@ -131,7 +132,7 @@ def _shown(joined: Joined, chosen: str, tidy: bool) -> None:
 
 def _written(joined: Joined, path: Path, chosen: str, tidy: bool) -> None:
     from ..reporting.files import write_text
-    from ..reporting.joined import Shown, below, wide
+    from ..reporting.joined_views import Shown, below, wide
 
     if path.is_dir():
         raise InputError(f"--out {path}: is a folder, give a file")
@@ -168,19 +169,40 @@ def _leave_failures(folder: Path, failures: Sequence[Failure]) -> None:
     write_json(path, {"failures": rows})
 
 
-def sweep_table(places: Sequence[Path], folder: Path, failures: Sequence[Failure]) -> None:
+def write_experiment(
+    folder: Path, experiment: Experiment, runs: Sequence[RunFolder], absent: Sequence[Absent], option: str
+) -> str:
+    """Write the tables and the figure of an experiment; one line that says where they are."""
+    from ..reporting.experiment import reproduction, write_reproduction
+
+    name, _, scale = option.partition("/")
+    command = f"provfl reproduce {name} --scale {scale or 'small'}"
+    written = write_reproduction(folder, reproduction(runs, experiment, absent), command)
+    return f"{', '.join(written)} in {os.path.relpath(folder)}/"
+
+
+def sweep_table(
+    places: Sequence[Path],
+    folder: Path,
+    failures: Sequence[Failure],
+    experiment: Experiment | None = None,
+    option: str = "",
+) -> None:
     """Show the table of a sweep's jobs and leave it in the sweep's folder, the jobs that failed named below it.
 
     Args:
         places: the folders of the jobs; none: all below `folder`.
         folder: of the sweep.
         failures: what the caller says itself on the console; in the file it stands all the same.
+        experiment: what the sweep is to show: its own tables and figure are written beside.
+        option: the choice of `experiment=` that asked for it.
     """
     from dataclasses import replace
 
     from ..reporting.console import heading, make_console
     from ..reporting.files import write_text
-    from ..reporting.joined import Asked, Shown, below, join, wide
+    from ..reporting.joined import Asked, join
+    from ..reporting.joined_views import Shown, below, wide
     from ..reporting.run_folders import Absent, RunFolder, read_run, run_folders
 
     failed = [Absent(_job(each), each.message) for each in failures]
@@ -196,6 +218,7 @@ def sweep_table(places: Sequence[Path], folder: Path, failures: Sequence[Failure
         whole = replace(joined, absent=(*failed, *joined.absent))
         write_text(folder / "table.md", _text(whole, "markdown", False))
         write_text(folder / "table.csv", _text(whole, "csv", False))
+        line = "" if experiment is None else write_experiment(folder, experiment, runs, whole.absent, option)
     except (InputError, RunError) as error:
         print(f"provfl: no table of the sweep: {error}", file=sys.stderr)
         return
@@ -203,6 +226,8 @@ def sweep_table(places: Sequence[Path], folder: Path, failures: Sequence[Failure
     console.print(heading("The jobs of the sweep"))
     console.print(Shown(wide(joined), tuple(below(joined)), len(joined.keys)))
     console.print(f"table.md, table.csv in {os.path.relpath(folder)}/")
+    if line:
+        console.print(line)
 
 
 def _job(failure: Failure) -> str:

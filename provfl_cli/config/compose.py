@@ -18,12 +18,15 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..errors import InputError
 from .explain import explained
+from .fields import fitted
+from .schema import Experiment
 from .tree import conf_dir
 from .validate import check_model_options, provenance_preset, validated
 
@@ -42,6 +45,7 @@ class Plan:
     sweep: bool
     base: DictConfig  # with Hydra's own node, of the single job or of the sweep as a whole
     jobs: list[tuple[list[str], DictConfig]]  # what each job overrides, and its composed configuration
+    experiment: Experiment | None = None  # what the sweep is made to show
 
 
 def parser() -> ArgumentParser:
@@ -78,14 +82,43 @@ def hydra_session(args: Namespace) -> Iterator[Hydra]:
         search_path.prepend("command-line", f"file://{Path(args.config_dir).absolute()}", SearchPathQuery("main"))
     before = HydraConfig.instance().cfg
     hydra = Hydra.create_main_hydra2(task_name="provfl", config_search_path=search_path)
-    # Listing the groups takes Hydra a quarter of a second, and its help does it twice; the tree does not change.
-    setattr(hydra, "list_all_config_groups", cache(hydra.list_all_config_groups))  # noqa: B010
+    _list_once(hydra)
     try:
         with explained(hydra, args.config_name or PRIMARY, args.overrides):
             yield hydra
     finally:
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = before  # Hydra leaves that of its last job
+
+
+def _list_once(hydra: Hydra) -> None:
+    """Let groups and options be listed once, variants of options left out: Hydra copies its whole tree for each."""
+    loader: Any = hydra.config_loader
+    read, listed_all = loader.get_group_options, cache(loader.repository.get_group_options)
+
+    def of_group(
+        group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG, *others: Any, **named: Any
+    ) -> list[str]:
+        if any((*others, *named.values())):  # overrides may bring another search path
+            return list(read(group_name, results_filter, *others, **named))
+        return list(listed_all(group_name, results_filter))
+
+    loader.get_group_options = of_group
+    listed = hydra.list_all_config_groups
+
+    @cache
+    def without_variants(parent: str = "") -> list[str]:
+        parts = {group: group.rpartition("/") for group in listed(parent)}
+        return [group for group, (above, _, name) in parts.items() if name not in loader.get_group_options(above)]
+
+    setattr(hydra, "list_all_config_groups", without_variants)  # noqa: B010
+
+
+def runnable(hydra: Hydra) -> Hydra:
+    """`hydra` as Hydra made it: what lists once cannot be sent to the processes of a launcher."""
+    vars(hydra).pop("list_all_config_groups", None)
+    vars(hydra.config_loader).pop("get_group_options", None)
+    return hydra
 
 
 def plan(hydra: Hydra, args: Namespace) -> Plan:
@@ -112,7 +145,15 @@ def plan(hydra: Hydra, args: Namespace) -> Plan:
     for job in candidates:
         _check(hydra, job[1], files)
         jobs.append(job)
-    return Plan(name, overrides, sweep, base, jobs)
+    return Plan(name, overrides, sweep, base, jobs, shown_by(base))
+
+
+def shown_by(cfg: DictConfig) -> Experiment | None:
+    """The `experiment` block of a composed configuration, None where it has none; InputError where it is wrong."""
+    block = cfg.get("experiment")
+    if block is None:
+        return None
+    return fitted(Experiment, OmegaConf.to_container(block, resolve=True), "experiment")
 
 
 def compose_jobs(argv: Sequence[str]) -> list[tuple[list[str], DictConfig]]:

@@ -16,6 +16,15 @@ from yaml import YAMLError
 from ..errors import InputError, did_you_mean
 from .tree import options
 
+LAUNCHER = "hydra/launcher"
+LAUNCHERS = {  # that come with an extra of the project: its name
+    "joblib": "joblib",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+    "ray": "ray",
+    "ray_aws": "ray",
+}
+
 
 @contextmanager
 def explained(hydra: Hydra, config_name: str, overrides: list[str]) -> Iterator[None]:
@@ -41,6 +50,9 @@ def _missing(hydra: Hydra, error: MissingConfigException) -> str:
     if not slash:
         names = hydra.config_loader.get_group_options("")
         return f"--config-name {option}: no such file, {did_you_mean(option, names)}"
+    if group == LAUNCHER and option in LAUNCHERS:
+        extra = LAUNCHERS[option]
+        return f"{group}={option} needs an extra: pip install 'provfl[{extra}]' (scripts/provfl: PROVFL_EXTRAS={extra})"
     known = error.options or hydra.config_loader.get_group_options(group)
     if known:
         return f"{group}={option}: {did_you_mean(option, known)}"

@@ -5,7 +5,7 @@ and `Fusion` settings have their dataclass beside the code that uses them, named
 those modules are light as well.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import InputError, did_you_mean
@@ -309,9 +309,62 @@ class Evaluation:
     min_examples: int
 
     def __post_init__(self) -> None:
-        one_of("evaluation.inputs", self.inputs, ("correct", "wrong", "all", "triggered"))
+        one_of("evaluation.inputs", self.inputs, ("correct", "wrong", "all", "triggered", "faults"))
         at_least("evaluation.max_inputs", self.max_inputs, 1)
         at_least("evaluation.min_examples", self.min_examples, 1)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a sweep is made to show: its tables and figure. No run depends on it.
+
+    Attributes:
+        name: of its files.
+        shows: the question that it answers, one sentence.
+        minutes: what the sweep takes on two cores, about.
+        by: settings that name a row, as keys or config groups.
+        methods: the columns, in their order; []: all that there are.
+        metrics: one table each; the first is drawn.
+        rounds: last | each | pooled, see `reporting.joined`.
+        x: what the figure has on its horizontal axis, one of `by` or `round`; null: bars, one group a row.
+        facet: one of `by` that the figure has a panel for; null: one panel.
+        published: figures that others reported: `source`, `columns` and `rows`. Columns of `by` say which row of ours
+            stands beside, the others are shown under their own names.
+        note: what a reader has to know, one sentence.
+    """
+
+    name: str
+    shows: str
+    minutes: float
+    by: list[str]
+    methods: list[str] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=lambda: ["localization_accuracy"])
+    rounds: str = "last"
+    x: str | None = None
+    facet: str | None = None
+    published: Any = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        one_of("experiment.rounds", self.rounds, ("last", "each", "pooled"))
+        at_least("experiment.minutes", self.minutes, 0)
+        for key in ("by", "metrics"):
+            if not getattr(self, key):
+                raise InputError(f"experiment.{key}: name at least one")
+        for key in ("x", "facet"):
+            if (value := getattr(self, key)) is not None:
+                one_of(f"experiment.{key}", value, (*self.by, "round"))
+        self._check_published()
+
+    def _check_published(self) -> None:
+        if self.published is None:
+            return
+        given = self.published
+        if not isinstance(given, dict) or set(given) != {"source", "columns", "rows"}:
+            raise InputError("experiment.published: needs source, columns and rows")
+        for row in given["rows"]:
+            if len(row) != len(given["columns"]):
+                raise InputError(f"experiment.published: {row} has not one value for each of {given['columns']}")
 
 
 @dataclass(frozen=True)
@@ -337,6 +390,7 @@ class Config:
     threshold: float | None
     tracefl_beside: bool
     attribution: tuple[Any, ...] = ()
+    experiment: Experiment | None = None
 
     def __post_init__(self) -> None:
         between("seed", self.seed, 0, 2**31 - 1)
@@ -355,6 +409,14 @@ class Config:
             check = getattr(part, "check", None)
             if check is not None:
                 check(self.federation)
+        if self.evaluation.inputs == "faults":  # only here: everybody else is told what it stands for
+            seen_in = getattr(self.injection, "seen_in", None)
+            if seen_in is None:
+                raise InputError(
+                    "evaluation.inputs=faults: injection=none plants nothing to look for: choose an injection such as "
+                    "injection=label_flip, or evaluation.inputs=wrong"
+                )
+            object.__setattr__(self, "evaluation", replace(self.evaluation, inputs=seen_in))
         fits = getattr(self.injection, "fits", None)
         if fits is not None:
             fits(self)

@@ -24,13 +24,19 @@ def conf_dir() -> Path:
 
 
 def groups() -> list[str]:
-    """The names of all config groups."""
-    return sorted({path.parent.relative_to(conf_dir()).as_posix() for path in conf_dir().glob("*/**/*.yaml")})
+    """The names of all config groups. A folder beside an option of its name holds variants of it, and is none."""
+    folders = {path.parent for path in conf_dir().glob("*/**/*.yaml")}
+    return sorted(path.relative_to(conf_dir()).as_posix() for path in folders if not path.with_suffix(".yaml").exists())
 
 
 def options(group: str) -> list[str]:
     """The names of the options of `group`; none for what is no group."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def variants(group: str, name: str) -> list[str]:
+    """The names of the variants of an option, such as the scales of an experiment; none for most."""
+    return options(f"{group}/{name}")
 
 
 def described(group: str) -> list[Option]:

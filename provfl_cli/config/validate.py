@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError, did_you_mean
 from .fields import converted, fitted, shown
-from .schema import Config, Dataset, Engine, Evaluation, Federation, Model, Provenance, Store
+from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Provenance, Store
 from .tree import conf_dir, options
 
 BLOCKS = {
@@ -49,6 +49,8 @@ def validated(cfg: DictConfig) -> Config:
     parts |= {group: _targeted(plain[group], group) for group in TARGETED}
     parts["attribution"] = _methods(plain.get("attribution") or {})
     parts["model"] = _model(plain["model"])
+    if plain.get("experiment") is not None:
+        parts["experiment"] = fitted(Experiment, plain["experiment"], "experiment")
     scalars = converted(Config, {key: plain[key] for key in SCALARS if key in plain}, names=SCALARS)
     config = Config(**parts, **scalars)
     if config.dataset.path is not None and not Path(config.dataset.path).exists():

@@ -30,6 +30,10 @@ class Injection(Protocol):
     def fits(self, config: Config) -> None:
         """Raise InputError where the rest of the configuration does not go with it."""
 
+    @property
+    def seen_in(self) -> str | None:
+        """What `evaluation.inputs=faults` stands for, such as `wrong`; None where nothing is planted to look for."""
+
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
         """Return the shares as the clients train on them, and what was planted; random choices follow from `seed`.
 
@@ -67,6 +71,17 @@ class NoInjection:
                 "evaluation.inputs=wrong"
             )
 
+    def planted(self) -> NoInjection:
+        """What is done to training data, as an injection of its own."""
+        return self
+
+    @property
+    def seen_in(self) -> str | None:
+        """`triggered` inputs where a trigger is planted, else `wrong` predictions."""
+        if type(self) is NoInjection:
+            return None
+        return "wrong" if getattr(self.planted(), "trigger", None) is None else "triggered"
+
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
         """Return the shares as they are."""
         return tuple(shares), NONE
@@ -88,21 +103,24 @@ class NoInjection:
 
 
 AS_TRAINED = NoInjection()
+BY_SIZE = ("smallest", "largest")  # instead of client numbers
 
 
 @dataclass(frozen=True)
 class LabelFlip(NoInjection):
     """Some clients train on wrong labels, and are responsible for mispredictions in which these are the answer.
 
-    `mapping` is `all_to_zero` or pairs `{from: to}`, by class number; all pairs apply at once, so that `{1: 7, 7: 1}`
-    swaps. `Faults.flips` lists the pairs of which a faulty client holds examples.
+    `clients` are numbers, or `smallest` or `largest`: the one kept client with the fewest or most examples. `mapping` is
+    `all_to_zero` or pairs `{from: to}`, by class number; all pairs apply at once, so that `{1: 7, 7: 1}` swaps.
+    `Faults.flips` lists the pairs of which a faulty client holds examples.
     """
 
     clients: Any
     mapping: Any = "all_to_zero"
 
     def __post_init__(self) -> None:
-        check_client_list("injection.clients", self.clients)
+        if self.clients not in BY_SIZE:
+            check_client_list("injection.clients", self.clients)
         if self.mapping != "all_to_zero":
             pairs = dict(self.mapping) if isinstance(self.mapping, Mapping) else {}
             if not pairs or not all(natural(label) for pair in pairs.items() for label in pair):
@@ -114,7 +132,8 @@ class LabelFlip(NoInjection):
 
     def check(self, federation: Federation) -> None:
         """Refuse client numbers that no client has."""
-        check_numbers("injection.clients", self.clients, federation)
+        if self.clients not in BY_SIZE:
+            check_numbers("injection.clients", self.clients, federation)
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
         """See `Injection`."""
@@ -123,10 +142,14 @@ class LabelFlip(NoInjection):
         pairs = dict.fromkeys(range(1, classes), 0) if self.mapping == "all_to_zero" else dict(self.mapping)
         for label in {*pairs, *pairs.values()}:
             check_label("injection.mapping", label, classes)
-        require_kept("injection.clients", self.clients, shares)
+        if self.clients in BY_SIZE:
+            by_size = sorted(shares, key=lambda share: len(share.labels))
+            faulty = frozenset({by_size[0 if self.clients == "smallest" else -1].client})
+        else:
+            require_kept("injection.clients", self.clients, shares)
+            faulty = frozenset(self.clients)
         table = np.arange(classes)
         table[list(pairs)] = list(pairs.values())
-        faulty = frozenset(self.clients)
         held = {label for share in shares if share.client in faulty for label in share.labels.tolist()}
         flips = tuple((old, new) for old, new in sorted(pairs.items()) if old != new and old in held)
         if not flips:
@@ -183,35 +206,38 @@ class NoisyLabels(NoInjection):
 class ExclusiveLabel(NoInjection):
     """`label` is removed from every client but `client`, which is responsible for every correct prediction of it then.
 
-    Nothing is wrong with that client.
+    Without a `client` it is the one that holds most examples of the label. Nothing is wrong with that client.
     """
 
-    client: int = 0
+    client: int | None = 0
     label: int = 0
 
     def __post_init__(self) -> None:
         for key, value in (("client", self.client), ("label", self.label)):
-            if not natural(value):
+            if not natural(value) and (key, value) != ("client", None):
                 raise InputError(f"injection.{key}={value}: must be a whole number, 0 or more")
 
     def check(self, federation: Federation) -> None:
         """Refuse a client number that no client has."""
-        check_numbers("injection.client", self.client, federation)
+        if self.client is not None:
+            check_numbers("injection.client", self.client, federation)
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
         """See `Injection`."""
         check_label("injection.label", self.label, classes)
-        require_kept("injection.client", [self.client], shares)
-        holders = [share.client for share in shares if (share.labels == self.label).any()]
-        if self.client not in holders:
+        held = {share.client: int((share.labels == self.label).sum()) for share in shares}
+        holders = [client for client, count in held.items() if count]
+        if not holders:
+            raise InputError(f"injection.label={self.label}: no client holds an example of it: choose another label")
+        only = max(holders, key=lambda client: held[client]) if self.client is None else self.client
+        require_kept("injection.client", [only], shares)
+        if only not in holders:
             raise InputError(
-                f"injection.client={self.client}: holds no examples of injection.label={self.label}: "
-                f"choose one of the clients {holders} or another label"
+                f"injection.client={only}: holds no examples of injection.label={self.label}: "
+                f"choose one of the clients {holders}, null for the largest holder, or another label"
             )
-        changed = tuple(
-            share if share.client == self.client else share.only(share.labels != self.label) for share in shares
-        )
-        return changed, Faults((), (), exclusive=((self.client, self.label),))
+        changed = tuple(share if share.client == only else share.only(share.labels != self.label) for share in shares)
+        return changed, Faults((), (), exclusive=((only, self.label),))
 
 
 @dataclass(frozen=True)

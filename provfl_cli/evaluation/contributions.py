@@ -103,10 +103,10 @@ def tidy(
             "label": np.repeat(np.asarray(labels, dtype=np.int32), width),
             "prediction": np.repeat(np.asarray(predictions, dtype=np.int32), width),
             "kind": _words(["client"] * k + list(rows), n),
-            "client": _nullable(np.tile([*clients, *(0 for _ in rows)], n), is_client),
+            "client": nullable(np.tile([*clients, *(0 for _ in rows)], n), is_client),
             "contribution": np.concatenate([values, *others], axis=1).ravel(),
             "share": share.ravel(),
-            "rank": _nullable(rank.ravel(), ranked),
+            "rank": nullable(rank.ravel(), ranked),
             "tie": pd.arrays.BooleanArray(tie.ravel(), ~ranked),
         }
     )
@@ -121,7 +121,8 @@ def _words(words: Sequence[str], repeats: int) -> pd.Series[str]:
     return pd.Series(pd.Categorical.from_codes(np.tile(codes, repeats), categories=pd.Index(distinct))).astype("str")
 
 
-def _nullable(values: np.ndarray, given: np.ndarray) -> pd.arrays.IntegerArray:
+def nullable(values: np.ndarray, given: np.ndarray) -> pd.arrays.IntegerArray:
+    """Whole numbers as a column, null where they are not `given` (bool, of the same shape `[rows]`)."""
     return pd.arrays.IntegerArray(values.astype(np.int32), ~given)
 
 
@@ -130,7 +131,7 @@ class Trace:
     """One trace as arrays; clients that fusion did not use are left out.
 
     `inputs`, `labels`, `predictions` int `[n]`; `clients` int `[K]`; `contributions` float64 `[n, K]`; `rank` int
-    `[n, K]`.
+    `[n, K]`. `without` int64 `[n, K]`: the class predicted without each client, None where that was not measured.
     """
 
     inputs: np.ndarray
@@ -139,6 +140,7 @@ class Trace:
     clients: np.ndarray
     contributions: np.ndarray
     rank: np.ndarray
+    without: np.ndarray | None = None
 
 
 def traces(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, int], Trace]]:
@@ -160,6 +162,10 @@ def traces(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, int], Tra
         rank = np.empty(len(cells), dtype=np.int64)
         contributions[cells] = group["contribution"].to_numpy()
         rank[cells] = group["rank"].to_numpy(np.int64)
+        without = None
+        if "without" in group and group["without"].notna().all():
+            without = np.empty(len(cells), dtype=np.int64)
+            without[cells] = group["without"].to_numpy(np.int64)
         shape = (len(inputs), len(clients))
         method, scope, target, round = cast("tuple[str, str, str, int]", key)
         yield (
@@ -171,5 +177,6 @@ def traces(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, int], Tra
                 clients=clients,
                 contributions=contributions.reshape(shape),
                 rank=rank.reshape(shape),
+                without=None if without is None else without.reshape(shape),
             ),
         )

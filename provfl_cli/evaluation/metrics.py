@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,10 @@ METRICS = (
     "inputs", "no_holder", "clients",
     "localization_accuracy", "chance_accuracy", "chance_corrected", "best_constant",
     "majority_accuracy", "majority_chance", "ndcg", "ndcg_chance", "spearman_counts", "tie_rate", "gap",
+    "newcomer_top", "newcomer_chance",
     "spearman_withhold", "spearman_refuse",
     "fault_inputs", "fault_accuracy", "fault_chance", *(f"hit@{k}{end}" for k in HIT_AT for end in ("", "_chance")),
-    "fault_share", "confirmed_inputs", "confirmed_accuracy",
+    "fault_share", "corrected_inputs", "corrected_accuracy",
     "exclusive_inputs", "exclusive_accuracy", "exclusive_chance",
     "free_rider_top", "free_rider_chance", "duplicate_ties",
 )  # fmt: skip
@@ -27,7 +28,11 @@ EFFECTS = {"spearman_withhold": "leave_one_out_withhold", "spearman_refuse": "le
 
 
 def localization(
-    frame: pd.DataFrame, label_counts: Mapping[int, np.ndarray], min_examples: int, faults: Faults
+    frame: pd.DataFrame,
+    label_counts: Mapping[int, np.ndarray],
+    min_examples: int,
+    faults: Faults,
+    newcomers: Mapping[int, Collection[int]] | None = None,
 ) -> pd.DataFrame:
     """Score every trace in a tidy frame: the rows of `localization.csv`.
 
@@ -36,6 +41,7 @@ def localization(
         label_counts: training examples by label of each client, after injection, int `[classes]`.
         min_examples: from so many on a client holds a label.
         faults: what was planted.
+        newcomers: by round, the clients whose work is fused there for the first time; None: not known.
 
     Returns:
         One row for each method, scope, target and round, with the columns `METRICS`. NaN where there is nothing to
@@ -59,6 +65,7 @@ def localization(
             dict(zip(TRACE, key, strict=True))
             | {"clients": len(trace.clients), "no_holder": int((~held).sum())}
             | holder_metrics(trace.contributions[held], _rows(found, held), counts[held], min_examples)
+            | newcomer_metrics(trace, found, (newcomers or {}).get(key[3]) if key[1] == "round" else None)
             | faithfulness(trace, found, {name: measured.get((method, key[3])) for name, method in EFFECTS.items()})
             | fault_metrics(trace, found, faults, _measured_beside(trace, key[3], measured))
             | planted_metrics(trace, found, faults)
@@ -111,6 +118,28 @@ def holder_metrics(
     }
 
 
+def newcomer_metrics(trace: Trace, found: Order, newcomers: Collection[int] | None) -> dict[str, float]:
+    """Is the top client one that takes part for the first time?
+
+    Args:
+        trace: whose ranking it is, of one round.
+        found: the order of its candidates by contribution.
+        newcomers: `N`, the clients that do, candidates or not; None where that is not known, and for traces over all
+            rounds, which are of no round in particular: NaN.
+
+    Returns:
+        newcomer_top: mean of `|M and N| / |M|`, `M` the candidates at rank 1. Neither a high nor a low one is right.
+        newcomer_chance: `|N| / K`, of the `K` candidates.
+    """
+    if newcomers is None:
+        return {"newcomer_top": np.nan, "newcomer_chance": np.nan}
+    new = np.isin(trace.clients, np.fromiter(newcomers, dtype=np.int64))
+    return {
+        "newcomer_top": _mean(hit(found, np.broadcast_to(new, trace.rank.shape))),
+        "newcomer_chance": float(new.mean()),
+    }
+
+
 def faithfulness(trace: Trace, found: Order, effects: Mapping[str, Trace | None]) -> dict[str, float]:
     """Does the ranking follow what leaving each client out does to the prediction?
 
@@ -124,13 +153,10 @@ def faithfulness(trace: Trace, found: Order, effects: Mapping[str, Trace | None]
         tolerance of `contributions.ranks` share their rank. Chance 0. NaN where effects are missing, and for traces of
         other inputs or candidates than were measured, such as those over all rounds.
     """
-    scores = {}
-    for name, effect in effects.items():
-        same = effect is not None and all(
-            np.array_equal(getattr(trace, part), getattr(effect, part)) for part in ("inputs", "clients")
-        )
-        scores[name] = _mean(spearman(found, -effect.rank)) if same and effect is not None else np.nan
-    return scores
+    return {
+        name: _mean(spearman(found, -effect.rank)) if effect is not None and _same(trace, effect) else np.nan
+        for name, effect in effects.items()
+    }
 
 
 def fault_metrics(trace: Trace, found: Order, faults: Faults, effect: Trace | None = None) -> dict[str, float | int]:
@@ -140,7 +166,8 @@ def fault_metrics(trace: Trace, found: Order, faults: Faults, effect: Trace | No
         trace: whose ranking it is.
         found: the order of its candidates by contribution.
         faults: what was planted; `Faults.responsible` says which predictions are looked at.
-        effect: what leaving each of the same candidates out does to the same inputs; None where it was not measured.
+        effect: what is predicted of the same inputs without each of the same candidates (`Trace.without`); None where
+            that was not measured.
 
     Returns:
         fault_inputs: predictions looked at; 0 where no faulty client is a candidate: what follows but the share is NaN.
@@ -148,9 +175,9 @@ def fault_metrics(trace: Trace, found: Order, faults: Faults, effect: Trace | No
         hit@k, hit@k_chance: is one of the top `k`? Chance is `1 - C(K-f, k) / C(K, k)`.
         fault_share: share of all predictions traced that faulty clients, candidates or not, are responsible for; of
             triggered inputs the success rate of the backdoor. NaN where nothing was planted.
-        confirmed_inputs, confirmed_accuracy: as `fault_inputs` and `fault_accuracy`, of those alone for which a faulty
-            client is also measured to matter most: its effect is above 0 and the largest, or tied with it, so that
-            leaving it out takes most from the wrong answer. NaN where effects were not measured.
+        corrected_inputs, corrected_accuracy: as `fault_inputs` and `fault_accuracy`, of those predictions alone that
+            become right (the true label is predicted) when one of the faulty clients is left out. Chance is
+            `fault_chance`. NaN where that was not measured.
     """
     caused = faults.responsible(trace.labels, trace.predictions)
     share = float(caused.mean()) if faults.flips and len(caused) else np.nan
@@ -169,9 +196,9 @@ def fault_metrics(trace: Trace, found: Order, faults: Faults, effect: Trace | No
     for k in HIT_AT:
         result[f"hit@{k}"] = _mean(hit(here, wanted, k))
         result[f"hit@{k}_chance"] = _mean(hit(chance, wanted, k))
-    if effect is not None and n:
-        most = ((effect.rank == 1) & (effect.contributions > 0) & faulty).any(axis=1)[caused]
-        result |= {"confirmed_inputs": int(most.sum()), "confirmed_accuracy": _mean(hit(here, wanted)[most])}
+    if effect is not None and effect.without is not None and n:
+        mended = ((effect.without == trace.labels[:, None]) & faulty).any(axis=1)[caused]
+        result |= {"corrected_inputs": int(mended.sum()), "corrected_accuracy": _mean(hit(here, wanted)[mended])}
     return result
 
 
@@ -213,14 +240,17 @@ def planted_metrics(trace: Trace, found: Order, faults: Faults) -> dict[str, flo
 
 
 def _measured_beside(trace: Trace, number: int, measured: Mapping[tuple[str, int], Trace]) -> Trace | None:
-    """The effects of withholding clients, else of refusing them, measured for the same inputs and candidates."""
+    """What withholding clients, else refusing them, makes of predictions: for the same inputs and candidates."""
     for method in EFFECTS.values():
         effect = measured.get((method, number))
-        if effect is not None and all(
-            np.array_equal(getattr(trace, part), getattr(effect, part)) for part in ("inputs", "clients")
-        ):
+        if effect is not None and effect.without is not None and _same(trace, effect):
             return effect
     return None
+
+
+def _same(trace: Trace, other: Trace) -> bool:
+    """Whether both are of the same inputs and candidates."""
+    return np.array_equal(trace.inputs, other.inputs) and np.array_equal(trace.clients, other.clients)
 
 
 def _rows(whole: Order, keep: np.ndarray) -> Order:

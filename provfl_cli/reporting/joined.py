@@ -8,18 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from ..errors import InputError, did_you_mean
 from ..evaluation.intervals import over_seeds
 from .run_folders import IDENTITY, Absent, RunFolder
-from .settings import MISSING, SEED, TRACING, asked_for, common, differing, identity, short, value
-from .tables import Table
-from .texts import harmless
+from .settings import SEED, TRACING, asked_for, common, differing, identity, value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,25 +21,28 @@ CHANCE: Mapping[str, str | float] = {  # metric: column with what chance scores,
     "localization_accuracy": "chance_accuracy",
     "majority_accuracy": "majority_chance",
     "fault_accuracy": "fault_chance",
+    "corrected_accuracy": "fault_chance",
+    "exclusive_accuracy": "exclusive_chance",
+    "free_rider_top": "free_rider_chance",
+    "newcomer_top": "newcomer_chance",
     "chance_corrected": 0.0,
     "spearman_counts": 0.0,
     "spearman_withhold": 0.0,
     "spearman_refuse": 0.0,
     "spearman_leave_one_out": 0.0,
 }
-HEADINGS = {
-    "localization_accuracy": "accuracy",
-    "majority_accuracy": "majority",
-    "chance_corrected": "corrected",
-    "fault_accuracy": "fault accuracy",
-    "ndcg": "NDCG",
-    "spearman_counts": "Spearman",
-    "conservation_residual": "residual",
-}
 USUAL = ("localization_accuracy", "majority_accuracy", "spearman_counts")
 OF_RUN = ("global_accuracy", "epsilon", "conservation_residual")  # stand in every row of the run
-SETTINGS_ROOM = 0.6  # of a console's width
 LARGEST = "conservation_residual"  # not averaged: the worst says whether all was accounted for
+SECONDS = "seconds_"  # how the keys of summary.json begin that say how long each method took
+POOLED_SUMS = ("inputs", "no_holder", "fault_inputs", "corrected_inputs", "exclusive_inputs")
+POOLED_BY = {  # what other inputs than all those traced weigh, by the beginning of the metric's name
+    "fault_share": "inputs",
+    "fault": "fault_inputs",
+    "hit@": "fault_inputs",
+    "corrected": "corrected_inputs",
+    "exclusive": "exclusive_inputs",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ class Asked:
     metrics: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     scope: str | None = None
-    round: int | None = None  # None: the last that each run traced
+    round: int | str = "last"  # last (that each run traced) | a number | each | pooled: all, weighted by inputs
     paired: str | None = None
 
 
@@ -108,10 +104,7 @@ def join(runs: Sequence[RunFolder], asked: Asked, absent: Sequence[Absent] = ())
     notes = []
     if shared := common(runs, keys):
         notes.append(f"all runs: {shared}")
-    numbers = sorted(set(rows["round"]))
-    notes.append(
-        f"in round {numbers[0]}" if len(numbers) == 1 else f"in each run's last traced round ({_list(numbers)})"
-    )
+    notes.append(_which_rounds(rows, asked))
     if averaged := [key for key in found.keys if key not in keys]:
         notes.append(f"averaged over {', '.join(averaged)} (within a seed first)")
     if found.brought and not asked.by:
@@ -126,9 +119,9 @@ def join(runs: Sequence[RunFolder], asked: Asked, absent: Sequence[Absent] = ())
         rows, left_out = _paired(rows, asked, metrics, runs)
         title, counted = f"Differences to {asked.paired}, on the same federations", "pairs"
         notes += left_out
-    words = _words(keys, rows)
+    words = _words(keys, rows, asked.round == "each")
     frame = _aggregated(rows, words, metrics, with_chance=asked.paired is None)
-    sizes = {key: (group["run"].nunique(), group[SEED].nunique()) for key, group in _grouped(rows, words)}
+    sizes = {key: (group["run"].nunique(), group[SEED].nunique()) for key, group in grouped(rows, words)}
     if any(seeds > 1 for _, seeds in sizes.values()):
         notes.append("mean ± half of the 95% t interval over seeds; (n): there in n of the seeds only")
     if asked.paired is None and LARGEST in metrics:
@@ -158,24 +151,17 @@ def _rows(runs: Sequence[RunFolder], keys: Sequence[str], asked: Asked) -> tuple
     frames, absent = [], []
     for number, run in enumerate(runs):
         traced = sorted(run.scores["round"].unique())
-        wanted = (traced[-1] if traced else None) if asked.round is None else asked.round
-        rows = run.scores[run.scores["round"] == wanted]
-        if wanted is None or rows.empty:
+        wanted = _wanted(traced, asked.round)
+        rows = run.scores[run.scores["round"].isin(wanted)]
+        if rows.empty:
             listed = _list(traced) or "none"
-            name = "any round" if wanted is None else f"round {wanted}"
+            name = f"round {asked.round}" if isinstance(asked.round, int) else "any round"
             absent.append(Absent(str(run.folder), f"{name} was not traced (traced: {listed})"))
             continue
-        of_run: dict[str, Any] = {
-            name: each for name, each in run.figures.items() if name not in rows and _number(each)
-        }
-        of_run["epsilon"] = math.nan if (spent := run.figures.get("epsilon")) is None else spent
-        of_run["global_accuracy"] = run.accuracy.get(int(wanted), math.nan)
-        if wanted != run.figures.get("round"):  # what follows is known of the whole run only
-            of_run |= {name: math.nan for name in ("epsilon", LARGEST) if name in of_run}
-        of_run |= {"run": number, SEED: str(run.seed)} | {f"={key}": value(run, key) for key in keys}
-        frames.append(rows.assign(**of_run))
+        frames.append(_with_run(_pooled(rows) if asked.round == "pooled" else rows, run, number, keys))
     if not frames:
-        raise InputError(f"--round {asked.round}: no run traced it ({absent[0].reason.partition('(')[2].rstrip(')')})")
+        which = absent[0].reason.partition("(")[2].rstrip(")")
+        raise InputError(f"--round {asked.round}: no run traced it ({which})")
     rows = pd.concat(frames, ignore_index=True)
     if asked.scope is not None:
         if asked.scope not in set(rows["scope"]):
@@ -188,6 +174,61 @@ def _rows(runs: Sequence[RunFolder], keys: Sequence[str], asked: Asked) -> tuple
     if asked.methods:
         absent += _without(rows, rows["method"].isin(asked.methods), runs, f"no {' or '.join(asked.methods)}")
     return rows, absent
+
+
+def _wanted(traced: Sequence[int], asked: int | str) -> list[int]:
+    """The rounds that are looked at, of those that were traced."""
+    if isinstance(asked, int):
+        return [asked]
+    return list(traced[-1:] if asked == "last" else traced)
+
+
+def _with_run(rows: pd.DataFrame, run: RunFolder, number: int, keys: Sequence[str]) -> pd.DataFrame:
+    """The rows of a run, with what is known of the run as a whole, and of each method's time, in every one of them."""
+    of_run: dict[str, Any] = {
+        name: each
+        for name, each in run.figures.items()
+        if name not in rows and _number(each) and not name.startswith(SECONDS)
+    }
+    of_run["epsilon"] = math.nan if (spent := run.figures.get("epsilon")) is None else spent
+    of_run["global_accuracy"] = [run.accuracy.get(int(each), math.nan) for each in rows["round"]]
+    last = rows["round"] == run.figures.get("round")
+    timed = last & (rows["scope"] == "round")
+    seconds = [run.figures.get(f"{SECONDS}{name}", math.nan) for name in rows["method"]]
+    of_run["seconds"] = pd.Series(seconds, index=rows.index, dtype=float).where(timed)
+    of_run["ms_per_input"] = 1000 * of_run["seconds"] / rows["inputs"].where(rows["inputs"] > 0)
+    if not rows["round"].isin([run.figures.get("round")]).all():  # what follows is known of the whole run only
+        of_run |= {name: math.nan for name in ("epsilon", LARGEST) if name in of_run}
+    of_run |= {"run": number, SEED: str(run.seed)} | {f"={key}": value(run, key) for key in keys}
+    return rows.assign(**of_run)
+
+
+def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a trace method for all its rounds: inputs added up, metrics weighted by the inputs that they are of."""
+    by = ["method", "scope", "target"]
+    metrics = [str(name) for name in rows if name not in IDENTITY]
+    found = []
+    for key, group in rows.groupby(by, sort=False):
+        row: dict[str, Any] = dict(zip(by, key, strict=True)) | {"round": group["round"].max()}
+        for name in metrics:
+            if name in POOLED_SUMS:
+                row[name] = group[name].sum(min_count=1)
+                continue
+            weight = group[next((inputs for start, inputs in POOLED_BY.items() if name.startswith(start)), "inputs")]
+            there = group[name].notna() & (weight > 0)
+            total = (group[name] * weight)[there].sum()
+            row[name] = total / weight[there].sum() if there.any() else math.nan
+        found.append(row)
+    return pd.DataFrame(found, columns=rows.columns)
+
+
+def _which_rounds(rows: pd.DataFrame, asked: Asked) -> str:
+    numbers = sorted(set(rows["round"]))
+    if asked.round == "each":
+        return f"rounds {_list(numbers)}"
+    if asked.round == "pooled":
+        return f"all traced rounds together, the last of them {_list(numbers)}; each prediction counts once"
+    return f"in round {numbers[0]}" if len(numbers) == 1 else f"in each run's last traced round ({_list(numbers)})"
 
 
 def _without(rows: pd.DataFrame, kept: pd.Series, runs: Sequence[RunFolder], reason: str) -> list[Absent]:
@@ -223,9 +264,9 @@ def _chosen_metrics(asked: Asked, rows: pd.DataFrame, known: Sequence[str], priv
     return tuple(dict.fromkeys([*(asked.metrics or usual), *of_run]))
 
 
-def _words(keys: Sequence[str], rows: pd.DataFrame) -> tuple[str, ...]:
+def _words(keys: Sequence[str], rows: pd.DataFrame, by_round: bool) -> tuple[str, ...]:
     """The columns that name a row: the scope where there are several, the target where a run has several."""
-    words = [*(f"={key}" for key in keys), "method"]
+    words = [*(f"={key}" for key in keys), *(["round"] if by_round else []), "method"]
     if rows["scope"].nunique() > 1:
         words.append("scope")
     if (rows.groupby(["run", "method", "scope"])["target"].nunique() > 1).any():
@@ -239,25 +280,25 @@ def _aggregated(rows: pd.DataFrame, words: Sequence[str], metrics: Sequence[str]
     columns = list(dict.fromkeys([*metrics, *(each for each in chances.values() if isinstance(each, str))]))
     by_seed = rows.groupby([*words, SEED], sort=False)[columns].mean().reset_index()
     frame = over_seeds(by_seed, words, metrics)
-    by_row = {key: group[columns].mean() for key, group in _grouped(by_seed, words)}
-    largest = {key: group[LARGEST].max() for key, group in _grouped(rows, words)} if LARGEST in metrics else {}
-    records = []
-    for row in _records(frame):
-        key, chance = tuple(row[word] for word in words), chances.get(row["metric"])
+    by_row = {key: group[columns].mean() for key, group in grouped(by_seed, words)}
+    largest = {key: group[LARGEST].max() for key, group in grouped(rows, words)} if LARGEST in metrics else {}
+    aggregated = []
+    for row in records(frame):
+        key, chance = tuple(str(row[word]) for word in words), chances.get(row["metric"])
         row["chance"] = by_row[key][chance] if isinstance(chance, str) else math.nan if chance is None else chance
         if row["metric"] == LARGEST:
             row |= {"mean": largest[key], "low": math.nan, "high": math.nan}
-        records.append(row)
-    return pd.DataFrame(records, columns=[*frame.columns, "chance"])
+        aggregated.append(row)
+    return pd.DataFrame(aggregated, columns=[*frame.columns, "chance"])
 
 
-def _grouped(frame: pd.DataFrame, words: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+def grouped(frame: pd.DataFrame, words: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
     """The rows of each combination of words, in the order in which they come."""
     for key, group in frame.groupby(list(words), sort=False):
         yield tuple(map(str, key)), group
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", frame.to_dict("records"))
 
 
@@ -295,178 +336,3 @@ def _paired(
     note = f"{alone} of {len(others)} traces have no one trace by {asked.paired} to be compared with"
     frame = pd.DataFrame(differences, columns=rows.columns).astype(dict.fromkeys(metrics, float))
     return frame, [note] if alone else []
-
-
-# How it is shown
-
-
-def wide(joined: Joined) -> Table:
-    """One row for each group and method, for people: text, means with their intervals, chance beside the metric."""
-    several = any(runs != seeds for runs, seeds in joined.sizes.values())
-    counts = ["seeds", joined.counted] if several else [joined.counted if joined.counted == "pairs" else "seeds"]
-    metrics = [HEADINGS.get(name, name.replace("_", " ")) for name in joined.metrics]
-    names = [word.removeprefix("=") for word in joined.words]
-    own = [word for word in joined.words if not word.startswith("=")]
-    names[: len(joined.keys)] = short(joined.keys, [*own, *metrics, *counts, "chance"])
-    shown = _with_chance(joined)
-    headings = [*names, *counts]
-    for name, heading in zip(joined.metrics, metrics, strict=True):
-        headings += [heading, "chance"] if name in shown else [heading]
-    rows = []
-    for key, group in _grouped(joined.frame, joined.words):
-        runs, seeds = joined.sizes[key]
-        cells = [*key, *(map(str, (seeds, runs)) if several else [str(runs)])]
-        for row in _records(group):
-            cells.append(_cell(row, seeds, signed=joined.counted == "pairs"))
-            if row["metric"] in shown:
-                cells.append(_figure(row["metric"], row["chance"]))
-        rows.append(tuple(cells))
-    return Table(joined.title, tuple(headings), tuple(rows), len(names))
-
-
-def _with_chance(joined: Joined) -> set[str]:
-    return set(joined.frame.loc[joined.frame["chance"].notna(), "metric"])
-
-
-def _cell(row: Mapping[str, Any], seeds: int, signed: bool) -> str:
-    text = _figure(row["metric"], row["mean"], signed)
-    if not math.isnan(row["low"]):
-        text += f" ± {_figure(row['metric'], row['high'] - row['mean'])}"
-    return f"{text} ({row['count']})" if 0 < row["count"] < seeds else text
-
-
-def _figure(metric: str, number: float, signed: bool = False) -> str:
-    if math.isnan(number):
-        return MISSING
-    sign = "+" if signed else ""
-    if math.isinf(number):
-        return f"{number:{sign}}"
-    if metric == LARGEST:
-        return f"{number:{sign}.1e}"
-    if metric in ("epsilon", "delta"):
-        return f"{number:{sign}.4g}"
-    if abs(number) >= 2 and float(number).is_integer():
-        return f"{number:{sign},.0f}"
-    return f"{number:{sign},.3f}" if abs(number) < 100 else f"{number:{sign},.1f}"
-
-
-def wide_csv(joined: Joined) -> pd.DataFrame:
-    """The same rows as numbers, with the bounds of the interval where there is one anywhere."""
-    shown, several = _with_chance(joined), joined.frame["low"].notna()
-    bounded = set(joined.frame.loc[several, "metric"])
-    rows = []
-    for key, group in _grouped(joined.frame, joined.words):
-        runs, seeds = joined.sizes[key]
-        row: dict[str, Any] = dict(zip(_plain(joined.words), key, strict=True)) | {"seeds": seeds, joined.counted: runs}
-        for one in _records(group):
-            name = one["metric"]
-            row[name] = one["mean"]
-            if name in bounded:
-                row |= {f"{name}_low": one["low"], f"{name}_high": one["high"]}
-            if name in shown:
-                chance = CHANCE.get(name)
-                row[chance if isinstance(chance, str) else f"{name}_chance"] = one["chance"]
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def tidy_csv(joined: Joined) -> pd.DataFrame:
-    """One row for each group, method and metric."""
-    frame = joined.frame.rename(columns={"count": "seeds"})
-    return frame.rename(columns=dict(zip(joined.words, _plain(joined.words), strict=True)))
-
-
-def _plain(words: Sequence[str]) -> list[str]:
-    return [word.removeprefix("=") for word in words]
-
-
-def below(joined: Joined) -> list[str]:
-    """What stands below the table: notes, then the runs that are not in it."""
-    lines = list(joined.notes)
-    if joined.absent:
-        lines.append(f"not in the table: {len(joined.absent)} run{'s' * (len(joined.absent) > 1)}")
-        lines += [f"  {each.name}: {each.reason}" for each in joined.absent]
-    return lines
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A table for a console of any width: what does not fit beside goes below, the words that name a row repeated.
-
-    Where the settings alone would fill the width, they are listed first, and the rows refer to them by a number.
-    """
-
-    table: Table
-    lines: tuple[str, ...]
-    keys: int  # how many of the first columns are settings
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(self.table.title, style="bold")
-        table = self.table
-        columns = zip(*[table.headings[: table.words], *(row[: table.words] for row in table.rows)], strict=True)
-        if sum(max(map(cell_len, column)) + 2 for column in columns) > SETTINGS_ROOM * options.max_width:
-            table, listed = _numbered(table, self.keys)
-            for number, line in enumerate(listed, 1):
-                yield Text(harmless(f"[{number}] {line}"))
-            yield Text()
-        cells = [[harmless(row[column]) for row in table.rows] for column in range(len(table.headings))]
-        cells = [column if number < table.words else _padded(column) for number, column in enumerate(cells)]
-        heads = [harmless(name) for name in table.headings]
-        widths = [max(map(cell_len, [*column, *head.split()])) + 2 for head, column in zip(heads, cells, strict=True)]
-        for block in _blocks(table, widths, options.max_width):
-            shown = RichTable(
-                box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, show_edge=False
-            )
-            for column in block:
-                word = column < table.words
-                shown.add_column(
-                    heads[column] if word else "\n".join(heads[column].split()),
-                    justify="left" if word else "right",
-                    vertical="bottom",
-                    overflow="fold",
-                    no_wrap=not word,
-                    style="dim" if heads[column] == "chance" else "",
-                )
-            for row in range(len(table.rows)):
-                shown.add_row(*(Text(cells[column][row]) for column in block))
-            yield shown
-            yield Text()
-        for line in self.lines:
-            yield Text(harmless(line), style="dim")
-
-
-def _numbered(table: Table, keys: int) -> tuple[Table, list[str]]:
-    """The table with a number in place of the settings, and the settings."""
-    named = [
-        " ".join(f"{key}={cell}" for key, cell in zip(table.headings, row[:keys], strict=False)) for row in table.rows
-    ]
-    listed = list(dict.fromkeys(named))
-    rows = tuple((f"[{listed.index(name) + 1}]", *row[keys:]) for name, row in zip(named, table.rows, strict=True))
-    return Table(table.title, ("", *table.headings[keys:]), rows, table.words - keys + 1), listed
-
-
-def _blocks(table: Table, widths: Sequence[int], room: int) -> list[list[int]]:
-    """The columns of each part that fits; a metric and its chance stay together."""
-    words = list(range(table.words))
-    units: list[list[int]] = []
-    for column in range(table.words, len(table.headings)):
-        if table.headings[column] == "chance" and units:
-            units[-1].append(column)
-        else:
-            units.append([column])
-    left = room + 2 - sum(widths[column] for column in words)  # no padding behind the last
-    blocks: list[list[int]] = [[]]
-    for unit in units:
-        if blocks[-1] and sum(widths[column] for column in [*blocks[-1], *unit]) > left:
-            blocks.append([])
-        blocks[-1] += unit
-    return [[*words, *block] for block in blocks]
-
-
-def _padded(cells: list[str]) -> list[str]:
-    """Numbers with and without an interval, one below the other by their last digit."""
-    heads, tails = zip(
-        *((head, sign + tail) for head, sign, tail in (cell.partition(" ±") for cell in cells)), strict=True
-    )
-    width = max(map(cell_len, tails))
-    return [head + tail + " " * (width - cell_len(tail)) for head, tail in zip(heads, tails, strict=True)]

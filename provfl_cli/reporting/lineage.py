@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .files import replacing
+from .figure_files import COLOURS, MARKERS
 from .texts import harmless
 
 if TYPE_CHECKING:
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
 CLIENTS_SHOWN = 8
 ROUNDS_SHOWN = 8
-# Okabe and Ito's colours, told apart by colour-blind readers; dashes and markers tell lines apart without colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 CAPTION = (
     "Mean share of each client in all contributions to predictions of the label that it holds most examples of; "
     "the ringed mark is the last round in which it took part, the dotted line what is left of it since."
@@ -134,17 +130,6 @@ def figure(found: Sequence[Fading], label_names: Sequence[str]) -> Figure:
         drawn.legend(loc="outside right upper", fontsize=8, frameon=False)
     drawn.supxlabel(CAPTION, fontsize=7.5, wrap=True)
     return drawn
-
-
-def write_figure(folder: Path, drawn: Figure) -> None:
-    """Write `lineage.png` and `lineage.pdf`; the same figure gives the same bytes.
-
-    Raises:
-        RunError: they cannot be written.
-    """
-    for kind, nothing in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
-        with replacing(folder / f"lineage.{kind}") as beside:
-            drawn.savefig(beside, format=kind, dpi=200, metadata=nothing)
 
 
 def _spread(rounds: Sequence[int], most: int) -> list[int]:

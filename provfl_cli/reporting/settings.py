@@ -11,7 +11,7 @@ from ..errors import InputError, did_you_mean
 from .run_folders import RunFolder
 
 SEED = "seed"
-NO_RESULT = ("store",)  # blocks that no result depends on
+NO_RESULT = ("store", "experiment")  # blocks that no result depends on
 TRACING = ("provenance", "attribution", "threshold", "tracefl_beside")  # what a trained federation does not depend on
 MISSING = "–"
 

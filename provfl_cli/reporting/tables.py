@@ -42,6 +42,10 @@ FAULTS: tuple[Column, ...] = (
     ("fault_share", "of all", _share),
     ("fault_accuracy", "accuracy", _share),
     ("fault_chance", "chance", _share),
+    ("corrected_inputs", "corrected", _whole),
+    ("corrected_accuracy", "their accuracy", _share),
+)
+HITS: tuple[Column, ...] = (
     ("hit@3", "hit@3", _share),
     ("hit@3_chance", "chance", _share),
     ("hit@5", "hit@5", _share),
@@ -85,7 +89,11 @@ def localization_tables(frame: pd.DataFrame) -> list[Table]:
             _table("Faithfulness: does it follow what leaving a client out changes? (chance 0)", effects, frame)
         )
     if (frame["fault_inputs"] > 0).any():
-        tables.append(_table("Planted faults: is the top client faulty?", _there(FAULTS, frame), frame))
+        faults, title = _there(FAULTS, frame), "Planted faults: is the top client faulty?"
+        if any(key == "corrected_inputs" for key, *_ in faults):
+            title += " (corrected: right once one is left out)"
+        tables.append(_table(title, faults, frame))
+        tables.append(_table("Planted faults: is one of the top 3 (5) faulty?", HITS, frame))
     planted = _there(PLANTED, frame)
     if any(key not in COUNTS for key, *_ in planted):
         tables.append(_table("Planted clients: is their part seen?", planted, frame))

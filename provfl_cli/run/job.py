@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,8 +34,9 @@ from ..fusion.accounting import Spent, ledger_of, told
 from ..models.build import build
 from ..reporting import console as show
 from ..reporting import participation
+from ..reporting.figure_files import write_figure
 from ..reporting.files import write_csv, write_json, write_jsonl, write_parquet, write_text
-from ..reporting.lineage import fading, figure, show_fading, write_figure
+from ..reporting.lineage import fading, figure, show_fading
 from ..reporting.progress import RoundProgress
 from ..reporting.rankings import example_rankings, show_rankings
 from ..reporting.tables import cost_table, localization_tables, to_latex, to_markdown
@@ -128,11 +129,13 @@ def run(config: Config, folder: Path) -> None:
     write_jsonl(folder / "metrics.jsonl", map(asdict, watch.history or history))
 
     contributions = pd.concat([each.contributions for each in traced], ignore_index=True)
-    scores = _scores(contributions, traced, counts, config, data)
+    scores = _scores(contributions, traced, counts, config, data, _newcomers(roster, list(counts)))
     accuracy = history[-1].accuracy
     spent = _spent(config, data, roster)
     note = "; ".join([data.source.note, *([] if spent is None else [told(spent)]), *traced[-1].notes])
-    figures = summary(config, scores, traced, accuracy, watch.ended.seconds, watch.ended.cached_seconds, spent)
+    figures = summary(
+        config, scores, traced, accuracy, watch.ended.seconds, watch.ended.cached_seconds, spent, len(counts)
+    )
     last = traced[-1]
     seconds = {
         "load": loaded - began,
@@ -144,7 +147,7 @@ def run(config: Config, folder: Path) -> None:
     write_csv(folder / "participation.csv", who)
     faded = fading(contributions[contributions["scope"] == "lineage"], counts, last.last) if last.last else None
     if faded is not None:
-        write_figure(folder, figure(faded, data.label_names))
+        write_figure(folder, "lineage", figure(faded, data.label_names))
     write_json(folder / "summary.json", figures)
     write_json(folder / "manifest.json", manifest(config, data, device, seconds, last.trace))
     _print_results(console, config, data, history, scores, last, counts, note)
@@ -165,6 +168,15 @@ def _spent(config: Config, data: FederatedData, roster: Sequence[Roster]) -> Spe
     """What the federation gave away about any one client; None where nothing was to be kept private."""
     fused = [[work.position for work in each.fused] for each in roster]
     return config.privacy.spent(ledger_of(config.federation, config.fusion, len(data.clients), fused))
+
+
+def _newcomers(roster: Sequence[Roster], ids: Sequence[int]) -> dict[int, set[int]]:
+    """By round, the clients whose work is fused there for the first time; `ids` are the numbers of those kept."""
+    known, found = set[int](), dict[int, set[int]]()
+    for each in roster:
+        found[each.number] = {ids[work.position] for work in each.fused} - known
+        known |= found[each.number]
+    return found
 
 
 def _methods(config: Config) -> list[Provenance]:
@@ -197,9 +209,10 @@ def _scores(
     counts: Mapping[int, np.ndarray],
     config: Config,
     data: FederatedData,
+    newcomers: Mapping[int, Collection[int]],
 ) -> pd.DataFrame:
     """The metrics; predictions whose label nobody holds were passed over before the trace, and are counted here."""
-    scores = localization(contributions, counts, config.evaluation.min_examples, data.faults)
+    scores = localization(contributions, counts, config.evaluation.min_examples, data.faults, newcomers)
     passed_over = {each.number: each.selection.no_holder for each in traced}
     scores["no_holder"] += scores["round"].map(passed_over).astype(scores["no_holder"].dtype)
     return scores

@@ -24,6 +24,7 @@ def summary(
     train_seconds: float,
     cached_train_seconds: float,
     spent: Spent | None = None,
+    clients_kept: int | None = None,
 ) -> dict[str, Any]:
     """Flat figures of the run's own method in the last traced round; null where there was nothing to measure.
 
@@ -49,6 +50,7 @@ def summary(
         "covered": None if last.trace is None else last.trace.covered,
         "threshold": config.threshold,
         "seed": config.seed,
+        "clients_kept": clients_kept,
         "dataset": config.dataset.name,
         "model": config.model.name,
         "fusion": type(config.fusion).__name__.lower(),

@@ -15,7 +15,7 @@ from ..attribution.counterfactual import steps_made
 from ..attribution.method import Attributed, Case
 from ..config.schema import Config, Provenance
 from ..data.federated import FederatedData, TestData
-from ..evaluation.contributions import COLUMNS, tidy
+from ..evaluation.contributions import COLUMNS, nullable, tidy
 from ..evaluation.selection import Selection, select_inputs
 from ..provenance.lineage import lineage_round
 from ..provenance.stack import Source
@@ -149,7 +149,11 @@ def trace_round(
 
 
 def _rows(name: str, case: Case, result: Attributed) -> pd.DataFrame:
-    """Rows for `contributions`; where a method estimates, a column `error` has the standard errors."""
+    """Rows for `contributions`, with further columns of what only some methods have.
+
+    `error`: the standard errors, of a method that estimates. `without`: the class predicted without the client, of one
+    that measures it.
+    """
     rows = tidy(
         name,
         "round",
@@ -163,7 +167,11 @@ def _rows(name: str, case: Case, result: Attributed) -> pd.DataFrame:
         result.values,
         {},
     )
-    return rows if result.errors is None else rows.assign(error=result.errors.ravel())
+    if result.errors is not None:
+        rows["error"] = result.errors.ravel()
+    if result.without is not None:
+        rows["without"] = nullable(result.without.ravel(), result.without.ravel() >= 0)
+    return rows
 
 
 def predict(model: nn.Module, test: TestData, device: torch.device) -> np.ndarray:

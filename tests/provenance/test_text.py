@@ -1,6 +1,7 @@
 """Text networks: Algorithm 1 for each architecture, padding that contributes nothing, one mask an activation."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -293,7 +294,7 @@ FUNCTIONS: list[Callable[..., object]] = [
 @pytest.mark.parametrize(
     ("layer", "activation"),
     [("Linear", each) for each in (*MODULES, *FUNCTIONS)] + [("Conv1D", each) for each in ("gelu_new", "relu", F.gelu)],
-    ids=str,
+    ids=lambda each: re.sub(" at 0x[0-9a-f]+", "", str(each)),  # the same in every process
 )
 def test_an_activation_is_one_whatever_it_computes_inside(layer: str, activation: object) -> None:
     """The mask is that of the activation's own output: Algorithm 1 with that module hooked."""

@@ -1,0 +1,161 @@
+"""`provfl reproduce [NAME] [--scale SCALE]`: the tables and figures of the paper, and more, each by one command.
+
+An experiment is a sweep in `conf/experiment/NAME.yaml` whose `experiment` block says what its runs show.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from ..config.tree import conf_dir
+from ..errors import InputError, RunError, did_you_mean
+
+SCALES = ("smoke", "small", "paper")
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An experiment as the list shows it."""
+
+    name: str
+    shows: str
+    minutes: float
+
+
+def main(arguments: list[str]) -> int:
+    """List the experiments, run one of them, or all."""
+    parser = _parser()
+    if any(argument in ("-h", "--help") for argument in arguments):
+        parser.print_help()
+        return 0
+    args, overrides = parser.parse_known_args(arguments)
+    for flag in (each for each in overrides if each.startswith("-")):
+        raise InputError(f"{flag}: no such flag (provfl reproduce --help)")
+    known = {each.name: each for each in experiments()}
+    if args.name is None:
+        _list(list(known.values()))
+        return 0
+    if args.scale not in SCALES:
+        raise InputError(f"--scale {args.scale}: {did_you_mean(args.scale, SCALES)}")
+    if args.name != ALL and args.name not in known:
+        raise InputError(f"{args.name}: no such experiment, {did_you_mean(args.name, [*known, ALL])}")
+    if args.runs:
+        return _again(args)
+    if args.name != ALL:
+        return _one(args.name, args.scale, args.out, overrides)
+    codes = {name: _whatever_comes(name, args.scale, args.out, overrides) for name in known}
+    failed = [name for name, code in codes.items() if code]
+    print(f"{len(codes) - len(failed)} of {len(codes)} experiments done")
+    if failed:
+        print(f"provfl: failed: {', '.join(failed)}", file=sys.stderr)
+    return max(codes.values(), key=lambda code: code == 1)
+
+
+def experiments() -> list[Listed]:
+    """All experiments that a sweep stands for, in alphabetical order."""
+    import yaml
+
+    found = []
+    for path in sorted((conf_dir() / "experiment").glob("*.yaml"), key=lambda path: path.stem):
+        block = yaml.safe_load(path.read_text(encoding="utf-8")).get("experiment")
+        if block is not None:
+            found.append(Listed(path.stem, block["shows"], block["minutes"]))
+    return found
+
+
+def _parser() -> ArgumentParser:
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message} (provfl reproduce --help)")
+
+    made = ArgumentParser(
+        prog="provfl reproduce",
+        usage="provfl reproduce [NAME | all] [--scale smoke|small|paper] [--out DIR] [KEY=VALUE ...]",
+        description="Runs an experiment and writes its tables and figure; without a name: lists the experiments.",
+        epilog="What is trained already is found in the cache, so that an interrupted experiment goes on where it was.",
+        allow_abbrev=False,
+    )
+    made.add_argument("name", nargs="?", metavar="NAME", help="an experiment, or all")
+    made.add_argument(
+        "--scale", default="small", help="smoke: seconds | small: minutes (default) | paper: a GPU cluster"
+    )
+    made.add_argument("--out", metavar="DIR", help="tables and figure go there; default: the sweep's folder")
+    made.add_argument("--runs", nargs="+", metavar="RUNS", help="run nothing: tables and figure of runs already made")
+    made.error = refuse  # type: ignore[method-assign]
+    return made
+
+
+def _list(known: list[Listed]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("experiment", "shows", box=box.SIMPLE_HEAD, caption="minutes: --scale small on two cores, about")
+    table.add_column("minutes", justify="right")
+    for each in known:
+        table.add_row(each.name, each.shows, f"{each.minutes:g}")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _one(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
+    """The sweep of one experiment, as `provfl run experiment=NAME` does it, in a folder of its own."""
+    from .run import main as run
+
+    option = name if scale == "small" else f"{name}/{scale}"
+    if not (conf_dir() / "experiment" / f"{option}.yaml").is_file():
+        raise InputError(f"{name} has no scale {scale}: conf/experiment/{option}.yaml is not there")
+    folder = Path("outputs") / "reproduce" / name / scale
+    code = run([f"experiment={option}", f"hydra.sweep.dir='{folder}'", *overrides])
+    if out is not None and (folder / f"{name}.csv").is_file():
+        _copied(folder, Path(out), name)
+    return code
+
+
+def _whatever_comes(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
+    """One of many: what is wrong with it is said, and the others go on."""
+    print(f"experiment {name}, {scale}", flush=True)
+    try:
+        return _one(name, scale, out, overrides)
+    except (InputError, RunError) as error:
+        print(f"provfl: {name}: {error}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, InputError) else 1
+
+
+def _copied(folder: Path, out: Path, name: str) -> None:
+    """The tables and the figure again in `out`, whole or not at all."""
+    from ..reporting.files import replacing
+
+    out.mkdir(parents=True, exist_ok=True)
+    for end in ("md", "tex", "csv", "png", "pdf"):
+        with replacing(out / f"{name}.{end}") as beside:
+            beside.write_bytes((folder / f"{name}.{end}").read_bytes())
+    print(f"{name}.md, .tex, .csv, .png, .pdf in {os.path.relpath(out)}/")
+
+
+def _again(args: Namespace) -> int:
+    """Tables and figure of runs that are there."""
+    from hydra.types import RunMode
+
+    from ..config.compose import PRIMARY, hydra_session, parse, shown_by
+    from .table import read_places, write_experiment
+
+    if args.name == ALL:
+        raise InputError("--runs goes with one experiment")
+    option = args.name if args.scale == "small" else f"{args.name}/{args.scale}"
+    runs, absent = read_places([Path(place) for place in args.runs])
+    asked = parse([f"experiment={option}"])
+    with hydra_session(asked) as hydra:
+        experiment = shown_by(hydra.compose_config(PRIMARY, asked.overrides, RunMode.MULTIRUN))
+    assert experiment is not None  # each of those known has one
+    out = Path(args.out or args.runs[0])
+    try:
+        written = write_experiment(out, experiment, runs, absent, option)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written ({error.strerror})") from error
+    print(written)
+    return 0

@@ -1,0 +1,240 @@
+"""The figure of an experiment: its first metric by method, chance and published figures drawn in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ..config.schema import Experiment
+from .experiment import Published, Reproduction, fits, name_of, same
+from .figure_files import COLOURS, MARKERS
+from .texts import harmless
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DASHES = ("-", "--", ":", "-.")
+CHANCE = "0.45"  # its grey
+HOLLOW = ("o", "s", "D", "^", "v", "P")
+WIDTH, HEIGHT = 3.6, 3.2  # inches of a panel
+OWN_WORDS = {"provfl": 0, "tracefl": 1, "faithful": 2, "equations": 3}  # keep their colours in every figure
+
+
+@dataclass(frozen=True)
+class _Look:
+    colour: str
+    marker: str
+    order: int
+    hollow: bool
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """What matplotlib wants to know; earlier methods lie above later ones, whose marks look out below."""
+        face = "white" if self.hollow else self.colour
+        return {
+            "color": self.colour, "marker": self.marker, "zorder": 30 - self.order, "markerfacecolor": face,
+            "elinewidth": 0.8, "capsize": 2,
+        }  # fmt: skip
+
+
+def drawn(found: Reproduction) -> Figure:
+    """Lines over `experiment.x`, or a dot for each setting; 95% intervals over seeds as bars.
+
+    One panel for each value of `experiment.facet`, else for each of the first two metrics: a strict one beside a loose.
+    """
+    from matplotlib.figure import Figure
+
+    experiment = found.experiment
+    frame = found.joined.frame[found.joined.frame["mean"].notna()]
+    frame = frame.rename(columns={word: word.removeprefix("=") for word in found.joined.words})
+    methods = [name for name in experiment.methods if name in set(frame["method"])] or list(frame["method"].unique())
+    looks = _looks(methods)
+    panels = _panels(experiment, frame)
+    keys = [key for key in _keys(found) if key not in (experiment.x, experiment.facet)]
+    tall = HEIGHT if experiment.x else 1.0 + 0.16 * max((len(panel.rows) for panel in panels), default=0)
+    made = Figure(figsize=(max(WIDTH * len(panels), 5.0) + 1.6, max(tall, 2.4)), layout="constrained")
+    all_axes = made.subplots(1, len(panels), squeeze=False, sharey=experiment.facet is not None or not experiment.x)[0]
+    for axes, panel in zip(all_axes, panels, strict=True):
+        theirs = found.published if panel.metric == experiment.metrics[0] else ()
+        published = [one for one in theirs if fits(one, panel.setting)]
+        axes.set_title(harmless(panel.title), fontsize=9)
+        if experiment.x:
+            _lines(axes, panel.rows, experiment.x, keys, looks, published)
+        else:
+            _dots(axes, panel.rows, keys, looks, published)
+        _label(axes, panel.metric, experiment.x)
+    handles = {text: line for axes in all_axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    made.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7.5, frameon=False)
+    made.supxlabel(harmless(_caption(found)), fontsize=7, wrap=True)
+    return made
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    metric: str
+    setting: Mapping[str, str]
+    rows: pd.DataFrame
+
+
+def _panels(experiment: Experiment, frame: pd.DataFrame) -> list[_Panel]:
+    """What is drawn side by side."""
+    facet, first = experiment.facet, experiment.metrics[0]
+    if facet is None:
+        parts = ((metric, frame[frame["metric"] == metric]) for metric in experiment.metrics[:2])
+        return [_Panel("", metric, {}, rows) for metric, rows in parts if len(rows)] or [_Panel("", first, {}, frame)]
+    own = frame[frame["metric"] == first]
+    return [
+        _Panel(f"{_short(facet)}: {value}", first, {facet: str(value)}, rows)
+        for value, rows in own.groupby(facet, sort=False)
+    ]
+
+
+def _keys(found: Reproduction) -> list[str]:
+    return [word.removeprefix("=") for word in found.joined.words if word != "method"]
+
+
+def _looks(methods: Sequence[str]) -> Mapping[str, _Look]:
+    """A colour and a mark for each method, the same in all figures for our own ways of tracing."""
+    free = [number for number in range(len(COLOURS)) if number not in {OWN_WORDS.get(name) for name in methods}]
+    looks: dict[str, _Look] = {}
+    for order, name in enumerate(methods):
+        hollow = name not in OWN_WORDS and not free
+        number = OWN_WORDS[name] if name in OWN_WORDS else free.pop(0) if free else order % len(COLOURS)
+        looks[name] = _Look(COLOURS[number], MARKERS[number], order, hollow)
+    return looks
+
+
+def _lines(
+    axes: Axes,
+    frame: pd.DataFrame,
+    x: str,
+    keys: Sequence[str],
+    looks: Mapping[str, _Look],
+    published: Sequence[Published],
+) -> None:
+    words, place = _places(frame[x])
+    others = _combinations(frame, keys)
+    for number, (other, part) in enumerate(others):
+        dash = DASHES[number % len(DASHES)]
+        for method, look in looks.items():
+            own = part[part["method"] == method].sort_values(x, key=lambda each: each.map(place))
+            if own.empty:
+                continue
+            name = f"{method}, {other}" if len(others) > 1 else method
+            at = own[x].map(place).to_numpy(float)
+            shape: dict[str, Any] = {
+                "linestyle": dash,
+                "linewidth": 1.3,
+                "markersize": 4 + look.order if len(own) <= 20 else 0,
+            }
+            axes.errorbar(at, own["mean"], yerr=_half(own), label=harmless(name), **look.drawing, **shape)
+        chance = part.groupby(part[x].map(place))["chance"].mean().sort_index()
+        if chance.notna().any():
+            name = f"chance, {other}" if len(others) > 1 else "chance"
+            axes.plot(chance.index, chance, color=CHANCE, linestyle=dash, linewidth=1.0, label=harmless(name))
+    for number, name in enumerate(dict.fromkeys(one.name for one in published)):
+        theirs = [one for one in published if one.name == name and x in one.setting]
+        points = sorted((place[word], one.value) for one in theirs for word in words if same(word, one.setting[x]))
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), linestyle="", marker=HOLLOW[number % len(HOLLOW)], color="black",
+                markerfacecolor="none", markersize=7, label=harmless(f"published: {name}"),
+            )  # fmt: skip
+    if words and list(place.values()) == list(range(len(words))):
+        axes.set_xticks(range(len(words)), [harmless(word) for word in words], fontsize=8)
+
+
+def _places(values: pd.Series) -> tuple[list[str], dict[str, float]]:
+    """Where each value stands: by its number where the steps are about even, else one step each."""
+    words = [str(value) for value in dict.fromkeys(values)]
+    try:
+        numbers = sorted({float(word): word for word in words}.items())
+    except ValueError:
+        return words, {word: float(number) for number, word in enumerate(words)}
+    steps = np.diff([number for number, _ in numbers])
+    if len(steps) and steps.max() > 3 * steps.min():
+        return [word for _, word in numbers], {word: float(at) for at, (_, word) in enumerate(numbers)}
+    return [word for _, word in numbers], {word: number for number, word in numbers}
+
+
+def _combinations(frame: pd.DataFrame, keys: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each combination of settings, and its name."""
+    if not keys:
+        return [("", frame)]
+    return [
+        (", ".join(f"{_short(key)}={value}" for key, value in zip(keys, values, strict=True)), part)
+        for values, part in frame.groupby(list(keys), sort=False)
+    ]
+
+
+def _dots(
+    axes: Axes,
+    frame: pd.DataFrame,
+    keys: Sequence[str],
+    looks: Mapping[str, _Look],
+    published: Sequence[Published],
+) -> None:
+    groups = _combinations(frame, keys)
+    for row, (_, part) in enumerate(groups):
+        for number, (method, look) in enumerate(looks.items()):
+            own = part[part["method"] == method]
+            if own.empty:
+                continue
+            at = row + 0.6 * ((number + 0.5) / len(looks) - 0.5)
+            where = [at] * len(own)
+            axes.errorbar(
+                own["mean"], where, xerr=_half(own), linestyle="", markersize=5, label=harmless(method), **look.drawing
+            )
+        chance = part["chance"].mean()
+        if not np.isnan(chance):
+            axes.plot([chance] * 2, [row - 0.4, row + 0.4], color=CHANCE, linewidth=1.5, label="chance")
+        first = part.iloc[0]
+        setting = {key: str(first[key]) for key in keys}
+        for number, one in enumerate(one for one in published if fits(one, setting)):
+            axes.plot(
+                one.value, row, marker=HOLLOW[number % len(HOLLOW)], color="black", markerfacecolor="none",
+                markersize=9, linestyle="", label=harmless(f"published: {one.name}"),
+            )  # fmt: skip
+        if row:
+            axes.axhline(row - 0.5, color="0.9", linewidth=0.6, zorder=0)
+    names = [name.partition("=")[2] if len(keys) == 1 else name for name, _ in groups]
+    axes.set_yticks(range(len(groups)), [harmless(name) for name in names], fontsize=8)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+
+
+def _half(rows: pd.DataFrame) -> np.ndarray:
+    return (rows["high"] - rows["mean"]).fillna(0).to_numpy(float)
+
+
+def _label(axes: Axes, metric: str, x: str | None) -> None:
+    """Axes named and, for scores, cut to where scores can be."""
+    name = harmless(name_of(metric).partition(":")[0])
+    bounded = metric.endswith(("accuracy", "top", "ties", "share")) or metric == "ndcg"
+    axes.set_xlabel(harmless(_short(x)) if x else name, fontsize=9)
+    axes.tick_params(labelsize=8)
+    if x:
+        axes.set_ylabel(name, fontsize=9)
+    if bounded:
+        (axes.set_ylim if x else axes.set_xlim)(-0.03, 1.05)
+    if metric in ("seconds", "ms_per_input"):
+        (axes.set_yscale if x else axes.set_xscale)("log")
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _short(key: str) -> str:
+    return key.rpartition(".")[2].replace("_", " ")
+
+
+def _caption(found: Reproduction) -> str:
+    seeds = max((seeds for _, seeds in found.joined.sizes.values()), default=1)
+    bars = f" Bars: 95% t intervals over {seeds} seeds." if seeds > 1 else ""
+    return f"{found.experiment.shows}{bars}"

@@ -1,0 +1,215 @@
+"""`provfl reproduce`: every experiment composes at every scale and runs through, and its table says what it should."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hydra.types import RunMode
+
+from provfl_cli.cli import main
+from provfl_cli.cli.reproduce import SCALES, experiments
+from provfl_cli.config.compose import compose_jobs, hydra_session, parse
+from provfl_cli.config.schema import Experiment
+from provfl_cli.config.tree import options, variants
+from provfl_cli.config.validate import validated
+from provfl_cli.errors import InputError
+from provfl_cli.reporting.experiment import reproduction, tables, tidy, write_reproduction
+from provfl_cli.reporting.experiment_figure import drawn
+from provfl_cli.reporting.run_folders import RunFolder, read_run
+from tests.test_table import made
+
+Captured = pytest.CaptureFixture[str]
+NAMES = [each.name for each in experiments()]
+NAMED = (
+    "fig1 fig2 fig3 fig4 fig5 fig6 table1 table2 table3 thresholds influence_ablation fusion_comparison heterogeneity "
+    "participation baselines identical_clients rare_labels threshold_ablation cross_device overhead"
+)
+
+
+def experiment(**changes: Any) -> Experiment:
+    given: dict[str, Any] = {"name": "one", "shows": "What is it?", "minutes": 1.0, "by": ["fusion"]}
+    return Experiment(**{**given, **changes})
+
+
+def read(*folders: Path) -> list[RunFolder]:
+    found = [read_run(folder) for folder in folders]
+    return [one for one in found if isinstance(one, RunFolder)]
+
+
+def test_all_experiments_are_there_and_listed(capsys: Captured) -> None:
+    assert set(NAMED.split()) <= set(NAMES)
+    for name in NAMES:
+        assert name in options("experiment")
+        assert variants("experiment", name) == ["paper", "smoke"]
+    assert main(["reproduce"]) == 0
+    text = capsys.readouterr().out
+    assert all(f" {name} " in text for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["thresold"], "did you mean thresholds"),
+        (["thresholds", "--scale", "smal"], "did you mean small?"),
+        (["thresholds", "--scael", "small"], "--scael: no such flag"),
+        (["all", "--runs", "x"], "one experiment"),
+        (["thresholds", "--runs", "nowhere"], "nowhere: no such folder"),
+        (["thresholds", "--scale", "smoke", "federation.rounds=0"], "federation.rounds=0"),
+    ],
+)
+def test_wrong_input(arguments: list[str], said: str, workspace: Path, capsys: Captured) -> None:
+    assert main(["reproduce", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"by": []},
+        {"rounds": "some"},
+        {"x": "elsewhere"},
+        {"published": {"columns": ["a"], "rows": [[1]]}},
+        {"published": {"source": "x", "columns": ["a"], "rows": [[1, 2]]}},
+    ],
+)
+def test_a_wrong_experiment_block(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="experiment"):
+        experiment(**wrong)
+
+
+def test_methods_stand_side_by_side_and_published_figures_beside(tmp_path: Path) -> None:
+    runs = read(
+        made(tmp_path / "0", {"provfl": 0.9, "tracefl": 0.7}, ("seed=0",), "fedavg"),
+        made(tmp_path / "1", {"provfl": 0.8, "tracefl": 0.7}, ("seed=1",), "fedavg"),
+        made(tmp_path / "2", {"provfl": 0.6, "tracefl": 0.5}, ("seed=0",), "median"),
+    )
+    published = {
+        "source": "a paper",
+        "columns": ["fusion", "Theirs", "Rival"],
+        "rows": [["fedavg", 1, 0.25], ["krum", 0.5, None]],
+    }
+    found = reproduction(runs, experiment(published=published, methods=["tracefl", "provfl"]))
+    (table,) = tables(found)
+    head = ("fusion", "seeds", "inputs", "global accuracy", "tracefl", "provfl", "chance")
+    assert table.headings == (*head, "published: Theirs", "published: Rival")
+    first, second, alone = table.rows
+    assert first[0] == "fedavg"
+    assert first[1] == "2"
+    assert first[4].startswith("0.700")
+    assert first[5].startswith("0.850 ±")
+    assert first[6:] == ("0.500", "1.000", "0.250")
+    assert second[0] == "median"
+    assert second[-2:] == ("–", "–")
+    assert alone == ("krum", "–", "–", "–", "–", "–", "–", "0.500", "–")
+    frame = tidy(found)
+    theirs = frame[frame["method"].str.startswith("published")]
+    assert dict(zip(theirs["method"] + theirs["fusion"], theirs["mean"], strict=True)) == {
+        "published: Theirsfedavg": 1.0,
+        "published: Rivalfedavg": 0.25,
+        "published: Theirskrum": 0.5,
+    }
+    assert frame["mean"].notna().all()
+    assert not found.joined.absent
+
+
+@pytest.mark.slow
+def test_files_of_an_experiment(tmp_path: Path) -> None:
+    runs = read(
+        *(
+            made(tmp_path / f"{seed}{value}", overrides=(f"seed={seed}", f"threshold={value}"), rounds=(4, 5))
+            for seed in (0, 1)
+            for value in (0.0, 0.5, 4.0)
+        )
+    )
+    found = reproduction(runs, experiment(by=["threshold"], x="threshold", rounds="each", facet="round"))
+    written = write_reproduction(tmp_path / "out", found, "provfl reproduce one")
+    assert sorted(written) == sorted(path.name for path in (tmp_path / "out").iterdir())
+    text = (tmp_path / "out" / "one.md").read_text()
+    assert "provfl reproduce one" in text
+    assert "What is it?" in text
+    assert "| 4.0 | 5 | 2 |" in text
+    axes = drawn(found).axes
+    assert [panel.get_title() for panel in axes] == ["round: 4", "round: 5"]
+    drawn_lines = {line.get_label(): line for line in axes[1].get_lines()}
+    assert list(drawn_lines["chance"].get_ydata()) == [0.5, 0.5, 0.5]
+    before = [(tmp_path / "out" / name).read_bytes() for name in written]
+    write_reproduction(tmp_path / "out", found, "provfl reproduce one")
+    assert before == [(tmp_path / "out" / name).read_bytes() for name in written], "the same bytes"
+
+
+def test_pooled_rounds_weigh_by_inputs(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run", {"provfl": 0.9}, rounds=(4, 5))
+    scores = pd.read_csv(folder / "localization.csv")
+    scores["inputs"] = [30, 10]
+    scores["localization_accuracy"] = [1.0, 0.2]
+    scores["fault_inputs"] = [1, 4]
+    scores["fault_accuracy"] = [1.0, 0.5]
+    scores["fault_chance"] = 0.1
+    scores["spearman_counts"] = [math.nan, 0.4]
+    scores.to_csv(folder / "localization.csv", index=False)
+    metrics = ["localization_accuracy", "fault_accuracy", "spearman_counts", "fault_inputs"]
+    found = reproduction(read(folder), experiment(by=["threshold"], rounds="pooled", metrics=metrics))
+    means = found.joined.frame.set_index("metric")["mean"]
+    assert means["localization_accuracy"] == pytest.approx((30 * 1.0 + 10 * 0.2) / 40)
+    assert means["fault_accuracy"] == pytest.approx((1 * 1.0 + 4 * 0.5) / 5)
+    assert means["spearman_counts"] == pytest.approx(0.4)
+    assert means["inputs"] == 40
+    assert means["fault_inputs"] == 5
+
+
+def test_seconds_of_each_method(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run", summary={"seconds_provfl": 2.0, "seconds_tracefl": 1.0})
+    found = reproduction(read(folder), experiment(by=["threshold"], metrics=["seconds", "ms_per_input"]))
+    frame = found.joined.frame.set_index(["method", "metric"])["mean"]
+    assert frame["provfl", "seconds"] == 2.0
+    assert frame["provfl", "ms_per_input"] == pytest.approx(2000 / 40)
+    assert frame["tracefl", "seconds"] == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", SCALES[1:])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_scale_composes(name: str, scale: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROVFL_DATA", str(workspace))
+    for data in ("mnist", "cifar10"):
+        (workspace / data).mkdir()
+    asked = f"experiment={name}" if scale == "small" else f"experiment={name}/{scale}"
+    args = parse([asked])
+    with hydra_session(args) as hydra:
+        swept = hydra.compose_config("config", args.overrides, RunMode.MULTIRUN).hydra.sweeper.params
+    first = [f"{key}={str(value).split(',')[0]}" for key, value in swept.items()]
+    ((_, job),) = compose_jobs([asked, *first, "hydra.mode=RUN"])
+    config = validated(job)
+    assert config.experiment is not None
+    assert config.experiment.name == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_runs(
+    name: str, tmp_path_factory: pytest.TempPathFactory, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path_factory.getbasetemp() / "experiments"
+    place.mkdir(exist_ok=True)
+    monkeypatch.chdir(place)
+    assert main(["reproduce", name, "--scale", "smoke", "--out", "out"]) == 0, capsys.readouterr().err
+    frame = pd.read_csv(place / "out" / f"{name}.csv")
+    ours = frame[~frame["method"].str.startswith("published")]
+    settings = [
+        column
+        for column in ours
+        if column not in ("method", "scope", "target", "metric", "mean", "low", "high", "seeds", "chance")
+    ]
+    assert len(ours[["method", *settings]].drop_duplicates()) > 1
+    assert ours["mean"].notna().all()
+    scored = ours[ours["metric"].str.contains("accuracy") & (ours["metric"] != "global_accuracy")]
+    assert scored["chance"].notna().all()
+    assert ((scored["chance"] >= 0) & (scored["chance"] <= 1)).all()
+    for end in ("md", "tex", "png", "pdf"):
+        assert (place / "out" / f"{name}.{end}").stat().st_size > 200
