@@ -110,9 +110,9 @@ BY_SIZE = ("smallest", "largest")  # instead of client numbers
 class LabelFlip(NoInjection):
     """Some clients train on wrong labels, and are responsible for mispredictions in which these are the answer.
 
-    `clients` are numbers, or `smallest` or `largest`: the one kept client with the fewest or most examples. `mapping` is
-    `all_to_zero` or pairs `{from: to}`, by class number; all pairs apply at once, so that `{1: 7, 7: 1}` swaps.
-    `Faults.flips` lists the pairs of which a faulty client holds examples.
+    `clients` are numbers, or `smallest` or `largest`: the one kept client with the fewest or most examples.
+    `mapping` is `all_to_zero` or pairs `{from: to}`, by class number; all pairs apply at once, so that `{1: 7, 7: 1}`
+    swaps. `Faults.flips` lists the pairs of which a faulty client holds examples.
     """
 
     clients: Any
