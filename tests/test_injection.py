@@ -235,6 +235,18 @@ def test_free_riders_hold_no_label_whatever_they_claim():
     assert data.faults == Faults((2,), (), free_riders=(2,))
 
 
+def test_the_faulty_client_may_be_chosen_by_what_it_holds():
+    held = [[0] * 5 + [1] * 4, [1] * 5 + [2], [2] * 3]
+    shares = [Share(number, np.arange(len(each)), np.array(each)) for number, each in enumerate(held)]
+    assert LabelFlip("smallest").apply(shares, 3, 0)[1].clients == (2,)
+    changed, faults = LabelFlip("holder", {1: 0}).apply(shares, 3, 0)
+    assert faults.clients == (1,)
+    assert changed[1].labels.tolist() == [0] * 5 + [2]
+    assert ExclusiveLabel(None, 2).apply(shares, 3, 0)[1].exclusive == ((2, 2),)
+    with pytest.raises(InputError, match="no client holds"):
+        ExclusiveLabel(None, 2).apply(shares[:1], 3, 0)
+
+
 # --- what clients return
 
 

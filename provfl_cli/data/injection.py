@@ -103,14 +103,15 @@ class NoInjection:
 
 
 AS_TRAINED = NoInjection()
-BY_SIZE = ("smallest", "largest")  # instead of client numbers
+BY_SHARE = ("smallest", "holder")  # instead of client numbers
 
 
 @dataclass(frozen=True)
 class LabelFlip(NoInjection):
     """Some clients train on wrong labels, and are responsible for mispredictions in which these are the answer.
 
-    `clients` are numbers, or `smallest` or `largest`: the one kept client with the fewest or most examples.
+    `clients` are numbers; or `smallest`, the one with the fewest examples; or `holder`, the one with most examples of
+    the labels that are flipped.
     `mapping` is `all_to_zero` or pairs `{from: to}`, by class number; all pairs apply at once, so that `{1: 7, 7: 1}`
     swaps. `Faults.flips` lists the pairs of which a faulty client holds examples.
     """
@@ -119,7 +120,7 @@ class LabelFlip(NoInjection):
     mapping: Any = "all_to_zero"
 
     def __post_init__(self) -> None:
-        if self.clients not in BY_SIZE:
+        if self.clients not in BY_SHARE:
             check_client_list("injection.clients", self.clients)
         if self.mapping != "all_to_zero":
             pairs = dict(self.mapping) if isinstance(self.mapping, Mapping) else {}
@@ -132,7 +133,7 @@ class LabelFlip(NoInjection):
 
     def check(self, federation: Federation) -> None:
         """Refuse client numbers that no client has."""
-        if self.clients not in BY_SIZE:
+        if self.clients not in BY_SHARE:
             check_numbers("injection.clients", self.clients, federation)
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
@@ -142,9 +143,10 @@ class LabelFlip(NoInjection):
         pairs = dict.fromkeys(range(1, classes), 0) if self.mapping == "all_to_zero" else dict(self.mapping)
         for label in {*pairs, *pairs.values()}:
             check_label("injection.mapping", label, classes)
-        if self.clients in BY_SIZE:
-            by_size = sorted(shares, key=lambda share: len(share.labels))
-            faulty = frozenset({by_size[0 if self.clients == "smallest" else -1].client})
+        if self.clients == "smallest":
+            faulty = frozenset({min(shares, key=lambda share: len(share.labels)).client})
+        elif self.clients == "holder":
+            faulty = frozenset({max(shares, key=lambda share: np.isin(share.labels, list(pairs)).sum()).client})
         else:
             require_kept("injection.clients", self.clients, shares)
             faulty = frozenset(self.clients)
