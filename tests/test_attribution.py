@@ -71,7 +71,7 @@ def make_case(stored: Round, model: nn.Module, count: int = 6, **changed: Any) -
         "stored": stored,
         "fusion": FedAvg(),
         "privacy": NoPrivacy(),
-        "data": None,
+        "form": None,
         "provenance": provenance_preset("provfl"),
         "seed": 0,
         "device": CPU,
@@ -367,14 +367,14 @@ def test_feddebug_generates_texts_of_any_tokens_but_padding(tmp_path: Path) -> N
     sent[1] = (10, perturbed(start, 2.0, 9))
     (stored,) = play(tmp_path, FedAvg(), start, [Work(sent)])
     data = replace(make_data(clients=1), form=Texts(vocabulary=20, max_tokens=9, padding=4))
-    case = make_case(stored, model, inputs=torch.zeros(6, 9, dtype=torch.int64), data=data)
+    case = make_case(stored, model, inputs=torch.zeros(6, 9, dtype=torch.int64), form=data.form)
     found = FedDebug(inputs=30).attribute(case)
     assert found.values[0].argmax() == 1
     tokens = torch.cat(model.read)
     assert tokens.shape == (4 * 30, 9)
     assert set(tokens.unique().tolist()) == set(range(20)) - {4}
-    with pytest.raises(RunError, match="needs the federation's data"):
-        FedDebug().attribute(replace(case, data=None))
+    with pytest.raises(RunError, match="needs to know the tokens"):
+        FedDebug().attribute(replace(case, form=None))
 
 
 # -- configuration and run -----------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def case_of(stored: Round, fusion: Any, **changes: Any) -> Case:
         "stored": stored,
         "fusion": fusion,
         "privacy": NoPrivacy(),
-        "data": None,
+        "form": None,
         "provenance": provenance_preset("tracefl"),  # explains the plain logit
         "seed": 4,
         "device": CPU,
@@ -476,8 +476,9 @@ def test_steps_are_those_that_fusion_counted(tmp_path: Path, monkeypatch: pytest
         make_config().federation, clients=4, local_epochs=4, stragglers=0.5, straggler_work="partial", rounds=2
     )
     config, data = make_config(federation=federation), make_data(clients=4, examples=30, test=20)
+    examples = {client.id: len(client.labels) for client in data.clients}
     with federated_rounds(config, data, make_model(), tmp_path, {1, 2}, CPU, lambda event: None) as rounds:
-        found = [steps_made(config, data, stored) for stored in rounds]
+        found = [steps_made(config, examples, stored) for stored in rounds]
     assert found == counted
     assert len(set(found[1])) > 1
 

@@ -19,6 +19,7 @@ from provfl_cli.data.federated import Faults
 from provfl_cli.data.injection import Duplicate, ExclusiveLabel, LabelFlip, NoInjection, NoisyLabels
 from provfl_cli.data.load import federated_data
 from provfl_cli.data.partition import Iid, Share
+from provfl_cli.data.submission import Submission
 from provfl_cli.data.trigger import Trigger
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.federation.key import training_key
@@ -255,7 +256,7 @@ def returned(injection: NoInjection, client: int = 1, seed: int = 0, number: int
     trained = torch.full((50, 40), 3.0)
     weights = {"a": trained, "tied": trained, "steps": torch.tensor(7)}
     start = {"a": torch.ones(50, 40), "tied": torch.ones(50, 40), "steps": torch.tensor(4)}
-    injection.returned(weights, start, {"steps"}, seed, number, client)
+    injection.returned(Submission(weights, start, {"steps"}, seed, number, client))
     assert all((start[name] == 1).all() for name in ("a", "tied"))
     return weights
 

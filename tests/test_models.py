@@ -1,5 +1,8 @@
 """Models: shapes for any channels and classes, weights from the seed alone, wrong options answered."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -86,3 +89,20 @@ def test_published_weights_are_loaded_but_for_the_head(monkeypatch):
     picture = torch.rand(2, 1, 32, 32)
     features = grey.features(picture), colour.features(picture.expand(-1, 3, -1, -1))
     assert torch.allclose(*features, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_torchvision_comes_without_the_compiler_which_is_there_when_it_is_asked_for():
+    code = """
+import sys
+from provfl_cli.models.torchvision import resnet18
+resnet18(1, 10, 28)
+assert not [name for name in sys.modules if name.startswith("torch._dynamo")]
+import torchvision.ops.roi_align
+later = sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu")
+import torch._dynamo.utils
+assert later == torch._dynamo.utils.is_compile_supported("cpu")
+assert torch._dynamo.utils is sys.modules["torch._dynamo.utils"]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -21,6 +21,7 @@ from provfl_cli.config import tree
 from provfl_cli.config.schema import Model
 from provfl_cli.config.validate import _targeted
 from provfl_cli.data.federated import Pictures
+from provfl_cli.data.submission import Submission
 from provfl_cli.errors import InputError
 from provfl_cli.fusion.accounting import Ledger, amplified, composed, figures, ledger_of, told
 from provfl_cli.fusion.fedavg import FedAvg
@@ -93,7 +94,7 @@ def test_without_privacy_all_stays_as_it_is() -> None:
     assert NoPrivacy().next_state(updates, {}, 0, 1) == {}
     assert NoPrivacy().spent(Ledger(3, 10, 10, "uniform", [3] * 10, FedAvg())) is None
     weights = {"w": torch.ones(2)}
-    NoPrivacy().privatise(weights, {"w": torch.zeros(2)}, (), 0, 1, 0)
+    NoPrivacy().privatise(Submission(weights, {"w": torch.zeros(2)}, (), 0, 1, 0))
     assert weights["w"].tolist() == [1.0, 1.0]
 
 
@@ -248,7 +249,7 @@ def test_a_client_clips_and_noises_its_own_update() -> None:
         return {"w": torch.full((size,), 6.0), "b": torch.tensor(3.0), "count": torch.tensor(7)}
 
     exact = trained()
-    LocalDP(clip_norm=2.0, noise_multiplier=0).privatise(exact, start, {"count"}, 0, 1, 4)
+    LocalDP(clip_norm=2.0, noise_multiplier=0).privatise(Submission(exact, start, {"count"}, 0, 1, 4))
     factor = 2.0 / math.sqrt(size + 4)
     assert torch.allclose(exact["w"], torch.full((size,), 5.0 + factor))
     assert float(exact["b"]) == pytest.approx(1 + 2 * factor)
@@ -256,7 +257,7 @@ def test_a_client_clips_and_noises_its_own_update() -> None:
     noisy, again, other = trained(), trained(), trained()
     privacy = LocalDP(clip_norm=2.0, noise_multiplier=0.3)
     for weights, client in ((noisy, 4), (again, 4), (other, 5)):
-        privacy.privatise(weights, start, {"count"}, 0, 1, client)
+        privacy.privatise(Submission(weights, start, {"count"}, 0, 1, client))
     assert noisy["w"].dtype == torch.float32
     assert float((noisy["w"] - exact["w"]).std()) == pytest.approx(0.6, rel=0.02)
     assert abs(float((noisy["w"] - exact["w"]).mean())) < 0.01
@@ -267,9 +268,11 @@ def test_a_client_clips_and_noises_its_own_update() -> None:
 
 def test_a_small_update_is_not_scaled_up() -> None:
     weights, start = {"w": torch.tensor([1.5, 1.0])}, {"w": torch.tensor([1.0, 1.0])}
-    LocalDP(clip_norm=2.0, noise_multiplier=0).privatise(weights, start, (), 0, 1, 0)
+    LocalDP(clip_norm=2.0, noise_multiplier=0).privatise(Submission(weights, start, (), 0, 1, 0))
     assert weights["w"].tolist() == [1.5, 1.0]
-    LocalDP(clip_norm=2.0, noise_multiplier=0).privatise(start, {"w": torch.tensor([1.0, 1.0])}, (), 0, 1, 0)
+    LocalDP(clip_norm=2.0, noise_multiplier=0).privatise(
+        Submission(start, {"w": torch.tensor([1.0, 1.0])}, (), 0, 1, 0)
+    )
     assert start["w"].tolist() == [1.0, 1.0]
 
 

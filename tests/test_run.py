@@ -51,6 +51,7 @@ FILES = {
     "table.md",
     "table.tex",
     "participation.csv",
+    "clients.csv",
     "provfl.log",
 }
 TIMED = {"manifest.json", "metrics.jsonl", "summary.json"}  # the only files that may tell how long something took
@@ -343,6 +344,7 @@ NEEDS = {  # what an option cannot do without, beside the few clients of these t
     ("fusion", "multi_krum"): "federation.clients=5",
     ("fusion", "bulyan"): "federation.clients=7",
     ("injection", "scaled_update"): "injection.factor=2",
+    ("injection", "label_flip_three"): "federation.clients=4",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,23 @@ def test_slots_are_stacked_and_nothing_is_written_outside(tmp_path: Path) -> Non
         assert torch.equal(stack, torch.stack([state[name] for state in states]))
     with pytest.raises(ValueError, match="outside"):
         write_slot(path, states[0], 3)
+
+
+def test_numbers_that_nobody_knows_are_null_and_read_back(tmp_path: Path) -> None:
+    """Python would write NaN, which is no JSON."""
+    unknown = store.Metrics(1, math.nan, math.inf, 0.5, 3, 1.0, (4,))
+    commit(tmp_path, 1, sample_state(1), history=[unknown, METRICS])
+
+    def refuse(word: str) -> None:
+        pytest.fail(f"{word} is no JSON")
+
+    written = json.loads((tmp_path / "0001" / store.MANIFEST).read_text(), parse_constant=refuse)
+    assert written["history"][0]["loss"] is written["history"][0]["accuracy"] is None
+    first, second = store.read_round(tmp_path, 1).history
+    assert math.isnan(first.loss)
+    assert math.isnan(first.accuracy)
+    assert (first.train_loss, first.failed) == (0.5, (4,))
+    assert second == METRICS
 
 
 def test_reading_a_slice_maps_the_file_and_reads_little(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "provfl_cli"
 PARTS = (
-    "config", "data", "models", "fusion", "store", "federation",
+    "config", "data", "models", "fusion", "store", "flower", "federation",
     "provenance", "attribution", "evaluation", "reporting", "run", "cli",
 )  # fmt: skip
 

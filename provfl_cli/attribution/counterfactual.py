@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..config.schema import Config
-    from ..data.federated import FederatedData
     from ..store.rounds import Round
     from .method import Case
 
@@ -56,6 +55,20 @@ def models(case: Case, kind: str, removed: Iterable[Coalition]) -> Iterator[dict
     return {"withhold": _withheld, "refuse": _refused}[kind](case, removed)
 
 
+def logits(case: Case, kind: str, removed: Iterable[Coalition]) -> Iterator[Tensor | None]:
+    """What each of `models` makes of the inputs: float64 `[inputs, classes]`; None: there is no model."""
+    case.model.to(case.device).eval()
+    for state in models(case, kind, removed):
+        if state is None:
+            yield None
+            continue
+        case.model.load_state_dict(state)
+        with torch.inference_mode():
+            # A copy of the inputs: a model may change them in place.
+            parts = [case.model(chunk.to(case.device, copy=True)) for chunk in case.inputs.split(CHUNK)]
+            yield torch.cat(parts).double()
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one model makes of the inputs of a case.
@@ -78,23 +91,16 @@ def outcomes(case: Case, kind: str, removed: Iterable[Coalition], value: str) ->
     """
     import numpy as np
 
-    case.model.to(case.device).eval()
     classes = torch.as_tensor(case.classes, dtype=torch.int64, device=case.device)
-    for state in models(case, kind, removed):
-        if state is None:
+    for found in logits(case, kind, removed):
+        if found is None:
             yield Outcome(np.full(len(classes), np.nan), np.full(len(classes), -1))
             continue
-        case.model.load_state_dict(state)
-        with torch.inference_mode():
-            # A copy of the inputs: a model may change them in place.
-            parts = [case.model(chunk.to(case.device, copy=True)) for chunk in case.inputs.split(CHUNK)]
-            logits = torch.cat(parts).double()
-            if value == "target":
-                found = target_value(case.provenance.target, logits, classes)
-            else:
-                found = logits.log_softmax(1).gather(1, classes[:, None]).squeeze(1)
-            predicted = logits.argmax(1)
-        yield Outcome(found.cpu().numpy(), predicted.cpu().numpy())
+        if value == "target":
+            values = target_value(case.provenance.target, found, classes)
+        else:
+            values = found.log_softmax(1).gather(1, classes[:, None]).squeeze(1)
+        yield Outcome(values.cpu().numpy(), found.argmax(1).cpu().numpy())
 
 
 def sent_part(stored: Round, client: int, name: str) -> Tensor:
@@ -114,13 +120,21 @@ def sent_part(stored: Round, client: int, name: str) -> Tensor:
     return (moved.view(shape or (1,)) * one.rows(slice(None), shape)[0]).view(shape)
 
 
-def steps_made(config: Config, data: FederatedData, stored: Round) -> list[int]:
-    """Optimizer steps of each client of a stored round, as its fusion counted them."""
-    from ..federation.client import fused_steps
-    from ..federation.participation import rosters
+def steps_made(config: Config, examples: Mapping[int, int], stored: Round) -> list[int]:
+    """Optimizer steps of each client of a stored round, as its fusion counted them.
 
-    ids, counts = [client.id for client in data.clients], [len(client.labels) for client in data.clients]
-    roster = rosters(config.federation, ids, counts, config.seed, config.federation.rounds)[stored.number - 1]
+    Args:
+        config: of the run.
+        examples: training examples of every client that was kept, by its number, ascending.
+        stored: the round.
+    """
+    from ..federation.client import fused_steps
+    from ..federation.participation import rosters, without
+
+    ids, counts = list(examples), list(examples.values())
+    planned = rosters(config.federation, ids, counts, config.seed, config.federation.rounds)
+    failed = {one.round: [ids.index(client) for client in one.failed] for one in stored.history}
+    roster = without(planned, failed)[stored.number - 1]
     return fused_steps(roster, stored.examples, config.federation)
 
 

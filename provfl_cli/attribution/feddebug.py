@@ -96,12 +96,11 @@ class FedDebug:
             draw = getattr(torch.nn.init, f"{self.generator}_")
             empty = [torch.empty(1, *case.inputs.shape[1:]) for _ in range(self.inputs)]
             return torch.cat([draw(one, generator=random) for one in empty]).to(case.inputs.dtype)
-        if case.data is None:
-            raise RunError(f"attribution={self.name}: to generate texts it needs the federation's data")
         from ..data.federated import Texts
 
-        form = case.data.form
-        assert isinstance(form, Texts)
+        form = case.form
+        if not isinstance(form, Texts):
+            raise RunError(f"attribution={self.name}: to generate texts it needs to know the tokens, as a run does")
         drawn = torch.randint(form.vocabulary - 1, (self.inputs, case.inputs.shape[1]), generator=random)
         return (drawn + (drawn >= form.padding)).to(case.inputs.dtype)  # any token but the one that pads
 

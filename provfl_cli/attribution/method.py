@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..config.schema import Config, Provenance
-    from ..data.federated import FederatedData
+    from ..data.federated import Form
     from ..store.rounds import Round
 
 
@@ -31,7 +31,7 @@ class Case:
         classes: int64 `[inputs]`, the predicted classes, which are explained.
         stored: the round: global weights before and after, the clients' weights, numbers of examples, decomposition.
         fusion, privacy: settings of the run, to fuse the round again.
-        data: the federation's data; None where a method is called without a run.
+        form: what a model has to know of the inputs; None where nothing is known.
         provenance: the run's own settings of tracing.
         seed: of everything random.
         device: where to compute.
@@ -46,7 +46,7 @@ class Case:
     stored: Round
     fusion: Any
     privacy: Any
-    data: FederatedData | None
+    form: Form | None
     provenance: Provenance
     seed: int
     device: torch.device

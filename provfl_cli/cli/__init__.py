@@ -8,13 +8,24 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 
 from .. import __version__
 from ..errors import InputError, RunError, did_you_mean
 
 COMMANDS = {  # name: what it does, an example
     "run": ("train a federation, trace predictions to clients, write tables", "provfl run model=resnet18 seed=1"),
+    "trace": (
+        "ask which clients pushed one prediction, and what if they had not",
+        "provfl trace outputs/DATE/TIME --verify",
+    ),
     "table": ("join runs and sweeps into one table, seeds averaged", "provfl table outputs/multirun --paired tracefl"),
+    "report": ("write one HTML page to explore runs in", "provfl report outputs/DATE/TIME --open"),
+    "figure": ("draw a figure for a paper", "provfl figure outputs/DATE/TIME ranking --out ranking.pdf"),
+    "import": (
+        "make a round of models that others trained, to trace it",
+        "provfl import --global after.safetensors --previous before.safetensors --client alice=alice.safetensors:600",
+    ),
     "reproduce": ("the paper's tables and figures, and more", "provfl reproduce thresholds --scale smoke"),
     "ls": ("list the config groups and their options", "provfl ls model"),
     "cp": ("copy an option's file out, to edit it", "provfl cp model/lenet my/model/wide.yaml"),
@@ -53,7 +64,8 @@ def _dispatch(arguments: list[str]) -> int:
         name, rest = "run", arguments
     if name not in COMMANDS:
         raise InputError(f"{name}: no such command, {did_you_mean(name, COMMANDS)} (provfl --help)")
-    code: int = import_module(f"{__name__}.{name}").main(rest)
+    module = f"{name}_" if iskeyword(name) else name
+    code: int = import_module(f"{__name__}.{module}").main(rest)
     return code
 
 

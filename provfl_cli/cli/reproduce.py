@@ -10,10 +10,10 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from ..config.tree import conf_dir
 from ..errors import InputError, RunError, did_you_mean
+from .arguments import parser
 
 SCALES = ("smoke", "small", "paper")
 ALL = "all"
@@ -30,11 +30,11 @@ class Listed:
 
 def main(arguments: list[str]) -> int:
     """List the experiments, run one of them, or all."""
-    parser = _parser()
+    own = _parser()
     if any(argument in ("-h", "--help") for argument in arguments):
-        parser.print_help()
+        own.print_help()
         return 0
-    args, overrides = parser.parse_known_args(arguments)
+    args, overrides = own.parse_known_args(arguments)
     for flag in (each for each in overrides if each.startswith("-")):
         raise InputError(f"{flag}: no such flag (provfl reproduce --help)")
     known = {each.name: each for each in experiments()}
@@ -70,15 +70,11 @@ def experiments() -> list[Listed]:
 
 
 def _parser() -> ArgumentParser:
-    def refuse(message: str) -> NoReturn:
-        raise InputError(f"{message} (provfl reproduce --help)")
-
-    made = ArgumentParser(
-        prog="provfl reproduce",
+    made = parser(
+        "reproduce",
         usage="provfl reproduce [NAME | all] [--scale smoke|small|paper] [--out DIR] [KEY=VALUE ...]",
         description="Runs an experiment and writes its tables and figure; without a name: lists the experiments.",
         epilog="What is trained already is found in the cache, so that an interrupted experiment goes on where it was.",
-        allow_abbrev=False,
     )
     made.add_argument("name", nargs="?", metavar="NAME", help="an experiment, or all")
     made.add_argument(
@@ -86,7 +82,6 @@ def _parser() -> ArgumentParser:
     )
     made.add_argument("--out", metavar="DIR", help="tables and figure go there; default: the sweep's folder")
     made.add_argument("--runs", nargs="+", metavar="RUNS", help="run nothing: tables and figure of runs already made")
-    made.error = refuse  # type: ignore[method-assign]
     return made
 
 

@@ -7,9 +7,10 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from ..errors import InputError, RunError, did_you_mean
+from .arguments import parser, read
 
 if TYPE_CHECKING:
     from ..config.schema import Experiment
@@ -23,11 +24,9 @@ SCOPES = ("round", "lineage")
 
 def main(arguments: list[str]) -> int:
     """Join runs, and show or write the table."""
-    parser = _parser()
-    if any(argument in ("-h", "--help") for argument in arguments):
-        parser.print_help()
+    args = read(_parser(), arguments)
+    if args is None:
         return 0
-    args = parser.parse_args(arguments)
     chosen = _format(args)
     from ..reporting.joined import Asked, join
 
@@ -45,15 +44,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> ArgumentParser:
-    def refuse(message: str) -> NoReturn:
-        if "RUNS" in message:
-            message = "RUNS come first: provfl table outputs/multirun/DATE/TIME --by fusion"
-        raise InputError(f"{message} (provfl table --help)")
-
-    made = ArgumentParser(
-        prog="provfl table",
+    made = parser(
+        "table",
+        {"RUNS": "RUNS come first: provfl table outputs/multirun/DATE/TIME --by fusion"},
         description="Joins runs into one table, grouped by the settings in which they differ; seeds are averaged.",
-        allow_abbrev=False,
     )
     made.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, sweep folders, or folders of them")
     made.add_argument("--by", nargs="+", default=[], metavar="KEY", help="settings to group by; others are averaged")
@@ -65,7 +59,6 @@ def _parser() -> ArgumentParser:
     made.add_argument("--format", help=f"{' | '.join(FORMATS)}; default: by the name of --out, else console")
     made.add_argument("--tidy", action="store_true", help="csv with one row for each metric")
     made.add_argument("--out", metavar="FILE", help="write there")
-    made.error = refuse  # type: ignore[method-assign]
     return made
 
 

@@ -6,6 +6,7 @@ those modules are light as well.
 """
 
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any
 
 from ..errors import InputError, did_you_mean
@@ -43,6 +44,24 @@ def between(key: str, value: float, low: float, high: float) -> None:
     """Raise InputError unless `low <= value <= high`."""
     if not low <= value <= high:
         raise InputError(f"{key}={value}: must lie between {low} and {high}")
+
+
+def require_flower() -> None:
+    """Raise InputError where Flower or the Ray of its simulation is not installed; imports neither."""
+    if find_spec("flwr") is None or find_spec("ray") is None:
+        raise InputError(
+            "engine=flower needs the package flwr with its simulation: pip install 'provfl[flower]' "
+            "(scripts/provfl: PROVFL_EXTRAS=flower), or engine=local"
+        )
+
+
+def require_ray() -> None:
+    """Raise InputError where Ray, which the shards of a trace are to work on, is not installed; does not import it."""
+    if find_spec("ray") is None:
+        raise InputError(
+            "provenance.shard_on: a Ray cluster needs the package ray: pip install 'provfl[flower]', or "
+            "provenance.shard_on=null for processes of this machine"
+        )
 
 
 @dataclass(frozen=True)
@@ -138,14 +157,32 @@ class Model:
 
 @dataclass(frozen=True)
 class Engine:
-    """Where clients train."""
+    """Where clients train. All but `name` and `workers` belong to the engine `flower`."""
 
     name: str
     workers: int | None = None
+    address: str | None = None
+    cpus_per_client: int = 1
+    gpus_per_client: float = 0.0
+    on_failure: str = "retry"
+    retries: int = 2
+    timeout: float = 3600.0
 
     def __post_init__(self) -> None:
-        one_of("engine.name", self.name, ("local",))
+        one_of("engine.name", self.name, ("local", "flower"))
         at_least("engine.workers", self.workers, 1)
+        at_least("engine.cpus_per_client", self.cpus_per_client, 1)
+        at_least("engine.gpus_per_client", self.gpus_per_client, 0)
+        if self.gpus_per_client > 1 and self.gpus_per_client % 1:
+            raise InputError(f"engine.gpus_per_client={self.gpus_per_client}: above 1 only whole GPUs")
+        one_of("engine.on_failure", self.on_failure, ("retry", "dropout"))
+        at_least("engine.retries", self.retries, 0)
+        above("engine.timeout", self.timeout, 0)
+        if self.address is not None and self.workers is not None:
+            raise InputError(
+                f"engine.workers={self.workers}: in the cluster at engine.address={self.address} its own CPUs and "
+                "engine.cpus_per_client decide how many clients train at the same time: leave engine.workers out"
+            )
 
 
 @dataclass(frozen=True)
@@ -250,6 +287,8 @@ class Provenance:
     memory_mb: int
     scope: str = "round"
     lineage_decay: float = 1.0
+    shards: int | None = None
+    shard_on: str | None = None
     neurons: str = "all"
     neuron_fraction: float = 1.0
     neuron_seed: int = 0
@@ -277,6 +316,9 @@ class Provenance:
             raise InputError(f"provenance.rounds={self.rounds}: last, all, or a list of round numbers such as [1,5]")
         at_least("provenance.batch_size", self.batch_size, 1)
         at_least("provenance.memory_mb", self.memory_mb, 1)
+        at_least("provenance.shards", self.shards, 1)
+        if self.shards and self.shard_on is not None:
+            require_ray()
         one_of("provenance.scope", self.scope, ("round", "lineage"))
         if not 0 < self.lineage_decay <= 1:
             raise InputError(f"provenance.lineage_decay={self.lineage_decay}: must be above 0 and at most 1")
@@ -287,17 +329,19 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Store:
-    """Where trained rounds are kept, which, and how much space they may take (GB)."""
+    """Where trained rounds are kept, which, how much space they may take (GB), and how processes lock them."""
 
     cache: str
     keep: Any
     max_gb: float
+    lock: str = "flock"
 
     def __post_init__(self) -> None:
         number = isinstance(self.keep, int) and not isinstance(self.keep, bool) and self.keep >= 1
         if self.keep not in ("all", "last") and not number:
             raise InputError(f"store.keep={self.keep}: all, last, or the number of last rounds to keep, 1 or more")
         above("store.max_gb", self.max_gb, 0)
+        one_of("store.lock", self.lock, ("flock", "lease"))
 
 
 @dataclass(frozen=True)
@@ -371,7 +415,8 @@ class Experiment:
 class Config:
     """Everything that a run depends on, validated. Partition, injection, fusion, privacy are their own dataclasses.
 
-    `attribution` are the methods that the run's own provenance is compared with (`attribution.method.Attribution`).
+    `attribution` are the methods that the run's own provenance is compared with (`attribution.method.Attribution`),
+    `tracker` is where else it is logged (`reporting.trackers.tracker.Tracker`; None: nowhere).
     """
 
     dataset: Dataset
@@ -390,6 +435,7 @@ class Config:
     threshold: float | None
     tracefl_beside: bool
     attribution: tuple[Any, ...] = ()
+    tracker: Any = None
     experiment: Experiment | None = None
 
     def __post_init__(self) -> None:
@@ -400,6 +446,8 @@ class Config:
                 f"provenance.rounds={self.provenance.rounds}: "
                 f"the federation has only federation.rounds={self.federation.rounds}"
             )
+        if self.engine.name == "flower":
+            require_flower()
         if self.model.input != self.dataset.input:
             raise InputError(
                 f"model={self.model.name} reads {self.model.input}, dataset={self.dataset.name} is "

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import InputError, did_you_mean
 from .fields import converted, fitted, shown
 from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Provenance, Store
-from .tree import conf_dir, options
+from .tree import conf_dir, option_file, options
 
 BLOCKS = {
     "dataset": Dataset,
@@ -29,12 +29,14 @@ SCALARS = ("seed", "device", "threshold", "tracefl_beside")
 MODEL_FIELDS = ("name", "input", "min_image_size", "checkpoint", "revision", "pretrained", "tokenizer")
 
 
-def validated(cfg: DictConfig) -> Config:
+def validated(cfg: DictConfig, called_from: Path | None = None) -> Config:
     """The composed `cfg` as `schema.Config`; its paths absolute, from the folder that `provfl` was called from.
+
+    `called_from` is that folder, of a run that has ended: data that were read then need not be there any more.
 
     Raises InputError, one line, for the first thing that is wrong. Imports nothing heavy.
     """
-    plain = _anchored(_resolved(cfg))
+    plain = _anchored(_resolved(cfg), called_from)
     expected = {field.name for field in fields(Config)}
     for key in plain:
         if key not in expected:
@@ -48,13 +50,16 @@ def validated(cfg: DictConfig) -> Config:
     parts: dict[str, Any] = {group: fitted(kind, plain[group], group) for group, kind in BLOCKS.items()}
     parts |= {group: _targeted(plain[group], group) for group in TARGETED}
     parts["attribution"] = _methods(plain.get("attribution") or {})
+    parts["tracker"] = _targeted(plain["tracker"], "tracker") if plain.get("tracker") else None
     parts["model"] = _model(plain["model"])
     if plain.get("experiment") is not None:
         parts["experiment"] = fitted(Experiment, plain["experiment"], "experiment")
     scalars = converted(Config, {key: plain[key] for key in SCALARS if key in plain}, names=SCALARS)
     config = Config(**parts, **scalars)
-    if config.dataset.path is not None and not Path(config.dataset.path).exists():
+    if called_from is None and config.dataset.path is not None and not Path(config.dataset.path).exists():
         raise InputError(f"dataset.path={config.dataset.path}: no such folder")
+    if called_from is None and config.tracker is not None:
+        config.tracker.check()
     return config
 
 
@@ -85,6 +90,36 @@ def provenance_preset(name: str) -> Provenance:
     plain = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     assert isinstance(plain, dict)
     return fitted(Provenance, plain["provenance"], "provenance")
+
+
+def attribution_method(name: str) -> Any:
+    """The method of `conf/attribution/NAME.yaml`, with the settings of that file."""
+    if name not in options("attribution"):
+        raise InputError(f"attribution={name}: {did_you_mean(name, options('attribution'))}")
+    plain = OmegaConf.to_container(OmegaConf.load(option_file("attribution", name)), resolve=True)
+    return _methods({name: plain})[0]
+
+
+def fusion_option(name: str, settings: Mapping[str, Any]) -> Any:
+    """The fusion of `conf/fusion/NAME.yaml`, with these `settings` in place of those of that file."""
+    if name not in options("fusion"):
+        raise InputError(f"fusion={name}: {did_you_mean(name, options('fusion'))}")
+    plain = OmegaConf.to_container(OmegaConf.load(option_file("fusion", name)))
+    assert isinstance(plain, dict)
+    block = {**plain.get("fusion", plain), **settings}  # one that brings other settings stands in a block
+    for key, value in block.items():
+        if isinstance(value, str) and "${" in value:
+            raise InputError(f"fusion={name}: fusion.{key} follows from how clients train: give fusion.{key}=VALUE")
+    return _targeted(block, "fusion")
+
+
+def model_option(name: str) -> Model:
+    """The model of `conf/model/NAME.yaml`, with the settings of that file."""
+    if name not in options("model"):
+        raise InputError(f"model={name}: {did_you_mean(name, options('model'))}")
+    plain = OmegaConf.to_container(OmegaConf.load(option_file("model", name)))
+    assert isinstance(plain, dict)
+    return _model(plain.get("model", plain))
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -141,11 +176,11 @@ def _model(given: Any) -> Model:
     return fitted(Model, {"target": given["_target_"], **own, "options": rest}, "model")
 
 
-def _anchored(plain: dict[str, Any]) -> dict[str, Any]:
-    """`plain` with `store.cache`, `dataset.path` and a `model.checkpoint` that is a folder as absolute paths."""
+def _anchored(plain: dict[str, Any], called_from: Path | None) -> dict[str, Any]:
+    """`plain` with `store.cache`, `dataset.path`, `tracker.folder`, a `model.checkpoint` on disk as absolute paths."""
     # Inside a job the working folder may be the run's own (hydra.job.chdir): Hydra remembers the one called from.
-    calling = Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()
-    for group, key in (("store", "cache"), ("dataset", "path"), ("model", "checkpoint")):
+    calling = called_from or (Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd())
+    for group, key in (("store", "cache"), ("dataset", "path"), ("tracker", "folder"), ("model", "checkpoint")):
         block = plain.get(group)
         if isinstance(block, dict) and isinstance(block.get(key), str):
             path = (calling / Path(block[key]).expanduser()).resolve()

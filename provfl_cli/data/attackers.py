@@ -6,7 +6,7 @@ What such a client returns it decides itself, after any clipping and noise that 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ from .backdoor import Backdoor
 from .federated import Faults
 from .injection import LabelFlip, NoInjection, check_client_list, check_numbers, require_kept
 from .partition import Share
+from .submission import Submission
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 POISONS: dict[str, tuple[str, ...]] = {  # and the settings of each
     "label_flip": ("mapping",),
@@ -68,27 +69,19 @@ class FreeRider(NoInjection):
         """See `Injection`."""
         return {"free_rider": sorted(self.clients), "noise": self.noise}
 
-    def returned(
-        self,
-        weights: Mapping[str, Tensor],
-        start: Mapping[str, Tensor],
-        buffers: Collection[str],
-        seed: int,
-        number: int,
-        client: int,
-    ) -> None:
+    def returned(self, submission: Submission) -> None:
         """See `Injection`: `W <- V + noise N(0, 1)`."""
         import torch
 
         from ..seeds import generator
 
-        if client not in self.clients:
+        if submission.client not in self.clients:
             return
         with torch.no_grad():
-            for name, weight in weights.items():
-                sent = start[name].cpu()
-                if self.noise and name not in buffers:
-                    source = generator(seed, "free rider", number, client, name)
+            for name, weight in submission.weights.items():
+                sent = submission.start[name].cpu()
+                if self.noise and name not in submission.buffers:
+                    source = generator(submission.seed, "free rider", submission.round, submission.client, name)
                     drawn = torch.randn(sent.shape, generator=source, dtype=torch.float64)
                     sent = sent.double() + self.noise * drawn
                 weight.copy_(sent)
@@ -163,15 +156,7 @@ class ScaledUpdate(NoInjection):
         """See `Injection`."""
         return {"scaled_update": sorted(self.clients), "factor": self.factor}
 
-    def returned(
-        self,
-        weights: Mapping[str, Tensor],
-        start: Mapping[str, Tensor],
-        buffers: Collection[str],
-        seed: int,
-        number: int,
-        client: int,
-    ) -> None:
+    def returned(self, submission: Submission) -> None:
         """See `Injection`: `W <- V + factor (W - V)`, in float64.
 
         Raises:
@@ -179,18 +164,19 @@ class ScaledUpdate(NoInjection):
         """
         import torch
 
-        if client not in self.clients:
+        if submission.client not in self.clients:
             return
+        weights = submission.weights
         with torch.no_grad():
             sent = {}  # all before any is written: a tied weight has several names
             for name, weight in weights.items():
-                if name not in buffers:
-                    base = start[name].cpu().double()
+                if name not in submission.buffers:
+                    base = submission.start[name].cpu().double()
                     sent[name] = base + self.factor * (weight.cpu().double() - base)
             for name, scaled in sent.items():
                 weights[name].copy_(scaled)
         if not all(torch.isfinite(weights[name]).all() for name in sent):
             raise RunError(
-                f"client {client}'s scaled update is no longer finite in round {number}: "
+                f"client {submission.client}'s scaled update is no longer finite in round {submission.round}: "
                 f"try injection.factor={self.factor / 10:g}"
             )

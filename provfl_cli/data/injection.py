@@ -5,7 +5,7 @@ Backdoors are in `backdoor.py`, clients that do not return what they trained in 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,9 +13,10 @@ from ..config.schema import Config, Federation
 from ..errors import InputError
 from .federated import Faults
 from .partition import Share
+from .submission import Submission
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 NONE = Faults((), ())
 STREAM = 2  # of the run's seed; the partition has stream 0, the test set 1
@@ -44,16 +45,8 @@ class Injection(Protocol):
     def acts(self) -> dict[str, object]:
         """What determines how clients change the models that they return; empty where they return what they trained."""
 
-    def returned(
-        self,
-        weights: Mapping[str, Tensor],
-        start: Mapping[str, Tensor],
-        buffers: Collection[str],
-        seed: int,
-        number: int,
-        client: int,
-    ) -> None:
-        """Change the `weights` that a client returns in round `number` in place; `start` is the model it received."""
+    def returned(self, submission: Submission) -> None:
+        """Change the weights that a client returns in place."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +83,7 @@ class NoInjection:
         """Nothing."""
         return {}
 
-    def returned(
-        self,
-        weights: Mapping[str, Tensor],
-        start: Mapping[str, Tensor],
-        buffers: Collection[str],
-        seed: int,
-        number: int,
-        client: int,
-    ) -> None:
+    def returned(self, submission: Submission) -> None:
         """Leave them."""
 
 

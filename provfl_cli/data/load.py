@@ -11,7 +11,7 @@ from ..errors import InputError
 from . import folder, hub, medical
 from .checkpoint import resolve
 from .decode import resize
-from .encoding import Encode, picture_encoding, text_encoding
+from .encoding import Encode, Encoding, picture_encoding, text_encoding
 from .examples import Examples, stratified
 from .federated import ClientData, Faults, FederatedData, Source, TestData
 from .partition import Share, deal, drop_small, limit, require_enough
@@ -27,13 +27,7 @@ def federated_data(config: schema.Config) -> FederatedData:
     Raises:
         InputError: data that cannot be had or read, or that the partition or the injection does not fit.
     """
-    published = resolve(config.model)  # first: what cannot be had is said before a large dataset is read
-    size = max(config.dataset.image_size, config.model.min_image_size)
-    examples, source = load(config.dataset, size)
-    if config.model.input == "text":
-        encoding, examples = text_encoding(config.model, config.dataset, examples, published)
-    else:
-        encoding = picture_encoding(examples, config.dataset)
+    examples, source, encoding = _prepared(config)
     shares = deal(config.partition, examples.train_labels, config.federation.clients, config.seed)
     kept, dropped = drop_small(limit(shares, config.partition), config.partition)
     require_enough(kept, dropped, config.partition, config.federation.clients_per_round)
@@ -56,12 +50,42 @@ def federated_data(config: schema.Config) -> FederatedData:
         source=source,
         faults=faults,
         lines=(
-            *_lines(config, size, kept, dropped, examples.label_names, faults),
+            *_lines(config, _size(config), kept, dropped, examples.label_names, faults),
             *encoding.lines,
             *_trigger_line(faults, test, examples.label_names),
         ),
         tokenizer=encoding.tokenizer,
     )
+
+
+def test_set(config: schema.Config) -> tuple[TestData, Source]:
+    """What predictions of a run are traced of, and where it came from; nothing is dealt to clients.
+
+    Raises:
+        InputError: data that cannot be had or read.
+    """
+    examples, source, encoding = _prepared(config)
+    test = _test(examples, config.dataset, encoding.encode, config.seed)
+    trigger = getattr(config.injection, "trigger", None)
+    if trigger is not None and config.evaluation.inputs == "triggered":
+        test = _triggered(test, trigger, encoding.encode)
+    return test, source
+
+
+def _prepared(config: schema.Config) -> tuple[Examples, Source, Encoding]:
+    """All examples, those that a tokenizer was trained on left out, and how they become tensors."""
+    published = resolve(config.model)  # first: what cannot be had is said before a large dataset is read
+    examples, source = load(config.dataset, _size(config))
+    if config.model.input == "text":
+        encoding, examples = text_encoding(config.model, config.dataset, examples, published)
+    else:
+        encoding = picture_encoding(examples, config.dataset)
+    return examples, source, encoding
+
+
+def _size(config: schema.Config) -> int:
+    """Height and width of pictures as the model reads them."""
+    return max(config.dataset.image_size, config.model.min_image_size)
 
 
 def load(dataset: schema.Dataset, size: int) -> tuple[Examples, Source]:

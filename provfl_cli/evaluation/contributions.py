@@ -156,7 +156,7 @@ def traces(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, int], Tra
         inputs, first, row = np.unique(group["input"].to_numpy(), return_index=True, return_inverse=True)
         clients, column = np.unique(group["client"].to_numpy(np.int64), return_inverse=True)
         cells = row * len(clients) + column
-        if len(cells) != len(inputs) * len(clients) or len(np.unique(cells)) != len(cells):
+        if len(cells) != len(inputs) * len(clients) or (np.bincount(cells) != 1).any():
             raise ValueError(f"{key}: not one contribution for each input and candidate")
         contributions = np.empty(len(cells))
         rank = np.empty(len(cells), dtype=np.int64)

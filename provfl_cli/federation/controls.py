@@ -17,11 +17,14 @@ from torch import Tensor, nn
 
 from ..fusion.scaffold import next_control
 from ..store.rounds import NEXT_STATE
-from ..store.tensorfile import allocate, open_tensors, specs_of, stacked, write_slot
+from ..store.tensorfile import allocate, open_tensors, specs_of, stacked
 from .client import trained_weights
 
 CONTROLS = "controls.safetensors"
 PREFIX = "control/"
+
+Controls = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
+"""`c` and one client's `c_k`, by the names of the trained weights."""
 
 
 def begin_controls(temporary: Path, before: Path | None, model: nn.Module, clients: int) -> str:
@@ -64,18 +67,11 @@ def end_controls(
     return {f"{PREFIX}{name}": value for name, value in next_control(control, old, after, positions, shares).items()}
 
 
-def read_controls(file: Path, number: int, model: nn.Module, position: int) -> tuple[list[Tensor], list[Tensor]]:
+def controls_before(file: Path, number: int, position: int) -> Controls:
     """`c` and the `c_k` of the client at `position` before round `number`: a tensor for each of the trained weights."""
-    weights, rows = trained_weights(model), open_tensors(file)
-    state = None if number == 1 else open_tensors(file.with_name(NEXT_STATE))
-    own = [rows[name][position].to(weight.device, copy=True) for name, weight in weights.items()]
-    control = [
-        torch.zeros_like(weight) if state is None else state[f"{PREFIX}{name}"].to(weight)
-        for name, weight in weights.items()
-    ]
-    return [value.detach() for value in control], own
-
-
-def write_controls(file: Path, model: nn.Module, position: int, values: Sequence[Tensor]) -> None:
-    """Write a client's new `c_k` into its row of its round's file."""
-    write_slot(file, dict(zip(trained_weights(model), values, strict=True)), position)
+    rows = open_tensors(file)
+    own = {name: rows[name][position] for name in rows}
+    if number == 1:
+        return {name: torch.zeros_like(value) for name, value in own.items()}, own
+    state = open_tensors(file.with_name(NEXT_STATE))
+    return {name: state[f"{PREFIX}{name}"] for name in own}, own

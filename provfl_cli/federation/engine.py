@@ -25,8 +25,12 @@ from .site import EvaluateTask, Site, Task, TrainTask
 
 PR_SET_PDEATHSIG = 1
 
-Perform = Callable[[Sequence[Task]], Iterator[tuple[int, tuple[float, ...]]]]
-"""Performs tasks, in their order as far as there are hands; yields (position of the task, its result) as they end."""
+Result = tuple[float, ...] | None
+Perform = Callable[[Sequence[Task]], Iterator[tuple[int, Result]]]
+"""Performs tasks, in their order as far as there are hands; yields (position of the task, its result) as they end.
+
+A result is None where a client has returned nothing and so drops out of its round.
+"""
 
 
 def available_cores() -> int:
@@ -50,7 +54,7 @@ def engine(site: Site, workers: int) -> Iterator[Perform]:
         with _forked(site, workers) as perform:
             yield perform
     else:
-        yield lambda tasks: _perform_here(site, tasks)
+        yield lambda tasks: perform_here(site, tasks)
 
 
 @contextmanager
@@ -64,7 +68,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _perform_here(site: Site, tasks: Sequence[Task]) -> Iterator[tuple[int, tuple[float, ...]]]:
+def perform_here(site: Site, tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
+    """Perform tasks in this process, one after the other."""
     for position, task in enumerate(tasks):
         with one_thread(), torch.random.fork_rng():
             result = site.perform(task)
@@ -100,7 +105,7 @@ def _forked(site: Site, count: int) -> Iterator[Perform]:
             worker.pipe.close()
 
 
-def _perform_there(workers: list[_Worker], tasks: Sequence[Task]) -> Iterator[tuple[int, tuple[float, ...]]]:
+def _perform_there(workers: list[_Worker], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
     waiting = deque(enumerate(tasks))
     idle = list(workers)
     busy: dict[_Worker, int] = {}
@@ -134,13 +139,18 @@ def _epitaph(worker: _Worker, task: Task) -> str:
     return f"a worker process died {doing} ({cause}){hint}; the same command continues from the last whole round"
 
 
-def _work(site: Site, pipe: Connection, parent: int, library: ctypes.CDLL) -> None:
-    """Life of a worker: perform what comes through the pipe, until killed; die with the parent."""
+def die_with(parent: int, library: ctypes.CDLL) -> None:
+    """Let this process, just forked on Linux, end with its parent and not before it."""
     library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _work(site: Site, pipe: Connection, parent: int, library: ctypes.CDLL) -> None:
+    """Life of a worker: perform what comes through the pipe, until killed; die with the parent."""
+    die_with(parent, library)
     torch.set_num_threads(1)
     while True:
         kind, fields = json.loads(pipe.recv_bytes())

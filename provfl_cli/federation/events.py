@@ -52,6 +52,24 @@ class ClientFinished:
 
 
 @dataclass(frozen=True)
+class ClientFailed:
+    """A client has returned nothing, for a `reason` in one line; `again`: it is asked once more in this round."""
+
+    round: int
+    client: int
+    reason: str
+    again: bool
+
+
+@dataclass(frozen=True)
+class EngineStarting:
+    """An engine takes seconds to start; `told` says in one line what is started, `log` is where it writes."""
+
+    told: str
+    log: Path
+
+
+@dataclass(frozen=True)
 class RoundFinished:
     """A round is trained, fused, evaluated and on disk."""
 
@@ -69,4 +87,14 @@ class TrainingEnded:
     cached_seconds: float
 
 
-Event = RoundsReused | RoundMissing | WaitingForProcess | RoundStarted | ClientFinished | RoundFinished | TrainingEnded
+Event = (
+    RoundsReused
+    | RoundMissing
+    | WaitingForProcess
+    | EngineStarting
+    | RoundStarted
+    | ClientFinished
+    | ClientFailed
+    | RoundFinished
+    | TrainingEnded
+)

@@ -46,6 +46,8 @@ def training_key(
         ),
         "test": digest((("inputs", data.evaluated.inputs), ("labels", data.evaluated.labels))),
     }
+    if config.engine.on_failure == "dropout":  # who fails changes what is trained, and nobody knows beforehand
+        determines["failing clients"] = "drop out"
     acts = config.injection.acts()
     if acts:  # what it does to the data is in these
         determines["returned"] = acts

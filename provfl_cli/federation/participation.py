@@ -6,8 +6,8 @@ can be told from its settings alone: resuming or reading a cache needs no state,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -75,6 +75,24 @@ class Roster:
         """All work that is fused in this round, by position: what is started in it and in time, and what arrives."""
         in_time = [Arrival(one.position, self.number) for one in self.trained if not one.delay]
         return tuple(sorted([*in_time, *self.arriving], key=lambda work: work.position))
+
+
+def without(rosters: Sequence[Roster], failed: Mapping[int, Collection[int]]) -> list[Roster]:
+    """The rosters as they came out, where clients that should have trained returned nothing.
+
+    Args:
+        rosters: who was to do what.
+        failed: by round, the positions of those that returned nothing; in a later round nothing of theirs arrives.
+    """
+    return [
+        replace(
+            roster,
+            trained=tuple(one for one in roster.trained if one.position not in failed.get(roster.number, ())),
+            arriving=tuple(work for work in roster.arriving if work.position not in failed.get(work.from_round, ())),
+            dropped=tuple(sorted({*roster.dropped, *failed.get(roster.number, ())})),
+        )
+        for roster in rosters
+    ]
 
 
 def settings_that_matter(federation: schema.Federation) -> dict[str, object]:

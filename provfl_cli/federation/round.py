@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from ..config import schema
+from ..errors import RunError
 from ..fusion.fuse import Fused, fuse
 from ..fusion.lineage import NextLineage, next_lineage
 from ..fusion.scaffold import Scaffold
 from ..fusion.updates import Returned
 from ..store.cache import Entry
 from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round
-from ..store.tensorfile import open_tensors, specs_of, write_slot
+from ..store.tensorfile import keep_slots, open_tensors, specs_of, write_slot
 from .client import fused_steps
 from .controls import begin_controls, end_controls
 from .engine import Perform, one_thread
 from .events import ClientFinished, Event, RoundStarted
 from .late import arrived, begin_late, end_late, outstanding
-from .participation import Roster
+from .participation import FEWEST, Roster, without
 from .site import CHUNK, EvaluateTask, Site, TrainTask
 
 Observe = Callable[[Event], None]
@@ -71,19 +72,31 @@ def train_round(training: Training, state: State) -> Round:
     """Train, fuse, evaluate and store the round after `state`."""
     config, site = training.config, training.site
     number, began = state.number + 1, time.perf_counter()
-    roster = training.rosters[number - 1]
+    roster = rosters_after(training.rosters, site, state.history)[number - 1]
     clients = [site.data.clients[work.position] for work in roster.fused]
     training.observe(RoundStarted(number, config.federation.rounds, tuple(client.id for client in clients)))
 
     publish(site, state.weights)
     temporary = begin_round(training.entry.rounds, number, specs_of(state.weights), len(clients))
     losses = _train_clients(training, state, roster, temporary)
+    failed = sorted(one.position for one in roster.trained if one.position not in losses)
+    if failed:
+        roster = _without(training, roster, failed, temporary)
+        clients = [site.data.clients[work.position] for work in roster.fused]
     bases = _take_in(state, roster, temporary)
     with one_thread():
         fused, server = _fuse(training, state, roster, temporary, bases)
     publish(site, fused.weights)
     loss, accuracy = _evaluate(training)
-    metrics = Metrics(number, loss, accuracy, losses, len(clients), round(time.perf_counter() - began, 4))
+    metrics = Metrics(
+        number,
+        loss,
+        accuracy,
+        _mean_loss(training, state, losses),
+        len(clients),
+        round(time.perf_counter() - began, 4),
+        tuple(site.data.clients[position].id for position in failed),
+    )
     with one_thread():
         return commit_round(
             temporary,
@@ -102,14 +115,40 @@ def train_round(training: Training, state: State) -> Round:
         )
 
 
+def rosters_after(rosters: Sequence[Roster], site: Site, history: Sequence[Metrics]) -> list[Roster]:
+    """The rosters, knowing who failed in the rounds that there were."""
+    positions = {client.id: position for position, client in enumerate(site.data.clients)}
+    return without(rosters, {one.round: [positions[client] for client in one.failed] for one in history if one.failed})
+
+
+def _without(training: Training, roster: Roster, failed: Sequence[int], temporary: Path) -> Roster:
+    """The roster of a round in which these positions returned nothing; the stack then has no slots for them.
+
+    Raises:
+        RunError: too few are left.
+    """
+    (left,) = without([roster], {roster.number: failed})
+    count = len(training.site.data.clients)
+    fewest = min(FEWEST, training.config.federation.clients_per_round or count, count)
+    if len(left.fused) < fewest:
+        raise RunError(
+            f"round {roster.number}: the work of {len(left.fused)} clients is there to fuse, {len(failed)} failed: "
+            f"at least {fewest} are needed"
+        )
+    slots = [slot for slot, work in enumerate(roster.fused) if work in left.fused]
+    if len(slots) < len(roster.fused):
+        keep_slots(temporary / CLIENTS, slots)
+    return left
+
+
 def publish(site: Site, weights: Mapping[str, Tensor]) -> None:
     """Give the workers these global weights; none is at work meanwhile."""
     for name, tensor in site.published.items():
         tensor.copy_(weights[name])
 
 
-def _train_clients(training: Training, state: State, roster: Roster, temporary: Path) -> float:
-    """Let everybody train who starts in this round; returns their mean training loss, by examples."""
+def _train_clients(training: Training, state: State, roster: Roster, temporary: Path) -> dict[int, float]:
+    """Let everybody train who starts in this round; returns their training losses by position, of those who return."""
     config, site, specs = training.config, training.site, specs_of(state.weights)
     slots = {work.position: slot for slot, work in enumerate(roster.fused)}
     late = [one.position for one in roster.trained if one.delay]
@@ -131,12 +170,19 @@ def _train_clients(training: Training, state: State, roster: Roster, temporary: 
         for one in everybody
     ]
     losses = dict[int, float]()
-    for done, (loss,) in training.perform(tasks):
+    for done, result in training.perform(tasks):
+        if result is None:
+            continue
         client = site.data.clients[tasks[done].position]
-        losses[tasks[done].position] = loss
-        training.observe(ClientFinished(roster.number, client.id, len(client.labels), loss))
-    # Summed in the order of the clients, whoever was first. Nobody may have started: all that is fused is late work.
-    counts = {position: len(site.data.clients[position].labels) for position in sorted(losses)}
+        (losses[tasks[done].position],) = result
+        training.observe(ClientFinished(roster.number, client.id, len(client.labels), result[0]))
+    return losses
+
+
+def _mean_loss(training: Training, state: State, losses: Mapping[int, float]) -> float:
+    """Mean training loss by examples; that of the round before where nobody started: all that is fused is late work."""
+    # Summed in the order of the clients, whoever was first.
+    counts = {position: len(training.site.data.clients[position].labels) for position in sorted(losses)}
     if not counts:
         return state.history[-1].train_loss
     return sum(losses[position] * count for position, count in counts.items()) / sum(counts.values())
@@ -174,8 +220,10 @@ def _fuse(
         shares = config.fusion.control_shares([len(client.labels) for client in site.data.clients])
         positions = [work.position for work in roster.fused]
         server |= end_controls(temporary, state.folder, state.server, positions, shares)
-    late = [one.position for one in roster.trained if one.delay]
-    end_late(temporary, state.folder, outstanding(training.rosters, number), late, number, state.weights)
+    # Slots were given to all who should have been late; of those who failed nothing is outstanding.
+    late = [one.position for one in training.rosters[number - 1].trained if one.delay]
+    there = [*rosters_after(training.rosters, site, state.history)[: number - 1], roster]
+    end_late(temporary, state.folder, outstanding(there, number), late, number, state.weights)
     return fused, server
 
 
@@ -191,5 +239,6 @@ def _evaluate(training: Training) -> tuple[float, float]:
     """Mean cross entropy and accuracy of the published weights on the server's test set."""
     count = len(training.site.data.evaluated.labels)
     chunks = [EvaluateTask(chunk) for chunk in range(-(-count // CHUNK))]
-    results = sorted(training.perform(chunks))  # summed in the order of the chunks, whoever was first
-    return sum(loss for _, (loss, _) in results) / count, sum(correct for _, (_, correct) in results) / count
+    # Summed in the order of the chunks, whoever was first; a chunk does not fail without ending the run.
+    results = [result for _, result in sorted(training.perform(chunks)) if result is not None]
+    return sum(loss for loss, _ in results) / count, sum(correct for _, correct in results) / count

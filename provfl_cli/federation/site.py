@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 from ..config import schema
 from ..data.federated import ClientData, FederatedData, Texts
 from ..data.injection import AS_TRAINED, Injection
+from ..data.submission import Submission
 from ..errors import RunError
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import Privacy
 from ..fusion.scaffold import Scaffold, mean_of_steps
 from ..store.tensorfile import Specs, write_slot
 from .client import evaluate, full_gradient, local_steps, train_client, trained_weights
-from .controls import CONTROLS, read_controls, write_controls
+from .controls import CONTROLS, Controls, controls_before
 from .optimizers import rate
 
 CHUNK = 256  # test examples evaluated together; fixed, since a sum depends on how it is grouped
@@ -53,6 +55,15 @@ Task = TrainTask | EvaluateTask
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What a client returns: its mean training loss, its tensors, and under SCAFFOLD its new control variate."""
+
+    loss: float
+    weights: Mapping[str, Tensor]
+    control: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
 class Site:
     """A model to work with, the data, the settings, and the global weights as the server published them last."""
 
@@ -72,40 +83,91 @@ class Site:
         Raises:
             RunError: where it fails, naming client and round.
         """
-        self.model.load_state_dict(self.published)
         if isinstance(task, EvaluateTask):
+            self.model.load_state_dict(self.published)
             part = slice(task.chunk * CHUNK, (task.chunk + 1) * CHUNK)
             # Cloned, so that torch's own allocation decides the alignment, on which the last digit may depend.
             test = self.data.evaluated
             return evaluate(self.model, test.inputs[part].clone(), test.labels[part])
+        with self._named(task):
+            controls = read_controls(task)
+            trained = self.train(task, controls)
+            write_trained(task, trained)
+        return (trained.loss,)
+
+    def train(self, task: TrainTask, controls: Controls | None) -> Trained:
+        """Train a client; `controls` are those of SCAFFOLD before the round, None under other fusions. Writes nothing.
+
+        Raises:
+            RunError: where it fails, naming client and round.
+        """
+        self.model.load_state_dict(self.published)
         client = self.data.clients[task.position]
-        try:
-            padding = self.data.form.padding if isinstance(self.data.form, Texts) else None
-            if task.controls is None:
+        padding = self.data.form.padding if isinstance(self.data.form, Texts) else None
+        with self._named(task):
+            if controls is None:
+                control = None
                 loss = train_client(
                     self.model, client, self.settings, self.fusion, self.seed, task.round, padding, task.epochs
                 )
             else:
-                loss = _train_controlled(self, client, task, Path(task.controls), padding)
+                loss, control = _train_controlled(self, client, task, controls, padding)
             weights = self.model.state_dict()
-            self.privacy.privatise(weights, self.published, self.buffers, self.seed, task.round, client.id)
-            self.injection.returned(weights, self.published, self.buffers, self.seed, task.round, client.id)
-            write_slot(Path(task.file), weights, task.slot)
+            sent = Submission(weights, self.published, self.buffers, self.seed, task.round, client.id)
+            self.privacy.privatise(sent)
+            self.injection.returned(sent)
+        return Trained(loss, weights, control)
+
+    @contextmanager
+    def _named(self, task: TrainTask) -> Iterator[None]:
+        """Let what is raised within say which client it was, and in which round."""
+        try:
+            yield
         except RunError:
             raise
         except Exception as error:
-            raise RunError(
-                f"client {client.id} failed in round {task.round}: {type(error).__name__}: {error}"
-            ) from error
-        return (loss,)
+            client = self.data.clients[task.position].id
+            raise RunError(f"client {client} failed in round {task.round}: {type(error).__name__}: {error}") from error
 
 
-def _train_controlled(site: Site, client: ClientData, task: TrainTask, controls: Path, padding: int | None) -> float:
-    """A client's round under SCAFFOLD: train with its correction, and write its new control variate."""
+def make_site(config: schema.Config, data: FederatedData, model: nn.Module, published: Mapping[str, Tensor]) -> Site:
+    """A site for a federation: `model` is worked with, `published` are the global weights."""
+    buffers = frozenset(model.state_dict()) - {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return Site(
+        model,
+        data,
+        config.federation,
+        config.fusion,
+        config.privacy,
+        config.seed,
+        published,
+        buffers,
+        config.injection,
+    )
+
+
+def read_controls(task: TrainTask) -> Controls | None:
+    """The control variates that a task starts from; None where the fusion has none."""
+    return None if task.controls is None else controls_before(Path(task.controls), task.round, task.position)
+
+
+def write_trained(task: TrainTask, trained: Trained) -> None:
+    """Write what a client returns to where its task says."""
+    write_slot(Path(task.file), trained.weights, task.slot)
+    if trained.control is not None:
+        write_slot(Path(task.file).with_name(CONTROLS), trained.control, task.position)
+
+
+def _train_controlled(
+    site: Site, client: ClientData, task: TrainTask, controls: Controls, padding: int | None
+) -> tuple[float, dict[str, Tensor]]:
+    """A client's round under SCAFFOLD: train with its correction; its loss and its new control variate."""
     fusion, settings, model = site.fusion, site.settings, site.model
     assert isinstance(fusion, Scaffold)
-    control, own = read_controls(controls, task.round, model, task.position)
-    start = [weight.detach().clone() for weight in trained_weights(model).values()]
+    weights = trained_weights(model)
+    # Copied: what comes from a file or a message may lie anywhere, and the last digit may depend on where.
+    control, own = ([part[name].to(value, copy=True) for name, value in weights.items()] for part in controls)
+    start = [weight.detach().clone() for weight in weights.values()]
     fresh = None
     if fusion.option == "I":
         fresh = full_gradient(model, client, settings, site.seed, task.round, padding)
@@ -116,8 +178,7 @@ def _train_controlled(site: Site, client: ClientData, task: TrainTask, controls:
         steps = local_steps(len(client.labels), settings, task.epochs)
         rates = sum(rate(settings, turn) for turn in range(1, steps + 1))
         fresh = mean_of_steps(control, own, start, end, rates)
-    write_controls(Path(task.file).with_name(CONTROLS), model, task.position, fresh)
-    return loss
+    return loss, dict(zip(weights, fresh, strict=True))
 
 
 def shared_tensors(specs: Specs) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -17,12 +17,12 @@ from ..fusion.scaffold import Scaffold
 from ..store.cache import Entry, open_entry, require_space
 from ..store.rounds import Metrics, Round, has_lineage
 from ..store.tensorfile import Specs, size_of, specs_of
-from .engine import available_cores, engine
+from .engine import Perform, available_cores, engine
 from .events import RoundFinished, RoundMissing, RoundsReused, TrainingEnded, WaitingForProcess
 from .key import training_key
 from .participation import rosters
 from .round import Observe, State, Training, state_after, train_round
-from .site import Site, shared_tensors
+from .site import Site, make_site, shared_tensors
 
 
 @contextmanager
@@ -34,6 +34,7 @@ def federated_rounds(
     wanted: set[int],
     device: torch.device,
     observe: Observe,
+    logs: Path | None = None,
 ) -> Iterator[Iterator[Round]]:
     """Rounds of a federation, each as soon as it is on disk.
 
@@ -51,6 +52,7 @@ def federated_rounds(
         wanted: round numbers, from 1 to `federation.rounds`.
         device: where clients train; on the CPU, on `engine.workers` processes.
         observe: is told every event as it happens, in this process.
+        logs: folder for what an engine itself has to say; None: beside the rounds, in the cache.
 
     Raises:
         InputError: fewer clients were left than should train in a round.
@@ -66,7 +68,6 @@ def federated_rounds(
     if not wanted <= set(range(1, federation.rounds + 1)):
         raise InputError(f"rounds {sorted(wanted)}: the federation has rounds 1 to {federation.rounds}")
     initial = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    buffers = frozenset(initial) - {name for name, _ in model.named_parameters(remove_duplicate=False)}
     clients = [client.id for client in data.clients]
     roster = rosters(
         federation, clients, [len(client.labels) for client in data.clients], config.seed, federation.rounds
@@ -75,7 +76,7 @@ def federated_rounds(
     key, description = training_key(config, data, model, device)
     targets = wanted | {federation.rounds}
     kept = wanted | _kept_rounds(config.store.keep, federation.rounds)
-    with open_entry(cache, key, description, config.store.max_gb) as entry:
+    with open_entry(cache, key, description, config.store.max_gb, config.store.lock) as entry:
         entry.keep(kept)
         stored = set(_stored(entry, decay))
         workers = 0  # where all is there
@@ -84,17 +85,31 @@ def federated_rounds(
             needed = _space(config, specs_of(initial), widest, len(clients), len(kept - stored))
             require_space(entry.folder, needed)
             workers = min(config.engine.workers or available_cores(), widest)
-        own, published = copy.deepcopy(model).to(device), shared_tensors(specs_of(initial))
-        site = Site(
-            own, data, federation, config.fusion, config.privacy, config.seed, published, buffers, config.injection
-        )
-        with engine(site, workers) as perform:
+        site = make_site(config, data, copy.deepcopy(model).to(device), shared_tensors(specs_of(initial)))
+        with _hands(config, site, workers, key, device, logs or entry.folder, observe) as perform:
             training = Training(config, site, perform, entry, initial, tuple(roster), decay, observe)
             rounds = _rounds(training, wanted, targets)
             try:
                 yield rounds
             finally:
                 rounds.close()
+
+
+def _hands(
+    config: schema.Config,
+    site: Site,
+    workers: int,
+    key: str,
+    device: torch.device,
+    logs: Path,
+    observe: Observe,
+) -> AbstractContextManager[Perform]:
+    """The engine that the configuration asks for, where there is something to train."""
+    if not workers or config.engine.name == "local":
+        return engine(site, workers)
+    from .flower_engine import flower
+
+    return flower(config, site, workers, key, device, logs, observe)
 
 
 def _rounds(training: Training, wanted: set[int], targets: set[int]) -> Generator[Round]:

@@ -13,11 +13,12 @@ aside.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ..config.schema import above, at_least, between
+from ..data.submission import Submission
 from ..errors import InputError
 from .accounting import Ledger, Spent, central, local, require_accountant
 
@@ -57,16 +58,8 @@ class Privacy(Protocol):
     def next_state(self, updates: Updates, state: Mapping[str, Tensor], seed: int, number: int) -> dict[str, Tensor]:
         """What the server keeps for the next round, beside the fusion's own state; keys begin with `privacy:`."""
 
-    def privatise(
-        self,
-        weights: Mapping[str, Tensor],
-        start: Mapping[str, Tensor],
-        buffers: Collection[str],
-        seed: int,
-        number: int,
-        client: int,
-    ) -> None:
-        """Change a client's trained `weights` in place before it returns them; `start` is the model it received."""
+    def privatise(self, submission: Submission) -> None:
+        """Change a client's trained weights in place before it returns them."""
 
     def spent(self, ledger: Ledger) -> Spent | None:
         """What all that gave away; None where nothing was to be kept private."""
@@ -95,15 +88,7 @@ class NoPrivacy:
         """Nothing."""
         return {}
 
-    def privatise(
-        self,
-        weights: Mapping[str, Tensor],
-        start: Mapping[str, Tensor],
-        buffers: Collection[str],
-        seed: int,
-        number: int,
-        client: int,
-    ) -> None:
+    def privatise(self, submission: Submission) -> None:
         """Leave them."""
 
     def spent(self, ledger: Ledger) -> Spent | None:
@@ -247,31 +232,23 @@ class LocalDP(NoPrivacy):
         """The accountant must be there."""
         require_accountant()
 
-    def privatise(
-        self,
-        weights: Mapping[str, Tensor],
-        start: Mapping[str, Tensor],
-        buffers: Collection[str],
-        seed: int,
-        number: int,
-        client: int,
-    ) -> None:
+    def privatise(self, submission: Submission) -> None:
         """`W <- V + min(1, C / |W - V|) (W - V) + z C N(0, 1)`, in float64 on the CPU whatever the device."""
         import torch
 
         from ..seeds import generator
 
-        names = [name for name in weights if name not in buffers]
+        names = [name for name in submission.weights if name not in submission.buffers]
         with torch.no_grad():
-            squares = sum(float(_moved(weights, start, name).square().sum()) for name in names)
+            squares = sum(float(_moved(submission, name).square().sum()) for name in names)
             factor = min(1.0, self.clip_norm / squares**0.5) if squares else 1.0
             for name in names:
-                sent = start[name].cpu().double() + factor * _moved(weights, start, name)
+                sent = submission.start[name].cpu().double() + factor * _moved(submission, name)
                 if self.noise_multiplier:
-                    source = generator(seed, "local noise", number, client, name)
+                    source = generator(submission.seed, "local noise", submission.round, submission.client, name)
                     drawn = torch.randn(sent.shape, generator=source, dtype=torch.float64)
                     sent.add_(drawn, alpha=self.noise_multiplier * self.clip_norm)
-                weights[name].copy_(sent)
+                submission.weights[name].copy_(sent)
 
     def spent(self, ledger: Ledger) -> Spent:
         """Epsilon of a client's messages, under any fusion that asks for nothing beside them."""
@@ -343,8 +320,8 @@ def _check_common(clip_norm: float, noise_multiplier: float, delta: float | None
         raise InputError(f"privacy.delta={delta}: must lie between 0 and 1, or null for clients^-1.1")
 
 
-def _moved(weights: Mapping[str, Tensor], start: Mapping[str, Tensor], name: str) -> Tensor:
-    return weights[name].cpu().double() - start[name].cpu().double()
+def _moved(submission: Submission, name: str) -> Tensor:
+    return submission.weights[name].cpu().double() - submission.start[name].cpu().double()
 
 
 def _name(fusion: Fusion) -> str:

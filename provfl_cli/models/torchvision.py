@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
-from torchvision.models import WeightsEnum
 
 from ..config.schema import one_of
 from ..data.network import reachable
 from ..errors import InputError
+from .compiler import compiler_put_off
+
+with compiler_put_off():
+    from torchvision import models
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 NORMS = ("batch", "group")
 GROUPS = 32  # the number that Wu and He 2018, "Group Normalization", settle on

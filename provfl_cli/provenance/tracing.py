@@ -12,17 +12,13 @@ from torch import Tensor, nn
 from ..config.schema import Provenance
 from ..config.validate import provenance_preset
 from . import rules  # noqa: F401  (registers the layer rules)
-from .batch import Pass, Sums, Target, trace_batch
+from .batch import Pass, Sums, Target
 from .conservation import check, residuals, suspicious
-from .depth import chosen_layers, layer_weights
-from .recording import TooLarge
-from .stack import Source, Stack
-from .structure import Structure
+from .shards import Work, batches, opened
+from .stack import Source
 
 Inputs = Tensor | Mapping[str, Tensor]
 Classes = Sequence[int] | Tensor | None
-
-LARGEST_BATCH = 64  # more inputs at a time gain nothing
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,12 @@ class Contributions:
     unchecked: tuple[str, ...]
     buffers: tuple[str, ...]
 
+    def _repr_html_(self) -> str:
+        """A ranked table for each of the first inputs, as notebooks show it."""
+        from .notebook import contributions_html
+
+        return contributions_html(self)
+
 
 def trace(
     model: nn.Module,
@@ -117,51 +119,22 @@ def trace_targets(
     Returns:
         One result for each target.
     """
-    structure = Structure.of(model)
-    structure.load(source.weights())
-    any_parameter = next(iter(structure.parameters.values()))
-    dtype = torch.promote_types(any_parameter.dtype, torch.float32)
-    stack = Stack.open(
-        source, settings.of, list(structure.parameters), any_parameter.device, dtype, settings.client_weighting
-    )
-    betas = layer_weights(structure.modules, settings.layer_decay)
-    given = Pass(structure, stack, settings, betas, frozenset(chosen_layers(structure.modules, settings.layers)))
+    given = opened(model, source, settings)
+    stack, device = given.stack, given.stack.device
+    named = {"": inputs} if isinstance(inputs, Tensor) else dict(inputs)
+    wanted: list[Target] = [
+        (kind, None if classes is None else torch.as_tensor(classes, device=device)) for kind, classes in targets
+    ]
+    work = Work(given, named, wanted, layer_sample)
     results = []
-    with structure.frozen():
-        for number, parts in enumerate(zip(*_batches(given, inputs, targets, layer_sample), strict=True)):
+    with given.structure.frozen():
+        for target, parts in zip(wanted, zip(*batches(work), strict=True), strict=True):
             residual, difference = residuals(_joined(parts, "rows"), _joined(parts, "right"), stack)
-            if suspicious(residual, dtype):
-                again = _batches(replace(given, with_mass=True), inputs, [targets[number]], 0)
-                check(residual, difference, _joined([sums for (sums,) in again], "mass"), dtype)
+            if suspicious(residual, stack.dtype):
+                again = batches(Work(replace(given, with_mass=True), named, [target], 0))
+                check(residual, difference, _joined([sums for (sums,) in again], "mass"), stack.dtype)
             results.append(_collect(given, parts, residual))
     return results
-
-
-def _batches(
-    given: Pass, inputs: Inputs, targets: Sequence[tuple[str, Classes]], layer_sample: int
-) -> list[list[Sums]]:
-    """Sums of each batch for each target; batches as large as memory allows, unless their size is given."""
-    named = {"": inputs} if isinstance(inputs, Tensor) else dict(inputs)
-    device, count = given.stack.device, len(next(iter(named.values())))
-    wanted = [(kind, None if classes is None else torch.as_tensor(classes, device=device)) for kind, classes in targets]
-    size = given.settings.batch_size or LARGEST_BATCH
-    parts: list[list[Sums]] = []
-    start = 0
-    while start < count:
-        where = slice(start, min(count, start + size))
-        # A copy: a model may change its input in place.
-        batch = {name: tensor[where].to(device, copy=True) for name, tensor in named.items()}
-        here: list[Target] = [(kind, None if classes is None else classes[where]) for kind, classes in wanted]
-        sample = max(0, min(layer_sample, where.stop) - start)
-        bounded = given.settings.batch_size is None and size > 1
-        try:
-            limit = given.settings.memory_mb * 2**20 if bounded else None
-            parts.append(trace_batch(given, batch, here, sample, limit))
-        except TooLarge:
-            size = -(-(where.stop - start) // 2)
-            continue
-        start = where.stop
-    return parts
 
 
 def _joined(parts: Sequence[Sums], name: str) -> Tensor:

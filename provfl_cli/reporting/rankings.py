@@ -24,18 +24,21 @@ TIED_SHOWN = 3  # clients of a set of tied ones that are named
 
 @dataclass(frozen=True)
 class Ranked:
-    """One client in a ranking; `examples` is how many it has of the input's true label.
+    """One client in a ranking; `examples` is how many it has of a label, the input's true one; None: not known.
 
-    Tied clients have the same `rank`; `tie` says that it is one of several at rank 1.
+    Tied clients have the same `rank`; `tie` says that it is one of several at rank 1. `also` counts examples of another
+    label, where a second one is of interest. `name` is what it is called; "": its number.
     """
 
     client: int
     rank: int
     contribution: float
     share: float
-    examples: int
+    examples: int | None
     tie: bool
     faulty: bool = False
+    also: int | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,27 +92,56 @@ def _ranking(
     faulty: Collection[int],
     top: int,
 ) -> Ranking:
-    ordered = rows.sort_values(["rank", "contribution", "client"], ascending=[True, False, True])
-    best = ordered[ordered["rank"] <= ordered["rank"].iloc[:top].max()]
-    label, prediction, index = (int(best.iloc[0][key]) for key in ("label", "prediction", "input"))
+    label, prediction, index = (int(rows.iloc[0][key]) for key in ("label", "prediction", "input"))
     return Ranking(
         input=index,
         label=label_names[label],
         prediction=label_names[prediction],
-        clients=tuple(
-            Ranked(
-                client=int(row["client"]),
-                rank=int(row["rank"]),
-                contribution=float(row["contribution"]),
-                share=float(row["share"]),
-                examples=int(label_counts[int(row["client"])][label]),
-                tie=bool(row["tie"]),
-                faulty=int(row["client"]) in faulty,
-            )
-            for row in best.to_dict("records")
-        ),
+        clients=best_clients(rows, top, label_counts, label, faulty=faulty),
         candidates=len(rows),
         shown=shown[index],
+    )
+
+
+def best_clients(
+    rows: pd.DataFrame,
+    top: int,
+    label_counts: Mapping[int, np.ndarray],
+    label: int,
+    also: int | None = None,
+    faulty: Collection[int] = (),
+    names: Mapping[int, str] | None = None,
+) -> tuple[Ranked, ...]:
+    """The best `top` clients for one input, best first, and who is tied with the last of them.
+
+    Args:
+        rows: of one method, round and input of a tidy frame: the candidates.
+        top: how many.
+        label_counts: training examples by label of each client; of clients that are not in it nothing is known.
+        label: whose examples are counted.
+        also: a second one; None: no other.
+        faulty: numbers of the clients that were planted.
+        names: what clients are called, by number; of others their number.
+    """
+    ordered = rows.sort_values(["rank", "contribution", "client"], ascending=[True, False, True])
+    best = ordered[ordered["rank"] <= ordered["rank"].iloc[:top].max()]
+
+    def examples(client: int, of: int | None) -> int | None:
+        return int(label_counts[client][of]) if client in label_counts and of is not None else None
+
+    return tuple(
+        Ranked(
+            client=client,
+            rank=int(row["rank"]),
+            contribution=float(row["contribution"]),
+            share=float(row["share"]),
+            examples=examples(client, label),
+            tie=bool(row["tie"]),
+            faulty=client in faulty,
+            also=examples(client, also),
+            name=(names or {}).get(client, ""),
+        )
+        for client, row in zip(best["client"].astype(int), best.to_dict("records"), strict=True)
     )
 
 
@@ -120,12 +152,12 @@ def show_rankings(rankings: Sequence[Ranking]) -> RenderableType:
     parts: list[RenderableType] = []
     for ranking in rankings:
         if isinstance(ranking.shown, str):
-            parts += [_title(ranking), Excerpt(ranking.shown), _clients(ranking)]
+            parts += [_title(ranking), Excerpt(ranking.shown), clients_table(ranking.clients)]
         else:
             beside = Table.grid(padding=(0, 2))
             beside.add_column()
             beside.add_column()
-            beside.add_row(Picture(ranking.shown), Group(_title(ranking), _clients(ranking)))
+            beside.add_row(Picture(ranking.shown), Group(_title(ranking), clients_table(ranking.clients)))
             parts.append(beside)
         parts.append(Text())
     return Group(*parts, Text("examples: of the true label, in the client's training data", style="dim"))
@@ -141,17 +173,24 @@ def _title(ranking: Ranking) -> RenderableType:
     )
 
 
-def _clients(ranking: Ranking) -> RenderableType:
+def clients_table(ranked: Sequence[Ranked], headings: tuple[str, str] = ("examples", "")) -> RenderableType:
+    """Ranked clients with bars of their contributions, tied ones in one row.
+
+    `headings` are those of the columns with `Ranked.examples` and `Ranked.also`, each left out where nothing is known.
+    """
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("client", justify="right", overflow="fold", min_width=6)
     table.add_column("contribution", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
-    table.add_column("examples", justify="right", no_wrap=True)
+    counts = [[one.examples for one in ranked], [one.also for one in ranked]]
+    shown = [column for column, values in enumerate(counts) if any(value is not None for value in values)]
+    for column in shown:
+        table.add_column(headings[column], justify="right", overflow="fold")
     table.add_column("", no_wrap=True)
-    largest = max((abs(one.contribution) for one in ranking.clients), default=0.0)
+    largest = max((abs(one.contribution) for one in ranked), default=0.0)
     decimals = min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest > 0 else 0
-    for rank, tied in groupby(ranking.clients, key=lambda one: one.rank):
+    for rank, tied in groupby(ranked, key=lambda one: one.rank):
         together = list(tied)
         one = together[0]
         length = abs(one.contribution) / largest if largest > 0 else 0.0
@@ -161,7 +200,7 @@ def _clients(ranking: Ranking) -> RenderableType:
             _names(together),
             Text.assemble(f"{one.contribution:>9,.{decimals}f} ", (bar(length, 12), colour)),
             f"{one.share:.1%}",
-            _range([each.examples for each in together]),
+            *(_range([(each.examples, each.also)[column] for each in together]) for column in shown),
             Text(_marks(together), style="yellow"),
         )
     return table
@@ -169,18 +208,21 @@ def _clients(ranking: Ranking) -> RenderableType:
 
 def _names(tied: Sequence[Ranked]) -> str:
     """Client numbers, `3 = 5` for tied ones; the end of a long list is counted."""
-    numbers = [str(one.client) for one in tied]
+    numbers = [harmless(one.name or str(one.client)) for one in tied]
     more = len(numbers) - TIED_SHOWN
     return " = ".join(numbers) if more <= 0 else " = ".join([*numbers[:TIED_SHOWN], f"{more} more"])
 
 
-def _range(counts: Sequence[int]) -> str:
-    least, most = min(counts), max(counts)
+def _range(counts: Sequence[int | None]) -> str:
+    known = [count for count in counts if count is not None]
+    if not known:
+        return "–"
+    least, most = min(known), max(known)
     return f"{least:,}" if least == most else f"{least:,}–{most:,}"
 
 
 def _marks(tied: Sequence[Ranked]) -> str:
-    faulty = [one.client for one in tied if one.faulty]
+    faulty = [one.name or one.client for one in tied if one.faulty]
     if len(tied) == 1:
         return "faulty" if faulty else ""
     return " ".join(["tied", *(["faulty:", ", ".join(map(str, faulty))] if faulty else [])])

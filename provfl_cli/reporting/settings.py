@@ -11,7 +11,7 @@ from ..errors import InputError, did_you_mean
 from .run_folders import RunFolder
 
 SEED = "seed"
-NO_RESULT = ("store", "experiment")  # blocks that no result depends on
+NO_RESULT = ("store", "tracker", "experiment")  # groups and blocks that no result depends on
 TRACING = ("provenance", "attribution", "threshold", "tracefl_beside")  # what a trained federation does not depend on
 MISSING = "–"
 
@@ -29,10 +29,12 @@ def differing(runs: Sequence[RunFolder]) -> Differing:
 
     A group whose option differs stands for all that the option brings. Keys are named beside it where runs of the
     same options differ in them, or where somebody set them. Keys that follow from others by interpolation are left
-    out, and so is where things are stored.
+    out, and so is where things are stored and logged.
     """
     groups = [
-        group for group in _in_order(run.chosen for run in runs) if len({run.chosen.get(group) for run in runs}) > 1
+        group
+        for group in _in_order(run.chosen for run in runs)
+        if group not in NO_RESULT and len({run.chosen.get(group) for run in runs}) > 1
     ]
     of_options: dict[tuple[str | None, ...], list[RunFolder]] = {}
     for run in runs:

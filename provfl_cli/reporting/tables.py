@@ -78,31 +78,44 @@ class Table:
 
 
 def localization_tables(frame: pd.DataFrame) -> list[Table]:
-    """From the rows of `localization.csv`: who is on top, the whole ranking, and faults where any were looked for."""
+    """From the rows of `localization.csv`: who is on top, the whole ranking, and faults where any were looked for.
+
+    A column that the file has not is left out, and a table of which none is there.
+    """
     tables = [
-        _table("Localization: is the top client a holder of the label?", HOLDERS, frame),
-        _table("Ranking: does it follow how many examples of the label clients have?", RANKING, frame),
+        _table(title, there, frame)
+        for title, columns in (
+            ("Localization: is the top client a holder of the label?", HOLDERS),
+            ("Ranking: does it follow how many examples of the label clients have?", RANKING),
+        )
+        if (there := _columns(columns, frame))
     ]
     effects = _there(EFFECTS, frame)
     if effects:
         tables.append(
             _table("Faithfulness: does it follow what leaving a client out changes? (chance 0)", effects, frame)
         )
-    if (frame["fault_inputs"] > 0).any():
+    if "fault_inputs" in frame and (frame["fault_inputs"] > 0).any():
         faults, title = _there(FAULTS, frame), "Planted faults: is the top client faulty?"
         if any(key == "corrected_inputs" for key, *_ in faults):
             title += " (corrected: right once one is left out)"
         tables.append(_table(title, faults, frame))
-        tables.append(_table("Planted faults: is one of the top 3 (5) faulty?", HITS, frame))
+        if hits := _columns(HITS, frame):
+            tables.append(_table("Planted faults: is one of the top 3 (5) faulty?", hits, frame))
     planted = _there(PLANTED, frame)
     if any(key not in COUNTS for key, *_ in planted):
         tables.append(_table("Planted clients: is their part seen?", planted, frame))
     return tables
 
 
+def _columns(columns: Sequence[Column], frame: pd.DataFrame) -> list[Column]:
+    """Columns that the frame has."""
+    return [column for column in columns if column[0] in frame]
+
+
 def _there(columns: Sequence[Column], frame: pd.DataFrame) -> list[Column]:
     """Columns that were measured for some row."""
-    return [column for column in columns if column[0] in frame and frame[column[0]].notna().any()]
+    return [column for column in _columns(columns, frame) if frame[column[0]].notna().any()]
 
 
 def _table(title: str, columns: Sequence[Column], frame: pd.DataFrame) -> Table:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
+from rich.text import Text
 
 from ..config.schema import Config, Provenance
 from ..config.validate import provenance_preset
@@ -19,7 +20,9 @@ from ..data.federated import FederatedData
 from ..data.load import federated_data
 from ..evaluation.metrics import localization
 from ..federation.events import (
+    ClientFailed,
     ClientFinished,
+    EngineStarting,
     Event,
     RoundFinished,
     RoundMissing,
@@ -28,18 +31,19 @@ from ..federation.events import (
     TrainingEnded,
     WaitingForProcess,
 )
-from ..federation.participation import Roster, rosters
+from ..federation.participation import Roster, rosters, without
 from ..federation.train import federated_rounds
 from ..fusion.accounting import Spent, ledger_of, told
 from ..models.build import build
 from ..reporting import console as show
-from ..reporting import participation
+from ..reporting import label_counts, participation
 from ..reporting.figure_files import write_figure
 from ..reporting.files import write_csv, write_json, write_jsonl, write_parquet, write_text
 from ..reporting.lineage import fading, figure, show_fading
 from ..reporting.progress import RoundProgress
 from ..reporting.rankings import example_rankings, show_rankings
 from ..reporting.tables import cost_table, localization_tables, to_latex, to_markdown
+from ..reporting.trackers.tracking import Tracking, tracked
 from ..store.rounds import Metrics, Round
 from .checks import check_fit
 from .device import choose_device
@@ -53,20 +57,24 @@ WRITTEN = {
     "contributions.parquet": "each client's contribution to each traced prediction",
     "inputs.parquet": "the traced inputs; layers.parquet: a sample of them, layer by layer",
     "summary.json": "the final figures",
-    "participation.csv": "who took part when",
+    "participation.csv": "who took part when; clients.csv: training examples of each client by label",
     "manifest.json": "versions, data, times, memory; metrics.jsonl: the rounds",
     TOKENIZER: "turns texts into the tokens that the model reads",
     "lineage.png": "how clients' shares of a label fade over the rounds (lineage.pdf: for a paper)",
+    "tensorboard": "event files for TensorBoard",
+    "wandb": "the run of Weights & Biases",
+    "flower.log": "what Flower and Ray had to say",
     "rounds": "the models of the rounds kept, in the training cache",
 }
 
 
 class Watch:
-    """What training reports as it goes: the display follows it, and the history is kept for the files."""
+    """What training reports as it goes: display and tracker follow it, and the history is kept for the files."""
 
-    def __init__(self, console: Console, folder: Path) -> None:
+    def __init__(self, console: Console, folder: Path, tracking: Tracking) -> None:
         self.console = console
         self.folder = folder
+        self.tracking = tracking
         self.progress = RoundProgress(console)
         self.history: list[Metrics] = []
         self.ended = TrainingEnded(0, 0.0, 0.0)
@@ -76,20 +84,27 @@ class Watch:
         match event:
             case RoundsReused():
                 self.history = list(event.history)
+                self.tracking.rounds(self.history)
                 self.console.print(f"rounds 1 to {event.rounds}: in the cache, trained in {event.seconds:.1f} s")
             case RoundMissing():
                 begin = f"round {event.start}" if event.start else "the start"
                 self.console.print(f"round {event.number} was not kept: trained again from {begin}")
             case WaitingForProcess():
                 self.console.print("another process trains the same federation: waiting for its rounds")
+            case EngineStarting():
+                log = os.path.relpath(event.log)
+                self.console.print(Text(f"{event.told}; what it says itself is in {log}"))
             case RoundStarted():
                 self.progress.round_started(event.number, event.rounds, len(event.clients))
             case ClientFinished():
                 self.progress.client_finished()
+            case ClientFailed():
+                self.console.print(Text(f"{event.reason}: {'asked again' if event.again else 'dropped out'}"))
             case RoundFinished():
                 self.history = [m for m in self.history if m.round != event.number] + [event.metrics]
                 self.progress.round_finished(event.number, asdict(event.metrics))
                 write_jsonl(self.folder / "metrics.jsonl", map(asdict, sorted(self.history, key=lambda m: m.round)))
+                self.tracking.rounds([event.metrics])
             case TrainingEnded():
                 self.ended = event
 
@@ -97,12 +112,20 @@ class Watch:
 def run(config: Config, folder: Path) -> None:
     """Load data, train (or find) the federation, trace the rounds asked for, write files and print tables.
 
+    A tracker that fails does not end the run.
+
     Raises:
         InputError: data or model do not fit the configuration.
         RunError: training diverged, a worker died, conservation failed, a file could not be written.
     """
+    console = show.make_console()
+    with tracked(config.tracker, console) as tracking:
+        _run(config, folder, console, tracking)
+
+
+def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> None:
     began = time.perf_counter()
-    console, device = show.make_console(), choose_device(config.device)
+    device = choose_device(config.device)
     data = federated_data(config)
     model = build(config.model, data.form, len(data.label_names), config.seed)
     check_fit(config, data, model)
@@ -117,17 +140,22 @@ def run(config: Config, folder: Path) -> None:
     loaded = time.perf_counter()
 
     methods, wanted = _methods(config), _wanted(config)
-    watch, traced = Watch(console, folder), list[TracedRound]()
+    watch, traced = Watch(console, folder, tracking), list[TracedRound]()
     with (
-        federated_rounds(config, data, model, Path(config.store.cache), wanted, device, watch) as rounds,
+        federated_rounds(config, data, model, Path(config.store.cache), wanted, device, watch, folder) as rounds,
         watch.progress,
     ):
+        tracking.start(config, folder)
         for stored in rounds:
             traced.append(trace_round(config, methods, data, model, stored, counts, device))
             _link_rounds(folder, stored)
             history = stored.history
     write_jsonl(folder / "metrics.jsonl", map(asdict, watch.history or history))
+    tracking.rounds(history)
 
+    positions = {client.id: position for position, client in enumerate(data.clients)}
+    roster = without(roster, {one.round: [positions[client] for client in one.failed] for one in history})
+    who = participation.frame(roster, list(counts), config.federation)
     contributions = pd.concat([each.contributions for each in traced], ignore_index=True)
     scores = _scores(contributions, traced, counts, config, data, _newcomers(roster, list(counts)))
     accuracy = history[-1].accuracy
@@ -145,6 +173,7 @@ def run(config: Config, folder: Path) -> None:
     }
     _write(folder, traced, contributions, scores, data, note)
     write_csv(folder / "participation.csv", who)
+    write_csv(folder / label_counts.FILE, label_counts.frame(counts))
     faded = fading(contributions[contributions["scope"] == "lineage"], counts, last.last) if last.last else None
     if faded is not None:
         write_figure(folder, "lineage", figure(faded, data.label_names))
@@ -158,6 +187,7 @@ def run(config: Config, folder: Path) -> None:
     console.print(show.heading("Results"))
     written = {name: meaning for name, meaning in WRITTEN.items() if (folder / name).exists()}
     console.print(show.files(folder, written, Path.cwd()))
+    tracking.results(figures, scores, note, folder)
 
 
 def _examples(data: FederatedData) -> list[int]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..attribution.counterfactual import steps_made
-from ..attribution.method import Attributed, Case
+from ..attribution.method import Attributed, Attribution, Case
 from ..config.schema import Config, Provenance
-from ..data.federated import FederatedData, TestData
+from ..data.federated import FederatedData
 from ..evaluation.contributions import COLUMNS, nullable, tidy
 from ..evaluation.selection import Selection, select_inputs
-from ..provenance.lineage import lineage_round
+from ..provenance.lineage import LineageRound, lineage_round
 from ..provenance.stack import Source
 from ..provenance.tracing import Contributions, trace
 from ..store.rounds import Round
@@ -70,7 +70,7 @@ def trace_round(
     """
     began = time.perf_counter()
     model.to(device).load_state_dict(dict(stored.weights()))
-    predictions = predict(model, data.test, device)
+    predictions = class_logits(model, data.test.inputs, device).argmax(1).numpy()
     labels = data.test.labels.numpy()
     lineage = lineage_round(stored) if config.provenance.scope == "lineage" else None
     taking_part = stored.clients if lineage is None else lineage.clients
@@ -80,93 +80,121 @@ def trace_round(
         predictions, labels, used, evaluation.min_examples, evaluation.inputs, evaluation.max_inputs, config.seed
     )
     chosen = selection.inputs
-    numbers, inputs, explained = data.test.indices[chosen], data.test.inputs[chosen], predictions[chosen]
-    asked: list[tuple[Provenance, str, Source]] = [(method, "round", stored) for method in methods]
-    if lineage is not None:
-        asked.append((methods[0], "lineage", lineage))
-    frames, found, seconds = [], dict[tuple[str, str], Contributions](), dict[tuple[str, str], float]()
-    for method, scope, source in asked if len(chosen) else ():
-        classes, sample = torch.from_numpy(explained), 0 if found else LAYER_SAMPLE
-        started = time.perf_counter()
-        one = trace(model, inputs, source, method, classes, sample)
-        seconds[method.name, scope] = time.perf_counter() - started
-        found[method.name, scope] = one
-        frames.append(
-            tidy(
-                method.name,
-                scope,
-                method.target,
-                stored.number,
-                numbers,
-                labels[chosen],
-                explained,
-                one.clients,
-                one.candidates,
-                one.values,
-                one.rows,
-            )
-        )
-    rivals = [rival for rival in config.attribution if (rival.name, "round") not in found] if len(chosen) else []
-    notes = []
-    if rivals:
-        case = Case(
-            model=model,
-            inputs=inputs,
-            numbers=numbers,
-            labels=labels[chosen],
-            classes=explained,
-            stored=stored,
-            fusion=config.fusion,
-            privacy=config.privacy,
-            data=data,
-            provenance=config.provenance,
-            seed=config.seed,
-            device=device,
-            steps=steps_made(config, data, stored),
-        )
-    for rival in rivals:
-        result = rival.attribute(case)
-        notes += [result.note] if result.note else []
-        if not result.candidates.any():
-            notes.append(f"{rival.name} could rank nobody in round {stored.number}")
-            continue
-        seconds[rival.name, "round"] = result.seconds
-        frames.append(_rows(rival.name, case, result))
-    own = found.get((methods[0].name, "round"))
+    case = Case(
+        model=model,
+        inputs=data.test.inputs[chosen],
+        numbers=data.test.indices[chosen],
+        labels=labels[chosen],
+        classes=predictions[chosen],
+        stored=stored,
+        form=data.form,
+        fusion=config.fusion,
+        privacy=config.privacy,
+        provenance=config.provenance,
+        seed=config.seed,
+        device=device,
+        steps=steps_made(config, {one.id: len(one.labels) for one in data.clients}, stored)
+        if config.attribution
+        else (),
+    )
+    asked = attributed(case, methods, config.attribution, lineage) if len(chosen) else Attributions()
+    own = asked.found.get((methods[0].name, "round"))
     return TracedRound(
         number=stored.number,
         selection=selection,
-        contributions=pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS)),
-        inputs=input_frame(stored.number, chosen, explained, own, data),
-        layers=layer_frame(stored.number, numbers, own),
+        contributions=asked.rows,
+        inputs=input_frame(stored.number, chosen, predictions[chosen], own, data),
+        layers=layer_frame(stored.number, case.numbers, own),
         trace=own,
         seconds=time.perf_counter() - began,
-        method_seconds=seconds,
-        notes=tuple(notes),
-        lineage=found.get((methods[0].name, "lineage")),
+        method_seconds=asked.seconds,
+        notes=asked.notes,
+        lineage=asked.found.get((methods[0].name, "lineage")),
         last={} if lineage is None else dict(zip(lineage.clients, lineage.lineage.rows.last, strict=True)),
     )
 
 
-def _rows(name: str, case: Case, result: Attributed) -> pd.DataFrame:
-    """Rows for `contributions`, with further columns of what only some methods have.
+@dataclass(frozen=True)
+class Attributions:
+    """What several methods say about the same predictions.
 
-    `error`: the standard errors, of a method that estimates. `without`: the class predicted without the client, of one
-    that measures it.
+    `rows` are those of `contributions.parquet`; `found` the traces, and `seconds` what each method took, by name and
+    scope; `notes` what there is to know of methods. A method that could rank nobody has a note and no rows.
     """
-    rows = tidy(
+
+    rows: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COLUMNS)))
+    found: Mapping[tuple[str, str], Contributions] = field(default_factory=dict)
+    seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def attributed(
+    case: Case, presets: Sequence[Provenance], rivals: Sequence[Attribution], lineage: LineageRound | None = None
+) -> Attributions:
+    """Attribute the predictions of `case`, of which there is at least one, by every method.
+
+    Args:
+        case: predictions of a stored round's global model.
+        presets: ways of tracing; of the first the layers of some inputs are recorded too.
+        rivals: other methods, of which those are left out that a preset has done under the same name.
+        lineage: the first preset is traced over all these rounds as well; None: it is not.
+    """
+    asked: list[tuple[Provenance, str, Source]] = [(preset, "round", case.stored) for preset in presets]
+    if lineage is not None and presets:
+        asked.append((presets[0], "lineage", lineage))
+    frames, found, seconds = (
+        list[pd.DataFrame](),
+        dict[tuple[str, str], Contributions](),
+        dict[tuple[str, str], float](),
+    )
+    case.model.to(case.device)
+    for preset, scope, source in asked:
+        sample = 0 if found else LAYER_SAMPLE
+        started = time.perf_counter()
+        spread = replace(preset, shards=case.provenance.shards, shard_on=case.provenance.shard_on)
+        one = trace(case.model, case.inputs, source, spread, torch.from_numpy(case.classes), sample)
+        seconds[preset.name, scope] = time.perf_counter() - started
+        found[preset.name, scope] = one
+        frames.append(_rows(case, preset.name, scope, preset.target, one))
+    notes = []
+    for rival in rivals:
+        if (rival.name, "round") in found:
+            continue
+        result = rival.attribute(case)
+        notes += [result.note] if result.note else []
+        if not result.candidates.any():
+            notes.append(f"{rival.name} could rank nobody in round {case.stored.number}")
+            continue
+        seconds[rival.name, "round"] = result.seconds
+        frames.append(_with_more(_rows(case, rival.name, "round", result.target, result), result))
+    if not frames:
+        return Attributions(notes=tuple(notes))
+    return Attributions(pd.concat(frames, ignore_index=True), found, seconds, tuple(notes))
+
+
+def _rows(case: Case, name: str, scope: str, target: str, found: Contributions | Attributed) -> pd.DataFrame:
+    """Rows for `contributions`."""
+    return tidy(
         name,
-        "round",
-        result.target,
+        scope,
+        target,
         case.stored.number,
         case.numbers,
         case.labels,
         case.classes,
-        case.stored.clients,
-        result.candidates,
-        result.values,
-        {},
+        found.clients if isinstance(found, Contributions) else case.stored.clients,
+        found.candidates,
+        found.values,
+        found.rows if isinstance(found, Contributions) else {},
     )
+
+
+def _with_more(rows: pd.DataFrame, result: Attributed) -> pd.DataFrame:
+    """The rows with what only some methods have.
+
+    `error`: the standard errors, of a method that estimates. `without`: the class predicted without the client, of one
+    that measures it.
+    """
     if result.errors is not None:
         rows["error"] = result.errors.ravel()
     if result.without is not None:
@@ -174,9 +202,10 @@ def _rows(name: str, case: Case, result: Attributed) -> pd.DataFrame:
     return rows
 
 
-def predict(model: nn.Module, test: TestData, device: torch.device) -> np.ndarray:
-    """Predicted classes of the whole test set, int64 `[n]`."""
+def class_logits(model: nn.Module, inputs: Tensor, device: torch.device) -> Tensor:
+    """What the model makes of inputs, with the weights that it holds: `[inputs, classes]`, on the CPU."""
     model.eval()
     with torch.inference_mode():
-        parts = [model(chunk.to(device)).argmax(1).cpu() for chunk in test.inputs.split(PREDICTION_CHUNK)]
-    return torch.cat(parts).numpy()
+        # A copy: a model may change its input in place.
+        parts = [model(chunk.to(device, copy=True)).cpu() for chunk in inputs.split(PREDICTION_CHUNK)]
+    return torch.cat(parts)

@@ -1,11 +1,17 @@
 """The training cache: one folder per federation, named by what determines its training.
 
 federations/.lock                  taken for moments: by who opens an entry, and by who prunes
+federations/.locks                 how this cache is locked: flock or lease
 federations/KEY/rounds/            whole rounds
                 training.json      what the key stands for, for people
                 keep.json          numbers of the rounds that some run asked to keep
                 train.lock         held by the process that trains here
                 leases/            one held lock for every process that uses the entry; its death frees it
+
+Several machines may share the folder. A `flock` belongs to the kernel, on NFSv4 and Lustre to the file server, and ends
+with its holder. Where there is none, a `lease` is a file whose holder touches it again and again: a holder of this
+machine that is dead is found out at once, one of another when its file has stayed untouched for `LEASE` seconds. Nobody
+compares clocks: waiting is timed by who waits, ages by times of files that the same server has stamped.
 """
 
 from __future__ import annotations
@@ -19,19 +25,22 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
-from ..errors import RunError
+from ..errors import InputError, RunError
 from .rounds import Round, read_round, remove_leftovers, remove_round, stored_rounds
 
 POLL = 0.2  # seconds between two looks at a lock that another process holds
+LEASE = 60.0  # seconds without a sign of life after which a lease is taken over; the same on all machines
+BEATS = 6  # signs of life in that time: five may go amiss
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The stored rounds of one federation."""
+    """The stored rounds of one federation; `kind` of its locks: `flock` or `lease`."""
 
     folder: Path
+    kind: str = "flock"
 
     @property
     def rounds(self) -> Path:
@@ -51,7 +60,7 @@ class Entry:
 
     def keep(self, numbers: Iterable[int]) -> None:
         """Ask to keep these rounds, for this run and all later ones."""
-        with FileLock(self.folder / "keep.lock"):
+        with _lock(self.folder / "keep.lock", self.kind):
             _replace(self.folder / "keep.json", json.dumps(sorted(self.kept().union(numbers))))
 
     def read(self, number: int) -> Round:
@@ -60,14 +69,14 @@ class Entry:
 
     def drop(self, below: int) -> None:
         """Delete the rounds before round `below` that nobody asked to keep; only under the training lock."""
-        with FileLock(self.folder / "keep.lock"):
+        with _lock(self.folder / "keep.lock", self.kind):
             for number in set(self.stored()) - self.kept():
                 if number < below:
                     remove_round(self.rounds, number)
 
     def tidy(self, below: int) -> None:
         """Clear what a killed process left, as `drop` and the start of training do, unless somebody trains here now."""
-        lock = FileLock(self.folder / "train.lock")
+        lock = _lock(self.folder / "train.lock", self.kind)
         with suppress(Timeout), lock.acquire(timeout=0):
             remove_leftovers(self.rounds)
             self.drop(below)
@@ -77,8 +86,11 @@ class Entry:
         """Hold the right to train here; yields False, without it, as soon as `until()` is true.
 
         Left-overs of a killed process are cleared first. `waiting()` is called once where another process holds it.
+
+        Raises:
+            RunError: on the way out, where another process has taken a lease over in the meantime.
         """
-        lock = FileLock(self.folder / "train.lock")
+        lock = _lock(self.folder / "train.lock", self.kind)
         told = False
         while not until():
             try:
@@ -96,33 +108,49 @@ class Entry:
                 yield False
                 return
             remove_leftovers(self.rounds)
-            yield True
+            try:
+                yield True
+            finally:
+                _check_still_held(lock)
         finally:
             lock.release()
 
 
 @contextmanager
-def open_entry(cache: Path, key: str, description: dict[str, object], max_gb: float) -> Iterator[Entry]:
+def open_entry(
+    cache: Path, key: str, description: dict[str, object], max_gb: float, kind: str = "flock"
+) -> Iterator[Entry]:
     """Open, or make, the entry of a federation; within the context nobody prunes it.
 
     What was used longest ago is pruned to `max_gb` (1e9 bytes) before and after.
+
+    Args:
+        cache: folder of the training cache.
+        key: of the federation.
+        description: what the key stands for.
+        max_gb: how large the cache may be.
+        kind: of the locks, `flock` or `lease`; the same on all machines that share the folder.
+
+    Raises:
+        InputError: the cache is locked in the other way.
+        RunError: the folder cannot be used.
     """
     home = cache / "federations"
-    entry = Entry(home / key)
+    entry = Entry(home / key, kind)
     with ExitStack() as stack:
         try:
             home.mkdir(parents=True, exist_ok=True)
-            with FileLock(home / ".lock"):
+            _agree(home, kind)
+            with _lock(home / ".lock", kind):
                 (entry.folder / "leases").mkdir(parents=True, exist_ok=True)
                 entry.rounds.mkdir(exist_ok=True)
-                lease = FileLock(entry.folder / "leases" / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
-                lease.acquire()
-                stack.callback(_give_back, lease)
+                stack.callback(_give_back, _taken(entry.folder, kind))
                 _replace(entry.folder / "training.json", json.dumps(description, indent=1, sort_keys=True) + "\n")
                 _mark_used(entry.folder)
         except OSError as error:
+            hint = ", or, where the file system has no flock, store.lock=lease" if kind == "flock" else ""
             raise RunError(
-                f"the training cache {home} cannot be used ({error}): choose another with store.cache=DIR"
+                f"the training cache {home} cannot be used ({error}): choose another with store.cache=DIR{hint}"
             ) from error
         prune(home, max_gb)
         stack.callback(prune, home, max_gb)  # while the lease is still held: what was just trained stays
@@ -130,15 +158,40 @@ def open_entry(cache: Path, key: str, description: dict[str, object], max_gb: fl
         yield entry
 
 
+@contextmanager
+def in_use(rounds: Path) -> Iterator[None]:
+    """Within the context nobody prunes the federation whose rounds these are; for folders of no cache it does nothing.
+
+    Args:
+        rounds: folder of the rounds, or a link to it.
+    """
+    folder = rounds.resolve().parent
+    if not (folder / "leases").is_dir():
+        yield
+        return
+    try:
+        kind = _kind(folder.parent)
+        with _lock(folder.parent / ".lock", kind):
+            lease = _taken(folder, kind)
+    except OSError:  # it may be read and not written, or has just been pruned: what is missing is found out on reading
+        yield
+        return
+    try:
+        yield
+    finally:
+        _give_back(lease)
+
+
 def prune(home: Path, max_gb: float) -> list[str]:
     """Delete the entries used longest ago until the rest takes at most `max_gb` (1e9 bytes); returns their keys.
 
-    An entry that a process has open stays, whatever its size.
+    An entry that a process has open, on whatever machine, stays, whatever its size.
     """
     pruned: list[str] = []
     if not home.is_dir():
         return pruned
-    with FileLock(home / ".lock"):
+    kind = _kind(home)
+    with _lock(home / ".lock", kind):
         for leftover in home.glob(".*.removed"):
             shutil.rmtree(leftover, ignore_errors=True)
         entries = [folder for folder in home.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
@@ -147,7 +200,7 @@ def prune(home: Path, max_gb: float) -> list[str]:
         for folder in sorted(entries, key=lambda folder: folder.stat().st_mtime):
             if total <= max_gb * 1e9:
                 break
-            if _in_use(folder):
+            if _is_open(folder, kind):
                 continue
             doomed = home / f".{folder.name}.removed"
             folder.rename(doomed)  # first out of sight, so that no half entry is ever found
@@ -180,16 +233,79 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
-def _in_use(folder: Path) -> bool:
+def _lock(path: Path, kind: str) -> BaseFileLock:
+    """A lock that its holder's death frees, on this machine or another."""
+    if kind == "lease":
+        return SoftFileLease(path, lease_duration=LEASE, heartbeat_interval=LEASE / BEATS)
+    return FileLock(path, fallback_to_soft=False)  # a soft lock of a dead machine would stay for ever
+
+
+def _kind(home: Path) -> str:
+    """How a cache is locked."""
+    try:
+        return (home / ".locks").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return "flock"
+
+
+def _agree(home: Path, kind: str) -> None:
+    """Lock a cache as those do who share it: locks of two kinds do not see each other.
+
+    Raises:
+        InputError: they do it in the other way.
+    """
+    path = home / ".locks"
+    if not path.exists():
+        _replace(path, kind)
+    found = _kind(home)
+    if found != kind:
+        raise InputError(
+            f"store.lock={kind}: those who share {home.parent} lock it with store.lock={found}: take that too, or "
+            f"delete {path} while no run uses it"
+        )
+
+
+def _check_still_held(lock: BaseFileLock) -> None:
+    if isinstance(lock, SoftFileLease) and lock.compromise is not None:
+        raise RunError(
+            f"{lock.lock_file} gave no sign of life for {LEASE:g} seconds (this process or its file system was "
+            "stopped), so that another process may train here; the same command continues from the last whole round"
+        )
+
+
+def _taken(folder: Path, kind: str) -> BaseFileLock:
+    """A lease on an entry; only under the lock of the cache."""
+    lease = _lock(folder / "leases" / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock", kind)
+    lease.acquire()
+    return lease
+
+
+def _is_open(folder: Path, kind: str) -> bool:
     """Whether a living process has the entry open; leases of dead ones are cleared away."""
     for path in (folder / "leases").glob("*.lock"):
-        lock = FileLock(path)
+        lock = _lock(path, kind)
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            if kind == "lease" and _age(path) > 2 * LEASE:  # of a machine that does not touch it any more
+                path.unlink(missing_ok=True)
+                continue
             return True
         _give_back(lock)
     return False
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was touched, by the clock of the server that keeps it."""
+    probe = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        probe.touch()
+        with path.open("rb") as file:  # opened, so that NFS asks its server rather than its cache
+            return probe.stat().st_mtime - os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:  # given back just now
+        return 0.0
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _mark_used(folder: Path) -> None:
@@ -198,14 +314,15 @@ def _mark_used(folder: Path) -> None:
         os.utime(folder)
 
 
-def _give_back(lease: FileLock) -> None:
+def _give_back(lease: BaseFileLock) -> None:
     """Release a lease and remove its file."""
-    Path(lease.lock_file).unlink(missing_ok=True)
+    if not isinstance(lease, SoftFileLease):  # which does so itself
+        Path(lease.lock_file).unlink(missing_ok=True)
     lease.release()
 
 
 def _replace(path: Path, text: str) -> None:
     """Write a small file as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

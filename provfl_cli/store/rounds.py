@@ -17,6 +17,7 @@ A round is written into a temporary folder beside it and renamed into place: the
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -50,8 +51,10 @@ LINEAGE, INITIAL = "lineage.safetensors", "initial.safetensors"
 class Metrics:
     """What a round came to: the new global model on the server's test set, and how long it took.
 
-    `loss` is the mean cross entropy, `train_loss` the clients' own mean loss over their last pass, by examples;
-    `clients` how many trained; `seconds` from the first client's start to the end of the evaluation.
+    `loss` is the mean cross entropy, `train_loss` the clients' own mean loss over their last pass, by examples: NaN
+    where nobody knows, as of rounds that others trained;
+    `clients` whose work is fused, `seconds` from the first client's start to the end of the evaluation, `failed` the
+    clients that should have trained and returned nothing.
     """
 
     round: int
@@ -60,6 +63,7 @@ class Metrics:
     train_loss: float
     clients: int
     seconds: float
+    failed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,7 @@ def read_round(rounds: Path, number: int) -> Round:
             examples=tuple(text["examples"]),
             example_weights=tuple(text["example_weights"]),
             buffers=frozenset(text["buffers"]),
-            history=tuple(Metrics(**entry) for entry in text["history"]),
+            history=tuple(_metrics(entry) for entry in text["history"]),
             checksums=text["checksums"],
             lineage_rows=_lineage_rows(text.get("lineage")),
         )
@@ -286,7 +290,7 @@ def commit_round(
         "examples": list(examples),
         "example_weights": decomposition.example_weights.tolist(),
         "buffers": sorted(buffers),
-        "history": [asdict(metrics) for metrics in history],
+        "history": [_written(metrics) for metrics in history],
         "checksums": {file.name: checksum(file) for file in sorted(temporary.iterdir())},
     }
     if lineage is not None:
@@ -315,6 +319,22 @@ def remove_leftovers(rounds: Path) -> None:
     """Delete what a killed process left unfinished; only under the lock of the one who trains here."""
     for entry in list(rounds.glob(".*")):
         shutil.rmtree(entry)
+
+
+def _written(metrics: Metrics) -> dict[str, Any]:
+    """Metrics as JSON has them, which knows no NaN: null stands for a number that is not finite."""
+    numbers = asdict(metrics)
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in numbers.items()
+    }
+
+
+def _metrics(entry: Mapping[str, Any]) -> Metrics:
+    """What `_written` wrote; NaN for null."""
+    numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in entry.items()}
+    numbers["failed"] = tuple(entry.get("failed", ()))
+    return Metrics(**numbers)
 
 
 def _lineage_rows(text: Mapping[str, Any] | None) -> LineageRows | None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -124,6 +124,17 @@ def write_pieces(path: Path, pieces: Iterable[tuple[str, int, int, Tensor]]) -> 
             if slot >= shape[0] or first * row + len(content) > whole:
                 raise ValueError(f"{name}: rows {first} onwards of slot {slot} lie outside {path}")
             _write_all(file, content, base + start + slot * whole + first * row)
+
+
+def keep_slots(path: Path, slots: Sequence[int]) -> None:
+    """Let a file of stacked tensors hold these slots alone, in this order."""
+    stack = open_tensors(path)
+    kept = path.with_name(f".{path.name}")
+    # One by one: no process ever holds more than one client's model.
+    allocate(kept, stacked({name: (stack[name].dtype, tuple(stack[name].shape[1:])) for name in stack}, len(slots)))
+    for target, slot in enumerate(slots):
+        write_slot(kept, {name: stack[name][slot] for name in stack}, target)
+    kept.replace(path)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -69,7 +69,7 @@ def test_memory_bounds_the_batch_and_changes_nothing(lenet: tuple, monkeypatch: 
         sizes.append(len(inputs[""]))
         return found
 
-    monkeypatch.setattr("provfl_cli.provenance.tracing.trace_batch", counted)
+    monkeypatch.setattr("provfl_cli.provenance.shards.trace_batch", counted)
     whole = trace(model, inputs, source, settings(threshold=0.1))
     parts = trace(model, inputs, source, settings(threshold=0.1, memory_mb=1), layer_sample=5)
     assert sizes[0] == len(inputs)

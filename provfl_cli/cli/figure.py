@@ -1,0 +1,51 @@
+"""`provfl figure RUN KIND --out FILE`: a figure of a run for a paper."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+
+from ..errors import InputError
+from .arguments import parser, read
+
+
+def main(arguments: list[str]) -> int:
+    """Draw the figure, and say where it is."""
+    args = read(_parser(), arguments)
+    if args is None:
+        return 0
+    out = Path(args.out)
+    from ..reporting.figures import check_ending, check_kind, draw, save
+
+    check_kind(args.kind)
+    check_ending(out)
+    if args.input is not None and args.kind != "ranking":
+        raise InputError(f"--input is for ranking, {args.kind} shows all inputs: leave it out")
+    if args.input is not None and not args.input.isdecimal():
+        raise InputError(f"--input {args.input}: must be the number of a traced input, from 0")
+    from .table import read_places
+
+    runs, _ = read_places([Path(args.run)])
+    if len(runs) > 1:
+        raise InputError(f"{args.run}: holds {len(runs)} runs, give one, such as {runs[0].folder}")
+    from ..reporting.page.reading import open_run
+
+    save(draw(open_run(runs[0]), args.kind, None if args.input is None else int(args.input)), out)
+    print(f"{args.kind} -> {out}")
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    from ..reporting.figures import ENDINGS, KINDS
+
+    made = parser(
+        "figure",
+        description="Draws a figure of a run for a paper.",
+        epilog="\n".join(f"{name:<10} {draws.__doc__}" for name, draws in KINDS.items()),
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    made.add_argument("run", metavar="RUN", help="a run folder")
+    made.add_argument("kind", metavar="KIND", help=" | ".join(KINDS))
+    made.add_argument("--out", required=True, metavar="FILE", help=f"write there, by its ending: {' '.join(ENDINGS)}")
+    made.add_argument("--input", metavar="INDEX", help="of ranking: the input's number; default: the first traced")
+    return made

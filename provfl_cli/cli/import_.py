@@ -1,0 +1,127 @@
+"""`provfl import`: a round of models that others trained, from safetensors of any framework."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, did_you_mean
+from .arguments import parser, read
+
+if TYPE_CHECKING:
+    from ..run.imported import Client
+
+STATELESS = (  # fusions that need nothing from the server or the clients but the models and numbers of examples
+    "fedavg", "fedprox", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "norm_clipping",
+)  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    """Store the round, and say how to trace it."""
+    args = read(_parser(), arguments)
+    if args is None:
+        return 0
+    fusion = _fusion(args.fusion)
+    if args.round is not None and (not args.round.isdecimal() or int(args.round) < 1):
+        raise InputError(f"--round {args.round}: must be a whole number, 1 or more")
+    folder = Path(args.out) if args.out is not None else _new_folder()
+    from ..run.imported import MISMATCH, Import, import_round
+
+    if args.mismatch not in MISMATCH:
+        raise InputError(f"--mismatch {args.mismatch}: {did_you_mean(args.mismatch, MISMATCH)}")
+    done = import_round(
+        Import(
+            after=Path(args.after),
+            before=Path(args.previous),
+            clients=tuple(_client(text) for given in args.client for text in given),
+            folder=folder,
+            number=None if args.round is None else int(args.round),
+            fusion=fusion,
+            called=tuple(args.fusion),
+            buffers=tuple(args.buffers),
+            labels=tuple(args.labels),
+            mismatch=args.mismatch,
+        )
+    )
+    stored = done.stored
+    print(f"round {stored.number}: {len(stored.clients)} clients, fusion={args.fusion[0]} -> {folder}")
+    for line in done.lines:
+        print(line)
+    print(f"trace it: provfl trace {folder} --model MODEL --data FILE.safetensors")
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    made = parser(
+        "import",
+        description="Makes a stored round of safetensors files: the global model before and after, and what each "
+        "client returned. Further rounds go into the same folder by --out.",
+    )
+    made.add_argument("--global", dest="after", required=True, metavar="FILE", help="the global model after the round")
+    made.add_argument("--previous", required=True, metavar="FILE", help="the one that the clients started from")
+    made.add_argument(
+        "--client",
+        action="append",
+        nargs="+",
+        required=True,
+        metavar="NAME=FILE[:EXAMPLES]",
+        help="what a client returned, and its number of training examples; once for each client",
+    )
+    made.add_argument(
+        "--fusion",
+        nargs="+",
+        default=["fedavg"],
+        metavar="NAME",
+        help=f"how the server fused: {', '.join(STATELESS)}; settings behind it: trimmed_mean fraction=0.1",
+    )
+    made.add_argument(
+        "--mismatch",
+        default="refuse",
+        metavar="WHAT",
+        help="where --global is not what the fusion gives: refuse (default) | fusion: trace what it gives instead | "
+        "row: state the difference as a row of its own",
+    )
+    made.add_argument("--labels", nargs="+", default=[], metavar="NAME", help="names of the classes, in their order")
+    made.add_argument("--buffers", nargs="+", default=[], metavar="NAME", help="tensors that are no parameters")
+    made.add_argument("--round", metavar="N", help="default: the one after the last in the folder")
+    made.add_argument("--out", metavar="FOLDER", help="default: a new one, outputs/imported/DATE/TIME")
+    return made
+
+
+def _client(text: str) -> Client:
+    from ..run.imported import Client
+
+    name, equals, rest = text.partition("=")
+    file, colon, count = rest.rpartition(":")
+    if not (colon and count.isdecimal()):
+        file, count = rest, ""
+    if not (name and equals and file):
+        raise InputError(f"--client {text}: give NAME=FILE or NAME=FILE:EXAMPLES")
+    if count and int(count) < 1:
+        raise InputError(f"--client {text}: examples must be 1 or more")
+    return Client(name, Path(file), int(count) if count else None)
+
+
+def _fusion(given: list[str]) -> Any:
+    """The fusion that the words name; its settings are checked as those of a run."""
+    from omegaconf import OmegaConf
+
+    from ..config.validate import fusion_option
+
+    name, *settings = given
+    if name not in STATELESS:
+        raise InputError(
+            f"--fusion {name}: {did_you_mean(name, STATELESS)} (others need the server's or the clients' own state; "
+            "rounds of Flower are recorded as they happen: provfl_cli.flower)"
+        )
+    for setting in settings:
+        if "=" not in setting:
+            raise InputError(f"--fusion {name} {setting}: settings are KEY=VALUE")
+    return fusion_option(name, dict(OmegaConf.from_dotlist(settings)))
+
+
+def _new_folder() -> Path:
+    from datetime import datetime
+
+    return Path("outputs", "imported", *datetime.now().strftime("%Y-%m-%d %H-%M-%S").split())

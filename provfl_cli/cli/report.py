@@ -1,0 +1,109 @@
+"""`provfl report RUN_OR_SWEEP…`: runs, or a recorded federation, as one HTML file to explore without a network."""
+
+from __future__ import annotations
+
+import webbrowser
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from .arguments import parser, read
+from .trace import DATA, MODEL, whole
+
+if TYPE_CHECKING:
+    from ..reporting.run_folders import Absent
+
+NAME = "report.html"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, and say where."""
+    args = read(_parser(), arguments)
+    if args is None:
+        return 0
+    places = [Path(place) for place in args.runs]
+    out = Path(args.out) if args.out else (places[0] if len(places) == 1 else Path()) / NAME
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder, give a file")
+    if out.suffix not in (".html", ".htm"):
+        raise InputError(f"--out {out}: must end in .html")
+    from ..store.recorded import is_recorded
+
+    recorded = [place for place in places if is_recorded(place)]
+    if recorded and len(places) > 1:
+        raise InputError(f"{recorded[0]}: a recorded federation has a page of its own: give it alone")
+    text, shown, absent = _recorded(recorded[0], args) if recorded else _runs(places, args)
+    from ..reporting.files import write_text
+
+    write_text(out, text)
+    megabytes = out.stat().st_size / 1e6
+    print(f"{shown} -> {out} ({megabytes:.1f} MB, needs no network)")
+    for one in absent:
+        print(f"not in it: {one.name}: {one.reason}")
+    if args.open and not webbrowser.open(out.absolute().as_uri()):
+        print("no browser could be started: open the file yourself")
+    return 0
+
+
+def _runs(places: Sequence[Path], args: Namespace) -> tuple[str, str, Sequence[Absent]]:
+    """The page of runs, what is in it, and what is not."""
+    for name in ("model", "data", "round"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} is for recorded federations, a run brings its own: leave it out")
+    from .table import read_places
+
+    runs, absent = read_places(places)
+    from ..reporting.page.document import page
+
+    return page(runs, absent), f"{len(runs)} run{'s' * (len(runs) > 1)}", absent
+
+
+def _recorded(folder: Path, args: Namespace) -> tuple[str, str, Sequence[Absent]]:
+    """The page of a recorded federation, what is in it, and nothing else."""
+    number = None if args.round is None else whole("round", args.round, 1)
+    from ..reporting.console import make_console
+    from ..reporting.page.document import check_packages, page_of
+    from ..run.opened import open_recorded
+    from ..run.reported import reported
+
+    check_packages()  # before the work
+    opened = open_recorded(folder, args.model, args.data)
+    numbers = opened.rounds if number is None else [opened.round(number).number]
+    given = opened.inputs.many(Path("all"))
+    shown = f"{_counted(len(given.names), 'input')} in {_counted(len(numbers), 'round')}"
+    console = make_console()
+    with console.status(f"tracing {shown}…") if console.is_terminal else nullcontext():
+        found = reported(opened, numbers, given, args.model, args.data)
+    return page_of(found), shown, ()
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
+def _parser() -> ArgumentParser:
+    made = parser(
+        "report",
+        {"RUN": "a run or a sweep comes first: provfl report outputs/DATE/TIME"},
+        description="Writes one HTML file to explore runs in: figures beside chance, a map of all contributions, "
+        "clients, inputs, methods, settings; of several runs also curves and a comparison. Of a recorded federation "
+        "it traces the inputs that are given.",
+    )
+    made.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN_OR_SWEEP",
+        help="run folders, sweep folders, or folders of them; or a recorded federation",
+    )
+    made.add_argument(
+        "--out", metavar="FILE", help=f"write there; default: {NAME} in the folder given, of several here"
+    )
+    made.add_argument("--open", action="store_true", help="open it in the browser")
+    recorded = made.add_argument_group("of a recorded federation (provfl import, Flower)")
+    recorded.add_argument("--model", metavar="MODEL", help=MODEL)
+    recorded.add_argument("--data", metavar="DATA", help=f"{DATA}; all inputs are traced")
+    recorded.add_argument("--round", metavar="N", help="trace this round only; default: all that are stored")
+    return made

@@ -1,0 +1,173 @@
+"""`provfl trace RUN`: one prediction, who pushed it, and what if they had not; or a table of many."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ..errors import InputError, did_you_mean
+from .arguments import parser, read
+
+if TYPE_CHECKING:
+    from ..run.asking import Question
+    from ..run.inputs import Given
+    from ..run.opened import Opened
+
+TABLES = (".csv", ".parquet")
+MODEL = "an option of conf/model, or MODULE:FUNCTION"
+DATA = "FILE.safetensors (inputs, labels), or MODULE:FUNCTION"
+
+
+def main(arguments: list[str]) -> int:
+    """Trace, and show or write the answer."""
+    args = read(_parser(), arguments)
+    if args is None:
+        return 0
+    _check(args)
+    from ..store.cache import in_use
+
+    opened = _opened(args)
+    with in_use(opened.folder / "rounds"):
+        return _answered(args, opened)
+
+
+def _answered(args: Namespace, opened: Opened) -> int:
+    from ..run.asking import Question
+
+    question = Question(
+        _listed(args.method), args.target, _listed([args.without] if args.without else []), args.verify, args.top
+    )
+    number = opened.round(args.round).number
+    given = _given(args, opened, number)
+    if args.inputs is not None:
+        _write_table(opened, number, given, question, Path(args.out), sys.stdout)
+        return 0
+    return _one(args, opened, number, given, question)
+
+
+def _parser() -> ArgumentParser:
+    made = parser(
+        "trace",
+        {"RUN": "RUN comes first: provfl trace outputs/DATE/TIME --input 7"},
+        description="Shows which clients pushed one prediction of a run, and through which layers; with --without and "
+        "--verify, what it would be without them.",
+    )
+    made.add_argument("run", metavar="RUN", help="a run's folder, or a recorded federation (provfl import)")
+    made.add_argument("--round", metavar="N", help="default: the last one traced")
+    what = made.add_argument_group("the input; default: the first one that the run traced")
+    what.add_argument("--input", metavar="INDEX", help="its number in the run's test set")
+    what.add_argument("--image", metavar="FILE", help="a picture of your own")
+    what.add_argument("--text", metavar="TEXT", help="a text of your own")
+    what.add_argument("--inputs", metavar="PATH", help="many: a table, or a folder of pictures; with --out")
+    how = made.add_argument_group("the question")
+    how.add_argument("--method", nargs="+", default=[], metavar="NAME", help="presets of provenance, or other methods")
+    how.add_argument("--target", metavar="LABEL", help="explain this label, not the predicted one")
+    how.add_argument("--without", metavar="CLIENTS", help="what would it be without these? such as 3,7")
+    how.add_argument("--verify", action="store_true", help="leave each of the top clients out: does the ranking hold?")
+    how.add_argument("--top", default=10, metavar="N", help="clients shown, and left out by --verify (default: 10)")
+    out = made.add_argument_group("the answer")
+    out.add_argument("--json", action="store_true", help="one JSON object, for scripts")
+    out.add_argument("--out", metavar="FILE", help="write there: .json, or a table (.csv, .parquet)")
+    recorded = made.add_argument_group("of a recorded federation")
+    recorded.add_argument("--model", metavar="MODEL", help=MODEL)
+    recorded.add_argument("--data", metavar="DATA", help=DATA)
+    return made
+
+
+def _check(args: Namespace) -> None:
+    """Whole numbers made of what should be some; InputError for what does not go together."""
+    for name in ("round", "input", "top"):
+        value = getattr(args, name)
+        if value is not None:
+            setattr(args, name, whole(name, str(value), 0 if name == "input" else 1))
+    given = [name for name in ("input", "image", "text", "inputs") if getattr(args, name) is not None]
+    if len(given) > 1:
+        raise InputError(f"--{' and --'.join(given)}: one of them at a time")
+    kinds = TABLES if args.inputs is not None else (".json", *TABLES)
+    if args.out is not None:
+        path = Path(args.out)
+        if path.is_dir():
+            raise InputError(f"--out {path}: is a folder, give a file")
+        if path.suffix not in kinds:
+            raise InputError(f"--out {path}: {did_you_mean(path.suffix, kinds)}")
+    if args.inputs is None:
+        return
+    if args.out is None:
+        raise InputError("--inputs writes a table: --out FILE.csv or --out FILE.parquet")
+    for name in ("without", "verify", "json"):
+        if getattr(args, name):
+            raise InputError(f"--{name} is for one prediction, --inputs for many: one of them")
+
+
+def whole(name: str, text: str, least: int) -> int:
+    """The number that an option's text is; InputError where it is none."""
+    if not text.isdecimal() or int(text) < least:
+        raise InputError(f"--{name} {text}: must be a whole number, {least} or more")
+    return int(text)
+
+
+def _listed(given: list[str]) -> tuple[str, ...]:
+    return tuple(word.strip() for text in given for word in text.split(",") if word.strip())
+
+
+def _opened(args: Namespace) -> Opened:
+    from ..run.opened import open_recorded, open_run
+    from ..store.recorded import is_recorded
+
+    folder = Path(args.run)
+    if is_recorded(folder):
+        return open_recorded(folder, args.model, args.data)
+    for name in ("model", "data"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} is for recorded federations, a run brings its own: leave it out")
+    return open_run(folder)
+
+
+def _given(args: Namespace, opened: Opened, number: int) -> Given:
+    inputs = opened.inputs
+    if args.input is not None:
+        return inputs.numbered(args.input)
+    if args.image is not None:
+        return inputs.picture(Path(args.image))
+    if args.text is not None:
+        return inputs.text(args.text)
+    return inputs.first(number) if args.inputs is None else inputs.many(Path(args.inputs))
+
+
+def _one(args: Namespace, opened: Opened, number: int, given: Given, question: Question) -> int:
+    from ..reporting.console import make_console
+    from ..reporting.files import json_text, write_text
+    from ..reporting.prediction import as_json, show
+    from ..run.asking import ask_one
+
+    if args.out is not None and Path(args.out).suffix in TABLES:
+        _write_table(opened, number, given, question, Path(args.out), sys.stderr if args.json else sys.stdout)
+        if not (args.json or question.without or question.verify):
+            return 0
+    console = make_console()
+    with (
+        console.status("leaving clients out…")
+        if question.verify and not args.json and console.is_terminal
+        else nullcontext()
+    ):
+        answer = ask_one(opened, number, given, question)
+    if args.json:
+        print(json_text(as_json(answer)), end="")
+    else:
+        console.print(show(answer))
+    if args.out is not None and Path(args.out).suffix == ".json":
+        write_text(Path(args.out), json_text(as_json(answer)))
+    return 0
+
+
+def _write_table(opened: Opened, number: int, given: Given, question: Question, path: Path, told: TextIO) -> None:
+    from ..reporting.files import write_csv, write_parquet
+    from ..run.asking import ask_many
+
+    frame = ask_many(opened, number, given, question)
+    (write_csv if path.suffix == ".csv" else write_parquet)(path, frame)
+    count = len(given.names)
+    print(f"{count:,} input{'' if count == 1 else 's'}, {len(frame):,} rows -> {path}", file=told)

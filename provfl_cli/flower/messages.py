@@ -1,0 +1,75 @@
+"""What Flower's messages carry, as tensors and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from flwr.app import Array, ArrayRecord, RecordDict
+from torch import Tensor
+
+from ..errors import RunError
+
+
+class NotRecorded(RunError):
+    """Why a round cannot be recorded; the federation itself may go on."""
+
+
+def tensor(array: Array) -> Tensor:
+    """An array as a tensor of its own type."""
+    return torch.from_numpy(array.numpy())
+
+
+def tensors(record: Mapping[str, Array]) -> dict[str, Tensor]:
+    """The arrays of a record as tensors, by name."""
+    return {name: tensor(array) for name, array in record.items()}
+
+
+def arrays_of(content: RecordDict, key: str | None) -> ArrayRecord:
+    """The model in a message: its only array record, or of several the one under `key`.
+
+    Raises:
+        NotRecorded: there is none, or it cannot be told which.
+    """
+    records = content.array_records
+    if len(records) == 1:
+        return next(iter(records.values()))
+    if key is not None and key in records:
+        return records[key]
+    found = ", ".join(records) or "none"
+    raise NotRecorded(f"a message must carry one array record, the model, and has {found}")
+
+
+def metric_of(content: RecordDict, key: str) -> object:
+    """A metric of a reply, in whichever of its records; None where it has none of that name."""
+    for record in content.metric_records.values():
+        if key in record:
+            return record[key]
+    return None
+
+
+def weight_of(content: RecordDict, key: str) -> float:
+    """The number by which a strategy weighs a reply.
+
+    Raises:
+        NotRecorded: there is no such metric, or it is no number.
+    """
+    value = metric_of(content, key)
+    if not isinstance(value, int | float):
+        there = ", ".join(sorted({name for record in content.metric_records.values() for name in record}))
+        raise NotRecorded(
+            f"the reply has no number under the weight key {key!r} (its metrics: {there or 'none'}): "
+            "let the client send it, or name another with weight_key"
+        )
+    return float(value)
+
+
+def same_arrays(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    """Whether two records hold the same arrays, byte for byte."""
+    return one is other or (
+        one.keys() == other.keys()
+        and all(
+            array is other[name] or (array.dtype == other[name].dtype and array.data == other[name].data)
+            for name, array in one.items()
+        )
+    )

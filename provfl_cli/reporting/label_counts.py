@@ -1,0 +1,51 @@
+"""How many training examples of each label each client holds: `clients.csv` of a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "clients.csv"
+COLUMNS = ("client", "label", "examples")
+
+
+def frame(label_counts: Mapping[int, np.ndarray]) -> pd.DataFrame:
+    """One row for each client and label that it holds: `client, label, examples`; a client without any has none.
+
+    Args:
+        label_counts: training examples by label of each client, after injection, int `[classes]`.
+    """
+    import pandas as pd
+
+    rows = [
+        (client, int(label), int(counts[label]))
+        for client, counts in label_counts.items()
+        for label in np.flatnonzero(counts)
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def read(path: Path, classes: int) -> dict[int, np.ndarray]:
+    """The way back: examples by label of each client in the file, int `[classes]`.
+
+    Raises:
+        ValueError: a column is missing, or a label is not below `classes`.
+        FileNotFoundError: there is no such file.
+    """
+    import pandas as pd
+
+    rows = pd.read_csv(path)
+    if missing := [name for name in COLUMNS if name not in rows]:
+        raise ValueError(f"{path.name} has no column {missing[0]}")
+    if len(rows) and not 0 <= rows["label"].min() <= rows["label"].max() < classes:
+        raise ValueError(f"{path.name} has labels beyond the {classes} that there are")
+    found: dict[int, np.ndarray] = {}
+    for client, label, examples in rows[list(COLUMNS)].itertuples(index=False):
+        found.setdefault(int(client), np.zeros(classes, dtype=np.int64))[label] = examples
+    return found

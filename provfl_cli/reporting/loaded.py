@@ -1,0 +1,104 @@
+"""A run's results as data frames, for notebooks and scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import InputError
+from ..markup import Markup, cell, table
+from .run_folders import Absent, read_run
+
+FIGURES = (  # of the summary: the key, that of its chance level, and what it is called
+    ("localization_accuracy", "chance_accuracy", "localization accuracy"),
+    ("majority_accuracy", "majority_chance", "largest holder on top"),
+    ("fault_accuracy", "fault_chance", "faulty client on top"),
+    ("global_accuracy", "", "accuracy of the global model"),
+    ("spearman_leave_one_out", "", "rank correlation with leaving clients out"),
+)
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What `provfl_cli.load_run` gives.
+
+    Attributes:
+        folder: of the run.
+        contributions: each client's contribution, share and rank for each traced input, by method and round.
+        inputs: the traced inputs, with picture (PNG) or text, labels and probabilities.
+        layers: for a sample of inputs, contributions and active neurons by layer.
+        localization: every metric, a row for each method and round.
+        participation: who took part when.
+        metrics: loss and accuracy of the global model, a row a round.
+        summary: the final figures.
+        settings: the whole configuration, by dotted key.
+        labels: names of the classes by number.
+    """
+
+    folder: Path
+    contributions: pd.DataFrame
+    inputs: pd.DataFrame
+    layers: pd.DataFrame
+    localization: pd.DataFrame
+    participation: pd.DataFrame
+    metrics: pd.DataFrame
+    summary: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    labels: tuple[str, ...]
+
+    def _repr_html_(self) -> Markup:
+        """The figures beside chance, every method, and what the frames hold."""
+        figures = [
+            (name, self.summary[key], self.summary.get(chance, "") if chance else "")
+            for key, chance, name in FIGURES
+            if self.summary.get(key) is not None
+        ]
+        columns = [
+            name
+            for name in ("method", "scope", "round", "inputs", "localization_accuracy", "chance_accuracy", "ndcg")
+            if name in self.localization
+        ]
+        methods = self.localization[columns].itertuples(index=False)
+        frames = ("contributions", "inputs", "layers", "localization", "participation", "metrics")
+        title = f"{self.settings.get('dataset.name')} on {self.settings.get('model.name')}: {self.folder}"
+        parts = [
+            table(("figure", "value", "chance"), figures, "The run's own method in its last traced round"),
+            table(columns, methods, "Every method"),
+            table(("frame", "rows"), ((name, f"{len(getattr(self, name)):,}") for name in frames), "Data frames"),
+        ]
+        return Markup(f"<div><p><b>{cell(title)}</b></p>{''.join(parts)}</div>")
+
+
+def load_run(path: str | Path) -> RunResults:
+    """Read a run folder; see `provfl_cli.load_run`.
+
+    Raises:
+        InputError: it is none, the run failed or has not ended, or a file is missing or damaged.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give one that provfl run made, such as outputs/DATE/TIME")
+    found = read_run(folder)
+    if isinstance(found, Absent):
+        raise InputError(f"{found.name}: {found.reason}")
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return RunResults(
+            folder=folder,
+            contributions=pd.read_parquet(folder / "contributions.parquet"),
+            inputs=pd.read_parquet(folder / "inputs.parquet"),
+            layers=pd.read_parquet(folder / "layers.parquet"),
+            localization=found.scores,
+            participation=pd.read_csv(folder / "participation.csv"),
+            metrics=pd.read_json(folder / "metrics.jsonl", lines=True),
+            summary=found.figures,
+            settings=found.settings,
+            labels=tuple(map(str, manifest["dataset"]["labels"])),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error

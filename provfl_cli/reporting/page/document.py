@@ -1,0 +1,255 @@
+"""The page: data of the runs, templates, style and script in one file that asks for nothing from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InputError
+from ..run_folders import Absent, RunFolder, leaves
+from ..settings import common, differing, value, written
+from ..tables import Table, localization_tables
+from . import clients, sweeps
+from .reading import Opened, open_run
+from .summary import Figure, figures
+from .traces import layer_profiles, shown_inputs, shown_traces
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+DETAILED = 8  # runs that are shown in full
+CELLS = 2_400_000  # numbers in the maps of all runs together
+INPUT_BYTES = 3_000_000  # pictures and texts of all runs together
+SCRIPTS = ("page.js", "tables.js", "maps.js", "charts.js", "figures.js", "cards.js", "compare.js", "main.js")
+_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One run as the templates want it; `data` is what the script draws from."""
+
+    name: str
+    title: str
+    figures: Sequence[Figure]
+    facts: Sequence[tuple[str, str]]
+    tables: Sequence[Table]
+    config: Sequence[tuple[str, str]]
+    manifest: Sequence[tuple[str, str]]
+    told: Sequence[str]
+    recorded: bool
+    data: Mapping[str, Any]
+
+
+def page(runs: Sequence[RunFolder], absent: Sequence[Absent] = ()) -> str:
+    """The page of one or more runs; of more than eight the first eight are shown in full.
+
+    Raises:
+        InputError: a package is missing.
+    """
+    return _page((open_run(run) for run in runs[:DETAILED]), runs, absent)
+
+
+def page_of(opened: Opened) -> str:
+    """The page of one run, or of a recorded federation, that has been read; InputError where a package is missing."""
+    return _page([opened], [opened.run], ())
+
+
+def check_packages() -> None:
+    """Raise InputError where a package that writes the page is missing."""
+    _trusted("")
+    _plotly()
+
+
+def _page(opened: Iterable[Opened], runs: Sequence[RunFolder], absent: Sequence[Absent]) -> str:
+    names = _names(runs)
+    count = min(len(runs), DETAILED)
+    detailed = [
+        _shown(one, name, CELLS // count, INPUT_BYTES // count) for one, name in zip(opened, names, strict=False)
+    ]
+    several = len(runs) > 1 or bool(absent)
+    table, lines = sweeps.joined_table(runs, absent) if several else (None, [])
+    curves = sweeps.curves(runs) if len(runs) > 1 else []
+    data = {
+        "runs": [one.data for one in detailed],
+        "curves": curves,
+        "compared": [
+            {"name": name, **sweeps.summary_of(run)} for run, name in zip(runs, names, strict=True) if len(runs) > 1
+        ],
+    }
+    parts = "\n".join(_static(name) for name in SCRIPTS)
+    script = f"(() => {{\n'use strict';\n{parts}}})();"
+    plotly = _plotly()
+    return _template(
+        names=names,
+        runs=detailed,
+        table=table,
+        lines=lines,
+        curves=curves,
+        total=len(runs),
+        data=safe_json(data),
+        style=_trusted(_static("page.css")),
+        script=_trusted(script),
+        plotly=_trusted(plotly),
+        policy=_policy([plotly, script]),
+    )
+
+
+def _shown(opened: Opened, name: str, cells: int, room: int) -> Shown:
+    run = opened.run
+    traces, told = shown_traces(opened, cells)
+    numbers = sorted({number for trace in traces for number in trace["inputs"]})
+    inputs, cut = shown_inputs(opened, numbers, room)
+    scores = run.scores[run.scores["round"] == run.scores["round"].max()]
+    several_rounds = run.scores["round"].nunique() > 1
+    data = {
+        "name": name,
+        "own": run.figures.get("method"),
+        "fingerprint": opened.manifest.get("dataset", {}).get("fingerprint"),
+        "labels": list(opened.labels),
+        "clients": clients.client_data(opened),
+        "participation": clients.participation(opened),
+        "lineage": clients.lineage(opened),
+        "history": [{key: row.get(key) for key in ("round", "accuracy", "loss", "clients")} for row in opened.history],
+        "scores": _scores(run),
+        "several": several_rounds and "localization_accuracy" in run.scores,
+        "faults": "fault_accuracy" in scores and bool(scores["fault_accuracy"].notna().any()),
+        "traces": traces,
+        "inputs": inputs,
+        "layers": layer_profiles(opened),
+    }
+    return Shown(
+        name=name,
+        title=common([run], ()) or name,
+        figures=figures(opened),
+        facts=_facts(opened) if opened.recorded is None else opened.recorded,
+        tables=localization_tables(scores) if len(scores) else [],
+        config=[(key, written(one)) for key, one in run.settings.items()],
+        manifest=[(key, written(one)) for key, one in leaves(opened.manifest)],
+        told=(*told, *cut, *opened.notes),
+        recorded=opened.recorded is not None,
+        data=data,
+    )
+
+
+def _scores(run: RunFolder) -> list[dict[str, Any]]:
+    wanted = [
+        name
+        for name in ("localization_accuracy", "chance_accuracy", "majority_accuracy", "majority_chance",
+                     "spearman_counts", "fault_accuracy", "fault_chance")
+        if name in run.scores and run.scores[name].notna().any()
+    ]  # fmt: skip
+    rows = run.scores[["method", "scope", "round", *wanted]].to_dict("records")
+    return [{str(key): one for key, one in row.items()} for row in rows]
+
+
+def _facts(opened: Opened) -> list[tuple[str, str]]:
+    """What was run, for somebody who has not seen the configuration."""
+    run, manifest = opened.run, opened.manifest
+    data, seconds = manifest.get("dataset", {}), manifest.get("seconds", {})
+    chosen = {group: option for group, option in run.chosen.items() if option not in (None, "none")}
+    size = f" ({data['train_examples']:,} + {data['test_examples']:,} examples)" if "train_examples" in data else ""
+    rounds, a_round = run.settings.get("federation.rounds"), run.settings.get("federation.clients_per_round")
+    facts = [
+        ("data", f"{run.figures.get('dataset', chosen.get('dataset'))}{size}"),
+        ("model", str(run.figures.get("model", chosen.get("model")))),
+        ("clients", f"{len(opened.clients):,}{f', {a_round} a round' if a_round else ''}"),
+        ("rounds", str(rounds)),
+        ("fusion", str(chosen.get("fusion", run.figures.get("fusion")))),
+        ("partition", str(chosen["partition"]) if "partition" in chosen else ""),
+        ("fault planted", f"{chosen['injection']} (clients {', '.join(map(str, opened.faulty)) or 'none'})"
+         if "injection" in chosen else ""),
+        ("privacy", str(run.figures.get("privacy") or "")),
+        ("traced", f"{run.figures.get('inputs', 0):,} predictions of round {run.figures.get('round')} by "
+                   f"{run.figures.get('method')}"),
+        ("seed", str(run.seed)),
+        ("time", f"{seconds['total']:,.1f} s" if "total" in seconds else ""),
+        ("note", str(data.get("note") or "")),
+    ]  # fmt: skip
+    return [(name, text) for name, text in facts if text]
+
+
+def _names(runs: Sequence[RunFolder]) -> list[str]:
+    """What runs are called: the settings in which they differ, and their folder."""
+    keys = (*differing(runs).keys, "seed") if len(runs) > 1 else ()
+    names = []
+    for run in runs:
+        said = " ".join(f"{key}={value(run, key)}" for key in keys)
+        near, whole = os.path.relpath(run.folder), str(run.folder.absolute())
+        folder = whole if near.startswith("..") else near
+        names.append(f"{folder}: {said}" if said else folder)
+    return names
+
+
+def safe_json(data: Any) -> Markup:
+    """JSON that stays data wherever it stands in a page: `<`, `>`, `&` and U+2028, U+2029 as escapes; no NaN."""
+    text = json.dumps(_finite(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
+    return _trusted(text.translate(_ESCAPES))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """What the page may do: run its own two scripts, show pictures that it brings, and nothing over a network."""
+    allowed = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _template(**values: Any) -> str:
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ModuleNotFoundError as error:
+        raise _missing("jinja2") from error
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(**values)
+
+
+def _trusted(text: str) -> Markup:
+    """Text that goes into the page as it is: our own files, and JSON made safe."""
+    try:
+        from markupsafe import Markup
+    except ModuleNotFoundError as error:
+        raise _missing("jinja2") from error
+    return Markup(text)
+
+
+def _static(name: str) -> str:
+    return (files(__package__) / "static" / name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    """The library that draws curves, as the plotly package ships it."""
+    try:
+        return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    except ModuleNotFoundError as error:
+        raise _missing("plotly") from error
+
+
+def _missing(package: str) -> InputError:
+    return InputError(
+        f"provfl report needs the package {package}: pip install 'provfl[report]' "
+        "(scripts/provfl: PROVFL_EXTRAS=report)"
+    )

@@ -1,0 +1,158 @@
+"""All that a run folder holds, for a page or a figure; files that are not there are None."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ...evaluation.contributions import Trace, traces
+from .. import label_counts
+from ..run_folders import RunFolder
+
+Key = tuple[str, str, str, int]  # method, scope, target, round
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run folder, read.
+
+    Attributes:
+        run: its settings and figures.
+        manifest: `manifest.json`.
+        history: the rows of `metrics.jsonl`.
+        labels: names of the classes; where the manifest has none, their numbers.
+        clients: all that were kept, and the training examples of each.
+        faulty: those that were planted.
+        counts: training examples by label of each client, None where `clients.csv` is missing.
+        contributions, inputs, layers, participation: the tables, None where missing.
+        traces: of `contributions`, the run's own method first, then the others, each with its last round first.
+        notes: what could not be read, and why.
+        names: what clients are called, by number; {}: by their numbers.
+        recorded: of a recorded federation, which has no configuration, what is known of it; None: it is a run.
+    """
+
+    run: RunFolder
+    manifest: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    labels: tuple[str, ...]
+    clients: Mapping[int, int]
+    faulty: tuple[int, ...]
+    counts: Mapping[int, np.ndarray] | None
+    contributions: pd.DataFrame | None
+    inputs: pd.DataFrame | None
+    layers: pd.DataFrame | None
+    participation: pd.DataFrame | None
+    traces: Sequence[tuple[Key, Trace]]
+    notes: tuple[str, ...]
+    names: Mapping[int, str] = field(default_factory=dict)
+    recorded: Sequence[tuple[str, str]] | None = None
+
+    @property
+    def last_round(self) -> int | None:
+        """The last that was traced."""
+        return max((key[3] for key, _ in self.traces), default=None)
+
+    def label(self, number: int) -> str:
+        """The name of a class."""
+        return self.labels[number] if 0 <= number < len(self.labels) else str(number)
+
+
+def open_run(run: RunFolder) -> Opened:
+    """Read the files of a run folder; one that is damaged is left out, and said."""
+    notes: list[str] = []
+
+    def table(name: str) -> pd.DataFrame | None:
+        path = run.folder / name
+        if not path.is_file():
+            return None
+        try:
+            return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        except Exception as error:  # whatever a damaged file makes its reader say
+            notes.append(f"{name} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+            return None
+
+    manifest = _json(run.folder / "manifest.json", notes)
+    contributions = table("contributions.parquet")
+    found: list[tuple[Key, Trace]] = []
+    if contributions is not None:
+        try:
+            found = read_traces(contributions, str(run.figures.get("method")))
+        except (ValueError, KeyError) as error:
+            notes.append(f"contributions.parquet: {error}")
+            contributions = None
+    labels = _labels(manifest, found)
+    kept = manifest.get("clients", {}).get("kept", {})
+    counts = None
+    if (run.folder / label_counts.FILE).is_file():
+        try:
+            counts = label_counts.read(run.folder / label_counts.FILE, len(labels))
+        except ValueError as error:
+            notes.append(str(error))
+    clients = {int(client): int(examples) for client, examples in kept.items()}
+    for client in sorted({int(one) for _, trace in found for one in trace.clients} - set(clients)):
+        clients[client] = 0  # the manifest does not know it
+    if counts is not None:
+        counts = {client: counts.get(client, np.zeros(len(labels), dtype=np.int64)) for client in clients}
+    return Opened(
+        run=run,
+        manifest=manifest,
+        history=_history(run.folder / "metrics.jsonl"),
+        labels=labels,
+        clients=clients,
+        faulty=tuple(map(int, manifest.get("clients", {}).get("faulty", ()))),
+        counts=counts,
+        contributions=contributions,
+        inputs=table("inputs.parquet"),
+        layers=table("layers.parquet"),
+        participation=table("participation.csv"),
+        traces=found,
+        notes=tuple(notes),
+    )
+
+
+def read_traces(contributions: pd.DataFrame, own: str) -> list[tuple[Key, Trace]]:
+    """The traces of a tidy frame: the last round first, in it those of the method `own`.
+
+    Raises:
+        ValueError, KeyError: the frame is not what `tidy` makes.
+    """
+    return sorted(traces(contributions), key=lambda each: (-each[0][3], each[0][0] != own, each[0][1] != "round"))
+
+
+def last_part(opened: Opened) -> dict[int, int]:
+    """The last round in which each client's work was fused or made, by client; those who never took part are not in."""
+    who = opened.participation
+    if who is None:
+        return {}
+    took = who[who["status"].isin(("trained", "partial", "arrived"))]
+    last = took.groupby("client")["round"].max()
+    return dict(zip(map(int, last.index.tolist()), map(int, last.tolist()), strict=True))
+
+
+def _labels(manifest: Mapping[str, Any], found: Sequence[tuple[Key, Trace]]) -> tuple[str, ...]:
+    named = manifest.get("dataset", {}).get("labels")
+    if named:
+        return tuple(map(str, named))
+    seen = [int(np.r_[trace.labels, trace.predictions].max()) for _, trace in found if len(trace.labels)]
+    return tuple(map(str, range(max(seen, default=-1) + 1)))
+
+
+def _json(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        notes.append(f"{path.name} is no JSON")
+        return {}
+    return read
+
+
+def _history(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

@@ -1,0 +1,113 @@
+// Inputs as cards: only those of one page are in the document.
+
+const CARDS_A_PAGE = 24;
+const CARDS = {};
+
+/** Let the controls of a run choose its cards. */
+function setUpCards(index) {
+  const run = DATA.runs[index], controls = controlsOf("cards", index);
+  const list = document.querySelector(`.cards[data-index="${index}"]`), section = list.closest("section");
+  const place = new Map((run.inputs.number ?? []).map((number, at) => [number, at]));
+  const state = { page: 0, found: null };
+  fillTraces(controls.trace, run);
+  controls.label.append(make("option", { value: "" }, "all"), ...run.labels.map((name, at) => make("option", { value: at }, name)));
+  controls.client.append(make("option", { value: "" }, "any"), ...run.clients.number.map((client) => make("option", { value: client }, clientName(run, client))));
+
+  function matching() {
+    const trace = run.traces[Number(controls.trace.value)], { label, client, right, number } = controls;
+    const isTop = (at) => range(trace.top[at].length).some((place) => trace.rank[at][place] === 1 && trace.clients[trace.top[at][place]] === Number(client.value));
+    const kept = range(trace.inputs.length).filter((at) =>
+      (label.value === "" || trace.label[at] === Number(label.value)) && (client.value === "" || isTop(at)) &&
+      (right.value === "" || isRight(trace, at) === (right.value === "right")) &&
+      (number.value.trim() === "" || trace.inputs[at] === Number(number.value)));
+    return { trace, kept };
+  }
+  function show() {
+    const { trace, kept } = matching(), pages = Math.max(Math.ceil(kept.length / CARDS_A_PAGE), 1);
+    state.page = Math.min(state.page, pages - 1);
+    const from = state.page * CARDS_A_PAGE, shown = kept.slice(from, from + CARDS_A_PAGE);
+    list.replaceChildren(...shown.map((at) => card(run, trace, at, place.get(trace.inputs[at]), state.found)));
+    const which = shown.length ? `${count(from + 1)} to ${count(from + shown.length)} of ` : "";
+    section.querySelector(".count").textContent = `${which}${count(kept.length)} input${kept.length === 1 ? "" : "s"}${kept.length < trace.inputs.length ? ` that fit (${count(trace.inputs.length)} in all)` : ""}`;
+    section.querySelector(".page").textContent = `page ${state.page + 1} of ${pages}`;
+    section.querySelector('[data-step="-1"]').disabled = state.page === 0;
+    section.querySelector('[data-step="1"]').disabled = state.page === pages - 1;
+  }
+  for (const control of Object.values(controls)) {
+    control.addEventListener("input", () => { state.page = 0; state.found = null; show(); });
+  }
+  section.querySelectorAll("[data-step]").forEach((button) => button.addEventListener("click", () => {
+    state.page += Number(button.dataset.step);
+    show();
+    section.querySelector(".count").scrollIntoView({ block: "start" });
+  }));
+  CARDS[index] = (trace, number) => {
+    Object.assign(controls.trace, { value: String(trace) });
+    for (const name of ["label", "client", "right"]) controls[name].value = "";
+    controls.number.value = String(number);
+    state.page = 0;
+    state.found = number;
+    show();
+    section.scrollIntoView({ block: "start" });
+    list.querySelector(".card")?.focus({ preventScroll: true });
+  };
+  show();
+}
+
+/** Go to the card of an input. */
+const showInput = (index, trace, number) => CARDS[index](trace, number);
+
+function fillTraces(select, run) {
+  select.append(...run.traces.map((trace, at) => make("option", { value: at }, traceName(trace))));
+}
+
+function card(run, trace, at, place, found) {
+  const number = trace.inputs[at], right = isRight(trace, at);
+  const predicted = labelOf(run, trace.prediction[at]), label = labelOf(run, trace.label[at]);
+  const probability = run.inputs.probability?.[place], last = trace.round === run.traces[0].round;
+  const sure = last && probability !== null && probability !== undefined ? ` (${percent(probability)})` : "";
+  const words = make("div", {}, make("h3", {}, `Input ${number}`),
+    make("p", {}, "predicted ", make("bdi", {}, predicted), sure, ...(right === null ? [] : [", ", make("span", { class: right ? "right" : "wrong" }, right ? "✓ right" : "✗ wrong")])),
+    right ? null : make("p", {}, ...(right === null ? ["true label not known"] : ["labelled ", make("bdi", {}, label)])));
+  const picture = run.inputs.picture?.[place], text = run.inputs.text?.[place];
+  const head = make("div", { class: "card-head" }, picture ? make("img", { src: picture, alt: `input ${number}, ${right === null ? "label not known" : `labelled ${label}`}`, loading: "lazy" }) : null, words);
+  const shown = make("li", { class: number === found ? "card found" : "card", tabindex: number === found ? "-1" : null }, head);
+  if (text !== null && text !== undefined) shown.append(make("blockquote", { dir: "auto", tabindex: "0", "aria-label": `text of input ${number}` }, text));
+  shown.append(ranking(run, trace, at));
+  const rest = Object.entries(trace.rest ?? {}).filter(([, values]) => values[at] !== null);
+  if (rest.length) shown.append(make("p", { class: "rest" }, `sent by no client of this round: ${rest.map(([kind, values]) => `${kind} ${figure(values[at])}`).join(", ")}`));
+  const profile = last && trace.method === run.own && trace.scope === "round" ? run.layers?.inputs[number] : null;
+  if (profile) shown.append(profileOf(run, profile));
+  return shown;
+}
+
+function ranking(run, trace, at) {
+  const most = Math.max(...trace.value[at].map((one) => Math.abs(one ?? 0)), 1e-12), counts = run.clients.counts;
+  const place = new Map(run.clients.number.map((client, position) => [client, position]));
+  const head = make("tr", {}, ...["rank", "client", "contribution", "", "share", counts && "examples"].filter((one) => one !== null).map((one) => make(one ? "th" : "td", { scope: one ? "col" : null }, one)));
+  const body = trace.top[at].map((column, row) => {
+    const client = trace.clients[column], value = trace.value[at][row] ?? 0, tied = trace.rank[at][row] === 1 && trace.tied[at] > 1;
+    return make("tr", {}, make("td", { class: "number" }, String(trace.rank[at][row]), tied ? make("span", { class: "tag" }, "tied") : ""), make("th", { scope: "row", class: run.clients.names && "named" }, make("bdi", {}, clientName(run, client))),
+      make("td", { class: "bars" }, barOf(value / most)), make("td", { class: "number" }, figure(value)), make("td", { class: "number" }, percent(trace.share[at][row])),
+      counts ? make("td", { class: "number" }, count(counts[place.get(client)][trace.label[at]])) : null);
+  });
+  const named = trace.clients.length > trace.top[at].length ? `The best ${trace.top[at].length} of ${count(trace.clients.length)} clients` : "All clients that took part";
+  return make("table", { class: "ranked", "aria-label": `${named} for input ${trace.inputs[at]}` }, make("thead", {}, head), make("tbody", {}, ...body));
+}
+
+/** A bar from the left, of another colour where it is negative. */
+function barOf(part) {
+  const drawn = makeSvg("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
+  drawn.append(makeSvg("rect", { width: Math.max(Math.abs(part) * 100, 0.5), height: 10, class: part < 0 ? "against" : "bar" }));
+  return drawn;
+}
+
+function profileOf(run, profile) {
+  const order = range(run.layers.layers.length).filter((at) => profile.value[at] !== null).sort((left, right) => Math.abs(profile.value[right]) - Math.abs(profile.value[left]));
+  const shown = order.slice(0, 8).sort((left, right) => left - right), most = Math.max(...shown.map((at) => Math.abs(profile.value[at])), 1e-12);
+  const rows = shown.map((at) => make("tr", {}, make("th", { scope: "row" }, run.layers.layers[at]), make("td", { class: "bars" }, barOf(profile.value[at] / most)),
+    make("td", { class: "number" }, figure(profile.value[at])), make("td", { class: "number" }, profile.active[at] === null ? "–" : `${Math.round(100 * profile.active[at])}%`)));
+  const heads = ["layer", "contribution", "", "active"].map((one) => make(one ? "th" : "td", { scope: one ? "col" : null }, one));
+  const more = order.length > shown.length ? `, the ${shown.length} that matter most of ${order.length}` : "";
+  return make("details", {}, make("summary", {}, `Layers that carried client ${nameOf(run, profile.client)}${more}`), make("table", { class: "ranked", "aria-label": `Layers, client ${nameOf(run, profile.client)}` }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)));
+}

@@ -1,0 +1,88 @@
+"""Several runs as a page shows them: one table of all, and curves against each setting in which they differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..joined import Asked, Joined, join
+from ..joined_views import HEADINGS, below, wide
+from ..run_folders import Absent, RunFolder
+from ..settings import differing, value, written
+from ..tables import Table
+
+CURVES = 6  # settings that have one
+
+
+def joined_table(runs: Sequence[RunFolder], absent: Sequence[Absent]) -> tuple[Table, list[str]]:
+    """All runs in one table, and the lines below it."""
+    joined = join(runs, Asked(), absent)
+    return wide(joined), below(joined)
+
+
+def curves(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
+    """Means over seeds against each setting in which the runs differ, other settings averaged within a seed.
+
+    Each has `key`, `numeric`, `values` (in order), and `lines`: by method and metric, mean, bounds of the 95% t
+    interval over seeds, and chance, at each value.
+    """
+    found = []
+    for key in differing(runs).keys[:CURVES]:
+        joined = join(runs, Asked(by=(key,)))
+        values = _ordered(list(dict.fromkeys(value(run, key) for run in runs)))
+        numbers = [_number(each) for each in values]
+        found.append(
+            {
+                "key": key,
+                "numeric": None not in numbers,
+                "values": values,
+                "metrics": {name: HEADINGS.get(name, name.replace("_", " ")) for name in joined.metrics},
+                "lines": _lines(joined, key, values),
+            }
+        )
+    return found
+
+
+def _lines(joined: Joined, key: str, values: Sequence[str]) -> list[dict[str, Any]]:
+    others = [word for word in joined.words if word != f"={key}"]
+    lines = []
+    for name, group in joined.frame.groupby([*others, "metric"], sort=False):
+        *words, metric = map(str, name)
+        rows = group.drop_duplicates(f"={key}").set_index(f"={key}").reindex(list(values))
+        lines.append(
+            {"name": " ".join(words), "metric": metric}
+            | {column: [_plain(one) for one in rows[column].tolist()] for column in ("mean", "low", "high", "chance")}
+        )
+    return lines
+
+
+def _ordered(values: Sequence[str]) -> list[str]:
+    """Numbers ascending, behind what is none (such as null)."""
+    words = [each for each in values if _number(each) is None]
+    return [*words, *sorted((each for each in values if _number(each) is not None), key=float)]
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _plain(number: float) -> float | None:
+    return round(float(number), 6) if math.isfinite(number) else None
+
+
+def summary_of(run: RunFolder) -> dict[str, Any]:
+    """What a comparison of two runs needs: settings, figures and accuracy by round."""
+    return {
+        "settings": {key: written(one) for key, one in run.settings.items()},
+        "figures": {
+            key: one
+            for key, one in run.figures.items()
+            if isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one)
+        },
+        "accuracy": [[number, one] for number, one in run.accuracy.items()],
+    }

@@ -1,0 +1,279 @@
+"""Inputs whose predictions are to be traced after a run: those that it traced, others of its test set, or new ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config.schema import Config
+from ..data.decode import decode
+from ..data.encoding import Encode
+from ..data.federated import Form, Pictures, Texts
+from ..data.folder import PICTURES
+from ..data.load import test_set
+from ..data.splits import Split, from_table, joined
+from ..data.tables import FORMATS, read_table
+from ..data.tensors import to_tensor
+from ..data.tokenizer import from_json
+from ..errors import InputError, RunError, did_you_mean
+from .manifest import TOKENIZER
+
+UNKNOWN = -1  # stands for a true label, or an index in the test set, that nobody gave
+
+
+@dataclass(frozen=True)
+class Given:
+    """Inputs to trace.
+
+    Attributes:
+        inputs: `[n, …]`, as the model reads them.
+        numbers: int64 `[n]`, indices in the test set; of new inputs, which number they have among these.
+        labels: int64 `[n]`, true labels, `UNKNOWN` where nobody gave one.
+        shown: what people see: pixels uint8 `[height, width, channels]`, a text, or None.
+        names: what each is called.
+        chosen: whether it was chosen here, since the user named none.
+    """
+
+    inputs: Tensor
+    numbers: np.ndarray
+    labels: np.ndarray
+    shown: tuple[np.ndarray | str | None, ...]
+    names: tuple[str, ...]
+    chosen: bool = False
+
+
+class Inputs(Protocol):
+    """Where the inputs of an opened federation come from."""
+
+    def first(self, number: int) -> Given:
+        """The input that is taken for round `number` where the user names none."""
+
+    def numbered(self, index: int) -> Given:
+        """The input with that index in the test set."""
+
+    def picture(self, file: Path) -> Given:
+        """A picture of the user's."""
+
+    def text(self, text: str) -> Given:
+        """A text of the user's."""
+
+    def many(self, path: Path) -> Given:
+        """All inputs of a table, or of a folder of pictures."""
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """Inputs of a run: what it traced is read back from its folder; only for other ones is the dataset loaded."""
+
+    folder: Path
+    config: Config
+    form: Form
+    label_names: tuple[str, ...]
+    fingerprint: str
+
+    def encode(self, shown: np.ndarray) -> Tensor:
+        """Pixels or texts, as the run's model reads them."""
+        encode: Encode
+        if isinstance(self.form, Texts):
+            try:
+                encode = from_json((self.folder / TOKENIZER).read_text(encoding="utf-8"))
+            except OSError as error:
+                raise RunError(f"{error.filename}: {error.strerror}: what turns texts into tokens is gone") from error
+        else:
+            encode = partial(to_tensor, mean=self.config.dataset.mean, std=self.config.dataset.std)
+        return encode(shown)
+
+    def first(self, number: int) -> Given:
+        """The first input that the run traced of that round, or of any."""
+        rows = self._traced()
+        if not rows:
+            raise InputError(f"{self.folder}: the run has traced nothing: give --input INDEX of its test set")
+        best = next((row for row in rows if row["round"] == number), rows[0])
+        return self._of_rows([best], chosen=True)
+
+    def numbered(self, index: int) -> Given:
+        """From `inputs.parquet` where the run traced it, else from the dataset, which takes longer."""
+        rows = [row for row in self._traced() if row["input"] == index]
+        if rows:
+            return self._of_rows(rows[:1])
+        test, source = test_set(self.config)
+        if source.fingerprint != self.fingerprint:
+            raise InputError(
+                f"--input {index}: the run has not traced it, and the dataset is not what it was then "
+                f"({source.location}): give one that it traced (inputs.parquet)"
+            )
+        found = np.flatnonzero(test.indices == index).tolist()
+        if not found:
+            lowest, highest = int(test.indices.min()), int(test.indices.max())
+            raise InputError(
+                f"--input {index}: not in the run's test set of {len(test.indices):,}, "
+                f"whose numbers lie between {lowest} and {highest}"
+            )
+        shown = tuple(test.shown[found])
+        return Given(test.inputs[found], np.array([index]), test.labels.numpy()[found], shown, (f"input {index}",))
+
+    def picture(self, file: Path) -> Given:
+        """Decoded, resized and normalised as the run's own pictures."""
+        if not isinstance(self.form, Pictures):
+            raise InputError(f"--image {file}: this run is about texts: --text, or --input INDEX")
+        if not file.is_file():
+            raise InputError(f"--image {file}: no such file")
+        return self._of_split(Split([(str(file), file)], [None]), (file.name,))
+
+    def text(self, text: str) -> Given:
+        """Encoded by the run's tokenizer."""
+        if not isinstance(self.form, Texts):
+            raise InputError("--text: this run is about pictures: --image FILE, or --input INDEX")
+        if not text.strip():
+            raise InputError("--text: is empty")
+        return self._of_split(Split([("--text", text)], [None]), ("text",))
+
+    def many(self, path: Path) -> Given:
+        """Rows of a table (CSV, TSV, JSON lines, parquet), or pictures in a folder, whose folders may be labels."""
+        if not path.exists():
+            raise InputError(f"--inputs {path}: no such file or folder")
+        files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+        pictures = [file for file in files if file.suffix.lower() in PICTURES and isinstance(self.form, Pictures)]
+        tables = [file for file in files if file.suffix.lower() in FORMATS]
+        if pictures:
+            labels = [file.parent.name if file.parent.name in self.label_names else None for file in pictures]
+            base = path.parent if path.is_file() else path
+            names = tuple(str(file.relative_to(base)) for file in pictures)
+            return self._of_split(Split([(str(file), file) for file in pictures], labels), names)
+        if not tables:
+            kinds = ", ".join(suffix[1:] for suffix in FORMATS)
+            also = " or pictures" if isinstance(self.form, Pictures) else ""
+            raise InputError(f"--inputs {path}: give a table ({kinds}){also}")
+        whole = joined([self._table(file) for file in tables])
+        names = tuple(f"row {row}" for row in range(len(whole.cells)))
+        return self._of_split(whole, names)
+
+    def _table(self, file: Path) -> Split:
+        import pyarrow as pa
+
+        dataset = self.config.dataset
+        table = read_table(file, dataset)
+        if dataset.label_column not in table.column_names:
+            table = table.append_column(dataset.label_column, pa.nulls(len(table)))
+        return from_table(table, str(file), file.parent, dataset)
+
+    def _of_split(self, split: Split, names: tuple[str, ...]) -> Given:
+        if not split.cells:
+            raise InputError("--inputs: there is nothing in it")
+        shown = self._shown(split.cells)
+        labels = np.array([self._number(label) for label in split.labels], dtype=np.int64)
+        return Given(self.encode(shown), np.arange(len(labels)), labels, tuple(shown), names)
+
+    def _shown(self, cells: Sequence[tuple[str, Any]]) -> np.ndarray:
+        if isinstance(self.form, Texts):
+            return np.array([text for _, text in cells], dtype=object)
+        pixels = decode(cells, self.form.image_size, hashlib.sha256())
+        if pixels.shape[-1] < self.form.channels:
+            return np.repeat(pixels, self.form.channels, axis=-1)
+        return _grey(pixels) if pixels.shape[-1] > self.form.channels else pixels
+
+    def _number(self, label: Any) -> int:
+        """The number of a label that a table gives by name or number."""
+        if label is None:
+            return UNKNOWN
+        if str(label) in self.label_names:
+            return self.label_names.index(str(label))
+        if isinstance(label, int) and 0 <= label < len(self.label_names):
+            return label
+        column = self.config.dataset.label_column
+        raise InputError(f"--inputs: column {column} holds {label}: {did_you_mean(str(label), self.label_names)}")
+
+    def _traced(self) -> list[dict[str, Any]]:
+        import pyarrow.parquet as pq
+
+        try:
+            rows: list[dict[str, Any]] = pq.read_table(self.folder / "inputs.parquet", partitioning=None).to_pylist()
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.folder / 'inputs.parquet'} cannot be read: {str(error).splitlines()[0]}") from error
+        return rows
+
+    def _of_rows(self, rows: Sequence[Mapping[str, Any]], chosen: bool = False) -> Given:
+        """Inputs as the run recorded them: a picture without loss, or the whole text."""
+        cells = [(f"input {row['input']}", row["picture"] if "picture" in row else row["text"]) for row in rows]
+        shown = self._shown(cells)
+        return Given(
+            self.encode(shown),
+            np.array([row["input"] for row in rows]),
+            np.array([row["label"] for row in rows]),
+            tuple(shown),
+            tuple(where for where, _ in cells),
+            chosen,
+        )
+
+
+@dataclass(frozen=True)
+class TensorInputs:
+    """Inputs that the user brought as the model reads them, `[n, …]`, and their labels int64 `[n]`."""
+
+    inputs: Tensor
+    labels: np.ndarray
+
+    def first(self, number: int) -> Given:
+        """The first of them."""
+        return self._rows(slice(0, 1), chosen=True)
+
+    def numbered(self, index: int) -> Given:
+        """One of them."""
+        if not 0 <= index < len(self.labels):
+            raise InputError(f"--input {index}: --data has inputs 0 to {len(self.labels) - 1}")
+        return self._rows(slice(index, index + 1))
+
+    def picture(self, file: Path) -> Given:
+        """Refused: nobody knows how."""
+        raise InputError(f"--image {file}: {_NOT_KNOWN}")
+
+    def text(self, text: str) -> Given:
+        """Refused: nobody knows how."""
+        raise InputError(f"--text: {_NOT_KNOWN}")
+
+    def many(self, path: Path) -> Given:
+        """All of them, by the word `all`; files are refused."""
+        if str(path) != "all":
+            raise InputError(f"--inputs {path}: {_NOT_KNOWN}; --inputs all traces all of --data")
+        return self._rows(slice(None))
+
+    def _rows(self, where: slice, chosen: bool = False) -> Given:
+        numbers = np.arange(len(self.labels))[where]
+        inputs = self.inputs[where]
+        return Given(
+            inputs,
+            numbers,
+            self.labels[where],
+            tuple(_drawn(one) for one in inputs),
+            tuple(f"input {number}" for number in numbers),
+            chosen,
+        )
+
+
+_NOT_KNOWN = (
+    "how this federation turned it into numbers is not known: give what the model reads by --data FILE.safetensors, "
+    "and choose by --input INDEX"
+)
+
+
+def _drawn(one: Tensor) -> np.ndarray | None:
+    """A picture of what may be one, its values stretched to 0..255; None of what cannot be."""
+    if one.dim() != 3 or one.shape[0] not in (1, 3) or not one.is_floating_point():
+        return None
+    low, high = one.min(), one.max()
+    stretched = (one - low) / (high - low).clamp_min(torch.finfo(one.dtype).tiny) * 255
+    return stretched.round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    from PIL import Image
+
+    return np.stack([np.asarray(Image.fromarray(one).convert("L"))[..., np.newaxis] for one in pixels])

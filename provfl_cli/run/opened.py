@@ -1,0 +1,448 @@
+"""A federation opened again, to ask about its predictions: a run's folder, or a recorded one with a model and inputs.
+
+Of a run nothing is loaded but what the folder and the training cache hold: the dataset is read, and never dealt to
+clients, only where an input is asked for that the run has not traced.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from ..attribution.counterfactual import steps_made
+from ..attribution.method import Attribution, Case
+from ..config.schema import Config, Model, Provenance
+from ..config.tree import options
+from ..config.validate import attribution_method, fusion_option, model_option, provenance_preset, validated
+from ..data.checkpoint import resolve
+from ..data.federated import Form, Pictures, Texts
+from ..errors import InputError, RunError, did_you_mean
+from ..fusion.privacy import NoPrivacy
+from ..models.build import build
+from ..reporting import label_counts as counted
+from ..store.recorded import Recorded, read_recorded
+from ..store.rounds import Round, read_round, stored_rounds
+from .device import choose_device
+from .inputs import UNKNOWN, Given, Inputs, RunInputs, TensorInputs
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What can be asked about, and with what.
+
+    Attributes:
+        folder: the run's, or of the recorded federation.
+        model: the architecture; the weights come from a round.
+        form: what the model reads; None: not known.
+        inputs: where inputs come from.
+        label_names: of the classes, in the order of the model's outputs.
+        client_names: of recorded clients by number; {}: they are called by their numbers.
+        examples: training examples of every client, by number.
+        label_counts: the same by label, int `[classes]`; {}: not known.
+        faulty: clients that were planted.
+        provenance: the run's own way of tracing.
+        rivals: the methods that it compared this with.
+        rounds_traced: rounds that the run traced, ascending.
+        fusion: how a round is fused again; None: not known.
+        privacy: what was done to keep clients private.
+        seed: of everything random.
+        device: where to compute.
+        config: of the run; None: there was no run.
+    """
+
+    folder: Path
+    model: nn.Module
+    form: Form | None
+    inputs: Inputs
+    label_names: tuple[str, ...]
+    client_names: Mapping[int, str]
+    examples: Mapping[int, int]
+    label_counts: Mapping[int, np.ndarray]
+    faulty: tuple[int, ...]
+    provenance: Provenance
+    rivals: tuple[Attribution, ...]
+    rounds_traced: tuple[int, ...]
+    fusion: Any | None
+    privacy: Any
+    seed: int
+    device: torch.device
+    config: Config | None = None
+
+    @cached_property
+    def rounds(self) -> tuple[int, ...]:
+        """Numbers of the rounds that are there, ascending."""
+        return tuple(stored_rounds(self.folder / "rounds"))
+
+    def round(self, number: int | None) -> Round:
+        """A stored round; None: the last one traced, else the last.
+
+        Raises:
+            InputError: it is not there.
+        """
+        there = self.rounds
+        if not there:
+            raise InputError(
+                f"{self.folder}: the models of its rounds are gone (the training cache was pruned or moved): "
+                "the same provfl run trains them again"
+            )
+        if number is None:
+            number = max((one for one in self.rounds_traced if one in there), default=there[-1])
+        if number not in there:
+            kept = ", ".join(map(str, there))
+            hint = "" if self.config is None else " (store.keep=all keeps all of them)"
+            raise InputError(f"--round {number}: not kept; there are: {kept}{hint}")
+        return read_round(self.folder / "rounds", number)
+
+    def case(self, stored: Round, given: Given, classes: np.ndarray) -> Case:
+        """The predictions of `given` as attribution methods take them, `classes` int64 `[n]` the ones to explain."""
+        return Case(
+            model=self.model,
+            inputs=given.inputs,
+            numbers=given.numbers,
+            labels=given.labels,
+            classes=classes,
+            stored=stored,
+            form=self.form,
+            fusion=self.fusion,
+            privacy=self.privacy,
+            provenance=self.provenance,
+            seed=self.seed,
+            device=self.device,
+            steps=() if self.config is None else steps_made(self.config, self.examples, stored),
+        )
+
+    def methods(self, names: Sequence[str]) -> tuple[list[Provenance], list[Attribution]]:
+        """Ways of tracing, and other methods, of these names, each in the settings of the run where it has any.
+
+        None named: the run's own way of tracing.
+
+        Raises:
+            InputError: no such method, or one that does not work here.
+        """
+        if not names:
+            return [self.provenance], []
+        presets, rivals = list[Provenance](), list[Attribution]()
+        own = {rival.name: rival for rival in self.rivals}
+        for name in dict.fromkeys(names):
+            if name == self.provenance.name:
+                presets.append(self.provenance)
+            elif name in own:
+                rivals.append(own[name])
+            elif name in options("provenance"):
+                presets.append(provenance_preset(name))
+            elif name in options("attribution"):
+                rivals.append(attribution_method(name))
+            else:
+                known = {*options("provenance"), *options("attribution"), *own}
+                raise InputError(f"--method {name}: {did_you_mean(name, known)}")
+        for rival in rivals:
+            self._check(rival)
+        return presets, rivals
+
+    def _check(self, rival: Attribution) -> None:
+        if self.config is not None:
+            rival.check(self.config)
+        elif self.fusion is None and getattr(rival, "counterfactual", None) == "refuse":
+            raise InputError(
+                f"--method {rival.name}: how the rounds were fused is recorded, not how to do it again: "
+                f"--method {rival.name}_withhold"
+            )
+
+    def name_of(self, client: int) -> str:
+        """What a client is called."""
+        return self.client_names.get(client, str(client))
+
+    def client(self, word: str) -> int:
+        """The number of the client of that name or number; InputError where there is none."""
+        for number, name in self.client_names.items():
+            if word == name:
+                return number
+        known = set(self.examples)
+        if word.isdecimal() and int(word) in known:
+            return int(word)
+        names = [self.name_of(number) for number in sorted(known)]
+        raise InputError(f"--without {word}: no such client, {did_you_mean(word, names, 20)}")
+
+    def label(self, word: str) -> int:
+        """The number of the label of that name or number; InputError where there is none."""
+        if word in self.label_names:
+            return self.label_names.index(word)
+        if word.isdecimal() and int(word) < len(self.label_names):
+            return int(word)
+        raise InputError(f"--target {word}: no such label, {did_you_mean(word, self.label_names, 20)}")
+
+
+def open_run(folder: Path) -> Opened:
+    """Open the folder of a run that has ended.
+
+    Raises:
+        InputError: it is none, or its configuration no longer fits.
+        RunError: a file of it is damaged.
+    """
+    config_file = folder / ".hydra" / "config.yaml"
+    if not config_file.is_file():
+        raise InputError(_no_run(folder))
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
+        called_from = Path(str(OmegaConf.select(hydra, "hydra.runtime.cwd")))
+        labels = tuple(map(str, manifest["dataset"]["labels"]))
+        examples = {int(client): int(count) for client, count in manifest["clients"]["kept"].items()}
+        faulty = tuple(int(client) for client in manifest["clients"]["faulty"])
+        fingerprint = str(manifest["dataset"]["fingerprint"])
+        reads = dict(manifest["inputs"])
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{folder / 'manifest.json'} cannot be read ({type(error).__name__}: {error})") from error
+    loaded = OmegaConf.load(config_file)
+    config = validated(loaded, called_from)  # type: ignore[arg-type]
+    form = _form(reads, config.model)
+    return Opened(
+        folder=folder,
+        model=build(config.model, form, len(labels), config.seed),
+        form=form,
+        inputs=RunInputs(folder, config, form, labels, fingerprint),
+        label_names=labels,
+        client_names={},
+        examples=examples,
+        label_counts=_label_counts(folder, len(labels)),
+        faulty=faulty,
+        provenance=config.provenance,
+        rivals=config.attribution,
+        rounds_traced=_rounds_traced(folder),
+        fusion=config.fusion,
+        privacy=config.privacy,
+        seed=config.seed,
+        device=_device(config.device),
+        config=config,
+    )
+
+
+def open_recorded(folder: Path, model: str | None, data: str | None) -> Opened:
+    """Open a recorded federation.
+
+    Args:
+        folder: with `rounds/` and `recorded.json`.
+        model: an option of `conf/model`, or `module:callable` that returns an `nn.Module`.
+        data: a safetensors file with `inputs` and, where known, `labels`; or `module:callable` that returns inputs, a
+            pair, or a mapping with these names.
+
+    Raises:
+        InputError: what was given does not fit, or is missing.
+        RunError: a file of it is damaged.
+    """
+    recorded = read_recorded(folder)
+    if recorded is None:
+        raise InputError(_no_run(folder))
+    if model is None:
+        raise InputError(
+            f"{folder}: of a recorded federation the model has to be given: --model lenet (provfl ls model), or "
+            "--model module:function, which returns it"
+        )
+    if data is None:
+        raise InputError(
+            f"{folder}: of a recorded federation the inputs have to be given as the model reads them: "
+            "--data FILE.safetensors (inputs, labels), or --data module:function"
+        )
+    inputs, labels = _data(data)
+    numbers = stored_rounds(folder / "rounds")
+    if not numbers:
+        raise InputError(f"{folder}: no round has been recorded in it")
+    weights = read_round(folder / "rounds", numbers[-1]).weights()
+    module, form = _model(model, inputs, weights, recorded)
+    classes = _check_fits(module, weights, inputs, model)
+    if labels.max() >= classes or labels.min() < UNKNOWN:
+        wrong = labels.max() if labels.max() >= classes else labels.min()
+        raise InputError(
+            f"--data {data}: holds label {wrong}, the model tells {classes} classes apart ({UNKNOWN}: not known)"
+        )
+    if recorded.labels and len(recorded.labels) != classes:
+        raise InputError(f"{folder}: {len(recorded.labels)} labels are recorded, the model has {classes} classes")
+    return Opened(
+        folder=folder,
+        model=module,
+        form=form,
+        inputs=TensorInputs(inputs, labels),
+        label_names=recorded.labels or tuple(map(str, range(classes))),
+        client_names=recorded.clients,
+        examples=recorded.examples,
+        label_counts={},
+        faulty=(),
+        provenance=provenance_preset("provfl"),
+        rivals=(),
+        rounds_traced=(),
+        fusion=_fusion(recorded),
+        privacy=NoPrivacy(),
+        seed=0,
+        device=_device("auto"),
+    )
+
+
+def _no_run(folder: Path) -> str:
+    if not folder.exists():
+        return f"{folder}: no such folder"
+    below = sorted(folder.glob("*/.hydra/config.yaml"))
+    if below:
+        return f"{folder}: several runs in it: give one, such as {below[0].parent.parent}"
+    return f"{folder}: neither a run (provfl run) nor a recorded federation (provfl import)"
+
+
+def _form(reads: Mapping[str, Any], model: Model) -> Form:
+    """What the run's model reads, as the manifest says."""
+    if reads["input"] == "image":
+        return Pictures(reads["channels"], reads["image_size"])
+    # Weights come from the round, but the published files also say what the architecture is.
+    published = resolve(model)
+    checkpoint = str(published.folder) if published.weights else None
+    return Texts(reads["vocabulary"], reads["max_tokens"], reads["padding"], checkpoint)
+
+
+def _label_counts(folder: Path, classes: int) -> dict[int, np.ndarray]:
+    """What the run wrote of them; {} for runs of a time when it did not."""
+    try:
+        return counted.read(folder / counted.FILE, classes)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise RunError(f"{folder / counted.FILE} cannot be read: {error}") from error
+
+
+def _rounds_traced(folder: Path) -> tuple[int, ...]:
+    import pyarrow.parquet as pq
+
+    try:
+        column = pq.read_table(folder / "inputs.parquet", columns=["round"], partitioning=None).column("round")
+    except (OSError, ValueError):
+        return ()
+    return tuple(sorted(column.unique().to_pylist()))
+
+
+def _device(name: str) -> torch.device:
+    """The device of the run, or the best there is where this machine has none of that kind."""
+    try:
+        return choose_device(name)
+    except InputError:
+        return choose_device("auto")
+
+
+def _fusion(recorded: Recorded) -> Any | None:
+    if not recorded.fusion:
+        return None
+    name, *settings = recorded.fusion
+    return fusion_option(name, dict(OmegaConf.from_dotlist(list(settings))))
+
+
+def _called(spec: str, option: str) -> Any:
+    """What the function that `spec`, MODULE:FUNCTION, names returns; modules of the working folder are found too."""
+    module, _, name = spec.partition(":")
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        function: Callable[[], Any] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+        raise InputError(f"{option} {spec}: cannot be imported ({error}): give MODULE:FUNCTION") from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    try:
+        return function()
+    except Exception as error:
+        raise InputError(f"{option} {spec}: calling it failed ({type(error).__name__}: {error})") from error
+
+
+def _data(spec: str) -> tuple[Tensor, np.ndarray]:
+    """Inputs and labels (`UNKNOWN` where there are none)."""
+    path = Path(spec)
+    if path.suffix == ".safetensors" or path.is_file():
+        from safetensors.torch import load_file
+
+        if not path.is_file():
+            raise InputError(f"--data {spec}: no such file")
+        try:
+            found: Any = load_file(path)
+        except Exception as error:  # of the library, one of several
+            raise InputError(f"--data {spec}: is no safetensors file ({error})") from error
+    elif ":" in spec:
+        found = _called(spec, "--data")
+    else:
+        raise InputError(f"--data {spec}: no such file; give FILE.safetensors or MODULE:FUNCTION")
+    if isinstance(found, Mapping):
+        inputs, labels = found.get("inputs"), found.get("labels")
+    elif isinstance(found, tuple | list) and len(found) == 2:
+        inputs, labels = found
+    else:
+        inputs, labels = found, None
+    if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
+        raise InputError(f"--data {spec}: holds no tensor `inputs` [n, …]")
+    if labels is None:
+        return inputs, np.full(len(inputs), UNKNOWN, dtype=np.int64)
+    numbers = torch.as_tensor(labels).cpu().numpy()
+    if numbers.shape != (len(inputs),) or numbers.dtype.kind not in "iu":
+        raise InputError(f"--data {spec}: `labels` must be whole numbers, one for each of {len(inputs)} inputs")
+    return inputs, numbers.astype(np.int64)
+
+
+def _model(
+    spec: str, inputs: Tensor, weights: Mapping[str, Tensor], recorded: Recorded
+) -> tuple[nn.Module, Form | None]:
+    """The module that `spec` names, and what it reads where that is known."""
+    if ":" in spec:
+        module = _called(spec, "--model")
+        if not isinstance(module, nn.Module):
+            raise InputError(f"--model {spec}: returns {type(module).__name__}, no torch.nn.Module")
+        return module, None
+    option = model_option(spec)
+    if option.input != "image" or inputs.dim() != 4:
+        raise InputError(
+            f"--model {spec}: models by name are for pictures [n, channels, height, width], --data holds "
+            f"{list(inputs.shape)}: --model MODULE:FUNCTION"
+        )
+    form = Pictures(inputs.shape[1], inputs.shape[2])
+    # The last tensor whose size follows from the number of classes is the logits' bias.
+    two, three = (build(option, form, classes, 0).state_dict() for classes in (2, 3))
+    last = [name for name in two if two[name].shape != three[name].shape]
+    there = [weights[name].shape[0] for name in last if name in weights and weights[name].dim()]
+    classes = len(recorded.labels) or (there[-1] if there else 2)
+    return build(option, form, classes, 0), form
+
+
+def _check_fits(module: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, spec: str) -> int:
+    """Raise InputError unless the model takes the recorded weights and the inputs; returns its number of classes."""
+    own = module.state_dict()
+    missing, strange = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or strange:
+        more = [f"no {missing[0]} (of {len(missing)})"] if missing else []
+        more += [f"{strange[0]} (of {len(strange)}), which the model has not"] if strange else []
+        raise InputError(f"--model {spec}: is not the model that was recorded: the rounds hold {', and '.join(more)}")
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            raise InputError(
+                f"--model {spec}: {name} is {list(tensor.shape)} in the model and {list(weights[name].shape)} "
+                "in the rounds"
+            )
+    module.load_state_dict(dict(weights))
+    module.eval()
+    try:
+        with torch.inference_mode():
+            logits = module(inputs[:1].clone())
+    except Exception as error:
+        raise InputError(
+            f"--data: the model does not read inputs {list(inputs.shape)} of type {inputs.dtype} ({error})"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        raise InputError(f"--model {spec}: must return logits [inputs, classes]")
+    return int(logits.shape[1])

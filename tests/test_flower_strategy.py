@@ -1,0 +1,483 @@
+"""Rounds of Flower's strategies as `ProvenanceStrategy` records them."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from provfl_cli.cli.report import main as report
+from provfl_cli.cli.trace import main
+from provfl_cli.errors import InputError, RunError
+from provfl_cli.store.recorded import read_recorded
+from provfl_cli.store.rounds import read_round, stored_rounds
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+flwr = pytest.importorskip("flwr")
+
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict  # noqa: E402
+from flwr.serverapp import strategy as flower  # noqa: E402
+from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
+
+from provfl_cli.flower import ProvenanceStrategy  # noqa: E402
+
+from .test_import import page_data  # noqa: E402
+
+SHAPES = {"w": (5, 7), "kernel": (2, 3, 2, 2), "b": (9,), "temperature": (), "norm.running_mean": (3,)}
+PARAMETERS = ["w", "kernel", "b", "temperature"]
+APP = Path(__file__).parent / "flower_app"
+quiet = {"fraction_evaluate": 0.0}
+
+Answer = Callable[[int, int, dict[str, np.ndarray]], RecordDict | Error]
+
+
+@pytest.fixture(autouse=True)
+def identity(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Flower asks who it is when it makes messages; and its strategies collect garbage after every client."""
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+class Clients:
+    """A grid of so many clients in this process, with node ids that say nothing."""
+
+    def __init__(self, count: int, answer: Answer) -> None:
+        self.nodes = [2**60 + 7919 * (count - index) for index in range(count)]
+        self.answer = answer
+        self.round = 0
+
+    def get_node_ids(self) -> list[int]:
+        return self.nodes
+
+    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
+        replies = []
+        messages = list(messages)
+        self.round += any(message.metadata.message_type == "train" for message in messages)
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = f"{self.round}/{number}"
+            index = self.nodes.index(message.metadata.dst_node_id)
+            arrays = {name: array.numpy() for name, array in message.content["arrays"].items()}
+            answer = self.answer(index, self.round, arrays)
+            if answer is not None:
+                replies.append(Message(answer, reply_to=message))
+                if isinstance(answer, Error):  # of nodes that are gone the superlink, node 1, says so
+                    replies[-1].metadata.__dict__["_src_node_id"] = 1
+        return replies
+
+
+def reply(arrays: dict[str, np.ndarray], **metrics: float) -> RecordDict:
+    arrays = {name: Array(np.asarray(value)) for name, value in arrays.items()}
+    return RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord(metrics)})
+
+
+def trained(index: int, number: int, arrays: dict[str, np.ndarray]) -> RecordDict:
+    """A client's work: the same for the same client, round and model."""
+    draw = np.random.default_rng([index, number])
+    moved = {
+        name: (value + draw.normal(size=value.shape) * 0.02 * (1 + index)).astype(np.float32)
+        for name, value in arrays.items()
+    }
+    return reply(moved, **{"num-examples": 10 + 7 * (index % 4), "partition-id": index, "train_loss": 0.5 + index})
+
+
+def initial() -> ArrayRecord:
+    draw = np.random.default_rng(0)
+    return ArrayRecord(
+        {name: Array(np.asarray(draw.normal(size=shape), dtype=np.float32)) for name, shape in SHAPES.items()}
+    )
+
+
+def run(strategy: Any, answer: Answer = trained, clients: int = 11, rounds: int = 4, **settings: Any) -> Any:
+    random.seed(3)  # whom Flower asks first
+    np.random.seed(3)  # Flower's noise
+    return strategy.start(Clients(clients, answer), initial(), num_rounds=rounds, **settings)
+
+
+def restated(stored: Any) -> dict[str, np.ndarray]:
+    """`W_prev + U + sum_k A_k o (W_k - V_k)`, written out."""
+    decomposition, previous, stack = stored.decomposition, stored.previous(), stored.client_stack()
+    result = {}
+    for name in previous:
+        if name in stored.buffers:
+            continue
+        whole = previous[name].double()
+        multiplier = decomposition.multipliers.get(name)
+        for k, share in enumerate(decomposition.example_weights.tolist()):
+            factor = 1.0
+            if multiplier is not None:
+                factor = multiplier.rows(slice(None), tuple(previous[name].shape))[k]
+                factor = factor.reshape(previous[name].shape if factor.numel() > 1 else ())
+            base = stored.bases().get(k, previous)[name]
+            whole = whole + share * factor * (stack[name][k].double() - base.double())
+        result[name] = (whole + sum(parts[name].double() for parts in decomposition.unsent.values())).numpy()
+    return result
+
+
+N = 11
+STRATEGIES: dict[str, tuple[Callable[[], Any], set[str]]] = {
+    "FedAvg": (lambda: flower.FedAvg(**quiet), set()),
+    "FedProx": (lambda: flower.FedProx(proximal_mu=0.1, **quiet), set()),
+    "FedAvgM": (lambda: flower.FedAvgM(server_momentum=0.7, server_learning_rate=0.5, **quiet), {"momentum"}),
+    "FedAvgM off": (lambda: flower.FedAvgM(**quiet), set()),
+    "FedAdam": (lambda: flower.FedAdam(eta=0.01, **quiet), {"momentum"}),
+    "FedAdagrad": (lambda: flower.FedAdagrad(eta=0.01, **quiet), set()),
+    "FedYogi": (lambda: flower.FedYogi(**quiet), {"momentum"}),
+    "FedMedian": (lambda: flower.FedMedian(**quiet), set()),
+    "FedTrimmedAvg": (lambda: flower.FedTrimmedAvg(beta=0.2, **quiet), set()),
+    "Krum": (lambda: flower.Krum(num_malicious_nodes=2, **quiet), set()),
+    "Krum of too few": (lambda: flower.Krum(num_malicious_nodes=9, **quiet), set()),
+    "MultiKrum": (lambda: flower.MultiKrum(num_malicious_nodes=2, num_nodes_to_select=4, **quiet), set()),
+    "Bulyan": (lambda: flower.Bulyan(num_malicious_nodes=2, **quiet), set()),
+    "Bulyan, even": (lambda: flower.Bulyan(num_malicious_nodes=1, **quiet), set()),
+    "QFedAvg": (lambda: flower.QFedAvg(client_learning_rate=0.1, q=0.3, **quiet), set()),
+    "clipped by the server": (
+        lambda: flower.DifferentialPrivacyServerSideFixedClipping(flower.FedAvg(**quiet), 0.5, 0.6, N), {"noise"}),
+    "clipped by the server, adaptively": (
+        lambda: flower.DifferentialPrivacyServerSideAdaptiveClipping(flower.FedAvg(**quiet), 0.5, N, 0.6), {"noise"}),
+    "noise on FedAdam": (
+        lambda: flower.DifferentialPrivacyClientSideFixedClipping(flower.FedAdam(eta=0.01, **quiet), 0.5, 0.6, N),
+        {"noise", "momentum"}),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_known_strategies_are_stated_exactly_and_left_as_they_are(name: str, tmp_path: Path) -> None:
+    make, kinds = STRATEGIES[name]
+    plain = run(make())
+    strategy = ProvenanceStrategy(make(), tmp_path, names="partition-id", strict=True)
+    result = run(strategy)
+    assert {key: array.data for key, array in result.arrays.items()} == {
+        key: array.data for key, array in plain.arrays.items()
+    }
+    assert strategy.recorded == stored_rounds(tmp_path / "rounds") == [1, 2, 3, 4]
+    for number in strategy.recorded:
+        stored = read_round(tmp_path / "rounds", number)
+        for key, value in restated(stored).items():
+            size = np.abs(stored.client_stack()[key].numpy()).max()
+            assert np.abs(value - stored.weights()[key].numpy()).max() <= 1e-5 * size, key
+    assert set(stored.decomposition.unsent) == kinds
+    assert stored.buffers == {"norm.running_mean"}
+    last = {key: array.numpy() for key, array in result.arrays.items()}
+    assert all(np.allclose(stored.weights()[key].numpy(), last[key], rtol=1e-6) for key in last)
+
+
+def test_the_average_is_stated_with_its_shares_and_names(tmp_path: Path) -> None:
+    run(
+        ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path, names="partition-id", labels=["a", "b"]),
+        clients=3,
+        rounds=1,
+    )
+    stored = read_round(tmp_path / "rounds", 1)
+    assert stored.clients == (0, 1, 2)
+    assert stored.examples == (10, 17, 24)
+    assert np.allclose(stored.decomposition.example_weights, np.array([10, 17, 24]) / 51)
+    assert stored.metrics.train_loss == pytest.approx((10 * 0.5 + 17 * 1.5 + 24 * 2.5) / 51)
+    recorded = read_recorded(tmp_path)
+    assert recorded is not None
+    assert recorded.source == "flower"
+    assert recorded.clients == {0: "partition-id 0", 1: "partition-id 1", 2: "partition-id 2"}
+    assert recorded.examples == {0: 10, 1: 17, 2: 24}
+    assert recorded.labels == ("a", "b")
+    sent = initial()["w"].numpy()
+    assert np.array_equal(stored.previous()["w"].numpy(), sent)
+    for index in range(3):
+        own = trained(index, 1, {name: array.numpy() for name, array in initial().items()})["arrays"]["w"]
+        assert np.array_equal(stored.client_stack()["w"][index].numpy(), own.numpy())
+
+
+def test_errors_and_silence_are_dropouts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def answer(index: int, number: int, arrays: dict[str, np.ndarray]) -> Any:
+        if number == 2 and index == 1:
+            return Error(0, "Traceback:\n  in train\nout of memory\n")
+        return None if number == 2 and index == 3 else trained(index, number, arrays)
+
+    logging.getLogger("flwr").propagate = True
+    strategy = ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path, names="partition-id", strict=True)
+    run(strategy, answer, clients=4, rounds=3)
+    assert [read_round(tmp_path / "rounds", number).clients for number in (1, 2, 3)] == [
+        (0, 1, 2, 3), (0, 2), (0, 1, 2, 3)
+    ]  # fmt: skip
+    assert read_round(tmp_path / "rounds", 2).metrics.failed == (1, 3)
+    journal = [json.loads(line) for line in (tmp_path / "flower.jsonl").read_text().splitlines()]
+    assert journal[1]["dropped"] == {"partition-id 1": "out of memory", "partition-id 3": "no reply"}
+    assert journal[1]["fused"] == [0, 2]
+    assert "round 2 is recorded without partition-id 1 (out of memory), partition-id 3 (no reply)" in caplog.text
+
+
+def test_clients_are_called_as_the_mapping_says_and_keep_their_numbers(tmp_path: Path) -> None:
+    grid = Clients(3, trained)
+    names = {grid.nodes[0]: "north", grid.nodes[2]: "south"}
+    run(ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path, names=names), clients=3, rounds=1)
+    first = read_recorded(tmp_path)
+    assert first is not None
+    assert set(first.clients.values()) == {"north", "south", f"node {grid.nodes[1]}"}
+    names[grid.nodes[1]] = "east"  # with a name of its own it is another client
+    run(ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path, names=names, first_round=2), clients=3, rounds=1)
+    second = read_recorded(tmp_path)
+    assert second is not None
+    assert {**first.clients, 3: "east"} == second.clients
+    north, south, east = (
+        next(n for n, name in second.clients.items() if name == one) for one in ("north", "south", "east")
+    )
+    assert read_round(tmp_path / "rounds", 2).clients == tuple(sorted((north, south, east)))
+
+
+@pytest.mark.slow
+def test_a_folder_is_continued_only_where_that_is_said(tmp_path: Path) -> None:
+    make = STRATEGIES["FedAvgM"][0]
+    run(ProvenanceStrategy(make(), tmp_path, names="partition-id", keep=2), rounds=3, clients=3)
+    assert stored_rounds(tmp_path / "rounds") == [2, 3]
+    with pytest.raises(InputError, match="holds rounds up to 3: give another folder, or first_round=4"):
+        ProvenanceStrategy(make(), tmp_path)
+    run(ProvenanceStrategy(make(), tmp_path, names="partition-id", first_round=4, strict=True), rounds=2, clients=3)
+    assert stored_rounds(tmp_path / "rounds") == [2, 3, 4, 5]
+    stored = read_round(tmp_path / "rounds", 4)
+    assert np.array_equal(stored.previous()["w"].numpy(), initial()["w"].numpy())  # not what round 3 ended with
+    assert not any(key.startswith("momentum") for key in stored.server_state())
+    assert [entry.round for entry in stored.history] == [1, 2, 3, 4]
+    assert np.allclose(restated(stored)["w"], stored.weights()["w"].numpy(), atol=1e-6)
+
+
+def test_what_is_not_known_is_refused_before_training(tmp_path: Path) -> None:
+    class Own(flower.Strategy):
+        configure_train = aggregate_train = configure_evaluate = aggregate_evaluate = summary = None  # type: ignore
+
+    with pytest.raises(InputError, match=r"not known how Own combines its clients.*weight_key='num-examples'"):
+        ProvenanceStrategy(Own(), tmp_path)
+    with pytest.raises(InputError, match="keep=0: all, last, or the number"):
+        ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path, keep=0)
+    with pytest.raises(InputError, match="FedXgbBagging"):
+        ProvenanceStrategy(flower.FedXgbBagging(), tmp_path)
+
+
+class Doubled(flower.FedAvg):
+    """Derived from a known strategy, but not what it is."""
+
+    def aggregate_train(self, server_round: int, replies: Any) -> Any:
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        return ArrayRecord({name: Array(np.asarray(2 * array.numpy())) for name, array in arrays.items()}), metrics
+
+
+def test_a_round_that_cannot_be_stated_is_left_out_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("flwr").propagate = True
+    strategy = ProvenanceStrategy(Doubled(**quiet), tmp_path / "a")
+    result = run(strategy, clients=3, rounds=2)
+    assert result.arrays.keys() == SHAPES.keys()
+    assert strategy.recorded == []
+    assert set(strategy.missed) == {1, 2}
+    assert "round 1 is NOT RECORDED: what Doubled made of the clients differs" in caplog.text
+    assert "rounds NOT RECORDED: 1, 2" in caplog.text
+    assert list((tmp_path / "a" / "rounds").iterdir()) == []
+    with pytest.raises(RunError, match="round 1 cannot be recorded: what Doubled made"):
+        run(ProvenanceStrategy(Doubled(**quiet), tmp_path / "b", strict=True), clients=3, rounds=2)
+
+
+class ByTrust(flower.Strategy):
+    """A strategy of somebody's own, with a loop of its own, that pops what it averages."""
+
+    def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Any:
+        content = RecordDict({"arrays": arrays, "config": config})
+        return (Message(content, message_type="train", dst_node_id=node) for node in grid.get_node_ids())
+
+    def aggregate_train(self, server_round: int, replies: Any) -> Any:
+        replies = list(replies)
+        trust = [reply.content["metrics"]["trust"] for reply in replies]
+        sums: dict[str, Any] = {}
+        for reply_, weight in zip(replies, trust, strict=True):
+            arrays = reply_.content["arrays"]
+            for name in list(arrays):
+                sums[name] = sums.get(name, 0) + arrays.pop(name).numpy() * weight / sum(trust)
+        return ArrayRecord({name: Array(np.asarray(value)) for name, value in sums.items()}), None
+
+    def configure_evaluate(self, *_: Any) -> Any:
+        return []
+
+    def aggregate_evaluate(self, *_: Any) -> None:
+        return None
+
+    def summary(self) -> None:
+        pass
+
+    def start(self, grid: Any, initial_arrays: Any, num_rounds: int = 3, *_: Any, **__: Any) -> Any:
+        arrays = initial_arrays
+        for number in range(6, 6 + num_rounds):
+            messages = self.configure_train(number, arrays, flwr.app.ConfigRecord(), grid)
+            arrays, _ = self.aggregate_train(number, grid.send_and_receive(messages))
+        return arrays
+
+
+def trusted(index: int, number: int, arrays: dict[str, np.ndarray]) -> RecordDict:
+    return reply(
+        {name: value + np.float32(index + 1) / 8 for name, value in arrays.items()},
+        **{"trust": 0.25 * (index + 1), "num-examples": 40},
+    )
+
+
+def test_any_strategy_with_a_declared_weight_key(tmp_path: Path) -> None:
+    strategy = ProvenanceStrategy(ByTrust(), tmp_path / "a", weight_key="trust", strict=True)
+    run(strategy, trusted, clients=3, rounds=2)
+    assert strategy.recorded == [6, 7]
+    stored = read_round(tmp_path / "a" / "rounds", 7)
+    assert sorted(stored.decomposition.example_weights.tolist()) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
+    assert stored.examples == (40, 40, 40)
+    assert np.allclose(restated(stored)["w"], stored.weights()["w"].numpy(), atol=1e-6)
+    wrong = ProvenanceStrategy(ByTrust(), tmp_path / "b", weight_key="num-examples")
+    run(wrong, trusted, clients=3, rounds=1)
+    assert "not the average by the declared weight key" in wrong.missed[6]
+    missing = ProvenanceStrategy(ByTrust(), tmp_path / "c", weight_key="size")
+    run(missing, trusted, clients=3, rounds=1)
+    assert "no number under the weight key 'size' (its metrics: num-examples, trust)" in missing.missed[6]
+
+
+class Personal(ByTrust):
+    """Sends every client a model of its own."""
+
+    def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Any:
+        for index, node in enumerate(grid.get_node_ids()):
+            own = ArrayRecord(
+                {name: Array(np.asarray(array.numpy() + np.float32(index))) for name, array in arrays.items()}
+            )
+            content = RecordDict({"arrays": own, "config": config})
+            yield Message(content, message_type="train", dst_node_id=node)
+
+
+def test_clients_that_start_from_other_models(tmp_path: Path) -> None:
+    run(ProvenanceStrategy(Personal(), tmp_path, weight_key="trust", strict=True), trusted, clients=3, rounds=2)
+    stored = read_round(tmp_path / "rounds", 7)
+    assert len(stored.bases()) == 2  # the third was sent the global model plus 0
+    assert set(stored.decomposition.unsent) == {"stale"}
+    assert np.allclose(restated(stored)["w"], stored.weights()["w"].numpy(), atol=1e-5)
+
+
+def test_changes_between_rounds_are_told_and_recorded_as_they_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrapper for differential privacy around ours adds its noise where we do not see it."""
+    logging.getLogger("flwr").propagate = True
+    inner = ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path, strict=True)
+    run(flower.DifferentialPrivacyServerSideFixedClipping(inner, 1.0, 0.5, 3), clients=3, rounds=2)
+    assert "the global model was changed between round 1 and 2" in caplog.text
+    first, second = (read_round(tmp_path / "rounds", number) for number in (1, 2))
+    assert not np.array_equal(first.weights()["w"], second.previous()["w"])
+    assert np.allclose(restated(second)["w"], second.weights()["w"].numpy(), atol=1e-6)
+
+
+def test_a_client_without_the_naming_metric_and_two_of_one_name(tmp_path: Path) -> None:
+    def same(index: int, number: int, arrays: dict[str, np.ndarray]) -> RecordDict:
+        return trained(0, number, arrays)
+
+    strategy = ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path / "a", names="hospital")
+    run(strategy, clients=3, rounds=1)
+    assert "no metric 'hospital'" in strategy.missed[1]
+    strategy = ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path / "b", names="partition-id")
+    run(strategy, same, clients=3, rounds=1)
+    assert "two nodes are called 'partition-id 0'" in strategy.missed[1]
+
+
+def test_nothing_of_a_round_is_held_after_it(tmp_path: Path) -> None:
+    held: list[weakref.ref[RecordDict]] = []
+
+    def watched(index: int, number: int, arrays: dict[str, np.ndarray]) -> RecordDict:
+        content = trained(index, number, arrays)
+        held.append(weakref.ref(content))
+        return content
+
+    strategy = ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path, strict=True)
+    result = run(strategy, watched, clients=3, rounds=2)
+    gc.collect()
+    assert len(held) == 6
+    assert all(content() is None for content in held)
+    assert result.arrays is not None
+
+
+def test_a_model_tells_its_parameters(tmp_path: Path) -> None:
+    from torch import nn
+
+    model = nn.ParameterDict({name: nn.Parameter(torch.zeros(SHAPES[name])) for name in ("w", "b")})
+    run(ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path / "a", parameters=model), clients=3, rounds=1)
+    assert read_round(tmp_path / "a" / "rounds", 1).buffers == SHAPES.keys() - {"w", "b"}
+    wrong = ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path / "b", parameters=["w", "bias"])
+    run(wrong, clients=3, rounds=1)
+    assert "parameters= names 'bias', which is not among the federation's arrays (w, kernel" in wrong.missed[1]
+
+
+@pytest.mark.slow
+def test_a_recorded_round_is_traced_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example app's own model and data; who holds a digit is known: the odd ones are client 1's."""
+    monkeypatch.syspath_prepend(APP)
+    from digits_app import task
+
+    def answer(index: int, number: int, arrays: dict[str, np.ndarray]) -> RecordDict:
+        net = task.Net()
+        net.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+        loader = task.load_data(index, 2, 32)
+        task.train(net, loader, 1, 0.05)
+        made = {name: value.numpy() for name, value in net.state_dict().items()}
+        return reply(made, **{"num-examples": len(loader.dataset), "partition-id": index})
+
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # the net is tiny, and threads would wait for each other
+    strategy = ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path, names="partition-id", strict=True)
+    strategy.start(Clients(2, answer), ArrayRecord(task.Net().state_dict()), num_rounds=3)
+    torch.set_num_threads(before)
+    assert read_round(tmp_path / "rounds", 3).buffers == {
+        f"norm.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")
+    }
+    _, labels = task.test_data()
+    for digit in (1, 8):
+        index = int((labels == digit).nonzero()[0])
+        capsys.readouterr()
+        arguments = [str(tmp_path), "--model", "digits_app.task:Net", "--data", "digits_app.task:test_data", "--json"]
+        assert main([*arguments, "--input", str(index), "--target", str(digit)]) == 0
+        first, second = json.loads(capsys.readouterr().out)["methods"][0]["clients"]
+        assert first["name"] == f"partition-id {digit % 2}"
+        assert first["contribution"] > second["contribution"]
+    pytest.importorskip("plotly", reason="the extra `report` is not installed")
+    page = tmp_path / "page.html"
+    assert report([*arguments[:-1], "--out", str(page)]) == 0
+    assert "297 inputs in 3 rounds" in capsys.readouterr().out
+    shown = page_data(page.read_text(encoding="utf-8"))
+    assert shown["clients"]["names"] == {"0": "partition-id 0", "1": "partition-id 1"}
+    assert [row["round"] for row in shown["history"]] == [1, 2, 3]
+    assert main([*arguments, "--input", "5"]) == 0
+    said = json.loads(capsys.readouterr().out)["methods"][0]["clients"]
+    last = shown["traces"][0]
+    assert last["value"][5] == pytest.approx([client["contribution"] for client in said], rel=1e-3)
+    assert [last["clients"][column] for column in last["top"][5]] == [client["client"] for client in said]
+
+
+@pytest.mark.slow
+def test_without_flower_the_extra_is_named(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['flwr'] = None; import provfl_cli.flower"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ImportError: provfl_cli.flower needs the package flwr: pip install 'provfl[flower]'" in done.stderr
+
+
+def test_the_example_app_changes_fewer_than_twenty_lines() -> None:
+    lines = [
+        line for file in APP.rglob("*") if file.suffix in (".py", ".toml") for line in file.read_text().splitlines()
+    ]
+    marked = [line for line in lines if line.rstrip().endswith("# ProvFL")]
+    assert 0 < len(marked) < 20
+    assert any("ProvenanceStrategy" in line for line in marked)
+    assert not any("provfl_cli" in line or "ProvenanceStrategy" in line for line in lines if line not in marked)

@@ -1,0 +1,327 @@
+"""`provfl import`: other people's checkpoints become a round, exactly or not at all; and it can be traced."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from provfl_cli.cli import main
+from provfl_cli.provenance import from_state_dicts, trace
+from provfl_cli.store.recorded import Recorded, read_recorded, write_recorded
+from provfl_cli.store.rounds import read_round, stored_rounds
+
+from .federations import make_model
+from .lineages import perturbed
+
+EXAMPLES = (10, 20, 30)
+NAMES = ("alice", "b<b>", "carol")
+
+
+def net() -> nn.Module:
+    """What `--model tests.test_import:net` calls."""
+    return make_model()
+
+
+def other() -> nn.Module:
+    """Another model than the one that is imported."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def data() -> dict[str, Tensor]:
+    """What `--data tests.test_import:data` calls."""
+    random = torch.Generator().manual_seed(3)
+    return {"inputs": torch.randn(4, 1, 8, 8, generator=random), "labels": torch.tensor([3, 1, 4, 1])}
+
+
+@pytest.fixture
+def files(workspace: Path) -> Path:
+    """The working folder with before, after (FedAvg), and three clients."""
+    before = net().state_dict()
+    clients = [perturbed(before, 0.1, seed) for seed in range(3)]
+    after = averaged(clients, EXAMPLES)
+    for name, tensors in {"before": before, "after": after, **dict(zip("abc", clients, strict=True))}.items():
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, workspace / f"{name}.safetensors")
+    save_file(data(), workspace / "data.safetensors")
+    return workspace
+
+
+def averaged(clients: list[dict[str, Tensor]], examples: tuple[int, ...]) -> dict[str, Tensor]:
+    shares = [count / sum(examples) for count in examples]
+    return {
+        name: sum(p * one[name].double() for p, one in zip(shares, clients, strict=True)).to(clients[0][name].dtype)
+        for name in clients[0]
+    }
+
+
+def arguments(*more: str, clients: tuple[str, ...] | None = None) -> list[str]:
+    given = clients or tuple(f"{n}={f}.safetensors:{k}" for n, f, k in zip(NAMES, "abc", EXAMPLES, strict=True))
+    files = ["--global", "after.safetensors", "--previous", "before.safetensors"]
+    return ["import", *files, "--client", *given, "--out", "made", *more]
+
+
+@pytest.mark.slow
+def test_an_imported_round_is_traced_as_its_state_dicts_are(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments("--labels", *"abcdefghi", "<j>")) == 0
+    recorded = read_recorded(files / "made")
+    assert recorded is not None
+    assert recorded.clients == dict(enumerate(NAMES))
+    assert recorded.examples == dict(enumerate(EXAMPLES))
+    capsys.readouterr()
+    where = ["trace", "made", "--model", "tests.test_import:net", "--json", "--input", "2"]
+    answers = []
+    for given in ("data.safetensors", "tests.test_import:data"):
+        assert main([*where, "--data", given, "--without", "carol", "--verify"]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    answer = answers[0]
+    assert answers[1] == answer
+    clients = [load_file(f"{name}.safetensors") for name in "abc"]
+    before, after = load_file("before.safetensors"), load_file("after.safetensors")
+    expected = trace(net(), data()["inputs"][2:3], from_state_dicts(clients, EXAMPLES, before, after))
+    said = {client["name"]: client["contribution"] for client in answer["methods"][0]["clients"]}
+    assert [said[name] for name in NAMES] == pytest.approx(expected.values[0].tolist(), rel=1e-4, abs=1e-7)
+    assert answer["label"] == "e"
+    model = net().eval()
+    fused = averaged(clients[:2], EXAMPLES[:2])
+    model.load_state_dict(fused)
+    with torch.no_grad():
+        without = model(data()["inputs"][2:3]).softmax(1)[0].tolist()
+    refused = answer["what_if"][0]
+    assert refused["without"] == ["carol"]
+    assert list(refused["probabilities"].values()) == pytest.approx(without, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ({"shape": True}, "is [3], in --previous before.safetensors it is"),
+        ({"missing": True}, "has no tensor"),
+        ({"more": True}, "which --previous before.safetensors has not"),
+        ({"type": True}, "is torch.float64"),
+        ({"nan": True}, "not finite"),
+        ({"broken": True}, "is no safetensors file"),
+    ],
+)
+def test_files_that_do_not_fit(
+    change: dict[str, bool], answer: str, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = load_file("b.safetensors")
+    kind = next(iter(change))
+    if kind == "shape":
+        tensors["logits.bias"] = torch.zeros(3)
+    elif kind == "missing":
+        del tensors["logits.bias"]
+    elif kind == "more":
+        tensors["extra"] = torch.zeros(3)
+    elif kind == "type":
+        tensors["logits.bias"] = tensors["logits.bias"].double()
+    elif kind == "nan":
+        tensors["logits.bias"][0] = torch.nan
+    save_file(tensors, "b.safetensors")
+    if kind == "broken":
+        Path("b.safetensors").write_text("not a tensor in sight")
+    assert main(arguments()) == 2
+    error = capsys.readouterr().err
+    assert answer in error
+    assert "b<b>" in error
+    assert error.count("\n") == 1
+    assert not (files / "made").exists()  # nothing half is left
+
+
+@pytest.mark.parametrize(
+    ("more", "clients", "answer"),
+    [
+        ((), ("a=a.safetensors:1", "a=b.safetensors:1"), "there twice"),
+        ((), ("a=a.safetensors:1", "b=b.safetensors"), "without examples"),
+        ((), ("a.safetensors",), "NAME=FILE"),
+        ((), ("a=nowhere.safetensors",), "no such file"),
+        (("--fusion", "fedadam"), None, "own state"),
+        (("--fusion", "trimmed_mean", "fractoin=0.1"), None, "did you mean fraction"),
+        (("--mismatch", "rows"), None, "did you mean row"),
+        (("--round", "0"), None, "1 or more"),
+        (("--buffers", "nothing"), None, "no tensor of that name"),
+    ],
+)
+def test_wrong_imports(
+    more: tuple[str, ...],
+    clients: tuple[str, ...] | None,
+    answer: str,
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(arguments(*more, clients=clients)) == 2
+    assert answer in capsys.readouterr().err
+    assert not (files / "made").exists()
+
+
+@pytest.mark.slow
+def test_a_global_model_that_the_fusion_does_not_give(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = ("alice=a.safetensors:10", "bob=b.safetensors:20")
+    assert main(arguments(clients=two)) == 2
+    assert "they differ by" in capsys.readouterr().err
+    assert main(arguments("--mismatch", "row", clients=two)) == 0
+    stored = read_round(files / "made" / "rounds", 1)
+    after, fused = load_file("after.safetensors"), averaged([load_file(f"{n}.safetensors") for n in "ab"], (10, 20))
+    for name in after.keys() - stored.buffers:
+        assert torch.equal(stored.weights()[name], after[name])
+        rest = stored.decomposition.unsent["difference"][name]
+        torch.testing.assert_close(rest, after[name] - fused[name], atol=1e-6, rtol=1e-4)
+    capsys.readouterr()
+    where = ["--model", "tests.test_import:net", "--data", "data.safetensors", "--json", "--verify"]
+    assert main(["trace", "made", *where]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["methods"][0]["rest"]["difference"] != 0
+    assert set(answer["verified"][0]["cost"]) == {"withhold"}  # fusing again would not give this model anyway
+    assert main(arguments("--mismatch", "fusion", "--out", "other", clients=two)) == 0
+    other = read_round(files / "other" / "rounds", 1)
+    torch.testing.assert_close(other.weights()["logits.bias"], fused["logits.bias"])
+
+
+def test_rounds_follow_each_other_and_clients_keep_their_numbers(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments()) == 0
+    first = load_file("after.safetensors")
+    clients = [perturbed(first, 0.1, seed) for seed in (7, 8)]
+    save_file(averaged(clients, (5, 5)), "second.safetensors")
+    for name, one in zip(("dave", "carol"), clients, strict=True):
+        save_file(one, f"{name}.safetensors")
+    then = ["import", "--global", "second.safetensors", "--out", "made", "--client", "dave=dave.safetensors:5",
+            "--client", "carol=carol.safetensors:5", "--previous"]  # fmt: skip
+    assert main([*then, "before.safetensors"]) == 2
+    assert "not the global model after round 1" in capsys.readouterr().err
+    assert main([*then, "after.safetensors"]) == 0
+    assert stored_rounds(files / "made" / "rounds") == [1, 2]
+    assert read_round(files / "made" / "rounds", 2).clients == (2, 3)
+    recorded = read_recorded(files / "made")
+    assert recorded is not None
+    assert recorded.clients == {0: "alice", 1: "b<b>", 2: "carol", 3: "dave"}
+    assert recorded.examples == {0: 10, 1: 20, 2: 5, 3: 5}
+    assert main([*then, "after.safetensors", "--round", "2"]) == 2
+
+
+@pytest.mark.slow
+def test_a_page_shows_what_trace_says(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("plotly", reason="the extra `report` is not installed")
+    assert main(arguments("--labels", *"abcdefghi", "<j>")) == 0
+    first = load_file("after.safetensors")
+    clients = [perturbed(first, 0.1, seed) for seed in (7, 8)]
+    save_file(averaged(clients, (5, 5)), "second.safetensors")
+    for name, one in zip(("carol", "dave"), clients, strict=True):
+        save_file(one, f"{name}.safetensors")
+    assert main(["import", "--global", "second.safetensors", "--previous", "after.safetensors", "--out", "made",
+                 "--client", "carol=carol.safetensors:5", "dave=dave.safetensors:5"]) == 0  # fmt: skip
+    where = ["made", "--model", "tests.test_import:net", "--data", "data.safetensors"]
+    capsys.readouterr()
+    assert main(["report", *where]) == 0
+    assert capsys.readouterr().out.startswith("4 inputs in 2 rounds -> made/report.html (")
+    page = (files / "made" / "report.html").read_text(encoding="utf-8")
+    run = page_data(page)
+    names = {int(number): name for number, name in run["clients"]["names"].items()}
+    assert names == dict(enumerate((*NAMES, "dave")))
+    assert "b<b>" not in page
+    assert [(one["method"], one["round"], one["inputs"]) for one in run["traces"]] == [
+        ("provfl", number, [0, 1, 2, 3]) for number in (2, 1)
+    ]
+    for shown in run["traces"]:
+        for at in range(4):
+            assert main(["trace", *where, "--json", "--round", str(shown["round"]), "--input", str(at)]) == 0
+            answer = json.loads(capsys.readouterr().out)
+            said = answer["methods"][0]
+            assert [names[shown["clients"][one]] for one in shown["top"][at]] == [
+                one["name"] for one in said["clients"]
+            ]
+            assert shown["value"][at] == pytest.approx([one["contribution"] for one in said["clients"]], rel=2e-3)
+            assert run["labels"][shown["prediction"][at]] == answer["prediction"]
+            if shown["round"] == 2:
+                assert max(answer["probabilities"].values()) == pytest.approx(
+                    run["inputs"]["probability"][at], abs=1e-4
+                )
+                profile = run["layers"]["inputs"][str(at)]
+                assert names[profile["client"]] == said["clients"][0]["name"]
+                carried = {layer["layer"]: layer["of_best_client"] for layer in said["layers"]}
+                assert dict(zip(run["layers"]["layers"], profile["value"], strict=True)) == pytest.approx(
+                    carried, rel=2e-3, abs=1e-6
+                )
+    right = [
+        labelled == predicted
+        for one in run["traces"]
+        for labelled, predicted in zip(one["label"], one["prediction"], strict=True)
+    ]
+    assert [row["accuracy"] for row in run["history"]] == [np.mean(right[4:]), np.mean(right[:4])]
+    assert run["participation"]["status"] == [["trained", None]] * 2 + [["trained"] * 2, [None, "trained"]]
+    save_file({"inputs": data()["inputs"]}, "data.safetensors")
+    assert main(["report", *where, "--round", "1", "--out", "page.html"]) == 0
+    run = page_data(Path("page.html").read_text(encoding="utf-8"))
+    assert [one["round"] for one in run["traces"]] == [1]
+    assert run["history"] == []
+    assert run["clients"]["share"] is run["clients"]["suspicion"] is None
+    for given, answer in (
+        (where[:1], "--model"), (where[:3], "--data"), ([*where, "--round", "3"], "there are: 1, 2"),
+        (["made", *where], "give it alone"),
+    ):  # fmt: skip
+        assert main(["report", *given]) == 2
+        assert answer in capsys.readouterr().err
+
+
+def page_data(page: str) -> dict[str, Any]:
+    """What a page of `provfl report` draws its only federation from."""
+    found: dict[str, Any] = json.loads(
+        page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0]
+    )
+    return dict(found["runs"][0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", [["median"], ["trimmed_mean", "fraction=0.34"], ["geometric_median"]])
+def test_other_fusions_are_inverted_exactly(fusion: list[str], files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments("--fusion", *fusion, "--mismatch", "fusion")) == 0
+    stored = read_round(files / "made" / "rounds", 1)
+    if fusion[0] == "median":
+        stack = torch.stack([load_file(f"{name}.safetensors")["logits.weight"] for name in "abc"])
+        torch.testing.assert_close(stored.weights()["logits.weight"], stack.median(0).values)
+    capsys.readouterr()
+    where = ["--model", "tests.test_import:net", "--data", "data.safetensors", "--json"]
+    assert main(["trace", "made", *where]) == 0  # conservation holds, or this would fail
+    assert len(json.loads(capsys.readouterr().out)["methods"][0]["clients"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        (["--data", "data.safetensors"], "the model has to be given"),
+        (["--model", "tests.test_import:net"], "the inputs have to be given"),
+        (["--model", "lenet", "--data", "data.safetensors"], "28 pixels or more, not 8"),
+        (["--model", "tests.test_import:other", "--data", "data.safetensors"], "is not the model that was recorded"),
+        (["--model", "lenett", "--data", "data.safetensors"], "did you mean lenet"),
+        (["--model", "tests.test_import:nett", "--data", "data.safetensors"], "cannot be imported"),
+        (["--model", "tests.test_import:data", "--data", "data.safetensors"], "no torch.nn.Module"),
+        (["--model", "tests.test_import:net", "--data", "before.safetensors"], "no tensor `inputs`"),
+        (["--model", "tests.test_import:net", "--data", "data.safetensors", "--image", "x.png"], "is not known"),
+        (["--model", "tests.test_import:net", "--data", "data.safetensors", "--input", "4"], "inputs 0 to 3"),
+    ],
+)
+def test_a_recorded_federation_needs_model_and_inputs(
+    given: list[str], answer: str, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments()) == 0
+    capsys.readouterr()
+    assert main(["trace", "made", *given]) == 2
+    assert answer in capsys.readouterr().err
+
+
+def test_what_is_written_down_is_read_back(tmp_path: Path) -> None:
+    assert read_recorded(tmp_path) is None
+    given: dict[str, Any] = {"clients": {3: "ß", 0: "a"}, "examples": {3: 1, 0: 2}}
+    for recorded in (Recorded("flower", **given), Recorded("import", **given, labels=("x",), fusion=("krum", "a=1"))):
+        write_recorded(tmp_path / "new", recorded)
+        assert read_recorded(tmp_path / "new") == recorded
+    (tmp_path / "new" / "recorded.json").write_text(json.dumps({"format": 9}))
+    assert main(["trace", str(tmp_path / "new")]) == 1
+    assert np.all([path.name == "recorded.json" for path in (tmp_path / "new").iterdir()])
