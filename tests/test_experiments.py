@@ -19,6 +19,7 @@ from provfl_cli.config.validate import validated
 from provfl_cli.errors import InputError
 from provfl_cli.reporting.experiment import reproduction, tables, tidy, write_reproduction
 from provfl_cli.reporting.experiment_figure import drawn
+from provfl_cli.reporting.figure_files import COLOURS
 from provfl_cli.reporting.run_folders import RunFolder, read_run
 from tests.test_table import made
 
@@ -116,6 +117,20 @@ def test_methods_stand_side_by_side_and_published_figures_beside(tmp_path: Path)
     }
     assert frame["mean"].notna().all()
     assert not found.joined.absent
+
+
+def test_rounds_are_drawn_as_they_are(tmp_path: Path) -> None:
+    runs = read(made(tmp_path / "run", {"provfl": 0.9}, rounds=(2, 4, 5)))
+    (axes, _) = drawn(
+        reproduction(
+            runs, experiment(by=["threshold"], x="round", rounds="each", metrics=["localization_accuracy", "ndcg"])
+        )
+    ).axes
+    lines = {str(line.get_label()): line for line in axes.get_lines()}
+    assert list(lines["chance"].get_xdata()) == [2, 4, 5]
+    (own,) = [line for line in axes.get_lines() if line.get_color() == COLOURS[0] and len(line.get_xdata()) == 3][:1]
+    assert list(own.get_xdata()) == [2, 4, 5]
+    assert list(own.get_ydata()) == pytest.approx([0.87, 0.89, 0.9])
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +53,8 @@ def drawn(found: Reproduction) -> Figure:
     experiment = found.experiment
     frame = found.joined.frame[found.joined.frame["mean"].notna()]
     frame = frame.rename(columns={word: word.removeprefix("=") for word in found.joined.words})
+    if experiment.x:
+        frame = frame.assign(**{experiment.x: frame[experiment.x].astype(str)})  # rounds are numbers, settings text
     methods = [name for name in experiment.methods if name in set(frame["method"])] or list(frame["method"].unique())
     looks = _looks(methods)
     panels = _panels(experiment, frame)
@@ -66,7 +69,7 @@ def drawn(found: Reproduction) -> Figure:
         if experiment.x:
             _lines(axes, panel.rows, experiment.x, keys, looks, published)
         else:
-            _dots(axes, panel.rows, keys, looks, published)
+            _dots(axes, panel.rows, keys, looks, published, [name for name, _ in _combinations(panels[0].rows, keys)])
         _label(axes, panel.metric, experiment.x)
     handles = {text: line for axes in all_axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     made.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7.5, frameon=False)
@@ -179,9 +182,11 @@ def _dots(
     keys: Sequence[str],
     looks: Mapping[str, _Look],
     published: Sequence[Published],
+    names: Sequence[str],
 ) -> None:
-    groups = _combinations(frame, keys)
-    for row, (_, part) in enumerate(groups):
+    """A row for each of `names`, the settings of the first panel; empty where this one has none."""
+    groups = dict(_combinations(frame, keys))
+    for row, part in ((row, groups[name]) for row, name in enumerate(names) if name in groups):
         for number, (method, look) in enumerate(looks.items()):
             own = part[part["method"] == method]
             if own.empty:
@@ -203,9 +208,9 @@ def _dots(
             )  # fmt: skip
         if row:
             axes.axhline(row - 0.5, color="0.9", linewidth=0.6, zorder=0)
-    names = [name.partition("=")[2] if len(keys) == 1 else name for name, _ in groups]
-    axes.set_yticks(range(len(groups)), [harmless(name) for name in names], fontsize=8)
-    axes.set_ylim(len(groups) - 0.5, -0.5)
+    shown = [name.partition("=")[2] if len(keys) == 1 else name for name in names]
+    axes.set_yticks(range(len(names)), [harmless(name) for name in shown], fontsize=8)
+    axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def _half(rows: pd.DataFrame) -> np.ndarray:
@@ -214,7 +219,7 @@ def _half(rows: pd.DataFrame) -> np.ndarray:
 
 def _label(axes: Axes, metric: str, x: str | None) -> None:
     """Axes named and, for scores, cut to where scores can be."""
-    name = harmless(name_of(metric).partition(":")[0])
+    name = fill(harmless(name_of(metric).partition(":")[0]), 40)
     bounded = metric.endswith(("accuracy", "top", "ties", "share")) or metric == "ndcg"
     axes.set_xlabel(harmless(_short(x)) if x else name, fontsize=9)
     axes.tick_params(labelsize=8)
