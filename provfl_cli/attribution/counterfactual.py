@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from ..errors import RunError
-from ..federation.engine import one_thread
 from ..fusion.conditions import TooFewReturned
 from ..fusion.decomposition import Multiplier
 from ..fusion.fuse import fuse
 from ..fusion.updates import Returned
 from ..provenance.targets import target_value
+from ..threads import one_thread
 from .settings import kept_counts
 
 if TYPE_CHECKING:

@@ -101,7 +101,7 @@ def _one(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
     """The sweep of one experiment, as `provfl run experiment=NAME` does it, in a folder of its own."""
     from .run import main as run
 
-    option = name if scale == "small" else f"{name}/{scale}"
+    option = _option(name, scale)
     if not (conf_dir() / "experiment" / f"{option}.yaml").is_file():
         raise InputError(f"{name} has no scale {scale}: conf/experiment/{option}.yaml is not there")
     folder = Path("outputs") / "reproduce" / name / scale
@@ -109,6 +109,11 @@ def _one(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
     if out is not None and (folder / f"{name}.csv").is_file():
         _copied(folder, Path(out), name)
     return code
+
+
+def _option(name: str, scale: str) -> str:
+    """What `experiment=` takes for it."""
+    return name if scale == "small" else f"{name}/{scale}"
 
 
 def _whatever_comes(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
@@ -123,12 +128,12 @@ def _whatever_comes(name: str, scale: str, out: str | None, overrides: list[str]
 
 def _copied(folder: Path, out: Path, name: str) -> None:
     """The tables and the figure again in `out`, whole or not at all."""
-    from ..reporting.files import replacing
+    from ..reporting.experiment import files_of
+    from ..store.disk import replacing
 
-    out.mkdir(parents=True, exist_ok=True)
-    for end in ("md", "tex", "csv", "png", "pdf"):
-        with replacing(out / f"{name}.{end}") as beside:
-            beside.write_bytes((folder / f"{name}.{end}").read_bytes())
+    for file in files_of(name):
+        with replacing(out / file) as beside:
+            beside.write_bytes((folder / file).read_bytes())
     print(f"{name}.md, .tex, .csv, .png, .pdf in {os.path.relpath(out)}/")
 
 
@@ -141,7 +146,7 @@ def _again(args: Namespace) -> int:
 
     if args.name == ALL:
         raise InputError("--runs goes with one experiment")
-    option = args.name if args.scale == "small" else f"{args.name}/{args.scale}"
+    option = _option(args.name, args.scale)
     runs, absent = read_places([Path(place) for place in args.runs])
     asked = parse([f"experiment={option}"])
     with hydra_session(asked) as hydra:

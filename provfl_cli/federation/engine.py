@@ -21,6 +21,7 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from ..errors import RunError
+from ..threads import one_thread
 from .site import EvaluateTask, Site, Task, TrainTask
 
 PR_SET_PDEATHSIG = 1
@@ -55,17 +56,6 @@ def engine(site: Site, workers: int) -> Iterator[Perform]:
             yield perform
     else:
         yield lambda tasks: perform_here(site, tasks)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch works with one thread within: sums depend on the number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def perform_here(site: Site, tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:

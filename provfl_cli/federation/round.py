@@ -18,9 +18,10 @@ from ..fusion.updates import Returned
 from ..store.cache import Entry
 from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round
 from ..store.tensorfile import keep_slots, open_tensors, specs_of, write_slot
+from ..threads import one_thread
 from .client import fused_steps
 from .controls import begin_controls, end_controls
-from .engine import Perform, one_thread
+from .engine import Perform
 from .events import ClientFinished, Event, RoundStarted
 from .late import arrived, begin_late, end_late, outstanding
 from .participation import FEWEST, Roster, without

@@ -9,7 +9,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -18,6 +17,7 @@ from flwr.supercore import log
 from ..errors import InputError, RunError
 from ..store.recorded import read_recorded
 from ..store.rounds import Metrics, read_round, remove_leftovers, stored_rounds
+from ..threads import one_thread
 from .inversion import Seen, look, observed, require_known
 from .messages import NotRecorded, same_arrays, tensors
 from .naming import Names, Register
@@ -237,12 +237,8 @@ class ProvenanceStrategy(Strategy):
 
     def _finish(self, pending: Pending, seen: Seen, arrays: ArrayRecord | None, metrics: MetricRecord | None) -> None:
         """Commit the round, and say who the clients are."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # blocks are small, and on a busy machine threads wait for each other
-        try:
+        with one_thread():  # blocks are small, and on a busy machine threads wait for each other
             self._commit(pending, seen, arrays, metrics)
-        finally:
-            torch.set_num_threads(threads)
 
     def _commit(self, pending: Pending, seen: Seen, arrays: ArrayRecord | None, metrics: MetricRecord | None) -> None:
         names = parameter_names(pending.previous, self.parameters)

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from ..config.schema import Provenance, require_ray
 from ..errors import RunError
-from ..federation.engine import can_fork, die_with, one_thread
+from ..federation.engine import can_fork, die_with
 from ..store.tensorfile import TensorFile, open_tensors
+from ..threads import one_thread
 from .batch import Pass, Sums, Target, trace_batch
 from .depth import chosen_layers, layer_weights
 from .lineage import LineageRound

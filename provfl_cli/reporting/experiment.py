@@ -12,7 +12,7 @@ import pandas as pd
 from ..config.schema import Experiment
 from .files import write_csv, write_text
 from .joined import LARGEST, Asked, Joined, grouped, join, records
-from .joined_views import HEADINGS, below, cell, figure_of, tidy_csv
+from .joined_views import HEADINGS, below, cell, figure_of, plain, tidy_csv
 from .run_folders import Absent, RunFolder
 from .settings import MISSING, short
 from .tables import Table, to_latex, to_markdown
@@ -91,11 +91,6 @@ def same(one: str, other: str) -> bool:
         return one == other
 
 
-def setting_of(joined: Joined, key: Sequence[str]) -> dict[str, str]:
-    """The settings of a row, by the words of the joined table without the method."""
-    return {word.removeprefix("="): text for word, text in zip(joined.words, key, strict=True) if word != "method"}
-
-
 def name_of(metric: str) -> str:
     """A metric as a heading of its own."""
     return LONGER.get(metric) or HEADINGS.get(metric, metric.replace("_", " "))
@@ -112,18 +107,18 @@ def tables(found: Reproduction) -> list[Table]:
 def _table(found: Reproduction, metric: str, first: bool) -> Table:
     joined, experiment = found.joined, found.experiment
     own = joined.frame[joined.frame["metric"] == metric]
-    methods = _in_order(experiment.methods, own["method"])
+    methods = in_order(experiment.methods, own["method"])
     beside = [name for name in BESIDE if first and name in set(joined.frame["metric"])]
     scored = own["chance"].notna().any()
     names = list(dict.fromkeys(one.name for one in found.published)) if first else []
     keys = [word for word in joined.words if word != "method"]
-    heads = [word.removeprefix("=") for word in keys]
+    settings = plain(keys)
     plain_keys = [HEADINGS.get(name, name.replace("_", " ")) for name in beside]
-    heads = short(heads, [*methods, *plain_keys, "seeds"])
+    heads = short(settings, [*methods, *plain_keys, "seeds"])
     rows, matched = [], set[int]()
     groups = list(grouped(joined.frame, keys))
     for key, group in _spread(groups, keys):
-        setting = {word.removeprefix("="): text for word, text in zip(keys, key, strict=True)}
+        setting = dict(zip(settings, key, strict=True))
         of_metric = group[group["metric"] == metric]
         seeds = max(joined.sizes[each][1] for each in joined.sizes if _begins(joined.words, each, keys, key))
         cells = [*key, str(seeds), *(_beside(group, name) for name in beside)]
@@ -140,7 +135,7 @@ def _table(found: Reproduction, metric: str, first: bool) -> Table:
         rows.append(tuple(cells))
     width = len(keys) + 1 + len(beside) + len(methods) + int(scored)
     if first:
-        rows += _alone(found.published, matched, [word.removeprefix("=") for word in keys], names, width, metric)
+        rows += _alone(found.published, matched, settings, names, width, metric)
     headings = (*heads, "seeds", *plain_keys, *methods, *(["chance"] if scored else ()))
     return Table(
         name_of(metric).capitalize(), (*headings, *(f"published: {name}" for name in names)), tuple(rows), len(keys)
@@ -194,7 +189,8 @@ def _spread(
     return [one for one in groups if int(one[0][place]) in rounds]
 
 
-def _in_order(wanted: Sequence[str], there: pd.Series) -> list[str]:
+def in_order(wanted: Sequence[str], there: pd.Series) -> list[str]:
+    """Those of the wanted methods that are there, in the wanted order; all there are where none is wanted."""
     found = list(dict.fromkeys(there))
     return [name for name in wanted if name in found] or found
 
@@ -237,6 +233,11 @@ def write_reproduction(folder: Path, found: Reproduction, command: str) -> list[
     write_text(folder / f"{name}.md", head + to_markdown(shown, text))
     write_text(folder / f"{name}.tex", to_latex(shown, "; ".join(notes)))
     write_figure(folder, name, drawn(found))
+    return files_of(name)
+
+
+def files_of(name: str) -> list[str]:
+    """The files of an experiment."""
     return [f"{name}.{end}" for end in ("md", "tex", "csv", "png", "pdf")]
 
 

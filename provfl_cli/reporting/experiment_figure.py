@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from ..config.schema import Experiment
-from .experiment import Published, Reproduction, fits, name_of, same
+from .experiment import Published, Reproduction, fits, in_order, name_of, same
 from .figure_files import COLOURS, MARKERS
+from .joined_views import plain
 from .texts import harmless
 
 if TYPE_CHECKING:
@@ -52,13 +53,13 @@ def drawn(found: Reproduction) -> Figure:
 
     experiment = found.experiment
     frame = found.joined.frame[found.joined.frame["mean"].notna()]
-    frame = frame.rename(columns={word: word.removeprefix("=") for word in found.joined.words})
+    frame = frame.rename(columns=dict(zip(found.joined.words, plain(found.joined.words), strict=True)))
     if experiment.x:
         frame = frame.assign(**{experiment.x: frame[experiment.x].astype(str)})  # rounds are numbers, settings text
-    methods = [name for name in experiment.methods if name in set(frame["method"])] or list(frame["method"].unique())
-    looks = _looks(methods)
+    looks = _looks(in_order(experiment.methods, frame["method"]))
     panels = _panels(experiment, frame)
-    keys = [key for key in _keys(found) if key not in (experiment.x, experiment.facet)]
+    keys = [key for key in plain(found.joined.words) if key not in ("method", experiment.x, experiment.facet)]
+    names = [name for name, _ in _combinations(panels[0].rows, keys)]
     tall = HEIGHT if experiment.x else 1.0 + 0.16 * max((len(panel.rows) for panel in panels), default=0)
     made = Figure(figsize=(max(WIDTH * len(panels), 5.0) + 1.6, max(tall, 2.4)), layout="constrained")
     all_axes = made.subplots(1, len(panels), squeeze=False, sharey=experiment.facet is not None or not experiment.x)[0]
@@ -69,7 +70,7 @@ def drawn(found: Reproduction) -> Figure:
         if experiment.x:
             _lines(axes, panel.rows, experiment.x, keys, looks, published)
         else:
-            _dots(axes, panel.rows, keys, looks, published, [name for name, _ in _combinations(panels[0].rows, keys)])
+            _dots(axes, panel.rows, keys, looks, published, names)
         _label(axes, panel.metric, experiment.x)
     handles = {text: line for axes in all_axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     made.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7.5, frameon=False)
@@ -96,10 +97,6 @@ def _panels(experiment: Experiment, frame: pd.DataFrame) -> list[_Panel]:
         _Panel(f"{_short(facet)}: {value}", first, {facet: str(value)}, rows)
         for value, rows in own.groupby(facet, sort=False)
     ]
-
-
-def _keys(found: Reproduction) -> list[str]:
-    return [word.removeprefix("=") for word in found.joined.words if word != "method"]
 
 
 def _looks(methods: Sequence[str]) -> Mapping[str, _Look]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError, did_you_mean
 from ..evaluation.contributions import Trace
-from .files import replacing
+from ..store.disk import replacing
 from .lineage import COLOURS, MARKERS
 from .page.reading import Opened
 from .texts import harmless

@@ -8,39 +8,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import RunError
-from ..store.disk import flush
+from ..store.disk import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to; on leaving it becomes `path`, on an exception nothing is left.
-
-    Raises:
-        RunError: the folder cannot be written to, or the disk is full.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        flush(beside)
-        os.replace(beside, path)
-        flush(path.parent)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            beside.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,7 +1,11 @@
-"""Having the system put on the disk what was written."""
+"""Having the system put on the disk what was written, whole or not at all."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ..errors import RunError
 
 
 def flush(path: Path) -> None:
@@ -11,3 +15,24 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to; on leaving it becomes `path`, on an exception nothing is left.
+
+    Raises:
+        RunError: the folder cannot be written to, or the disk is full.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        flush(beside)
+        os.replace(beside, path)
+        flush(path.parent)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            beside.unlink()

@@ -9,13 +9,12 @@ There is no configuration and no data: whoever traces such a round brings the mo
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RunError
-from .disk import flush
+from .disk import replacing
 
 FORMAT = 1
 RECORDED = "recorded.json"
@@ -55,17 +54,8 @@ def write_recorded(folder: Path, recorded: Recorded) -> None:
         "labels": list(recorded.labels),
         "fusion": list(recorded.fusion),
     }
-    path = folder / RECORDED
-    beside = folder / f".{RECORDED}.{os.getpid()}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / RECORDED) as beside:
         beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        flush(beside)
-        beside.replace(path)
-        flush(folder)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def read_recorded(folder: Path) -> Recorded | None:
