@@ -44,3 +44,27 @@ def test_every_folder_is_a_part() -> None:
 def test_torch_is_not_imported(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_training_imports_nothing_that_takes_seconds_and_is_not_needed() -> None:
+    code = """
+import sys
+from provfl_cli.config.compose import compose_jobs, validated
+from provfl_cli.data.load import federated_data
+from provfl_cli.federation.client import full_gradient, train_client
+from provfl_cli.models.build import build
+((_, made),) = compose_jobs(["dataset=digits", "model=lenet", "federation.batch_size=8", "federation.accumulate=3"])
+config = validated(made)
+data = federated_data(config)
+model = build(config.model, data.form, len(data.label_names), 0)
+train_client(model, data.clients[0], config.federation, config.fusion, 0, 1)
+full_gradient(model, data.clients[0], config.federation, 0, 1)
+there = [name for name in ("seaborn", "matplotlib", "scipy.stats", "sympy", "torch._dynamo") if name in sys.modules]
+assert not there, there
+import flwr_datasets
+assert callable(flwr_datasets.visualization.plot_label_distributions)
+assert "seaborn" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..config.schema import Federation, above, at_least
 from ..errors import InputError
+from ..imports import put_off
 
 if TYPE_CHECKING:
     import numpy as np
@@ -184,7 +185,8 @@ def deal(partition: Partition, labels: np.ndarray, clients: int, seed: int) -> t
 
     if clients > len(labels):
         raise InputError(f"federation.clients={clients}: more than the {len(labels):,} training examples")
-    partitioner = partition.partitioner(labels, clients, seed)
+    with put_off("flwr_datasets.visualization"):  # two seconds of plotting libraries
+        partitioner = partition.partitioner(labels, clients, seed)
     order = np.random.default_rng([seed, 0]).permutation(len(labels))
     # Labels and positions only: partitioners copy what they are given, and sort it.
     partitioner.dataset = Dataset.from_dict({"label": labels[order], "index": order})

@@ -116,7 +116,7 @@ def train_client(
                 with mixed:
                     loss = functional.cross_entropy(model(inputs[batch]), labels[batch])
                 # A batch counts by its examples: together they give the gradient of one large batch.
-                loss.backward(torch.full_like(loss, len(batch) / sum(map(len, group))))
+                _backward(loss, len(batch) / sum(map(len, group)))
                 total += loss.detach() * len(batch)
             _update(weights, start, fusion, settings.clip_norm, step, correction)
     mean = total.item() / len(labels)
@@ -155,7 +155,7 @@ def full_gradient(
         chosen = batch.to(device)
         with mixed:
             loss = functional.cross_entropy(model(inputs[chosen]), labels[chosen])
-        loss.backward(torch.full_like(loss, len(batch) / len(labels)))
+        _backward(loss, len(batch) / len(labels))
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)
@@ -166,6 +166,11 @@ def full_gradient(
     for weight in weights:
         weight.grad = None
     return gradients
+
+
+def _backward(loss: Tensor, part: float) -> None:
+    """Add `part` of the gradient of a loss to the weights'. Given it as a gradient, torch would first import sympy."""
+    (loss if part == 1 else loss * part).backward()
 
 
 def _mixed(settings: schema.Federation, device: torch.device) -> AbstractContextManager[object]:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ..config.schema import one_of
 from ..data.network import reachable
 from ..errors import InputError
-from .compiler import compiler_put_off
+from ..imports import put_off
 
-with compiler_put_off():
+# Nearly two seconds of torch's compiler, for operators of detection models only.
+with put_off("torch._dynamo.utils", "is_compile_supported"):
     from torchvision import models
 
 if TYPE_CHECKING:
