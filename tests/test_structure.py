@@ -54,7 +54,7 @@ from provfl_cli.config.compose import compose_jobs, validated
 from provfl_cli.data.load import federated_data
 from provfl_cli.federation.client import full_gradient, train_client
 from provfl_cli.models.build import build
-((_, made),) = compose_jobs(["dataset=digits", "model=lenet", "federation.batch_size=8", "federation.accumulate=3"])
+((_, made),) = compose_jobs(["dataset=mnist", "model=lenet", "federation.batch_size=8", "federation.accumulate=3"])
 config = validated(made)
 data = federated_data(config)
 model = build(config.model, data.form, len(data.label_names), 0)
