@@ -187,6 +187,21 @@ def test_seconds_of_each_method(tmp_path: Path) -> None:
     assert frame["tracefl", "seconds"] == 1.0
 
 
+def test_seconds_of_the_last_round_are_not_those_of_all_rounds_together(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run", {"provfl": 0.9}, rounds=(4, 5), summary={"seconds_provfl": 2.0})
+    metrics = ["localization_accuracy", "seconds", "ms_per_input"]
+    pooled, last = (
+        reproduction(read(folder), experiment(by=["threshold"], rounds=rounds, metrics=metrics))
+        .joined.frame.set_index("metric")["mean"]
+        .to_dict()
+        for rounds in ("pooled", "last")
+    )
+    assert last["ms_per_input"] == pytest.approx(2000 / 40)
+    assert pooled["inputs"] == 80
+    assert math.isnan(pooled.get("seconds", math.nan))
+    assert math.isnan(pooled.get("ms_per_input", math.nan))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES[1:])
 @pytest.mark.parametrize("name", NAMES)

@@ -66,7 +66,7 @@ def _recorded(folder: Path, args: Namespace) -> tuple[str, str, Sequence[Absent]
     number = None if args.round is None else whole("round", args.round, 1)
     from ..reporting.console import make_console
     from ..reporting.page.document import check_packages, page_of
-    from ..run.opened import open_recorded
+    from ..run.recorded import open_recorded
     from ..run.reported import reported
 
     check_packages()  # before the work

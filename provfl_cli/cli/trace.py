@@ -114,7 +114,8 @@ def _listed(given: list[str]) -> tuple[str, ...]:
 
 
 def _opened(args: Namespace) -> Opened:
-    from ..run.opened import open_recorded, open_run
+    from ..run.opened import open_run
+    from ..run.recorded import open_recorded
     from ..store.recorded import is_recorded
 
     folder = Path(args.run)

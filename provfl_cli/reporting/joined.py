@@ -158,7 +158,8 @@ def _rows(runs: Sequence[RunFolder], keys: Sequence[str], asked: Asked) -> tuple
             name = f"round {asked.round}" if isinstance(asked.round, int) else "any round"
             absent.append(Absent(str(run.folder), f"{name} was not traced (traced: {listed})"))
             continue
-        frames.append(_with_run(_pooled(rows) if asked.round == "pooled" else rows, run, number, keys))
+        pooled = asked.round == "pooled" and len(wanted) > 1
+        frames.append(_with_run(_pooled(rows) if pooled else rows, run, number, keys, pooled))
     if not frames:
         which = absent[0].reason.partition("(")[2].rstrip(")")
         raise InputError(f"--round {asked.round}: no run traced it ({which})")
@@ -183,8 +184,11 @@ def _wanted(traced: Sequence[int], asked: int | str) -> list[int]:
     return list(traced[-1:] if asked == "last" else traced)
 
 
-def _with_run(rows: pd.DataFrame, run: RunFolder, number: int, keys: Sequence[str]) -> pd.DataFrame:
-    """The rows of a run, with what is known of the run as a whole, and of each method's time, in every one of them."""
+def _with_run(rows: pd.DataFrame, run: RunFolder, number: int, keys: Sequence[str], pooled: bool) -> pd.DataFrame:
+    """The rows of a run, with what is known of the run as a whole, and of each method's time, in every one of them.
+
+    What a method took is known of the last round only, so not of `pooled` ones.
+    """
     of_run: dict[str, Any] = {
         name: each
         for name, each in run.figures.items()
@@ -193,7 +197,7 @@ def _with_run(rows: pd.DataFrame, run: RunFolder, number: int, keys: Sequence[st
     of_run["epsilon"] = math.nan if (spent := run.figures.get("epsilon")) is None else spent
     of_run["global_accuracy"] = [run.accuracy.get(int(each), math.nan) for each in rows["round"]]
     last = rows["round"] == run.figures.get("round")
-    timed = last & (rows["scope"] == "round")
+    timed = last & (rows["scope"] == "round") & (not pooled)
     seconds = [run.figures.get(f"{SECONDS}{name}", math.nan) for name in rows["method"]]
     of_run["seconds"] = pd.Series(seconds, index=rows.index, dtype=float).where(timed)
     of_run["ms_per_input"] = 1000 * of_run["seconds"] / rows["inputs"].where(rows["inputs"] > 0)

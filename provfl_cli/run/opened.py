@@ -1,4 +1,4 @@
-"""A federation opened again, to ask about its predictions: a run's folder, or a recorded one with a model and inputs.
+"""A federation opened again, to ask about its predictions: that of a run's folder (`recorded.py`: other people's).
 
 Of a run nothing is loaded but what the folder and the training cache hold: the dataset is read, and never dealt to
 clients, only where an input is asked for that the run has not traced.
@@ -7,34 +7,30 @@ clients, only where an input is asked for that the run has not traced.
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from ..attribution.counterfactual import steps_made
 from ..attribution.method import Attribution, Case
 from ..config.schema import Config, Model, Provenance
 from ..config.tree import options
-from ..config.validate import attribution_method, fusion_option, model_option, provenance_preset, validated
+from ..config.validate import attribution_method, provenance_preset, validated
 from ..data.checkpoint import resolve
 from ..data.federated import Form, Pictures, Texts
 from ..errors import InputError, RunError, did_you_mean
-from ..fusion.privacy import NoPrivacy
 from ..models.build import build
 from ..reporting import label_counts as counted
-from ..store.recorded import Recorded, read_recorded
 from ..store.rounds import Round, read_round, stored_rounds
 from .device import choose_device
-from .inputs import UNKNOWN, Given, Inputs, RunInputs, TensorInputs
+from .inputs import Given, Inputs, RunInputs
 
 
 @dataclass(frozen=True)
@@ -192,7 +188,7 @@ def open_run(folder: Path) -> Opened:
     """
     config_file = folder / ".hydra" / "config.yaml"
     if not config_file.is_file():
-        raise InputError(_no_run(folder))
+        raise InputError(no_run(folder))
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
@@ -225,72 +221,13 @@ def open_run(folder: Path) -> Opened:
         fusion=config.fusion,
         privacy=config.privacy,
         seed=config.seed,
-        device=_device(config.device),
+        device=device_like(config.device),
         config=config,
     )
 
 
-def open_recorded(folder: Path, model: str | None, data: str | None) -> Opened:
-    """Open a recorded federation.
-
-    Args:
-        folder: with `rounds/` and `recorded.json`.
-        model: an option of `conf/model`, or `module:callable` that returns an `nn.Module`.
-        data: a safetensors file with `inputs` and, where known, `labels`; or `module:callable` that returns inputs, a
-            pair, or a mapping with these names.
-
-    Raises:
-        InputError: what was given does not fit, or is missing.
-        RunError: a file of it is damaged.
-    """
-    recorded = read_recorded(folder)
-    if recorded is None:
-        raise InputError(_no_run(folder))
-    if model is None:
-        raise InputError(
-            f"{folder}: of a recorded federation the model has to be given: --model lenet (provfl ls model), or "
-            "--model module:function, which returns it"
-        )
-    if data is None:
-        raise InputError(
-            f"{folder}: of a recorded federation the inputs have to be given as the model reads them: "
-            "--data FILE.safetensors (inputs, labels), or --data module:function"
-        )
-    inputs, labels = _data(data)
-    numbers = stored_rounds(folder / "rounds")
-    if not numbers:
-        raise InputError(f"{folder}: no round has been recorded in it")
-    weights = read_round(folder / "rounds", numbers[-1]).weights()
-    module, form = _model(model, inputs, weights, recorded)
-    classes = _check_fits(module, weights, inputs, model)
-    if labels.max() >= classes or labels.min() < UNKNOWN:
-        wrong = labels.max() if labels.max() >= classes else labels.min()
-        raise InputError(
-            f"--data {data}: holds label {wrong}, the model tells {classes} classes apart ({UNKNOWN}: not known)"
-        )
-    if recorded.labels and len(recorded.labels) != classes:
-        raise InputError(f"{folder}: {len(recorded.labels)} labels are recorded, the model has {classes} classes")
-    return Opened(
-        folder=folder,
-        model=module,
-        form=form,
-        inputs=TensorInputs(inputs, labels),
-        label_names=recorded.labels or tuple(map(str, range(classes))),
-        client_names=recorded.clients,
-        examples=recorded.examples,
-        label_counts={},
-        faulty=(),
-        provenance=provenance_preset("provfl"),
-        rivals=(),
-        rounds_traced=(),
-        fusion=_fusion(recorded),
-        privacy=NoPrivacy(),
-        seed=0,
-        device=_device("auto"),
-    )
-
-
-def _no_run(folder: Path) -> str:
+def no_run(folder: Path) -> str:
+    """What is wrong with a folder that holds nothing to open."""
     if not folder.exists():
         return f"{folder}: no such folder"
     below = sorted(folder.glob("*/.hydra/config.yaml"))
@@ -329,120 +266,9 @@ def _rounds_traced(folder: Path) -> tuple[int, ...]:
     return tuple(sorted(column.unique().to_pylist()))
 
 
-def _device(name: str) -> torch.device:
-    """The device of the run, or the best there is where this machine has none of that kind."""
+def device_like(name: str) -> torch.device:
+    """The device of that name, or the best there is where this machine has none of that kind."""
     try:
         return choose_device(name)
     except InputError:
         return choose_device("auto")
-
-
-def _fusion(recorded: Recorded) -> Any | None:
-    if not recorded.fusion:
-        return None
-    name, *settings = recorded.fusion
-    return fusion_option(name, dict(OmegaConf.from_dotlist(list(settings))))
-
-
-def _called(spec: str, option: str) -> Any:
-    """What the function that `spec`, MODULE:FUNCTION, names returns; modules of the working folder are found too."""
-    module, _, name = spec.partition(":")
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        function: Callable[[], Any] = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-        raise InputError(f"{option} {spec}: cannot be imported ({error}): give MODULE:FUNCTION") from error
-    finally:
-        if added:
-            sys.path.remove(here)
-    try:
-        return function()
-    except Exception as error:
-        raise InputError(f"{option} {spec}: calling it failed ({type(error).__name__}: {error})") from error
-
-
-def _data(spec: str) -> tuple[Tensor, np.ndarray]:
-    """Inputs and labels (`UNKNOWN` where there are none)."""
-    path = Path(spec)
-    if path.suffix == ".safetensors" or path.is_file():
-        from safetensors.torch import load_file
-
-        if not path.is_file():
-            raise InputError(f"--data {spec}: no such file")
-        try:
-            found: Any = load_file(path)
-        except Exception as error:  # of the library, one of several
-            raise InputError(f"--data {spec}: is no safetensors file ({error})") from error
-    elif ":" in spec:
-        found = _called(spec, "--data")
-    else:
-        raise InputError(f"--data {spec}: no such file; give FILE.safetensors or MODULE:FUNCTION")
-    if isinstance(found, Mapping):
-        inputs, labels = found.get("inputs"), found.get("labels")
-    elif isinstance(found, tuple | list) and len(found) == 2:
-        inputs, labels = found
-    else:
-        inputs, labels = found, None
-    if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
-        raise InputError(f"--data {spec}: holds no tensor `inputs` [n, …]")
-    if labels is None:
-        return inputs, np.full(len(inputs), UNKNOWN, dtype=np.int64)
-    numbers = torch.as_tensor(labels).cpu().numpy()
-    if numbers.shape != (len(inputs),) or numbers.dtype.kind not in "iu":
-        raise InputError(f"--data {spec}: `labels` must be whole numbers, one for each of {len(inputs)} inputs")
-    return inputs, numbers.astype(np.int64)
-
-
-def _model(
-    spec: str, inputs: Tensor, weights: Mapping[str, Tensor], recorded: Recorded
-) -> tuple[nn.Module, Form | None]:
-    """The module that `spec` names, and what it reads where that is known."""
-    if ":" in spec:
-        module = _called(spec, "--model")
-        if not isinstance(module, nn.Module):
-            raise InputError(f"--model {spec}: returns {type(module).__name__}, no torch.nn.Module")
-        return module, None
-    option = model_option(spec)
-    if option.input != "image" or inputs.dim() != 4:
-        raise InputError(
-            f"--model {spec}: models by name are for pictures [n, channels, height, width], --data holds "
-            f"{list(inputs.shape)}: --model MODULE:FUNCTION"
-        )
-    form = Pictures(inputs.shape[1], inputs.shape[2])
-    # The last tensor whose size follows from the number of classes is the logits' bias.
-    two, three = (build(option, form, classes, 0).state_dict() for classes in (2, 3))
-    last = [name for name in two if two[name].shape != three[name].shape]
-    there = [weights[name].shape[0] for name in last if name in weights and weights[name].dim()]
-    classes = len(recorded.labels) or (there[-1] if there else 2)
-    return build(option, form, classes, 0), form
-
-
-def _check_fits(module: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, spec: str) -> int:
-    """Raise InputError unless the model takes the recorded weights and the inputs; returns its number of classes."""
-    own = module.state_dict()
-    missing, strange = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    if missing or strange:
-        more = [f"no {missing[0]} (of {len(missing)})"] if missing else []
-        more += [f"{strange[0]} (of {len(strange)}), which the model has not"] if strange else []
-        raise InputError(f"--model {spec}: is not the model that was recorded: the rounds hold {', and '.join(more)}")
-    for name, tensor in own.items():
-        if tensor.shape != weights[name].shape:
-            raise InputError(
-                f"--model {spec}: {name} is {list(tensor.shape)} in the model and {list(weights[name].shape)} "
-                "in the rounds"
-            )
-    module.load_state_dict(dict(weights))
-    module.eval()
-    try:
-        with torch.inference_mode():
-            logits = module(inputs[:1].clone())
-    except Exception as error:
-        raise InputError(
-            f"--data: the model does not read inputs {list(inputs.shape)} of type {inputs.dtype} ({error})"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise InputError(f"--model {spec}: must return logits [inputs, classes]")
-    return int(logits.shape[1])
