@@ -1,4 +1,4 @@
-"""Clients that fail while they train, for tests of engines: planted as an injection, which travels with the config."""
+"""Clients that fail while they train, planted as an injection, which travels with the config; and jobs that die."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
 
 from provfl_cli.data.injection import NoInjection
 from provfl_cli.data.submission import Submission
@@ -40,3 +43,15 @@ class Failing(NoInjection):
     def tried(self, client: int, number: int) -> int:
         """How often a client has failed in a round."""
         return len(list(Path(self.folder).glob(f"try-{client}-{number}-*")))
+
+
+class Killed(Callback):
+    """A job of a sweep that the machine kills: the one with this seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_job_start(self, config: DictConfig, **of_hydra: Any) -> None:
+        """Nothing of the process is left to say what happened."""
+        if config.seed == self.seed:
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -59,9 +59,9 @@ def _failure(error: Exception, overrides: tuple[str, ...], folder: Path, job_nam
         traceback.print_exception(error)
     if isinstance(error, InputError):
         discard_if_nothing_computed(folder, job_name)
-        return Failure(overrides, _one_line(str(error)), 2, str(folder.absolute()))
+        return Failure(overrides, one_line(str(error)), 2, str(folder.absolute()))
     text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-    return Failure(overrides, f"{_one_line(text)} ({_logged(error, folder)})", 1, str(folder.absolute()))
+    return Failure(overrides, f"{one_line(text)} ({_logged(error, folder)})", 1, str(folder.absolute()))
 
 
 def _logged(error: Exception, folder: Path) -> str:
@@ -74,6 +74,7 @@ def _logged(error: Exception, folder: Path) -> str:
     return f"traceback in {os.path.relpath(path)}"
 
 
-def _one_line(text: str, limit: int = 500) -> str:
+def one_line(text: str, limit: int = 500) -> str:
+    """A text without line breaks, cut where it is long."""
     line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[:limit]}…"

@@ -10,7 +10,7 @@ from ..config.compose import Plan, hydra_session, parse, parser, plan, runnable
 from ..errors import InputError
 from .completion import complete
 from .folder import claimed, pruned, unclaimed_pattern
-from .job import Failure, job
+from .job import Failure, job, one_line
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -69,8 +69,7 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
     runnable(hydra)
     try:
         if asked.sweep:
-            returned = hydra.multirun(asked.config_name, job, overrides)
-            failures = list(_failures(returned))
+            returned, failures = _swept(hydra, asked, overrides)
             _joined(returned, folder, failures, asked)
             return failures
         returned = hydra.run(asked.config_name, job, overrides)
@@ -80,6 +79,19 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
     finally:
         if folder is not None:
             pruned(folder)
+
+
+def _swept(hydra: "Hydra", asked: Plan, overrides: list[str]) -> tuple[Any, list[Failure]]:
+    """What the jobs of a sweep returned, and what failed."""
+    try:
+        returned = hydra.multirun(asked.config_name, job, overrides)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # jobs return what fails in them: one was killed, so its launcher gave up
+        lost = "; jobs that still run are not in the table: when they have ended, provfl table DIR joins them all"
+        launcher = f"hydra/launcher={asked.base.hydra.runtime.choices.get('hydra/launcher')}"
+        return [], [Failure((launcher,), f"gave up ({one_line(f'{type(error).__name__}: {error}', 200)}){lost}", 1)]
+    return returned, list(_failures(returned))
 
 
 def _failures(returned: Any) -> Iterator[Failure]:
@@ -92,9 +104,8 @@ def _failures(returned: Any) -> Iterator[Failure]:
 def _joined(returned: Any, claimed_folder: Path | None, failures: list[Failure], asked: Plan) -> None:
     """Leave the table of a sweep's jobs in its folder, and what failed: of some jobs nothing else is left."""
     done = list(_returns(returned))  # other sweepers than Hydra's own return nothing: all jobs in the folder, then
-    folder = Path(done[0].hydra_cfg.hydra.sweep.dir).absolute() if done else claimed_folder
-    if folder is None:
-        return
+    sweep = done[0].hydra_cfg.hydra.sweep if done else asked.base.hydra.sweep
+    folder = Path(sweep.dir).absolute() if done or claimed_folder is None else claimed_folder
     from .table import sweep_table
 
     places = [Path(one.hydra_cfg.hydra.runtime.output_dir) for one in done]

@@ -156,7 +156,11 @@ def _leave_failures(folder: Path, failures: Sequence[Failure]) -> None:
         path.unlink(missing_ok=True)
         return
     rows = [
-        {"job": _job(each), "message": each.message, "folder": os.path.relpath(each.folder, folder)}
+        {
+            "job": _job(each),
+            "message": each.message,
+            "folder": os.path.relpath(each.folder, folder) if each.folder else "",
+        }
         for each in failures
     ]
     write_json(path, {"failures": rows})

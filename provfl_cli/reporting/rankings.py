@@ -186,7 +186,8 @@ def clients_table(ranked: Sequence[Ranked], headings: tuple[str, str] = ("exampl
     counts = [[one.examples for one in ranked], [one.also for one in ranked]]
     shown = [column for column, values in enumerate(counts) if any(value is not None for value in values)]
     for column in shown:
-        table.add_column(headings[column], justify="right", overflow="fold")
+        longest = max(map(len, headings[column].split()), default=0)
+        table.add_column(headings[column], justify="right", overflow="fold", min_width=longest)
     table.add_column("", no_wrap=True)
     largest = max((abs(one.contribution) for one in ranked), default=0.0)
     decimals = min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest > 0 else 0
@@ -198,7 +199,7 @@ def clients_table(ranked: Sequence[Ranked], headings: tuple[str, str] = ("exampl
         table.add_row(
             str(rank),
             _names(together),
-            Text.assemble(f"{one.contribution:>9,.{decimals}f} ", (bar(length, 12), colour)),
+            Text.assemble(f"{one.contribution:>9,.{decimals}f} ", (bar(length, 10), colour)),
             f"{one.share:.1%}",
             *(_range([(each.examples, each.also)[column] for each in together]) for column in shown),
             Text(_marks(together), style="yellow"),
