@@ -3,11 +3,17 @@
 
     scripts/bench_training.py --clients 10 100 --rounds 5 --json rows.json
 
-The same federation, each way in fresh processes: `local` (engine=local), `flower` (a Flower app as its users write it:
-FedAvg of flwr, and clients that train as those of its quickstart: a DataLoader and torch.optim.Adam; the simulation on
-Ray), `engine=flower` (ours, through that simulation: our clients' training and files) and `pfl` (pfl-research, in its
-one process; pip install 'pfl[pytorch]'). Left out: what is not installed. MNIST, 8,000 images dealt evenly (those of
-../shared/data/mnist; embedded are 4,000), 2 local epochs, batches of 32, Adam; 2 workers of one thread each.
+The same federation, each way in fresh processes; left out is what is not installed:
+
+local            engine=local
+flower           a Flower app as its quickstart has it, in its simulation on Ray: FedAvg of flwr; clients with pictures
+                 of a dataset, decoded whenever they are used, a DataLoader and torch.optim.Adam
+flower-tensors   the same with every client's share as tensors in memory
+engine=flower    engine=flower: our clients' training and files through Flower's simulation
+pfl              pfl-research, in its one process, with tensors in memory (pip install 'pfl[pytorch]')
+
+MNIST, 8,000 images dealt evenly (those of ../shared/data/mnist; without it the embedded 4,000, and no `flower`), 2
+local epochs, batches of 32, Adam; 2 workers of one thread each.
 
 start-up   seconds until the first round begins: data, imports, processes
 a round    median of the rounds but the first
@@ -40,7 +46,7 @@ from bench_ways import SHARED, WORKERS
 
 from provfl_cli.federation.flower_server import ALONE, QUIET
 
-WAYS = {"local": "torch", "flower": "flwr", "engine=flower": "flwr", "pfl": "pfl"}  # and what they need
+WAYS = {"local": "torch", "flower": "flwr", "flower-tensors": "flwr", "engine=flower": "flwr", "pfl": "pfl"}
 FIGURES = (
     "startup_seconds", "first_round_seconds", "round_seconds", "total_seconds", "peak_mb", "peak_once_mb", "accuracy",
 )  # fmt: skip
@@ -76,7 +82,7 @@ def measured(way: str, clients: int, arguments: argparse.Namespace) -> dict[str,
         began = time.perf_counter()
         settings = [arguments.model, str(clients), str(arguments.rounds), str(arguments.epochs)]
         command = [sys.executable, str(Path(__file__).with_name("bench_ways.py")), way, folder, *settings]
-        alone = {**os.environ, **QUIET, **ALONE}
+        alone = {**os.environ, **QUIET, **ALONE, "HF_DATASETS_CACHE": folder}
         started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=alone)
         peak = [0.0, 0.0]
 
@@ -115,9 +121,14 @@ def measured(way: str, clients: int, arguments: argparse.Namespace) -> dict[str,
     }
 
 
+def installed() -> list[str]:
+    """The ways that there is all for."""
+    return [way for way, needed in WAYS.items() if find_spec(needed) and (way != "flower" or SHARED.is_dir())]
+
+
 def line(*cells: object) -> str:
     """Cells of a table row, in columns of the width of its headings."""
-    widths = (14, 8, 10, 13, 10, 8, 8, 8, 9, 8, 8)
+    widths = (15, 8, 10, 13, 10, 8, 8, 8, 9, 8, 8)
     return " ".join(f"{spelled(cell):>{width}}" for cell, width in zip(cells, widths, strict=True))
 
 
@@ -159,7 +170,7 @@ def main() -> None:
     print(line("", "clients", *headings, "x total", "x round"))
     rows: list[dict[str, Any]] = []
     for clients in arguments.clients:
-        for way in arguments.ways or [way for way, needed in WAYS.items() if find_spec(needed)]:
+        for way in arguments.ways or installed():
             rows.append(measured(way, clients, arguments))
             figures = [rows[-1][name] for name in FIGURES]
             print(line(way, clients, *figures, *ratios(rows[-1], rows)), flush=True)

@@ -32,10 +32,10 @@ def configured(engine: str, model: str, clients: int, rounds: int, epochs: int) 
 
 def run(way: str, cache: Path, model: str, clients: int, rounds: int, epochs: int) -> None:
     """Train in a way, telling the process that measures when rounds begin and what accuracy they reach."""
-    if way in ("flower", "pfl"):
-        config = configured("local", model, clients, rounds, epochs)
-        return by_flower(config) if way == "flower" else by_pfl(config)
-    return by_engine(configured(way.removeprefix("engine="), model, clients, rounds, epochs), cache)
+    if way.startswith("engine=") or way == "local":
+        return by_engine(configured(way.removeprefix("engine="), model, clients, rounds, epochs), cache)
+    config = configured("local", model, clients, rounds, epochs)
+    return by_pfl(config) if way == "pfl" else by_flower(config, way)
 
 
 def report(what: str, value: float = 0.0) -> None:
@@ -63,7 +63,7 @@ def by_engine(config: Config, cache: Path) -> None:
     report("end")
 
 
-def by_flower(config: Config) -> None:
+def by_flower(config: Config, way: str) -> None:
     """Train with Flower alone: FedAvg of its own, and clients that train as those of its quickstart."""
     import torch
     from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -80,7 +80,7 @@ def by_flower(config: Config) -> None:
         from bench_ways import trained  # by its name: the app goes to the workers by value
 
         position = int(context.node_config["partition-id"])
-        weights, loss, count = trained(text, position, message.content["arrays"])
+        weights, loss, count = trained(text, way, position, message.content["arrays"])
         metrics = MetricRecord({"train_loss": loss, "num-examples": count})
         return Message(RecordDict({"arrays": ArrayRecord(weights), "metrics": metrics}), reply_to=message)
 
@@ -109,31 +109,61 @@ def by_flower(config: Config) -> None:
     run_simulation(server_app, client_app, config.federation.clients, backend_config=resources)
 
 
-def trained(text: str, position: int, arrays: Any) -> tuple[dict[str, Any], float, int]:
+def trained(text: str, way: str, position: int, arrays: Any) -> tuple[dict[str, Any], float, int]:
     """One client's round in a worker of Flower: its tensors, loss and number of examples."""
     import torch
-    from torch.utils.data import DataLoader, TensorDataset
+    from torch.utils.data import DataLoader
 
     if text not in LOADED:
         torch.set_num_threads(1)
         config = from_text(text)
-        LOADED[text] = config, *data_and_model(config)
-    config, data, model = LOADED[text]
+        LOADED[text] = config, *(pictures(config) if way == "flower" else tensors(config))
+    config, model, shares = LOADED[text]
     model.load_state_dict(arrays.to_torch_state_dict())
-    client, settings = data.clients[position], config.federation
-    loader = DataLoader(TensorDataset(client.inputs, client.labels), batch_size=settings.batch_size, shuffle=True)
+    share, settings = shares(position), config.federation
+    loader = DataLoader(share, batch_size=settings.batch_size, shuffle=True)
     criterion = torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     model.train()
     total = 0.0
     for _ in range(settings.local_epochs):
-        for inputs, labels in loader:
+        for batch in loader:
+            inputs, labels = (batch["image"], batch["label"]) if isinstance(batch, dict) else batch
             optimizer.zero_grad()
             loss = criterion(model(inputs), labels)
             loss.backward()
             optimizer.step()
             total += loss.item()
-    return model.state_dict(), total / (settings.local_epochs * len(loader)), len(client.labels)
+    return model.state_dict(), total / (settings.local_epochs * len(loader)), len(share)
+
+
+def tensors(config: Config) -> tuple[Any, Callable[[int], Any]]:
+    """The model, and every client's share as tensors in memory."""
+    from torch.utils.data import TensorDataset
+
+    data, model = data_and_model(config)
+    return model, lambda position: TensorDataset(data.clients[position].inputs, data.clients[position].labels)
+
+
+def pictures(config: Config) -> tuple[Any, Callable[[int], Any]]:
+    """The model, and every client's share as Flower's quickstart has it: pictures, decoded whenever they are used."""
+    from datasets import load_dataset
+    from flwr_datasets.partitioner import IidPartitioner
+    from torchvision.transforms import Compose, Normalize, ToTensor
+
+    from provfl_cli.data.federated import Pictures
+    from provfl_cli.models.build import build
+
+    prepare = Compose([ToTensor(), Normalize(config.dataset.mean, config.dataset.std)])
+    partitioner = IidPartitioner(num_partitions=config.federation.clients)
+    files = {"train": str(SHARED / "train.parquet")}
+    partitioner.dataset = load_dataset("parquet", data_files=files)["train"].shuffle(seed=config.seed)
+
+    def prepared(batch: dict[str, Any]) -> dict[str, Any]:
+        return {**batch, "image": [prepare(one) for one in batch["image"]]}
+
+    model = build(config.model, Pictures(1, 28), 10, config.seed)
+    return model, lambda position: partitioner.load_partition(position).with_transform(prepared)
 
 
 def by_pfl(config: Config) -> None:

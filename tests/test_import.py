@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from provfl_cli.cli import main
+from provfl_cli.cli.recorded import traced
 from provfl_cli.provenance import from_state_dicts, trace
+from provfl_cli.reporting.figures import draw
 from provfl_cli.store.recorded import Recorded, read_recorded, write_recorded
 from provfl_cli.store.rounds import read_round, stored_rounds
 
@@ -325,3 +328,35 @@ def test_what_is_written_down_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "new" / "recorded.json").write_text(json.dumps({"format": 9}))
     assert main(["trace", str(tmp_path / "new")]) == 1
     assert np.all([path.name == "recorded.json" for path in (tmp_path / "new").iterdir()])
+
+
+@pytest.mark.slow
+def test_figures_of_a_recorded_federation(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments()) == 0
+    with_labels = ["--model", "tests.test_import:net", "--data", "data.safetensors"]
+    for kind, more in (("heatmap", []), ("ranking", ["--input", "2"]), ("accuracy", ["--round", "1"])):
+        assert main(["figure", "made", kind, *with_labels, *more, "--out", f"{kind}.svg"]) == 0
+    save_file({"inputs": data()["inputs"]}, "bare.safetensors")
+    without = ["--model", "tests.test_import:net", "--data", "bare.safetensors"]
+    assert main(["figure", "made", "ranking", *without, "--out", "bare.svg"]) == 0
+    for kind, given, reason in (
+        ("labels", with_labels, "a server does not know what labels"),
+        ("accuracy", without, "the labels of the inputs are not known"),
+        ("heatmap", [], "--model"),
+        ("heatmap", [*with_labels, "--round", "7"], "not kept; there are: 1"),
+    ):
+        capsys.readouterr()
+        assert main(["figure", "made", kind, *given, "--out", "no.svg"]) == 2
+        assert reason in capsys.readouterr().err
+        assert not Path("no.svg").exists()
+
+
+@pytest.mark.slow
+def test_figures_call_recorded_clients_by_their_names(files: Path) -> None:
+    assert main(arguments()) == 0
+    given = argparse.Namespace(round=None, model="tests.test_import:net", data="data.safetensors")
+    opened, shown = traced(Path("made"), given)
+    assert shown == "4 inputs in 1 round"
+    names = [tick.get_text() for tick in draw(opened, "ranking", 1).axes[1].get_yticklabels()]
+    assert sorted(names) == sorted(NAMES)
+    assert [tick.get_text() for tick in draw(opened, "heatmap").axes[0].get_yticklabels()] == list(NAMES)

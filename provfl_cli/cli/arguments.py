@@ -33,3 +33,10 @@ def read(own: ArgumentParser, arguments: Sequence[str]) -> Namespace | None:
         own.print_help()
         return None
     return own.parse_args(arguments)
+
+
+def whole(name: str, text: str, least: int) -> int:
+    """The number that an option's text is; InputError where it is none."""
+    if not text.isdecimal() or int(text) < least:
+        raise InputError(f"--{name} {text}: must be a whole number, {least} or more")
+    return int(text)

@@ -1,12 +1,17 @@
-"""`provfl figure RUN KIND --out FILE`: a figure of a run for a paper."""
+"""`provfl figure RUN KIND --out FILE`: a figure of a run, or of a recorded federation, for a paper."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .arguments import parser, read
+from .recorded import DATA, add_recorded, refuse_recorded, traced
+
+if TYPE_CHECKING:
+    from ..reporting.page.reading import Opened
 
 
 def main(arguments: list[str]) -> int:
@@ -23,16 +28,26 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"--input is for ranking, {args.kind} shows all inputs: leave it out")
     if args.input is not None and not args.input.isdecimal():
         raise InputError(f"--input {args.input}: must be the number of a traced input, from 0")
-    from .table import read_places
-
-    runs, _ = read_places([Path(args.run)])
-    if len(runs) > 1:
-        raise InputError(f"{args.run}: holds {len(runs)} runs, give one, such as {runs[0].folder}")
-    from ..reporting.page.reading import open_run
-
-    save(draw(open_run(runs[0]), args.kind, None if args.input is None else int(args.input)), out)
+    save(draw(_opened(Path(args.run), args), args.kind, None if args.input is None else int(args.input)), out)
     print(f"{args.kind} -> {out}")
     return 0
+
+
+def _opened(folder: Path, args: Namespace) -> Opened:
+    """What is to be drawn: a run as it was recorded, or a recorded federation, its inputs traced now."""
+    from ..store.recorded import is_recorded
+
+    if is_recorded(folder):
+        return traced(folder, args, last_only=args.kind != "accuracy")[0]
+    refuse_recorded(args, "model", "data", "round")
+    from .table import read_places
+
+    runs, _ = read_places([folder])
+    if len(runs) > 1:
+        raise InputError(f"{folder}: holds {len(runs)} runs, give one, such as {runs[0].folder}")
+    from ..reporting.page.reading import open_run
+
+    return open_run(runs[0])
 
 
 def _parser() -> ArgumentParser:
@@ -44,8 +59,9 @@ def _parser() -> ArgumentParser:
         epilog="\n".join(f"{name:<10} {draws.__doc__}" for name, draws in KINDS.items()),
         formatter_class=RawDescriptionHelpFormatter,
     )
-    made.add_argument("run", metavar="RUN", help="a run folder")
+    made.add_argument("run", metavar="RUN", help="a run folder, or a recorded federation (provfl import)")
     made.add_argument("kind", metavar="KIND", help=" | ".join(KINDS))
     made.add_argument("--out", required=True, metavar="FILE", help=f"write there, by its ending: {' '.join(ENDINGS)}")
     made.add_argument("--input", metavar="INDEX", help="of ranking: the input's number; default: the first traced")
+    add_recorded(made, f"{DATA}; all inputs are traced", "trace this round; default: the last, of accuracy all")
     return made

@@ -5,13 +5,12 @@ from __future__ import annotations
 import webbrowser
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .arguments import parser, read
-from .trace import DATA, MODEL, whole
+from .recorded import DATA, add_recorded, refuse_recorded, traced
 
 if TYPE_CHECKING:
     from ..reporting.run_folders import Absent
@@ -50,9 +49,7 @@ def main(arguments: list[str]) -> int:
 
 def _runs(places: Sequence[Path], args: Namespace) -> tuple[str, str, Sequence[Absent]]:
     """The page of runs, what is in it, and what is not."""
-    for name in ("model", "data", "round"):
-        if getattr(args, name) is not None:
-            raise InputError(f"--{name} is for recorded federations, a run brings its own: leave it out")
+    refuse_recorded(args, "model", "data", "round")
     from .table import read_places
 
     runs, absent = read_places(places)
@@ -63,25 +60,11 @@ def _runs(places: Sequence[Path], args: Namespace) -> tuple[str, str, Sequence[A
 
 def _recorded(folder: Path, args: Namespace) -> tuple[str, str, Sequence[Absent]]:
     """The page of a recorded federation, what is in it, and nothing else."""
-    number = None if args.round is None else whole("round", args.round, 1)
-    from ..reporting.console import make_console
     from ..reporting.page.document import check_packages, page_of
-    from ..run.recorded import open_recorded
-    from ..run.reported import reported
 
     check_packages()  # before the work
-    opened = open_recorded(folder, args.model, args.data)
-    numbers = opened.rounds if number is None else [opened.round(number).number]
-    given = opened.inputs.many(Path("all"))
-    shown = f"{_counted(len(given.names), 'input')} in {_counted(len(numbers), 'round')}"
-    console = make_console()
-    with console.status(f"tracing {shown}…") if console.is_terminal else nullcontext():
-        found = reported(opened, numbers, given, args.model, args.data)
+    found, shown = traced(folder, args)
     return page_of(found), shown, ()
-
-
-def _counted(count: int, name: str) -> str:
-    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def _parser() -> ArgumentParser:
@@ -102,8 +85,5 @@ def _parser() -> ArgumentParser:
         "--out", metavar="FILE", help=f"write there; default: {NAME} in the folder given, of several here"
     )
     made.add_argument("--open", action="store_true", help="open it in the browser")
-    recorded = made.add_argument_group("of a recorded federation (provfl import, Flower)")
-    recorded.add_argument("--model", metavar="MODEL", help=MODEL)
-    recorded.add_argument("--data", metavar="DATA", help=f"{DATA}; all inputs are traced")
-    recorded.add_argument("--round", metavar="N", help="trace this round only; default: all that are stored")
+    add_recorded(made, f"{DATA}; all inputs are traced", "trace this round only; default: all that are stored")
     return made

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import InputError, did_you_mean
-from .arguments import parser, read
+from .arguments import parser, read, whole
+from .recorded import add_recorded, refuse_recorded
 
 if TYPE_CHECKING:
     from ..run.asking import Question
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from ..run.opened import Opened
 
 TABLES = (".csv", ".parquet")
-MODEL = "an option of conf/model, or MODULE:FUNCTION"
-DATA = "FILE.safetensors (inputs, labels), or MODULE:FUNCTION"
 
 
 def main(arguments: list[str]) -> int:
@@ -71,9 +70,7 @@ def _parser() -> ArgumentParser:
     out = made.add_argument_group("the answer")
     out.add_argument("--json", action="store_true", help="one JSON object, for scripts")
     out.add_argument("--out", metavar="FILE", help="write there: .json, or a table (.csv, .parquet)")
-    recorded = made.add_argument_group("of a recorded federation")
-    recorded.add_argument("--model", metavar="MODEL", help=MODEL)
-    recorded.add_argument("--data", metavar="DATA", help=DATA)
+    add_recorded(made)
     return made
 
 
@@ -102,13 +99,6 @@ def _check(args: Namespace) -> None:
             raise InputError(f"--{name} is for one prediction, --inputs for many: one of them")
 
 
-def whole(name: str, text: str, least: int) -> int:
-    """The number that an option's text is; InputError where it is none."""
-    if not text.isdecimal() or int(text) < least:
-        raise InputError(f"--{name} {text}: must be a whole number, {least} or more")
-    return int(text)
-
-
 def _listed(given: list[str]) -> tuple[str, ...]:
     return tuple(word.strip() for text in given for word in text.split(",") if word.strip())
 
@@ -121,9 +111,7 @@ def _opened(args: Namespace) -> Opened:
     folder = Path(args.run)
     if is_recorded(folder):
         return open_recorded(folder, args.model, args.data)
-    for name in ("model", "data"):
-        if getattr(args, name) is not None:
-            raise InputError(f"--{name} is for recorded federations, a run brings its own: leave it out")
+    refuse_recorded(args, "model", "data")
     return open_run(folder)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ def heatmap(opened: Opened) -> Figure:
     names = [_short(opened.label(int(labels[start])), 12) for start in starts]
     axes.set_xticks((starts + ends) / 2 - 0.5, names, rotation=0 if max(map(len, names)) < 4 else 40)
     axes.tick_params(axis="x", length=0)
-    _client_ticks(axes, trace.clients)
+    _client_ticks(axes, [opened.client(one) for one in trace.clients.tolist()])
     axes.set_xlabel("traced inputs, by true label")
     axes.set_ylabel("client")
     bar = drawn.colorbar(shown, ax=axes, pad=0.01, fraction=0.04, ticks=[-1, 0, 1])
@@ -127,8 +127,9 @@ def ranking(opened: Opened, number: int | None = None) -> Figure:
     drawn = Figure(figsize=(6.4, max(1.9, 0.9 + 0.22 * len(best))), layout="constrained")
     left, axes = drawn.subplots(1, 2, width_ratios=(1, 2.2))
     _show_input(left, opened, number)
-    verdict = "right" if label == predicted else f"labelled {_short(opened.label(label), 20)}"
-    left.set_title(f"predicted {_short(opened.label(predicted), 20)}\n({verdict})", fontsize=9)
+    verdict = "\n(right)" if label == predicted else f"\n(labelled {_short(opened.label(label), 20)})"
+    known_label = "" if label < 0 else verdict
+    left.set_title(f"predicted {_short(opened.label(predicted), 20)}{known_label}", fontsize=9)
     rows = np.arange(len(best))
     colours = [COLOURS[0] if value >= 0 else COLOURS[1] for value in values[best]]
     bars = axes.barh(rows, values[best], color=colours)
@@ -136,14 +137,15 @@ def ranking(opened: Opened, number: int | None = None) -> Figure:
         if value < 0:
             bar.set_hatch("///")
     axes.axvline(0, color="black", linewidth=0.8)
-    names = [f"{client}{' (faulty)' if client in opened.faulty else ''}" for client in trace.clients[best].tolist()]
+    clients = trace.clients[best].tolist()
+    names = [f"{_short(opened.client(one), 20)}{' (faulty)' if one in opened.faulty else ''}" for one in clients]
     if (rank[best] == 1).sum() > 1:
         names = [f"{name} tied" if one == 1 else name for name, one in zip(names, rank[best], strict=True)]
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
     if opened.counts is not None:
         axes.margins(x=0.16)
-        for row, (client, value) in enumerate(zip(trace.clients[best].tolist(), values[best], strict=True)):
+        for row, (client, value) in enumerate(zip(clients, values[best], strict=True)):
             text = f" {opened.counts[client][label]:,} "
             axes.text(value, row, text, va="center", ha="left" if value >= 0 else "right", fontsize=7.5)
     more = "" if len(best) == len(values) else f", the best {len(best)} of {len(values):,}"
@@ -156,15 +158,17 @@ def ranking(opened: Opened, number: int | None = None) -> Figure:
 def labels(opened: Opened) -> Figure:
     """Training examples of each label (columns) at each client (rows)."""
     if opened.counts is None:
-        raise InputError(f"{opened.run.folder}: has no clients.csv to tell what clients hold: run it again")
+        why = "has no clients.csv to tell what clients hold: run it again"
+        if opened.recorded is not None:
+            why = "a server does not know what labels clients hold, so neither does a recorded federation"
+        raise InputError(f"{opened.run.folder}: {why}")
     table = np.stack(list(opened.counts.values()))
-    clients = np.array(list(opened.counts))
     drawn, axes = _figure(min(max(2.4 + 0.4 * table.shape[1], 3.6), 7.0), min(max(1.4 + 0.2 * len(table), 2.4), 7.0))
     shown = axes.imshow(np.ma.masked_equal(table, 0), aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
     names = [_short(name, 14) for name in opened.labels]
     step = -(-len(names) // MOST_TICKS)
     axes.set_xticks(range(0, len(names), step), names[::step], rotation=0 if max(map(len, names)) < 4 else 40)
-    _client_ticks(axes, clients)
+    _client_ticks(axes, [opened.client(one) for one in opened.counts])
     if len(table) <= NUMBERS_IN and table.shape[1] <= NUMBERS_IN:
         for row, column in zip(*np.nonzero(table), strict=True):
             bright = table[row, column] > 0.55 * table.max()
@@ -181,7 +185,8 @@ def accuracy(opened: Opened) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     if not opened.history:
-        raise InputError(f"{opened.run.folder}: metrics.jsonl has no round")
+        why = "metrics.jsonl has no round" if opened.recorded is None else "the labels of the inputs are not known"
+        raise InputError(f"{opened.run.folder}: {why}")
     drawn, axes = _figure(5.2, 3.0)
     rounds = [row["round"] for row in opened.history]
     axes.plot(rounds, [row["accuracy"] for row in opened.history], color="black", marker=".", label="global accuracy")
@@ -227,9 +232,9 @@ def _own_trace(opened: Opened) -> Trace:
     return own[0]
 
 
-def _client_ticks(axes: Axes, clients: np.ndarray) -> None:
-    step = -(-len(clients) // MOST_TICKS)
-    axes.set_yticks(range(0, len(clients), step), clients[::step].tolist())
+def _client_ticks(axes: Axes, names: Sequence[str]) -> None:
+    step = -(-len(names) // MOST_TICKS)
+    axes.set_yticks(range(0, len(names), step), [_short(name, 16) for name in names[::step]])
 
 
 def _show_input(axes: Axes, opened: Opened, number: int) -> None:

@@ -59,8 +59,14 @@ class Opened:
         return max((key[3] for key, _ in self.traces), default=None)
 
     def label(self, number: int) -> str:
-        """The name of a class."""
-        return self.labels[number] if 0 <= number < len(self.labels) else str(number)
+        """The name of a class; below 0 is a true label that nobody gave."""
+        if number < 0:
+            return "not known"
+        return self.labels[number] if number < len(self.labels) else str(number)
+
+    def client(self, number: int) -> str:
+        """What a client is called."""
+        return self.names.get(number, str(number))
 
 
 def open_run(run: RunFolder) -> Opened:

@@ -1,0 +1,56 @@
+"""Recorded federations on the command line: what is given with them, and their inputs traced for a page or a figure."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from .arguments import whole
+
+if TYPE_CHECKING:
+    from ..reporting.page.reading import Opened
+
+MODEL = "an option of conf/model, or MODULE:FUNCTION"
+DATA = "FILE.safetensors (inputs, labels), or MODULE:FUNCTION"
+
+
+def add_recorded(made: ArgumentParser, data: str = DATA, rounds: str | None = None) -> None:
+    """Let a command take `--model`, `--data` and, where `rounds` says what for, `--round`."""
+    group = made.add_argument_group("of a recorded federation (provfl import, Flower)")
+    group.add_argument("--model", metavar="MODEL", help=MODEL)
+    group.add_argument("--data", metavar="DATA", help=data)
+    if rounds is not None:
+        group.add_argument("--round", metavar="N", help=rounds)
+
+
+def refuse_recorded(args: Namespace, *names: str) -> None:
+    """InputError where an option for recorded federations is given with a run."""
+    for name in names:
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} is for recorded federations, a run brings its own: leave it out")
+
+
+def traced(folder: Path, args: Namespace, last_only: bool = False) -> tuple[Opened, str]:
+    """A recorded federation with all given inputs traced, and how much that is.
+
+    Of the round that `args.round` names; of none, in all rounds, or where `last_only` in the last.
+    """
+    number = None if args.round is None else whole("round", args.round, 1)
+    from ..reporting.console import make_console
+    from ..run.recorded import open_recorded
+    from ..run.reported import reported
+
+    opened = open_recorded(folder, args.model, args.data)
+    numbers = opened.rounds if number is None and not last_only else [opened.round(number).number]
+    given = opened.inputs.many(Path("all"))
+    shown = f"{_counted(len(given.names), 'input')} in {_counted(len(numbers), 'round')}"
+    console = make_console()
+    with console.status(f"tracing {shown}…") if console.is_terminal else nullcontext():
+        return reported(opened, numbers, given, args.model, args.data), shown
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
