@@ -17,7 +17,7 @@ local epochs, batches of 32, Adam; 2 workers of one thread each.
 
 start-up   seconds until the first round begins: data, imports, processes
 a round    median of the rounds but the first
-total      seconds from the first line to the end of the last round
+total      seconds of the whole command, its processes ended
 peak       MB of anonymous resident memory, summed over the process and all that it has started, sampled
 once       the same where pages that forked processes share count once: what the machine must have
 x          how many times longer than the local engine: total, and a round
@@ -101,8 +101,9 @@ def measured(way: str, clients: int, arguments: argparse.Namespace) -> dict[str,
                 if what in ("round", "end"):
                     moments.append(time.perf_counter() - began)
                 accuracy = value if what == "accuracy" else accuracy
+        status, ended = started.wait(), time.perf_counter() - began
         watcher.join()
-        if started.wait() or len(moments) != arguments.rounds + 1:
+        if status or len(moments) != arguments.rounds + 1:
             log.seek(0)
             sys.exit(f"{way}, {clients} clients: it ended early\n{log.read()[-3000:]}")
     lengths = [after - before for before, after in pairwise(moments)]
@@ -114,7 +115,7 @@ def measured(way: str, clients: int, arguments: argparse.Namespace) -> dict[str,
         "startup_seconds": moments[0],
         "first_round_seconds": lengths[0],
         "round_seconds": statistics.median(lengths[1:] or lengths),
-        "total_seconds": moments[-1],
+        "total_seconds": ended,
         "peak_mb": peak[0] or None,
         "peak_once_mb": peak[1] or None,
         "accuracy": accuracy,

@@ -11,6 +11,7 @@ from typing import Any
 from provfl_cli.config.compose import compose_jobs, validated
 from provfl_cli.config.plain import as_text, from_text
 from provfl_cli.config.schema import Config
+from provfl_cli.garbage import collect_rarely
 
 WORKERS = 2
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "mnist"
@@ -32,6 +33,7 @@ def configured(engine: str, model: str, clients: int, rounds: int, epochs: int) 
 
 def run(way: str, cache: Path, model: str, clients: int, rounds: int, epochs: int) -> None:
     """Train in a way, telling the process that measures when rounds begin and what accuracy they reach."""
+    collect_rarely()  # as `provfl` does; here for all
     if way.startswith("engine=") or way == "local":
         return by_engine(configured(way.removeprefix("engine="), model, clients, rounds, epochs), cache)
     config = configured("local", model, clients, rounds, epochs)

@@ -12,6 +12,7 @@ from keyword import iskeyword
 
 from .. import __version__
 from ..errors import InputError, RunError, did_you_mean
+from ..garbage import collect_rarely
 
 COMMANDS = {  # name: what it does, an example
     "run": ("train a federation, trace predictions to clients, write tables", "provfl run model=resnet18 seed=1"),
@@ -36,6 +37,8 @@ OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0 fine, 1 failed, 2 wrong input, 130 interrupted."""
+    if argv is None:  # the process is ours
+        collect_rarely()
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
