@@ -1,5 +1,6 @@
 """The command line through its real entry point: exit codes, one line for what is wrong, help without torch."""
 
+import gc
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ from provfl_cli.cli.completion import split_line, words
 from provfl_cli.config.schema import Config
 from provfl_cli.config.tree import options
 from provfl_cli.errors import InputError, RunError
+from provfl_cli.garbage import THRESHOLD
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 Captured = pytest.CaptureFixture[str]
@@ -410,3 +412,22 @@ def _cpu_seconds(arguments: list[str]) -> float:
     assert provfl(*arguments).returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_only_a_process_of_its_own_collects_cycles_rarely() -> None:
+    before = gc.get_threshold()
+    assert main(["--version"]) == 0
+    assert gc.get_threshold() == before
+    code = """
+import gc, sys
+from provfl_cli.cli import main
+sys.argv = ["provfl", "--version"]
+main()
+class Told:
+    def __del__(self): print("collected")
+cycle = Told()
+cycle.own = cycle
+print(gc.get_threshold()[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == str(THRESHOLD), "and nothing at the end"
