@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from provfl_cli.errors import RunError
 from provfl_cli.fusion.decomposition import Decomposition, Multiplier
 from provfl_cli.store import rounds as store
+from provfl_cli.store.disk import replacing
 from provfl_cli.store.tensorfile import (
     NAMES,
     allocate,
@@ -203,3 +206,34 @@ def test_an_unfinished_round_is_no_round(tmp_path: Path) -> None:
 def test_checksum_is_of_the_content(tmp_path: Path) -> None:
     save_file({"x": torch.ones(3)}, tmp_path / "x.safetensors")
     assert open_tensors(tmp_path / "x.safetensors", checksum(tmp_path / "x.safetensors"))["x"].sum() == 3
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write_and_nobody_elses(tmp_path: Path) -> None:
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+from provfl_cli.store.disk import replacing
+with replacing(Path({str(tmp_path / "rows [1].csv")!r})) as beside:
+    beside.write_text("half")
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+    lives, dies = (
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)
+    )
+    for one in (lives, dies):
+        assert one.stdout is not None
+        assert one.stdout.readline() == b"written\n"
+    dies.kill()
+    dies.wait()
+    other = tmp_path / ".rows [1].csv.another-machine.1.part"
+    other.touch()
+    assert len(list(tmp_path.iterdir())) == 3
+    with replacing(tmp_path / "rows [1].csv") as beside:
+        beside.write_text("whole")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 3
+    assert f".{lives.pid}.part" in "".join(names)
+    assert (tmp_path / "rows [1].csv").read_text() == "whole"
+    lives.communicate(b"")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "rows [1].csv"]

@@ -1,8 +1,10 @@
 """Having the system put on the disk what was written, whole or not at all."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
 from ..errors import RunError
@@ -21,12 +23,17 @@ def flush(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write to; on leaving it becomes `path`, on an exception nothing is left.
 
+    A process that is killed leaves what it had written beside `path`, until the next one on this machine writes there.
+
     Raises:
         RunError: the folder cannot be written to, or the disk is full.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{escape(path.name)}.{escape(socket.gethostname())}.*.part"):
+            if not _alive(left.name.split(".")[-2]):
+                left.unlink(missing_ok=True)
         yield beside
         flush(beside)
         os.replace(beside, path)
@@ -36,3 +43,14 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def _alive(number: str) -> bool:
+    """Whether there may be a process of this number."""
+    try:
+        os.kill(int(number), 0)
+    except PermissionError:  # somebody else's
+        return True
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    return True
