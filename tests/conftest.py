@@ -1,15 +1,26 @@
 """What every test needs: the project on the path, and a folder of its own to work in where it asks for one."""
 
+import gc
 import os
 import sys
 from pathlib import Path
 
 import pytest
+from absl import logging as absl_logging
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
 os.environ.pop("HYDRA_FULL_ERROR", None)
+# Made while pytest captures, absl's handler (dp-accounting imports it) would take pytest's own file for its stream, and
+# close it as soon as Hydra configures logging in the same process: every later test there would fail.
+absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
+
+
+def pytest_collection_finish() -> None:
+    """What the tests import stays, and no collection of cycles goes through it: Flower has one after every client."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from provfl_cli.attribution.norms import update_norms
 from provfl_cli.attribution.provenance import Traced, traced
 from provfl_cli.attribution.random import Random
 from provfl_cli.attribution.static_weights import StaticWeights
-from provfl_cli.config import tree
+from provfl_cli.config import schema, tree
 from provfl_cli.config.compose import compose_jobs, validated
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.data.federated import Texts
@@ -35,7 +36,7 @@ from provfl_cli.fusion.privacy import NoPrivacy
 from provfl_cli.provenance.targets import target_value
 from provfl_cli.provenance.tracing import trace
 from provfl_cli.reporting.tables import cost_table
-from provfl_cli.run.tracing import trace_round
+from provfl_cli.run.tracing import TracedRound, trace_round
 from provfl_cli.store.rounds import Round
 
 from .federations import make_config, make_data, make_model
@@ -476,6 +477,43 @@ class Estimated:
         without = np.tile([8, 9, -1], (len(values), 1))
         note = f"{self.name} roughly"
         return Attributed(values, np.array(self.candidates), 1.5, errors=values / 10, note=note, without=without)
+
+
+@dataclass(frozen=True)
+class Tired:
+    """A method that needs 9, 1 and 2 seconds, by its own clock, the first three times."""
+
+    name: str = "tired"
+    times: Iterator[float] = field(default_factory=lambda: iter((9.0, 1.0, 2.0)))
+
+    def check(self, config: Any) -> None:
+        """Nothing."""
+
+    def attribute(self, case: Case) -> Attributed:
+        """Nobody did anything."""
+        shape = len(case.numbers), len(case.stored.clients)
+        return Attributed(np.zeros(shape), np.ones(shape[1], dtype=bool), next(self.times))
+
+
+def test_asked_several_times_for_the_clock_a_method_says_the_same(tmp_path: Path) -> None:
+    data, model = make_data(clients=3, test=60), make_model()
+    work = Work({c.id: (len(c.labels), perturbed(model.state_dict(), 0.05, c.id)) for c in data.clients})
+    (stored,) = play(tmp_path, FedAvg(), model.state_dict(), [work])
+    counts = {client.id: client.label_counts for client in data.clients}
+    presets = [provenance_preset("provfl")]
+
+    def asked(repeats: int) -> TracedRound:
+        wanted = schema.Evaluation("all", 20, 1, repeats)
+        config = make_config(attribution=(Random(), Tired()), evaluation=wanted)
+        return trace_round(config, presets, data, model, stored, counts, CPU)
+
+    once, thrice = asked(1), asked(3)
+    pd.testing.assert_frame_equal(once.contributions, thrice.contributions)
+    pd.testing.assert_frame_equal(once.layers, thrice.layers)
+    assert once.method_seconds["tired", "round"] == 9.0
+    assert thrice.method_seconds["tired", "round"] == 2.0
+    with pytest.raises(InputError, match=r"evaluation\.repeats=0: must be 1 or more"):
+        schema.Evaluation("all", 20, 1, 0)
 
 
 def test_a_round_is_attributed_by_every_method_on_the_same_inputs(tmp_path: Path) -> None:

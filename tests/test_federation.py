@@ -554,7 +554,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(tmp_path: Path) -
     length = time.monotonic() - began
     truth = content(tmp_path / "whole")
     killed = 0
-    for attempt in range(5):
+    for attempt in range(3):
         cache = tmp_path / str(attempt)
         for _ in range(2):  # broken twice, then left alone
             broken = start_script(cache, 10, 3)
@@ -565,7 +565,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(tmp_path: Path) -
             killed += broken.wait() == -signal.SIGKILL
         assert start_script(cache, 10, 3).wait() == 0
         assert content(cache) == truth
-    assert killed >= 5
+    assert killed >= 3
 
 
 @pytest.mark.slow

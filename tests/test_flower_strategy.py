@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,11 @@ Answer = Callable[[int, int, dict[str, np.ndarray]], RecordDict | Error]
 
 
 @pytest.fixture(autouse=True)
-def identity(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flower asks who it is when it makes messages; and its strategies collect garbage after every client."""
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Clients:

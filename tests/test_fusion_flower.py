@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,15 +30,14 @@ class Reply:
 
 
 @pytest.fixture(scope="module")
-def flower() -> Iterator[Any]:
+def flower() -> Any:
     """The module of Flower's strategies."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     pytest.importorskip("flwr")
     from flwr.serverapp import strategy
 
     gc.freeze()  # strategies collect garbage after every client, a quarter of a second where much is imported
-    yield strategy
-    gc.unfreeze()
+    return strategy
 
 
 def given(seed: int, count: int = 7) -> Returned:

@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..config.schema import at_least, one_of
+from ..config.checks import at_least, one_of
 from ..errors import InputError, RunError
 from .method import Attributed, Case, for_every_input, used_clients
 

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..config.schema import NEURONS, between, one_of
+from ..config.checks import between, one_of
+from ..config.schema import NEURONS
 from ..config.validate import provenance_preset
 from ..errors import InputError
 from .method import Attributed, Case

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config.schema import at_least, between, one_of
+from ..config.checks import at_least, between, one_of
 from ..errors import InputError
 from .settings import KINDS, VALUES, check_fewer, explained, method_name
 

@@ -6,10 +6,10 @@ those modules are light as well.
 """
 
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from typing import Any
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError
+from .checks import above, at_least, between, one_of, require_flower, require_ray
 from .tree import models_for
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -20,48 +20,6 @@ SAMPLINGS = ("uniform", "weighted", "round_robin", "markov")
 PRECISIONS = ("float32", "bfloat16")  # float16 would need its loss scaled
 TARGETS = ("logit", "centred", "margin")
 NEURONS = ("all", "gradient", "random")
-
-
-def one_of(key: str, value: str, accepted: tuple[str, ...]) -> None:
-    """Raise InputError unless `value` is one of the `accepted` words."""
-    if value not in accepted:
-        raise InputError(f"{key}={value}: {did_you_mean(str(value), accepted)}")
-
-
-def at_least(key: str, value: float | None, least: float) -> None:
-    """Raise InputError when `value` is a number below `least` (null passes)."""
-    if value is not None and not value >= least:
-        raise InputError(f"{key}={value}: must be {least} or more")
-
-
-def above(key: str, value: float, bound: float) -> None:
-    """Raise InputError unless `value` is a finite number greater than `bound`."""
-    if not bound < value < float("inf"):
-        raise InputError(f"{key}={value}: must be a finite number above {bound}")
-
-
-def between(key: str, value: float, low: float, high: float) -> None:
-    """Raise InputError unless `low <= value <= high`."""
-    if not low <= value <= high:
-        raise InputError(f"{key}={value}: must lie between {low} and {high}")
-
-
-def require_flower() -> None:
-    """Raise InputError where Flower or the Ray of its simulation is not installed; imports neither."""
-    if find_spec("flwr") is None or find_spec("ray") is None:
-        raise InputError(
-            "engine=flower needs the package flwr with its simulation: pip install 'provfl[flower]' "
-            "(scripts/provfl: PROVFL_EXTRAS=flower), or engine=local"
-        )
-
-
-def require_ray() -> None:
-    """Raise InputError where Ray, which the shards of a trace are to work on, is not installed; does not import it."""
-    if find_spec("ray") is None:
-        raise InputError(
-            "provenance.shard_on: a Ray cluster needs the package ray: pip install 'provfl[flower]', or "
-            "provenance.shard_on=null for processes of this machine"
-        )
 
 
 @dataclass(frozen=True)
@@ -346,16 +304,18 @@ class Store:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Which predictions are traced, and from how many examples on a client counts as holder of a label."""
+    """Which predictions are traced, how often for the clock, and from how many examples on a client holds a label."""
 
     inputs: str
     max_inputs: int
     min_examples: int
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         one_of("evaluation.inputs", self.inputs, ("correct", "wrong", "all", "triggered", "faults"))
         at_least("evaluation.max_inputs", self.max_inputs, 1)
         at_least("evaluation.min_examples", self.min_examples, 1)
+        at_least("evaluation.repeats", self.repeats, 1)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..config.schema import Config, Federation, at_least, one_of
+from ..config.checks import at_least, one_of
+from ..config.schema import Config, Federation
 from ..errors import InputError, RunError
 from .backdoor import Backdoor
 from .federated import Faults

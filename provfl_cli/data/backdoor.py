@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..config.schema import Config, Federation, between, one_of
+from ..config.checks import between, one_of
+from ..config.schema import Config, Federation
 from ..errors import InputError
 from .federated import Faults
 from .injection import STREAM, NoInjection, check_client_list, check_label, check_numbers, natural, require_kept

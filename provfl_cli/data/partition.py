@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from ..config.schema import Federation, above, at_least
+from ..config.checks import above, at_least
+from ..config.schema import Federation
 from ..errors import InputError
 from ..imports import put_off
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config.schema import above, at_least
+from ..config.checks import above, at_least
 from ..errors import InputError
 from .fedavg import FedAvg
 

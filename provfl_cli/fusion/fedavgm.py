@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config.schema import above
+from ..config.checks import above
 from ..errors import InputError
 from .fedavg import FedAvg
 

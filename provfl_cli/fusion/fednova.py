@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config.schema import at_least, one_of
+from ..config.checks import at_least, one_of
 from ..errors import InputError
 from .fedavg import FedAvg
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config.schema import at_least
+from ..config.checks import at_least
 from .conditions import check_attackers, require_returned
 from .fedavg import FedAvg
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config.schema import above
+from ..config.checks import above
 from .fedavg import FedAvg
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from ..config.schema import above, at_least, between
+from ..config.checks import above, at_least, between
 from ..data.submission import Submission
 from ..errors import InputError
 from .accounting import Ledger, Spent, central, local, require_accountant

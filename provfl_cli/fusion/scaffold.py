@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config.schema import above, one_of
+from ..config.checks import above, one_of
 from ..errors import InputError
 from .fedavg import FedAvg
 

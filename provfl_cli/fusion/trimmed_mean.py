@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import floor
 from typing import TYPE_CHECKING
 
-from ..config.schema import at_least
+from ..config.checks import at_least
 from ..errors import InputError
 from .conditions import clients_a_round, require_returned
 from .fedavg import FedAvg

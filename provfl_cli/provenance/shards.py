@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..config.schema import Provenance, require_ray
+from ..config.checks import require_ray
+from ..config.schema import Provenance
 from ..errors import RunError
 from ..federation.engine import can_fork, die_with
 from ..store.tensorfile import TensorFile, open_tensors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 import numpy as np
 import pandas as pd
@@ -31,8 +32,9 @@ LAYER_SAMPLE = 20  # inputs whose layers are recorded
 class TracedRound:
     """What tracing one round gives: rows for `contributions`, `inputs` and `layers`, and the first preset's trace.
 
-    `method_seconds` is what each preset and method took, by name and scope; `notes` what there is to know of methods. A
-    method that could rank nobody has a note and no rows.
+    `method_seconds` is what each preset and method took, by name and scope, the median of `evaluation.repeats` turns;
+    `seconds` is all that was spent. `notes` is what there is to know of methods: one that could rank nobody has a note
+    and no rows.
     `lineage` is that method's trace over all rounds, and `last` the last round in which each client took part; None and
     empty where `provenance.scope` is `round`.
     """
@@ -97,7 +99,9 @@ def trace_round(
         if config.attribution
         else (),
     )
-    asked = attributed(case, methods, config.attribution, lineage) if len(chosen) else Attributions()
+    asked = Attributions()
+    if len(chosen):
+        asked = attributed(case, methods, config.attribution, lineage, evaluation.repeats)
     own = asked.found.get((methods[0].name, "round"))
     return TracedRound(
         number=stored.number,
@@ -119,7 +123,8 @@ class Attributions:
     """What several methods say about the same predictions.
 
     `rows` are those of `contributions.parquet`; `found` the traces, and `seconds` what each method took, by name and
-    scope; `notes` what there is to know of methods. A method that could rank nobody has a note and no rows.
+    scope, the median of its turns; `notes` what there is to know of methods. A method that could rank nobody has a note
+    and no rows.
     """
 
     rows: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COLUMNS)))
@@ -129,7 +134,11 @@ class Attributions:
 
 
 def attributed(
-    case: Case, presets: Sequence[Provenance], rivals: Sequence[Attribution], lineage: LineageRound | None = None
+    case: Case,
+    presets: Sequence[Provenance],
+    rivals: Sequence[Attribution],
+    lineage: LineageRound | None = None,
+    repeats: int = 1,
 ) -> Attributions:
     """Attribute the predictions of `case`, of which there is at least one, by every method.
 
@@ -138,6 +147,7 @@ def attributed(
         presets: ways of tracing; of the first the layers of some inputs are recorded too.
         rivals: other methods, of which those are left out that a preset has done under the same name.
         lineage: the first preset is traced over all these rounds as well; None: it is not.
+        repeats: turns of each method. They give the same rows; the first one of a process often takes longer.
     """
     asked: list[tuple[Provenance, str, Source]] = [(preset, "round", case.stored) for preset in presets]
     if lineage is not None and presets:
@@ -150,22 +160,26 @@ def attributed(
     case.model.to(case.device)
     for preset, scope, source in asked:
         sample = 0 if found else LAYER_SAMPLE
-        started = time.perf_counter()
         spread = replace(preset, shards=case.provenance.shards, shard_on=case.provenance.shard_on)
-        one = trace(case.model, case.inputs, source, spread, torch.from_numpy(case.classes), sample)
-        seconds[preset.name, scope] = time.perf_counter() - started
+        spent = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            one = trace(case.model, case.inputs, source, spread, torch.from_numpy(case.classes), sample)
+            spent.append(time.perf_counter() - started)
+        seconds[preset.name, scope] = median(spent)
         found[preset.name, scope] = one
         frames.append(_rows(case, preset.name, scope, preset.target, one))
     notes = []
     for rival in rivals:
         if (rival.name, "round") in found:
             continue
-        result = rival.attribute(case)
+        results = [rival.attribute(case) for _ in range(repeats)]
+        result = results[-1]
         notes += [result.note] if result.note else []
         if not result.candidates.any():
             notes.append(f"{rival.name} could rank nobody in round {case.stored.number}")
             continue
-        seconds[rival.name, "round"] = result.seconds
+        seconds[rival.name, "round"] = median(each.seconds for each in results)
         frames.append(_with_more(_rows(case, rival.name, "round", result.target, result), result))
     if not frames:
         return Attributions(notes=tuple(notes))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from provfl_cli.config import schema
+from provfl_cli.config import checks
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.federation.engine import can_fork
@@ -227,7 +227,7 @@ def test_settings_have_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert provenance_preset("provfl").shard_on is None
     with pytest.raises(InputError, match=r"provenance\.shards=0"):
         settings(shards=0)
-    monkeypatch.setattr(schema, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
     settings(shard_on="auto")  # without shards nobody asks for Ray
     with pytest.raises(InputError, match=r"provfl\[flower\]"):
         settings(shards=2, shard_on="auto")
