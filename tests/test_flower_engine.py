@@ -247,8 +247,13 @@ def cluster(folder: Path) -> Iterator[str]:
 @installed
 @pytest.mark.slow
 def test_a_client_that_goes_on_failing_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
-    """On a cluster that runs already, and goes on running."""
+    """On a cluster that runs already, and goes on running; this process has used it before, as shards on Ray do."""
+    import ray
+
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, cluster(Path(folder)) as address:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.shutdown()
+        capfd.readouterr()
         failing = Failing(folder, [[2, 1, "raise", 9]])
         settings = config("engine=flower", f"engine.address={address}", "engine.workers=null", "engine.retries=1")
         with pytest.raises(RunError, match=r"^client 2 failed in round 1: ValueError: a disk is on fire \(2 times\)"):

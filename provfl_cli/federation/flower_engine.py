@@ -111,8 +111,10 @@ def flower(
 
 def _started(plan: Plan) -> _Server:
     """The process of Flower's simulation, as soon as its workers are ready."""
-    # Forked where that is safe: a new interpreter takes seconds to import torch.
-    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    # Forked where that is safe: a new interpreter takes seconds to import torch. Where this process has had to do with
+    # Ray it is not: Ray's connections do not outlive a fork, and the child would wait for ever for one of its own.
+    safe = sys.platform == "linux" and "ray" not in sys.modules
+    context: Any = multiprocessing.get_context("fork" if safe else "spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(plan, theirs, os.getpid()), name="provfl-flower")
     process.start()
