@@ -47,9 +47,10 @@ def test_torch_is_not_imported(module: str) -> None:
 
 
 @pytest.mark.slow
-def test_training_imports_nothing_that_takes_seconds_and_is_not_needed() -> None:
+def test_a_run_imports_nothing_that_takes_seconds_and_is_not_needed() -> None:
     code = """
 import sys
+import provfl_cli.run.job
 from provfl_cli.config.compose import compose_jobs, validated
 from provfl_cli.data.load import federated_data
 from provfl_cli.federation.client import full_gradient, train_client

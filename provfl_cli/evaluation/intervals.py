@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval
     mean = float(given.mean()) if count else np.nan
     if count < 2 or not np.isfinite(mean):
         return Interval(mean, np.nan, np.nan, count)
-    half = float(stats.t.ppf((1 + confidence) / 2, count - 1) * given.std(ddof=1) / np.sqrt(count))
+    half = float(stdtrit(count - 1, (1 + confidence) / 2) * given.std(ddof=1) / np.sqrt(count))
     return Interval(mean, mean - half, mean + half, count)
 
 

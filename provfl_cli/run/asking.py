@@ -14,6 +14,7 @@ from ..attribution.method import Case
 from ..attribution.settings import KINDS
 from ..errors import InputError, RunError
 from ..evaluation.contributions import ranks
+from ..evaluation.ranking import order, spearman
 from ..provenance.lineage import lineage_round
 from ..provenance.tracing import Contributions
 from ..reporting.prediction import Agreement, Effect, Layer, Prediction, Told, WhatIf
@@ -239,8 +240,6 @@ def _agreements(
     opened: Opened, rows: pd.DataFrame, best: Sequence[int], losses: dict[str, np.ndarray]
 ) -> Iterator[Agreement]:
     """How each method's order of these clients fits what leaving them out costs."""
-    from ..evaluation.ranking import order, spearman  # here: scipy.stats takes half a second
-
     for (method, scope), trace in rows.groupby(["method", "scope"], sort=False):
         own = trace[trace["rank"].notna()].set_index("client")["contribution"]
         for kind, effect in losses.items():
