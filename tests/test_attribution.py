@@ -205,7 +205,7 @@ def test_layers_last_needs_a_layer_that_counts(tmp_path: Path) -> None:
         Traced("last_layer", layers="last").attribute(make_case(stored, model))
 
 
-@pytest.mark.parametrize("name", ["provfl", "tracefl", "equations", "faithful"])
+@pytest.mark.parametrize("name", ["provfl", "tracefl", "equations", "faithful", "gradients"])
 def test_a_preset_as_a_method_gives_what_the_preset_gives(name: str, tmp_path: Path) -> None:
     model = network(nn.Tanh)
     stored = stored_rounds(tmp_path, FedAvg(), model)[-1]

@@ -90,6 +90,7 @@ WRONG = {  # a command line, and what its one line has to contain
     "out of range: alpha": (["run", "partition.alpha=0"], "partition.alpha=0"),
     "cross-field: clients": (["run", "federation.clients_per_round=11"], "federation.clients=10"),
     "cross-field: rounds": (["run", "provenance.rounds=[16]"], "federation.rounds=15"),
+    "cross-field: lineage": (["run", "provenance=gradients", "provenance.scope=lineage"], "provenance.of=updates"),
     "cross-field: injection": (["run", "injection=label_flip", "injection.clients=[10]"], "0 to 9"),
     "missing folder": (["run", "dataset.path=/nowhere"], "dataset.path=/nowhere: no such folder"),
     "path without a folder": (["run", "dataset.source=path"], "dataset.path=DIR"),

@@ -7,25 +7,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from provfl_cli.config import schema
 from provfl_cli.config.compose import compose_jobs
-from provfl_cli.config.validate import validated
+from provfl_cli.config.validate import provenance_preset, validated
 from provfl_cli.data.federated import ClientData, FederatedData
 from provfl_cli.errors import InputError
 from provfl_cli.federation.client import full_gradient, local_steps, train_client
-from provfl_cli.federation.controls import CONTROLS, begin_controls, end_controls
+from provfl_cli.federation.controls import CONTROLS, begin_controls, end_controls, write_corrections
 from provfl_cli.federation.engine import engine
+from provfl_cli.federation.optimizers import total_rate
 from provfl_cli.federation.site import Site, TrainTask, shared_tensors
+from provfl_cli.federation.train import federated_rounds
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fuse import Fused, fuse
 from provfl_cli.fusion.privacy import NoPrivacy
 from provfl_cli.fusion.scaffold import Scaffold
 from provfl_cli.fusion.updates import Returned
-from provfl_cli.store.rounds import CLIENTS, NEXT_STATE, begin_round
+from provfl_cli.provenance import trace
+from provfl_cli.provenance.stack import GivenRound
+from provfl_cli.store.rounds import CLIENTS, CORRECTIONS, NEXT_STATE, begin_round
 from provfl_cli.store.tensorfile import open_tensors, specs_of, write_tensors
 
 from .federations import make_config, make_data, make_model
@@ -86,6 +91,8 @@ def train_round(
     fused = fuse(site.fusion, returned, state)
     shares = site.fusion.control_shares([len(client.labels) for client in site.data.clients])
     fused.state.update(end_controls(temporary, before, state, [position for position, _ in work], shares))
+    rates = [total_rate(site.settings, count) for count in steps]
+    write_corrections(temporary, before, number, [position for position, _ in work], rates)
     write_tensors(temporary / NEXT_STATE, fused.state)
     temporary.rename(rounds / f"{number:04d}")
     return fused
@@ -114,11 +121,13 @@ def test_against_the_algorithm_written_out(option: str, decay: float, weighted: 
     x = torch.cat([weights["logits.weight"], weights["logits.bias"][:, None]], 1).double()
     c, own = torch.zeros_like(x), [torch.zeros_like(x) for _ in range(4)]
     for number, work in enumerate(WORK, 1):
-        moves, changes = [], []
+        moves, changes, steps = [], [], []
         for position, epochs in work:
-            y, client = x.clone(), data.clients[position]
+            y, client, along = x.clone(), data.clients[position], torch.zeros_like(x)
             for _ in range(epochs):
+                along = along - 0.1 * gradient(y, client)
                 y = y - 0.1 * (gradient(y, client) - own[position] + c)
+            steps.append(along)
             renewed = gradient(x, client) if option == "I" else own[position] - c + (x - y) / (epochs * 0.1)
             moves.append(y - x)
             changes.append(renewed - own[position])
@@ -127,12 +136,23 @@ def test_against_the_algorithm_written_out(option: str, decay: float, weighted: 
         x = x + 0.7 * torch.tensordot(there / there.sum(), torch.stack(moves), 1)
         c = c + torch.tensordot(there / counts.sum(), torch.stack(changes), 1)
         fused = train_round(site, tmp_path, number, weights, state, work)
-        weights, state = fused.weights, fused.state
+        received, weights, state = weights, fused.weights, fused.state
         found = torch.cat([weights["logits.weight"], weights["logits.bias"][:, None]], 1)
         assert torch.allclose(found.double(), x, atol=2e-6)
         found = torch.cat([state["control/logits.weight"], state["control/logits.bias"][:, None]], 1)
         assert torch.allclose(found, c, atol=2e-6)
-        rows = open_tensors(tmp_path / f"{number:04d}" / CONTROLS)
+        folder = tmp_path / f"{number:04d}"
+        sent, there = open_tensors(folder / CLIENTS), (folder / CORRECTIONS).exists()
+        assert there == (number > 1)  # in round 1 there is nothing to correct with
+        if there:
+            moved = open_tensors(folder / CORRECTIONS)
+            for slot, along in enumerate(steps):  # what is left of an update is the client's own gradients
+                left = {name: sent[name][slot] - received[name] - moved[name][slot] for name in moved}
+                found = torch.cat([left["logits.weight"], left["logits.bias"][:, None]], 1)
+                assert torch.allclose(found.double(), along, atol=2e-6)
+                assert not moved["unused.weight"].any()
+            assert max(moved["logits.weight"].abs().amax((1, 2)).tolist()) > 0.01
+        rows = open_tensors(folder / CONTROLS)
         for position in range(4):
             row = torch.cat([rows["logits.weight"][position], rows["logits.bias"][position][:, None]], 1)
             assert torch.allclose(row.double(), own[position], atol=2e-6)
@@ -144,6 +164,39 @@ def test_against_the_algorithm_written_out(option: str, decay: float, weighted: 
         assert torch.equal(weights["unused.weight"], model.state_dict()["unused.weight"])
         assert not fused.decomposition.unsent
     assert c.abs().max() > 0.01
+
+
+def test_a_federation_traced_by_its_gradients(tmp_path: Path) -> None:
+    """As if clients had returned what their gradients made, and somebody else what the control variates did."""
+    changes: dict[str, Any] = {"fusion": Scaffold(), "rounds": 3, "clients_per_round": 3, "keep": "all", "workers": 1}
+    config, data, model = make_config(momentum=0.0, learning_rate=0.02, **changes), make_data(), make_model()
+    with federated_rounds(config, data, model, tmp_path, {1, 2, 3}, torch.device("cpu"), lambda event: None) as rounds:
+        first, second, third = rounds
+    assert dict(first.corrections()) == {}
+    positions = {client.id: position for position, client in enumerate(data.clients)}
+    inputs = data.evaluated.inputs[:6]
+    for stored, before in ((second, first), (third, second)):
+        own = open_tensors(before.folder / CONTROLS)
+        left = {name: stack.clone() for name, stack in stored.client_stack().items()}
+        control = {name: torch.zeros(value.shape[1:]) for name, value in own.items()}
+        for slot, client in enumerate(stored.clients):
+            rates = 0.02 * local_steps(stored.examples[slot], config.federation)
+            for name in own:
+                moved = -rates * (stored.server_state()[f"control/{name}"] - own[name][positions[client]]).float()
+                left[name][slot] -= moved
+                control[name] += moved / 3  # SCAFFOLD counts clients, not examples
+        parts = replace(stored.decomposition, unsent={"other": control})
+        given = GivenRound(stored.clients, parts, stored.weights(), stored.previous(), left)
+        model.load_state_dict(dict(stored.weights()))
+        found = trace(model, inputs, stored, provenance_preset("gradients"))
+        expected = trace(model, inputs, given, provenance_preset("provfl"))
+        assert np.allclose(found.values, expected.values, rtol=1e-3, atol=1e-4 * np.abs(expected.values).max())
+        assert set(found.rows) == {"control"}
+        assert np.allclose(found.rows["control"], expected.rows["other"], rtol=1e-3, atol=1e-5)
+        assert found.residuals.max() < 1e-4
+        whole = trace(model, inputs, stored, provenance_preset("provfl"))
+        assert not whole.rows
+        assert np.abs(found.values - whole.values).max() > 0.05 * np.abs(whole.values).max()
 
 
 def test_with_no_control_yet_and_one_step_it_is_the_unweighted_mean(tmp_path: Path) -> None:

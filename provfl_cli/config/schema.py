@@ -252,7 +252,7 @@ class Provenance:
     neuron_seed: int = 0
 
     def __post_init__(self) -> None:
-        one_of("provenance.of", self.of, ("updates", "weights"))
+        one_of("provenance.of", self.of, ("updates", "weights", "gradients"))
         one_of("provenance.client_weighting", self.client_weighting, ("none", "fusion"))
         one_of("provenance.target", self.target, TARGETS)
         one_of("provenance.threshold_scale", self.threshold_scale, ("absolute", "minmax"))
@@ -278,6 +278,11 @@ class Provenance:
         if self.shards and self.shard_on is not None:
             require_ray()
         one_of("provenance.scope", self.scope, ("round", "lineage"))
+        if self.of == "gradients" and self.scope == "lineage":
+            raise InputError(
+                "provenance.of=gradients: over all rounds (provenance.scope=lineage) only what clients sent is kept: "
+                "provenance.of=updates, or provenance.scope=round"
+            )
         if not 0 < self.lineage_decay <= 1:
             raise InputError(f"provenance.lineage_decay={self.lineage_decay}: must be above 0 and at most 1")
         one_of("provenance.neurons", self.neurons, NEURONS)

@@ -69,7 +69,8 @@ def tidy(
         clients: numbers of the `K` clients.
         candidates: bool `[K]`, whether fusion used the client.
         contributions: float64 `[n, K]`.
-        rows: contributions of other kinds (`previous`, `momentum`, `noise`, `stale`, `forgotten`), float64 `[n]`.
+        rows: contributions of other kinds (`previous`, `momentum`, `noise`, `stale`, `control`, `forgotten`), float64
+            `[n]`.
 
     Raises:
         RunError: fusion used no client, or a contribution is not finite.

@@ -2,6 +2,7 @@
 
     rounds/0001/controls.safetensors             c_k of every client kept after the round, stacked [clients, *shape]
                 next_server_state.safetensors    c after the round, as control/NAME
+                corrections.safetensors          C_k of the clients of the round: how far c - c_k alone has moved them
 
 A client reads its own row of the file of the round before, and writes its new one into that of its round.
 """
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..fusion.scaffold import next_control
-from ..store.rounds import NEXT_STATE
-from ..store.tensorfile import allocate, open_tensors, specs_of, stacked
+from ..store.rounds import CORRECTIONS, NEXT_STATE
+from ..store.tensorfile import allocate, open_tensors, specs_of, stacked, write_slot
 from .client import trained_weights
 
 CONTROLS = "controls.safetensors"
@@ -65,6 +66,33 @@ def end_controls(
     after = open_tensors(temporary / CONTROLS)
     old = None if before is None else open_tensors(before / CONTROLS)
     return {f"{PREFIX}{name}": value for name, value in next_control(control, old, after, positions, shares).items()}
+
+
+def write_corrections(
+    temporary: Path, before: Path | None, number: int, positions: Sequence[int], rates: Sequence[float]
+) -> None:
+    """Keep with a round what of its clients' ways the control variates made: `C_k = -R_k (c - c_k)`.
+
+    A client's steps are `-rate (gradient + c - c_k)`, so that `W_k - V_k - C_k` is the sum of its own gradients' steps.
+    In round 1, where all control variates are 0, nothing is written.
+
+    Args:
+        temporary: the folder of the round.
+        before: the folder of the round before; None before the first.
+        number: of the round.
+        positions: of the clients whose work the round fuses, in the order of its stack.
+        rates: `R_k`, the sum of the learning rates of each one's steps.
+    """
+    if before is None:
+        return
+    stack = open_tensors(before / CONTROLS)
+    specs = {name: (stack[name].dtype, tuple(stack[name].shape[1:])) for name in stack}
+    allocate(temporary / CORRECTIONS, stacked(specs, len(positions)))
+    # One by one, and in the type of the weights, as clients compute it.
+    for slot, (position, total) in enumerate(zip(positions, rates, strict=True)):
+        control, own = controls_before(before / CONTROLS, number, position)
+        moved = {name: total * (value - control[name].to(value.dtype)) for name, value in own.items()}
+        write_slot(temporary / CORRECTIONS, moved, slot)
 
 
 def controls_before(file: Path, number: int, position: int) -> Controls:

@@ -14,7 +14,7 @@ from ..config import schema
 from ..data.federated import FederatedData
 from .participation import PARTICIPATION, settings_that_matter
 
-TRAINING = 2  # counts up whenever the same inputs would train to other numbers
+TRAINING = 3  # counts up whenever the same inputs would train to other numbers, or leave other files
 
 
 def training_key(

@@ -84,6 +84,11 @@ def rate(settings: schema.Federation, turn: int) -> float:
     return settings.learning_rate * min(1.0, turn / max(settings.warmup_steps, 1))
 
 
+def total_rate(settings: schema.Federation, steps: int) -> float:
+    """The sum of the learning rates of a client's first `steps` steps in a round."""
+    return sum(rate(settings, turn) for turn in range(1, steps + 1))
+
+
 def clip(gradients: Sequence[Tensor], most: float) -> None:
     """Scale `gradients`, in place, so that the norm of them all together is at most `most`.
 

@@ -20,10 +20,11 @@ from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round
 from ..store.tensorfile import keep_slots, open_tensors, specs_of, write_slot
 from ..threads import one_thread
 from .client import fused_steps
-from .controls import begin_controls, end_controls
+from .controls import begin_controls, end_controls, write_corrections
 from .engine import Perform
 from .events import ClientFinished, Event, RoundStarted
 from .late import arrived, begin_late, end_late, outstanding
+from .optimizers import total_rate
 from .participation import FEWEST, Roster, without
 from .site import CHUNK, EvaluateTask, Site, TrainTask
 
@@ -221,6 +222,8 @@ def _fuse(
         shares = config.fusion.control_shares([len(client.labels) for client in site.data.clients])
         positions = [work.position for work in roster.fused]
         server |= end_controls(temporary, state.folder, state.server, positions, shares)
+        rates = [total_rate(config.federation, steps) for steps in returned.steps]
+        write_corrections(temporary, state.folder, number, positions, rates)
     # Slots were given to all who should have been late; of those who failed nothing is outstanding.
     late = [one.position for one in training.rosters[number - 1].trained if one.delay]
     there = [*rosters_after(training.rosters, site, state.history)[: number - 1], roster]

@@ -22,7 +22,7 @@ from ..fusion.scaffold import Scaffold, mean_of_steps
 from ..store.tensorfile import Specs, write_slot
 from .client import evaluate, full_gradient, local_steps, train_client, trained_weights
 from .controls import CONTROLS, Controls, controls_before
-from .optimizers import rate
+from .optimizers import total_rate
 
 CHUNK = 256  # test examples evaluated together; fixed, since a sum depends on how it is grouped
 ALIGNMENT = 64
@@ -176,8 +176,7 @@ def _train_controlled(
     if fresh is None:
         end = [weight.detach() for weight in trained_weights(model).values()]
         steps = local_steps(len(client.labels), settings, task.epochs)
-        rates = sum(rate(settings, turn) for turn in range(1, steps + 1))
-        fresh = mean_of_steps(control, own, start, end, rates)
+        fresh = mean_of_steps(control, own, start, end, total_rate(settings, steps))
     return loss, dict(zip(weights, fresh, strict=True))
 
 

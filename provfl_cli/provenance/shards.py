@@ -196,6 +196,7 @@ def _forked(work: Work, shards: int) -> Iterator[Perform]:
     if not isinstance(source, LineageRound):  # here, so that its checksum is not computed in each process
         source.client_stack()
         source.bases()
+        source.corrections()
     library = ctypes.CDLL(None)  # loaded before the fork: a child should do as little as possible
     before = multiprocessing.active_children()
     pool = ProcessPoolExecutor(

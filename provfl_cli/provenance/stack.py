@@ -17,6 +17,7 @@ from .calls import Weight
 from .factors import Block, Select
 from .lineage import LineageRound
 
+CONTROL = "control"  # the row of what the server moved clients by
 JOINED_NUMBERS = 1 << 24  # numbers of small parameters kept in memory from one batch to the next
 
 
@@ -43,6 +44,10 @@ class FusedRound(Protocol):
     def bases(self) -> Mapping[int, Mapping[str, Tensor]]:
         """What late clients started from (`V_k`), by their position in the stack; the others from `previous`."""
 
+    def corrections(self) -> Mapping[str, Tensor]:
+        """How far the server's control variates moved each client while it trained (`C_k`), by name, `[clients,
+        *shape]`; empty where there are none."""
+
 
 @dataclass(frozen=True)
 class GivenRound:
@@ -54,6 +59,7 @@ class GivenRound:
     before: Mapping[str, Tensor]
     stacked: Mapping[str, Tensor]
     late: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    corrected: Mapping[str, Tensor] = field(default_factory=dict)
 
     def weights(self) -> Mapping[str, Tensor]:
         """The global tensors after fusion."""
@@ -70,6 +76,10 @@ class GivenRound:
     def bases(self) -> Mapping[int, Mapping[str, Tensor]]:
         """What late clients started from."""
         return self.late
+
+    def corrections(self) -> Mapping[str, Tensor]:
+        """How far the server's control variates moved each client."""
+        return self.corrected
 
 
 def from_state_dicts(
@@ -99,15 +109,16 @@ Source = FusedRound | LineageRound
 class Stack:
     """Client rows `M_k o X_k`, then a row for each part that clients did not send, then one of the previous model.
 
-    The last of these is `W_prev` itself with `of: updates` (conservation needs its share), and with `of: weights` what
-    of it stays in the fused model, `W_prev - sum_k A_k o V_k`; there it is left out where nothing stays.
+    With `of: gradients` one of the parts is `control`, `sum_k A_k o C_k`, where the round has such corrections. The
+    last row is `W_prev` itself (conservation needs its share), but with `of: weights` what of it stays in the fused
+    model, `W_prev - sum_k A_k o V_k`; there it is left out where nothing stays.
 
     Over all rounds (a `LineageRound`) client rows are the `acc_k`, `q_k` included, and the previous model is `W_0`,
     whatever `of` says. Where contributions are wanted without the `q_k`, rows of those follow behind: `extra`.
 
     Attributes:
         source: the round.
-        of: `weights` (`X_k = W_k`) or `updates` (`X_k = W_k - V_k`).
+        of: `weights` (`X_k = W_k`), `updates` (`X_k = W_k - V_k`) or `gradients` (`X_k = W_k - V_k - C_k`).
         kinds: what clients did not send, a row each, in the order of the rows.
         ends_with_previous: whether there is a row of the previous model.
         extra: number of the rows behind, which conservation does not count: none, or one a client.
@@ -139,11 +150,12 @@ class Stack:
         parts = source.decomposition
         lineage = isinstance(source, LineageRound)
         late = isinstance(source, LineageRound) or bool(source.bases())
+        corrected = of == "gradients" and not isinstance(source, LineageRound) and bool(source.corrections())
         return Stack(
             source=source,
             of=of,
-            kinds=tuple(parts.unsent),
-            ends_with_previous=of == "updates" or late or any(_stays(parts, name) for name in names),
+            kinds=(*parts.unsent, *((CONTROL,) if corrected else ())),
+            ends_with_previous=of != "weights" or late or any(_stays(parts, name) for name in names),
             extra=len(source.clients) if lineage and weighting == "none" else 0,
             device=device,
             dtype=dtype,
@@ -246,29 +258,39 @@ class Stack:
         sent = self._part(source.client_stack()[name], index, select, stacked=True)
         clients = block[: self.size]
         starts = {position: self._part(base[name], index, select) for position, base in source.bases().items()}
-        if self.of == "updates":
+        if self.of == "weights":
+            clients.copy_(sent)
+        else:
             torch.sub(sent, before, out=clients)
             for position, start in starts.items():
                 torch.sub(sent[position], start, out=clients[position])
-        else:
-            clients.copy_(sent)
+        correction = None
+        if CONTROL in self.kinds and name in source.corrections():
+            correction = self._part(source.corrections()[name], index, select, stacked=True)
+            clients.sub_(correction)
         multiplier = parts.multipliers.get(name)
         factor = None if multiplier is None else self._factor(multiplier, name, index, select)
         if factor is not None:
             clients.mul_(factor)
         for row, kind in enumerate(self.kinds, self.size):
-            if name in parts.unsent[kind]:
+            if name in parts.unsent.get(kind, ()):
                 block[row] = self._part(parts.unsent[kind][name], index, select)
             else:
                 block[row] = 0
+        if correction is not None:
+            block[self.size + self.kinds.index(CONTROL)] = (self._shares(parts, factor, before) * correction).sum(0)
         if self.ends_with_previous:
             block[-1] = before
             if self.of == "weights":
-                shares = self._move(parts.example_weights).view(-1, *(1,) * before.dim())
-                whole = shares if factor is None else shares * factor
+                whole = self._shares(parts, factor, before)
                 block[-1] *= 1.0 - whole.sum(0)
                 for position, start in starts.items():
                     block[-1] -= whole[position] * (start - before)
+
+    def _shares(self, parts: Decomposition, factor: Tensor | None, like: Tensor) -> Tensor:
+        """`A_k = q_k M_k`, `[clients, …]`, with the dimensions of `like` behind; `factor`: the `M_k`, None for 1."""
+        shares = self._move(parts.example_weights).view(-1, *(1,) * like.dim())
+        return shares if factor is None else shares * factor
 
     def _factor(self, multiplier: Multiplier, name: str, index: slice | Tensor, select: Select | None) -> Tensor:
         """`M_k` for the wanted part of a parameter, `[clients, …]`; a one stands for dimensions that it has not."""

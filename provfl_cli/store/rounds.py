@@ -7,6 +7,7 @@
                 next_server_state.safetensors    the fusion's state after it (to continue)
                 decomposition.safetensors        multipliers M_k and unsent terms U, where the fusion has any
                 bases.safetensors                what late clients started from, where there are any
+                corrections.safetensors          how far control variates moved the clients, where there are any
                 lineage.safetensors              what each client sent over all rounds, where that is asked for
                 initial.safetensors              W_0, with it; one file for all rounds
                 round.json                       client ids, examples, q_k, buffers, metrics, checksums
@@ -44,7 +45,7 @@ STATE, NEXT_STATE, DECOMPOSITION, BASES = (
     "decomposition.safetensors",
     "bases.safetensors",
 )
-LINEAGE, INITIAL = "lineage.safetensors", "initial.safetensors"
+CORRECTIONS, LINEAGE, INITIAL = "corrections.safetensors", "lineage.safetensors", "initial.safetensors"
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ class Round:
         """`V_k` of late clients by their position in the stack; the others started from `previous`."""
         return self._bases
 
+    def corrections(self) -> Mapping[str, Tensor]:
+        """`C_k`: how far the server's control variates moved each client while it trained, `[clients, *shape]`; only of
+        parameters that have such variates, empty under fusions without."""
+        return self._corrections
+
     def server_state(self) -> Mapping[str, Tensor]:
         """The fusion's state before the round."""
         return self._state
@@ -162,6 +168,10 @@ class Round:
             position, name = entry.split("/", 1)
             found.setdefault(int(position), {})[name] = file[entry]
         return found
+
+    @cached_property
+    def _corrections(self) -> Mapping[str, Tensor]:
+        return self._open(CORRECTIONS) if CORRECTIONS in self.checksums else {}
 
     @cached_property
     def _state(self) -> Mapping[str, Tensor]:

@@ -222,18 +222,58 @@ def general(model: nn.Module, seed: int = 5) -> GivenRound:
         a = m.rows(slice(None), tuple(stack.shape[1:])) * shares.view(-1, *(1,) * (stack.dim() - 1))
         before = source.before[name]
         after[name] = before + unsent["momentum"][name] + unsent["noise"][name] + (a * (stack - before)).sum(0)
-    return dataclasses.replace(source, decomposition=Decomposition(shares, multipliers, unsent), after=after)
+    # All but one parameter have control variates.
+    corrected = {
+        n: 0.1 * torch.randn(t.shape, generator=generator, dtype=torch.float64) for n, t in source.stacked.items()
+    }
+    del corrected["fc2.bias"]
+    made_of = Decomposition(shares, multipliers, unsent)
+    return dataclasses.replace(source, decomposition=made_of, after=after, corrected=corrected)
 
 
-@pytest.mark.parametrize("of", ["weights", "updates"])
+ROWS = {"weights": {"previous"}, "updates": set(), "gradients": {"control"}}
+
+
+@pytest.mark.parametrize("of", ROWS)
 def test_conservation_of_a_general_fusion(of: str) -> None:
     torch.manual_seed(0)
     model = LeNet().double()
     inputs = torch.randn(5, 1, 28, 28, dtype=torch.float64)
     result = trace(model, inputs, general(model), settings(of=of, client_weighting="fusion", threshold=0.05))
     assert result.residuals.max() < 1e-10
-    assert set(result.rows) == {"momentum", "noise"} | ({"previous"} if of == "weights" else set())
+    assert set(result.rows) == {"momentum", "noise"} | ROWS[of]
     assert all(np.abs(row).min() > 0 for row in result.rows.values())
+
+
+def test_gradients_are_updates_without_the_corrections() -> None:
+    """As if clients had returned that much less, and somebody else had sent it."""
+    torch.manual_seed(0)
+    model = LeNet().double()
+    inputs, source = torch.randn(5, 1, 28, 28, dtype=torch.float64), general(model)
+    own = trace(model, inputs, source, settings(of="gradients"), layer_sample=5)
+    less = {name: stack - source.corrected.get(name, 0) for name, stack in source.stacked.items()}
+    parts, shares = source.decomposition, source.decomposition.example_weights
+    control = {}
+    for name, stack in source.corrected.items():
+        one = Multiplier(torch.ones(len(stack), dtype=torch.float64))
+        share = parts.multipliers.get(name, one).rows(slice(None), tuple(stack.shape[1:]))
+        control[name] = (share * shares.view(-1, *(1,) * (stack.dim() - 1)) * stack).sum(0)
+    parts = dataclasses.replace(parts, unsent={**parts.unsent, "other": control})
+    expected = trace(
+        model,
+        inputs,
+        dataclasses.replace(source, stacked=less, decomposition=parts, corrected={}),
+        settings(),
+        layer_sample=5,
+    )
+    assert relative(own.values, expected.values) < 1e-12
+    assert relative(own.rows["control"], expected.rows["other"]) < 1e-12
+    for one, other in zip(own.layers, expected.layers, strict=True):
+        assert relative(one.contributions, other.contributions) < 1e-10
+    whole = trace(model, inputs, source, settings())
+    assert relative(own.values, whole.values) > 0.01
+    without = dataclasses.replace(source, corrected={})
+    assert np.array_equal(trace(model, inputs, without, settings(of="gradients")).values, whole.values)
 
 
 def drop_bias(source: GivenRound) -> GivenRound:
