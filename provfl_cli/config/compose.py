@@ -128,11 +128,12 @@ def plan(hydra: Hydra, args: Namespace) -> Plan:
     the configuration they start from is checked. Raises InputError, or Hydra's errors (see `hydra_session`).
     """
     name = args.config_name or PRIMARY
-    mode = _mode(hydra, name, args.overrides) if _may_set_mode(args) else None
+    given = _as_given(hydra, name, args.overrides) if _may_set_mode(args) else None
+    mode = None if given is None else given.hydra.mode
     sweep = args.multirun or (mode == RunMode.MULTIRUN)
     wanted = RunMode.MULTIRUN if sweep else RunMode.RUN
     overrides = [*args.overrides, *([f"hydra.mode={wanted.name}"] if mode != wanted else [])]
-    base = hydra.compose_config(name, overrides, wanted)
+    base = given if given is not None and mode == RunMode.MULTIRUN else hydra.compose_config(name, overrides, wanted)
     if not sweep:
         candidates = iter([(texts(base.hydra.overrides.task), base)])
     elif base.hydra.sweeper._target_ == BASIC_SWEEPER:
@@ -175,11 +176,9 @@ def _may_set_mode(args: Namespace) -> bool:
     return bool(own) or any(text.lstrip("+~").startswith(("experiment", "hydra")) for text in args.overrides)
 
 
-def _mode(hydra: Hydra, name: str, overrides: list[str]) -> RunMode | None:
-    """`hydra.mode` as the configuration sets it, null when it does not."""
-    cfg = hydra.compose_config(name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
-    mode: RunMode | None = cfg.hydra.mode
-    return mode
+def _as_given(hydra: Hydra, name: str, overrides: list[str]) -> DictConfig:
+    """The configuration for whatever it is to be, a job or a sweep: its `hydra.mode` tells, or is null."""
+    return hydra.compose_config(name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
 
 
 def _expanded(hydra: Hydra, base: DictConfig) -> Iterator[tuple[list[str], DictConfig]]:
