@@ -19,12 +19,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Half as many again as there are cores: tests of Ray, Flower and sweeps wait a third of their time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, 3 * cores // 2)
-
-
 def pytest_collection_finish() -> None:
     """What the tests import stays, and no collection of cycles goes through it: Flower has one after every client."""
     gc.collect()
