@@ -157,6 +157,8 @@ def _write_table(opened: Opened, number: int, given: Given, question: Question, 
     from ..run.asking import ask_many
 
     frame = ask_many(opened, number, given, question)
+    for line in frame.attrs["warnings"]:
+        print(f"warning: {line}", file=sys.stderr)
     (write_csv if path.suffix == ".csv" else write_parquet)(path, frame)
     count = len(given.names)
     print(f"{count:,} input{'' if count == 1 else 's'}, {len(frame):,} rows -> {path}", file=told)

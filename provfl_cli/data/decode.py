@@ -1,42 +1,92 @@
-"""Encoded pictures of any size become one array of pixels."""
+"""Stored pictures of any form and size become one array of pixels."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable
-from pathlib import Path
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from .pixels import Stored, read
+from .reading import BLACK, WHITE, Range, Reading, levels_of, pixels_of, range_of, told
 
 if TYPE_CHECKING:
     import numpy as np
 
-GREY_MODES = ("1", "L", "LA", "La")
+KEPT_BYTES = 2**28  # of pictures that wait until all are seen: beyond, they are read twice
 
 
-def decode(cells: Iterable[tuple[str, Any]], size: int, digest: Any) -> np.ndarray:
-    """Decode pictures and resize them to `size` x `size` (bilinear), uint8 `[n, size, size, channels]`.
+@dataclass(frozen=True)
+class Decoded:
+    """Pictures as uint8 `[n, size, size, channels]`, how they were read, and what a user should know of that.
 
-    Channels are 1 where every picture is grey, else 3. `digest` (of hashlib) takes the pixels as they came.
+    `shapes` are the (height, width) that each came in.
+    """
+
+    pixels: np.ndarray
+    reading: Reading
+    lines: tuple[str, ...]
+    shapes: tuple[tuple[int, int], ...]
+
+
+def decode(cells: Sequence[tuple[str, Any]], size: int, digest: Any, reading: Reading | None = None) -> Decoded:
+    """Decode pictures and resize them to `size` x `size` (bilinear).
+
+    Channels are 1 where every picture is grey, else 3. `digest` (of hashlib) takes the pixels as they came, scaled to
+    0 to 255. Pictures of 8 bits are decoded one by one; those whose scale, background or layout is a matter of the
+    whole set wait until all have been seen.
 
     Args:
-        cells: where each picture stands, for messages, and the picture: encoded bytes, a file, nested lists of
-            values from 0 to 255, or pixels uint8 `[height, width]` or `[height, width, 1 or 3]`.
+        cells: where each picture stands, for messages, and the picture: encoded bytes, a file, nested lists, or an
+            array `[height, width]`, `[height, width, channels]` or `[channels, height, width]`.
+        size: height and width of the result.
+        digest: takes the content.
+        reading: how the pictures of the training set were read; None: these are they, and it is decided here.
 
     Raises:
         InputError: a picture that cannot be read, named by where it stands.
     """
     import numpy as np
 
-    pictures = []
-    for where, cell in cells:
-        pixels = _read(where, cell)
+    known, held = reading or Reading(), dict[str, Range]()
+    counts, first = Counter[str](), ""
+    pictures, shapes = list[np.ndarray](), list[tuple[int, int]]()
+    kept, room, start = dict[int, Stored](), KEPT_BYTES, len(cells)
+
+    def finish(pixels: np.ndarray) -> None:
+        shapes.append(pixels.shape[:2])
         digest.update(pixels.tobytes())
         pictures.append(resize(pixels, size))
+
+    for number, (where, cell) in enumerate(cells):
+        stored = read(where, cell, known.upright, known.transparent)
+        if stored.turned:
+            counts["turned"] += 1
+        if stored.layout:
+            counts[stored.layout] += 1
+        if stored.plain:
+            if number < start:
+                finish(stored.values)
+                continue
+        else:
+            start = min(start, number)
+            if stored.kind != "bytes":
+                held[stored.kind] = range_of(stored, where).joined(held.get(stored.kind))
+            if stored.alpha is not None:
+                first = first or where
+                counts.update(_seen_on(stored))
+        room -= stored.values.nbytes
+        if room > 0:
+            kept[number] = stored
+    decided = _decided(known, held, counts)
+    for number in range(start, len(cells)):
+        where, cell = cells[number]
+        waiting = kept.pop(number, None) or read(where, cell, known.upright, known.transparent)
+        finish(pixels_of(waiting, decided, where))
     if len({picture.shape[-1] for picture in pictures}) > 1:
         pictures = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures]
-    return np.stack(pictures)
+    lines = _lines(known, decided, held, counts, len(cells)) if reading is None else _new(known, decided, held, first)
+    return Decoded(np.stack(pictures), decided, lines, tuple(shapes))
 
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -50,28 +100,60 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, -1)
 
 
-def _read(where: str, cell: Any) -> np.ndarray:
-    """One picture as uint8 `[height, width, 1 or 3]`."""
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
+def _seen_on(stored: Stored) -> Counter[str]:
+    """What a partly transparent picture counts as: one, and one that cannot be seen on white or on black."""
+    counts = Counter(transparent=1)
+    if stored.kind == "bytes":
+        for name, background in (("lost on white", WHITE), ("lost on black", BLACK)):
+            drawn = pixels_of(stored, Reading(background=background), "")
+            counts[name] += bool((drawn == drawn[:1, :1]).all())
+    return counts
 
-    if isinstance(cell, np.ndarray):
-        return cell[..., np.newaxis] if cell.ndim == 2 else cell
-    try:
-        if isinstance(cell, list):
-            array = np.asarray(cell)
-            if array.ndim not in (2, 3) or array.min() < 0 or array.max() > 255:
-                raise ValueError("not rows of values from 0 to 255")
-            array = array.astype(np.uint8)
-            return array[..., np.newaxis] if array.ndim == 2 else np.ascontiguousarray(array[..., :3])
-        with Image.open(cell if isinstance(cell, Path) else io.BytesIO(cell)) as picture:
-            if picture.mode.startswith("I"):  # 16 bits a pixel: keep the upper 8, converting would clip
-                return (np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)[..., np.newaxis]
-            if picture.mode in GREY_MODES:
-                return np.asarray(picture.convert("L"))[..., np.newaxis]
-            return np.asarray(picture.convert("RGB"))
-    except UnidentifiedImageError:
-        reason = "not a picture in a known format"
-    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        reason = str(error).partition("\n")[0]
-    raise InputError(f"unreadable picture: {where}: {reason}: repair or remove it")
+
+def _decided(known: Reading, held: dict[str, Range], counts: Counter[str]) -> Reading:
+    """`known`, and what the set itself says about what is not known."""
+    made = {kind: levels_of(each) for kind, each in held.items() if known.levels(kind) is None}
+    decided = replace(known, **made)
+    if counts["transparent"] and known.background is None:
+        half = counts["transparent"] / 2
+        dark = counts["lost on white"] > half > counts["lost on black"]
+        decided = replace(decided, background=BLACK if dark else WHITE)
+    if known.channels_first is None and (counts["first"] > 0) != (counts["last"] > 0):
+        decided = replace(decided, channels_first=counts["first"] > 0)
+    return decided
+
+
+def _lines(
+    known: Reading, decided: Reading, held: dict[str, Range], counts: Counter[str], total: int
+) -> tuple[str, ...]:
+    """How the pictures of a training set were read, where that is not as they stand."""
+    lines = []
+    for kind, each in held.items():
+        levels = decided.levels(kind)
+        lines.append(told(kind, each, levels) if levels is not None else None)
+    if counts["transparent"]:
+        on = "white" if decided.background == WHITE else "black (on white nothing would be seen of them)"
+        lines.append(f"{counts['transparent']:,} of {total:,} pictures are partly transparent: drawn on {on}")
+    first = counts["first"] + (counts["either"] if decided.channels_first else 0)
+    if first:
+        lines.append(f"{first:,} of {total:,} pictures have their channels first ([channels, height, width]): turned")
+    if counts["turned"]:
+        lines.append(f"{counts['turned']:,} of {total:,} pictures are turned upright, as their EXIF orientation says")
+    return tuple(line for line in lines if line)
+
+
+def _new(known: Reading, decided: Reading, held: dict[str, Range], transparent: str) -> tuple[str, ...]:
+    """What of later pictures the training set says nothing about."""
+    lines = []
+    for kind, each in held.items():
+        levels, before = decided.levels(kind), known.levels(kind)
+        if before is None and levels is not None:
+            lines.append(told(kind, each, levels))
+        elif before is not None and (each.low < before.low or each.high > before.high):
+            lines.append(
+                f"pictures hold values from {each.low:,.4g} to {each.high:,.4g}, those of the training data were read "
+                f"as {before.low:,.4g} to {before.high:,.4g}: the rest is cut off"
+            )
+    if transparent and known.background is None:
+        lines.append(f"{transparent} is partly transparent, as no training picture was: drawn on white")
+    return tuple(line for line in lines if line)

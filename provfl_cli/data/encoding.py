@@ -11,7 +11,10 @@ from ..config import schema
 from ..errors import InputError
 from .checkpoint import TOKENIZER_FILES, Published, has_tokenizer
 from .examples import Examples, stratified
+from .facts import PictureFacts
 from .federated import Form, Pictures, Texts
+from .likeness import all_alike, look_of
+from .reading import Reading
 from .splits import HOLD_OUT_SEED
 from .tensors import to_tensor
 from .tokenizer import from_json, own, trained, vocabulary_and_padding
@@ -27,19 +30,25 @@ Encode = Callable[["np.ndarray"], "Tensor"]
 class Encoding:
     """`encode` turns inputs, as `Examples` holds them, into tensors; `form` is what a model has to know of these.
 
-    `tokenizer` is the JSON of a text's tokenizer; `lines` are sentences for the user.
+    `tokenizer` is the JSON of a text's tokenizer; `lines` are sentences for the user; `pictures` is what is known of
+    pictures.
     """
 
     encode: Encode
     form: Form
     tokenizer: str | None = None
     lines: tuple[str, ...] = ()
+    pictures: PictureFacts | None = None
 
 
 def picture_encoding(examples: Examples, dataset: schema.Dataset) -> Encoding:
     """Pixels scaled and normalised by the dataset's mean and deviation."""
     _, size, _, channels = examples.train_inputs.shape
-    return Encoding(partial(to_tensor, mean=dataset.mean, std=dataset.std), Pictures(channels, size))
+    look = look_of(examples.train_inputs, examples.shapes)
+    lines = (*examples.picture_lines, *all_alike(look))
+    facts = PictureFacts(examples.reading or Reading(), look, lines)
+    encode = partial(to_tensor, mean=dataset.mean, std=dataset.std)
+    return Encoding(encode, Pictures(channels, size), lines=lines, pictures=facts)
 
 
 def text_encoding(

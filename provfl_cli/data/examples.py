@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    from .reading import Reading
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -18,6 +20,9 @@ class Examples:
 
     `fingerprint` is the one of the content as it came, before any resizing; `origin` says where from: a package and its
     version, a hub id and revision, a folder.
+
+    Of pictures: `reading`, how their numbers became pixels; `shapes`, the (height, width) that they came in; and
+    `picture_lines`, what a user should know of both.
     """
 
     train_inputs: np.ndarray
@@ -27,6 +32,9 @@ class Examples:
     label_names: tuple[str, ...]
     fingerprint: str
     origin: str
+    reading: Reading | None = None
+    shapes: frozenset[tuple[int, int]] = frozenset()
+    picture_lines: tuple[str, ...] = ()
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

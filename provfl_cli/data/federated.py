@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from .facts import PictureFacts
     from .trigger import Trigger
 
 
@@ -141,6 +142,7 @@ class FederatedData:
     lines: tuple[str, ...]  # what a user should be told, such as a resize; one sentence each
     tokenizer: str | None = None  # of texts: the tokenizers library's own JSON, to be stored with the run
     clean: TestData | None = None
+    pictures: PictureFacts | None = None  # of pictures: how they were read, and what they look like
 
     @property
     def evaluated(self) -> TestData:

@@ -14,7 +14,9 @@ from .decode import resize
 from .encoding import Encode, Encoding, picture_encoding, text_encoding
 from .examples import Examples, stratified
 from .federated import ClientData, Faults, FederatedData, Source, TestData
+from .likeness import blank
 from .partition import Share, deal, drop_small, limit, require_enough
+from .reading import Reading
 from .splits import to_examples
 from .trigger import Trigger
 
@@ -55,6 +57,7 @@ def federated_data(config: schema.Config) -> FederatedData:
             *_trigger_line(faults, test, examples.label_names),
         ),
         tokenizer=encoding.tokenizer,
+        pictures=encoding.pictures,
     )
 
 
@@ -134,11 +137,15 @@ def _embedded(dataset: schema.Dataset, size: int) -> Examples:
         raise InputError(f"dataset.embedded={target}: cannot be imported ({error})") from None
     if dataset.input == "text":
         return examples
+    shapes = frozenset(pixels.shape[1:3] for pixels in (examples.train_inputs, examples.test_inputs))
     train, test = (
         np.stack([resize(picture, size) for picture in pixels])
         for pixels in (examples.train_inputs, examples.test_inputs)
     )
-    return replace(examples, train_inputs=train, test_inputs=test)
+    empty = blank(train, lambda number: f"training picture {number}")
+    return replace(
+        examples, train_inputs=train, test_inputs=test, reading=Reading(), shapes=shapes, picture_lines=empty
+    )
 
 
 def _client(share: Share, examples: Examples, encode: Encode, faults: Faults) -> ClientData:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.schema import Dataset
 from ..errors import InputError, did_you_mean
-from .decode import decode
+from .decode import Decoded, decode
 from .examples import Examples, digest_content, stratified
+from .likeness import blank
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +115,8 @@ def to_examples(splits: dict[str, Split], dataset: Dataset, size: int, where: st
         border = len(train.labels)
     # Both splits together, so that they agree in channels.
     digest = hashlib.sha256()
-    inputs = _texts(cells, digest) if dataset.input == "text" else decode(cells, size, digest)
+    decoded = None if dataset.input == "text" else decode(cells, size, digest)
+    inputs = _texts(cells, digest) if decoded is None else decoded.pixels
     digest.update(labels.tobytes() + border.to_bytes(8, "little"))
     return Examples(
         train_inputs=inputs[:border],
@@ -124,7 +126,18 @@ def to_examples(splits: dict[str, Split], dataset: Dataset, size: int, where: st
         label_names=label_names,
         fingerprint=digest.hexdigest()[:16],
         origin=origin,
+        **({} if decoded is None else _picture_facts(decoded, cells)),
     )
+
+
+def _picture_facts(decoded: Decoded, cells: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """What `Examples` says of pictures, `cells` in their order."""
+    empty = blank(decoded.pixels, lambda number: cells[number][0])
+    return {
+        "reading": decoded.reading,
+        "shapes": frozenset(decoded.shapes),
+        "picture_lines": (*decoded.lines, *empty),
+    }
 
 
 def _number(

@@ -92,6 +92,7 @@ class Prediction:
     """Everything that was asked about one prediction.
 
     `label` is the true one's number, None where nobody knows; `explained` the number of the label that was explained.
+    `doubts`: why the rankings may say little of this input.
     """
 
     title: str
@@ -107,16 +108,23 @@ class Prediction:
     effects: tuple[Effect, ...] = ()
     agreements: tuple[Agreement, ...] = ()
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def predicted(self) -> int:
         """The number of the predicted label."""
         return int(self.probabilities.argmax())
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What has to be read before the rankings: why they may say little of this input."""
+        return self.doubts
+
 
 def show(one: Prediction) -> RenderableType:
     """All of it, one part below the other."""
-    parts: list[RenderableType] = [_head(one)]
+    parts: list[RenderableType] = [Text(harmless(f"warning: {line}"), style="bold yellow") for line in one.warnings]
+    parts.append(_head(one))
     for told in one.told:
         parts += _told(one, told)
     if one.what_if:
@@ -315,6 +323,7 @@ def as_json(one: Prediction) -> dict[str, Any]:
     """The same for scripts: plain values, of all labels and of the layers too."""
     names = one.label_names
     return {
+        "warnings": list(one.warnings),
         "input": one.title,
         "run": one.where,
         "round": one.round,

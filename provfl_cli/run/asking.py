@@ -98,6 +98,7 @@ def ask_one(opened: Opened, number: int | None, given: Given, question: Question
         effects=effects,
         agreements=agreements,
         notes=(*_notes(opened, given, question), *found.notes),
+        doubts=_doubts(given, probabilities),
     )
 
 
@@ -105,7 +106,7 @@ def ask_many(opened: Opened, number: int | None, given: Given, question: Questio
     """Contributions to all predictions of `given`, in the columns of `contributions.parquet` and a few more.
 
     Beside those: `name` of the input, `explained` label, its `probability`, `client_name`. A true label that nobody
-    gave is null.
+    gave is null. Why rankings may say little is said in the frame's `attrs["warnings"]`.
 
     Raises:
         InputError, RunError: as `ask_one`.
@@ -117,7 +118,7 @@ def ask_many(opened: Opened, number: int | None, given: Given, question: Questio
     # `case.numbers` are unique within `given`
     at = pd.Series(np.arange(len(given.numbers)), index=given.numbers)[rows["input"].to_numpy()].to_numpy()
     labels = given.labels[at]
-    return rows.assign(
+    frame = rows.assign(
         name=np.array(given.names, dtype=object)[at],
         label=pd.arrays.IntegerArray(labels.astype(np.int32), labels == UNKNOWN),
         prediction=asked.probabilities.argmax(1)[at].astype(np.int32),
@@ -125,6 +126,8 @@ def ask_many(opened: Opened, number: int | None, given: Given, question: Questio
         probability=asked.probabilities[at, case.classes[at]],
         client_name=rows["client"].map(opened.name_of, na_action="ignore").astype("str"),
     )
+    frame.attrs["warnings"] = list(_doubts(given, asked.probabilities))
+    return frame
 
 
 def ask(opened: Opened, number: int | None, given: Given, question: Question) -> Asked:
@@ -260,6 +263,27 @@ def _agreements(
             few = len(measured) < 2
             correlation = np.nan if few else float(spearman(order(found[None]), -costs[None].astype(float))[0])
             yield Agreement(str(method), str(scope), kind, correlation, against, len(ordered))
+
+
+def _doubts(given: Given, probabilities: np.ndarray) -> tuple[str, ...]:
+    """Why the rankings of these inputs may say little: what they look like, and predictions that are little but chance.
+
+    `probabilities` are `[n, classes]`. Near chance is a largest one below 1.5 times that of guessing, and less than a
+    tenth of the way from guessing to certainty.
+    """
+    if not given.new:
+        return given.warnings
+    chance = 1 / probabilities.shape[1]
+    guessed = np.flatnonzero(probabilities.max(1) < min(1.5 * chance, chance + 0.1 * (1 - chance))).tolist()
+    if not guessed:
+        return given.warnings
+    first = guessed[0]
+    which = "" if len(given.names) == 1 else f"{len(guessed):,} of {len(given.names):,} predictions, such as that of "
+    said = (
+        f"{which}{given.names[first]}: the prediction is near chance ({probabilities[first].max():.1%}, guessing has "
+        f"{chance:.1%}): its ranking explains a guess"
+    )
+    return (*given.warnings, said)
 
 
 def _notes(opened: Opened, given: Given, question: Question) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +16,10 @@ from torch import Tensor
 from ..config.schema import Config
 from ..data.decode import decode
 from ..data.encoding import Encode
+from ..data.facts import PictureFacts
 from ..data.federated import Form, Pictures, Texts
 from ..data.folder import PICTURES
+from ..data.likeness import Look, unlike
 from ..data.load import test_set
 from ..data.splits import Split, from_table, joined
 from ..data.tables import FORMATS, read_table
@@ -40,6 +42,8 @@ class Given:
         shown: what people see: pixels uint8 `[height, width, channels]`, a text, or None.
         names: what each is called.
         chosen: whether it was chosen here, since the user named none.
+        new: whether they are the user's own.
+        warnings: what has to be read before their rankings.
     """
 
     inputs: Tensor
@@ -48,6 +52,8 @@ class Given:
     shown: tuple[np.ndarray | str | None, ...]
     names: tuple[str, ...]
     chosen: bool = False
+    new: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 class Inputs(Protocol):
@@ -78,6 +84,7 @@ class RunInputs:
     form: Form
     label_names: tuple[str, ...]
     fingerprint: str
+    pictures: PictureFacts = field(default_factory=PictureFacts)
 
     def encode(self, shown: np.ndarray) -> Tensor:
         """Pixels or texts, as the run's model reads them."""
@@ -168,17 +175,23 @@ class RunInputs:
     def _of_split(self, split: Split, names: tuple[str, ...]) -> Given:
         if not split.cells:
             raise InputError("--inputs: there is nothing in it")
-        shown = self._shown(split.cells)
+        shown, warnings = self._shown(split.cells, names)
         labels = np.array([self._number(label) for label in split.labels], dtype=np.int64)
-        return Given(self.encode(shown), np.arange(len(labels)), labels, tuple(shown), names)
+        return Given(
+            self.encode(shown), np.arange(len(labels)), labels, tuple(shown), names, new=True, warnings=warnings
+        )
 
-    def _shown(self, cells: Sequence[tuple[str, Any]]) -> np.ndarray:
+    def _shown(self, cells: Sequence[tuple[str, Any]], names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Inputs as people see them, pictures read as those of the run were, and what is odd about them."""
         if isinstance(self.form, Texts):
-            return np.array([text for _, text in cells], dtype=object)
-        pixels = decode(cells, self.form.image_size, hashlib.sha256())
+            return np.array([text for _, text in cells], dtype=object), ()
+        read = decode(cells, self.form.image_size, hashlib.sha256(), self.pictures.reading)
+        pixels = read.pixels
         if pixels.shape[-1] < self.form.channels:
-            return np.repeat(pixels, self.form.channels, axis=-1)
-        return _grey(pixels) if pixels.shape[-1] > self.form.channels else pixels
+            pixels = np.repeat(pixels, self.form.channels, axis=-1)
+        elif pixels.shape[-1] > self.form.channels:
+            pixels = _grey(pixels)
+        return pixels, (*read.lines, *_unlike(pixels, read.shapes, names, self.pictures.look))
 
     def _number(self, label: Any) -> int:
         """The number of a label that a table gives by name or number."""
@@ -203,7 +216,7 @@ class RunInputs:
     def _of_rows(self, rows: Sequence[Mapping[str, Any]], chosen: bool = False) -> Given:
         """Inputs as the run recorded them: a picture without loss, or the whole text."""
         cells = [(f"input {row['input']}", row["picture"] if "picture" in row else row["text"]) for row in rows]
-        shown = self._shown(cells)
+        shown, _ = self._shown(cells, [where for where, _ in cells])
         return Given(
             self.encode(shown),
             np.array([row["input"] for row in rows]),
@@ -271,6 +284,24 @@ def _drawn(one: Tensor) -> np.ndarray | None:
     low, high = one.min(), one.max()
     stretched = (one - low) / (high - low).clamp_min(torch.finfo(one.dtype).tiny) * 255
     return stretched.round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def _unlike(
+    pixels: np.ndarray, shapes: Sequence[tuple[int, int]], names: Sequence[str], look: Look | None
+) -> tuple[str, ...]:
+    """Which pictures do not look like those that the model was trained on: a sentence, of many the first as example."""
+    if look is None:
+        return ()
+    odd = [(name, unlike(one, shape, look)) for one, shape, name in zip(pixels, shapes, names, strict=True)]
+    found = [(name, reasons) for name, reasons in odd if reasons]
+    if not found:
+        return ()
+    name, reasons = found[0]
+    if len(pixels) == 1:
+        return (f"{name} is unlike the training data: {'; '.join(reasons)}",)
+    return (
+        f"{len(found):,} of {len(pixels):,} pictures are unlike the training data, such as {name}: {'; '.join(reasons)}",
+    )
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..config.schema import Config
+from ..data.facts import as_values
 from ..data.federated import FederatedData, Texts
 from ..provenance.tracing import Contributions
 
@@ -57,10 +58,13 @@ def manifest(
 
 
 def _inputs(data: FederatedData) -> dict[str, Any]:
-    """What the model reads: channels and size of pictures; vocabulary, padding and tokenizer of texts."""
+    """What the model reads: channels and size of pictures, how they were read, what they look like; vocabulary, padding
+    and tokenizer of texts."""
     fields = {name: value for name, value in asdict(data.form).items() if name != "checkpoint"}
     if data.tokenizer is not None:
         fields |= {"tokenizer": TOKENIZER, "tokenizer_sha256": hashlib.sha256(data.tokenizer.encode()).hexdigest()}
+    if data.pictures is not None:
+        fields |= {"pictures": as_values(data.pictures)}
     return {"input": "text" if isinstance(data.form, Texts) else "image", **fields}
 
 

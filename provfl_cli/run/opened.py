@@ -24,6 +24,7 @@ from ..config.schema import Config, Model, Provenance
 from ..config.tree import options
 from ..config.validate import attribution_method, provenance_preset, validated
 from ..data.checkpoint import resolve
+from ..data.facts import from_values
 from ..data.federated import Form, Pictures, Texts
 from ..errors import InputError, RunError, did_you_mean
 from ..models.build import build
@@ -198,6 +199,7 @@ def open_run(folder: Path) -> Opened:
         faulty = tuple(int(client) for client in manifest["clients"]["faulty"])
         fingerprint = str(manifest["dataset"]["fingerprint"])
         reads = dict(manifest["inputs"])
+        facts = from_values(reads.get("pictures"))
     except FileNotFoundError as error:
         raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -209,7 +211,7 @@ def open_run(folder: Path) -> Opened:
         folder=folder,
         model=build(config.model, form, len(labels), config.seed),
         form=form,
-        inputs=RunInputs(folder, config, form, labels, fingerprint),
+        inputs=RunInputs(folder, config, form, labels, fingerprint, facts),
         label_names=labels,
         client_names={},
         examples=examples,

@@ -118,7 +118,7 @@ def open_run(run: RunFolder) -> Opened:
         layers=table("layers.parquet"),
         participation=table("participation.csv"),
         traces=found,
-        notes=tuple(notes),
+        notes=(*_of_pictures(manifest), *notes),
     )
 
 
@@ -129,6 +129,12 @@ def read_traces(contributions: pd.DataFrame, own: str) -> list[tuple[Key, Trace]
         ValueError, KeyError: the frame is not what `tidy` makes.
     """
     return sorted(traces(contributions), key=lambda each: (-each[0][3], each[0][0] != own, each[0][1] != "round"))
+
+
+def _of_pictures(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """How the run's pictures were read, and what was odd about them."""
+    facts = (manifest.get("inputs") or {}).get("pictures") or {}
+    return tuple(map(str, facts.get("lines") or ()))
 
 
 def last_part(opened: Opened) -> dict[int, int]:
