@@ -347,7 +347,9 @@ def broken_folder(tmp_path: Path, kind: str) -> schema.Dataset:
     elif kind == "npz of volumes":
         return path(npz(tmp_path / "a.npz", np.zeros((2, 8, 8, 8), np.uint8), np.zeros((2, 1), np.uint8)))
     elif kind == "npz of fractions":
-        return path(npz(tmp_path / "a.npz", np.zeros((2, 8, 8)), np.zeros((2, 1), np.uint8)))
+        return path(npz(tmp_path / "a.npz", np.full((2, 8, 8), np.nan), np.array([0, 1])))
+    elif kind == "npz of complex numbers":
+        return path(npz(tmp_path / "a.npz", np.zeros((2, 8, 8), complex), np.array([0, 1])))
     elif kind == "npz of many labels":
         return path(npz(tmp_path / "a.npz", np.zeros((2, 8, 8), np.uint8), np.zeros((2, 14), np.uint8)))
     elif kind == "npz of objects":
@@ -383,7 +385,8 @@ def broken_folder(tmp_path: Path, kind: str) -> schema.Dataset:
         ("npz", "a.npz: broken npz file"),
         ("npz without a train split", "needs train_images and train_labels .*, holds test_images, test_labels"),
         ("npz of volumes", r"a.npz train: images are uint8 \[2, 8, 8, 8\]: accepted are"),
-        ("npz of fractions", r"images are float64 \[2, 8, 8\]"),
+        ("npz of fractions", "a.npz train 0: holds NaN or infinite values"),
+        ("npz of complex numbers", r"images are complex128 \[2, 8, 8\]"),
         ("npz of many labels", r"labels are uint8 \[2, 14\]: one whole number for each of the 2 images"),
         ("npz of objects", "a.npz: broken npz file: .*pickle"),
         ("missing", "no such folder"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .pixels import CHANNELS
 from .splits import Split
 
 if TYPE_CHECKING:
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 def read(file: Path, names: tuple[str, ...] | None = None) -> dict[str, Split]:
     """Read the splits train, val and test of `file`, those of them that it has: SPLIT_images and SPLIT_labels.
 
-    Images are uint8 `[n, height, width]` or `[n, height, width, 3]`, labels whole numbers `[n]` or `[n, 1]`. `names`
-    are those of the classes.
+    Images are numbers of any type (see `reading`), `[n, height, width]`, or with 1, 3 or 4 channels, last or first,
+    `[n, height, width, channels]` or `[n, channels, height, width]`; labels are whole numbers `[n]` or `[n, 1]`.
+    `names` are those of the classes.
 
     Raises:
         InputError: a file that cannot be read, other arrays or shapes; MedMNIST's three-dimensional and its
@@ -45,10 +47,11 @@ def read(file: Path, names: tuple[str, ...] | None = None) -> dict[str, Split]:
 
 def _split(where: str, images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] | None) -> Split:
     """One split, after a look at its shapes."""
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)) or images.dtype != "uint8":
+    channels = images.ndim == 3 or (images.ndim == 4 and {images.shape[1], images.shape[-1]} & {*CHANNELS})
+    if not channels or images.dtype.kind not in "biuf":
         raise InputError(
-            f"{where}: images are {images.dtype} {list(images.shape)}: accepted are uint8 [n, height, width] "
-            "and [n, height, width, 3]"
+            f"{where}: images are {images.dtype} {list(images.shape)}: accepted are numbers [n, height, width], "
+            "[n, height, width, channels] and [n, channels, height, width] with 1, 3 or 4 channels"
         )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]

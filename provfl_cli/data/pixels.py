@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -148,9 +149,9 @@ def _file(source: Any, upright: bool, transparent: bool) -> Stored:
 
     with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as picture:
         deep = picture.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in picture.tile[:1])
-        if deep and picture.format == "PNG":
-            return _deep_png(picture, source, upright, transparent)
         picture.load()
+        if deep and picture.format == "PNG" and (values := _deep_png(source)) is not None:
+            return _deep(values, _orientation(picture) if upright else 1, transparent)
         turned: Picture = picture
         if upright and not ORIENTED.isdisjoint(picture.info):
             turned = _upright(picture)
@@ -189,7 +190,8 @@ def _decoded(picture: Picture, transparent: bool) -> Stored:
 def _orientation(picture: Picture) -> int:
     """EXIF's, 1 to 8; damaged EXIF data say nothing."""
     try:
-        value = picture.getexif().get(ORIENTATION, 1)
+        with warnings.catch_warnings(action="ignore"):
+            value = picture.getexif().get(ORIENTATION, 1)
     except Exception:  # of whatever the parser stumbles over
         return 1
     return value if value in range(1, 9) else 1
@@ -205,24 +207,34 @@ def _upright(picture: Picture) -> Picture:
     return picture if turned is None else turned
 
 
-def _deep_png(picture: Picture, source: Any, upright: bool, transparent: bool) -> Stored:
-    """A PNG of 16 bits in several channels, which Pillow would cut to the upper 8."""
+def _deep_png(source: Any) -> np.ndarray | None:
+    """A PNG of several channels of 16 bits, which Pillow cuts to the upper 8: uint16 `[height, width, 2, 3 or 4]`.
+
+    None where torchvision was built without it.
+    """
     import numpy as np
     import torch
     from torchvision.io import ImageReadMode, decode_image
 
-    orientation = _orientation(picture) if upright else 1  # loads it: what is broken is found by Pillow
     encoded = source.read_bytes() if isinstance(source, Path) else source
     try:
-        tensor = decode_image(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+        with warnings.catch_warnings(action="ignore"):  # it is to move to a package of its own
+            tensor = decode_image(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), ImageReadMode.UNCHANGED)
     except RuntimeError:
-        raise ValueError("a PNG of 16 bits that cannot be read") from None
-    values = _turned(np.moveaxis(tensor.numpy(), 0, -1), orientation)
-    colours = 1 if values.shape[-1] < 3 else 3
-    alpha = values[..., colours:]
+        return None
+    return np.moveaxis(tensor.numpy(), 0, -1)
+
+
+def _deep(values: np.ndarray, orientation: int, transparent: bool) -> Stored:
+    """What `_deep_png` read; the last of 2 or 4 channels is alpha."""
+    import numpy as np
+
+    turned = _turned(values, orientation)
+    colours = 1 if turned.shape[-1] < 3 else 3
+    alpha = turned[..., colours:]
     varies = transparent and alpha.size > 0 and alpha.min() != alpha.max()
     opacity = (alpha / 65535).astype(np.float32) if varies else None
-    return Stored(np.ascontiguousarray(values[..., :colours]), "integers", opacity, turned=orientation != 1)
+    return Stored(np.ascontiguousarray(turned[..., :colours]), "integers", opacity, turned=orientation != 1)
 
 
 def _turned(values: np.ndarray, orientation: int) -> np.ndarray:

@@ -186,21 +186,14 @@ def _levels(values: Mapping[str, Any] | None) -> Levels | None:
 
 def told(kind: str, held: Range, levels: Levels) -> str | None:
     """A sentence about how numbers of a kind became pixels; None where they are pixels as they stand."""
-    where = "lists of numbers" if kind == "lists" else "pictures"
-    low, high = _number(held.low), _number(held.high)
-    if levels.bits is not None:
-        return f"{where} with whole numbers up to {high} are read as {levels.bits}-bit data (0 to {levels.high:,.0f})"
-    if (levels.low, levels.high) == (0, 255):
-        return None if held.whole else f"{where} with fractions from {low} to {high} are read as pixels from 0 to 255"
-    if held.whole and (levels.low, levels.high) == (0, 1):
-        return f"{where} that hold only 0 and 1 are read as black and white"
-    if (held.low, held.high) == (levels.low, levels.high) and (held.low, held.high) != (0, 1):
-        return f"{where} hold values from {low} to {high}: this range is stretched to black and white"
-    ends = f"{_number(levels.low)} to {_number(levels.high)}"
-    return f"{where} with fractions from {low} to {high} are read as {ends} from black to white"
+    if held.whole and (levels.low, levels.high) == (0, 255):
+        return None
+    what = "lists" if kind == "lists" else "pictures"
+    numbers = "whole numbers" if held.whole else "fractions"
+    depth = "" if levels.bits is None else f"read as {levels.bits}-bit data, "
+    ends = f"{_number(levels.low)} is black, {_number(levels.high)} is white"
+    return f"{what} with {numbers} from {_number(held.low)} to {_number(held.high)}: {depth}{ends}"
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"
-
-

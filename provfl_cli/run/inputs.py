@@ -297,11 +297,10 @@ def _unlike(
     if not found:
         return ()
     name, reasons = found[0]
+    why = "; ".join(reasons)
     if len(pixels) == 1:
-        return (f"{name} is unlike the training data: {'; '.join(reasons)}",)
-    return (
-        f"{len(found):,} of {len(pixels):,} pictures are unlike the training data, such as {name}: {'; '.join(reasons)}",
-    )
+        return (f"{name} is unlike the training data: {why}",)
+    return (f"{len(found):,} of {len(pixels):,} pictures are unlike the training data, such as {name}: {why}",)
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
