@@ -2,10 +2,12 @@
 
 import hashlib
 import io
+import json
 import struct
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,7 @@ from provfl_cli.data.likeness import all_alike, blank, look_of, unlike
 from provfl_cli.data.load import load
 from provfl_cli.data.reading import AS_BEFORE, BLACK, Levels, Reading
 from provfl_cli.errors import InputError
+from provfl_cli.run.inputs import RunInputs
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (12, 16), dtype=np.uint8)
@@ -420,6 +423,42 @@ def test_runs_from_before_read_pictures_as_they_did():
     values = np.full((12, 12), 300, np.uint16)
     assert shown(encoded(Image.fromarray(values)), reading=AS_BEFORE).max() == 1
     assert facts.from_values(None).reading == AS_BEFORE
+
+
+@pytest.mark.parametrize("kind", ["fractions", "12 bits", "transparent", "turned", "colours of 16 bits"])
+def test_training_and_every_way_of_tracing_read_the_same_pictures_alike(tmp_path, kind):
+    rng, form = np.random.default_rng(1), "png"
+    colours = [rng.integers(0, 256, (12, 12, 3), dtype=np.uint8) for _ in range(8)]
+    if kind == "fractions":
+        form, made = "tif", [encoded(Image.fromarray((c[..., 0] / 300).astype(np.float32)), "TIFF") for c in colours]
+    elif kind == "12 bits":
+        made = [encoded(Image.fromarray(c[..., 0].astype(np.uint16) * 16)) for c in colours]
+    elif kind == "transparent":
+        made = [encoded(Image.fromarray(np.dstack([c, c[..., 0]]))) for c in colours]
+    elif kind == "turned":
+        made = [encoded(Image.fromarray(c), exif=orientation(6)) for c in colours]
+    else:
+        made = [deep_png(c.astype(np.uint16) * 16) for c in colours]
+    for number, data in enumerate(made):
+        (tmp_path / "data" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "ab"[number % 2] / f"{number}.{form}").write_bytes(data)
+    dataset = schema.Dataset("custom", "path", path=str(tmp_path / "data"), image_size=12, test_fraction=0.5)
+    examples, _ = load(dataset, 12)
+    encoding = picture_encoding(examples, dataset)
+    config = SimpleNamespace(dataset=dataset)
+    kept = facts.from_values(json.loads(json.dumps(facts.as_values(encoding.pictures))))
+    inputs = RunInputs(tmp_path, config, encoding.form, examples.label_names, "", kept)
+    trained = {each.numpy().tobytes() for each in encoding.encode(examples.train_inputs)}
+    trained |= {each.numpy().tobytes() for each in encoding.encode(examples.test_inputs)}
+    files = sorted((tmp_path / "data").rglob(f"*.{form}"))
+    cells = pa.array([{"bytes": data, "path": None} for data in made])
+    pq.write_table(pa.table({"image": cells, "label": ["a", "b"] * 4}), tmp_path / "table.parquet")
+    pq.write_table(pa.table({"image": [str(file) for file in files]}), tmp_path / "paths.parquet")
+    ways = [inputs.many(tmp_path / name) for name in ("data", "table.parquet", "paths.parquet")]
+    for given in (*ways, *map(inputs.picture, files)):
+        assert {each.numpy().tobytes() for each in given.inputs} <= trained, "an exact match"
+        assert not given.warnings
+    assert {each.numpy().tobytes() for each in ways[0].inputs} == trained
 
 
 @pytest.mark.parametrize("change", [{"reading": {}}, {"look": {}}, {"reading": None}, {"lines": None}])

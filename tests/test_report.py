@@ -124,6 +124,15 @@ def test_words_from_data_stay_words(workspace: Path, capsys: Captured, texts: bo
     assert "<b>fc" not in page
 
 
+@pytest.mark.parametrize(
+    ("inputs", "said"), [({"lines": ["2 of 9 are blank"]}, ("2 of 9 are blank",)), ([], ()), (None, ())]
+)
+def test_a_page_says_how_the_pictures_were_read(workspace: Path, inputs: object, said: tuple[str, ...]) -> None:
+    file = whole_run(workspace / "run") / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "inputs": {"pictures": inputs}}))
+    assert opened(workspace / "run").notes == said
+
+
 def test_json_survives_a_page() -> None:
     text = safe_json({"a": "</script><!-- & \u2028\u2029", "b": float("nan"), "c": [float("inf"), 1.5]})
     assert not set(text) & set("<>&\u2028\u2029")

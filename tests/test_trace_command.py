@@ -19,8 +19,11 @@ from rich.console import Console
 
 from provfl_cli.cli import main
 from provfl_cli.data import load
+from provfl_cli.data.facts import PictureFacts
 from provfl_cli.reporting.prediction import Agreement, Effect, Layer, Prediction, Told, WhatIf, as_json, show
 from provfl_cli.reporting.rankings import Ranked
+from provfl_cli.run.asking import _doubts
+from provfl_cli.run.inputs import UNKNOWN, Given
 from provfl_cli.run.opened import open_run
 from provfl_cli.store.rounds import read_round
 
@@ -186,6 +189,46 @@ def test_another_label_another_input_another_picture(
     at = next(at for at, index in enumerate(test.indices) if index not in set(traced["input"]))
     untraced = asked(capsys, str(pictures), "--input", str(test.indices[at]))
     assert untraced["label"] == str(int(test.labels[at]))
+
+
+@pytest.mark.slow
+def test_a_picture_unlike_the_training_data_is_said_before_its_ranking(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    traced = pd.read_parquet(pictures / "inputs.parquet")["picture"]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for number, picture in enumerate(traced[:20]):
+        (mine / f"{number}.png").write_bytes(picture)
+        assert not open_run(pictures).inputs.picture(mine / f"{number}.png").warnings
+    inverted = Image.fromarray(255 - np.asarray(Image.open(io.BytesIO(traced.iloc[0]))))
+    inverted.save(mine / "inverted.png")
+    answer = asked(capsys, str(pictures), "--image", str(mine / "inverted.png"))
+    assert answer["warnings"][0].startswith("inverted.png is unlike the training data: its brightness is ")
+    assert answer["warnings"][0].endswith("inverted, it would be like them")
+    assert main(["trace", str(pictures), "--image", str(mine / "inverted.png")]) == 0
+    assert capsys.readouterr().out.startswith("warning: inverted.png is unlike the training data")
+    assert main(["trace", str(pictures), "--inputs", str(mine), "--out", str(tmp_path / "t.csv")]) == 0
+    assert "warning: 1 of 21 pictures are unlike the training data, such as inverted.png" in capsys.readouterr().err
+    assert not asked(capsys, str(pictures))["warnings"]
+    # a run from before there were such statistics
+    opened = open_run(pictures)
+    old = replace(opened.inputs, pictures=PictureFacts())
+    assert torch.equal(old.picture(mine / "0.png").inputs, opened.inputs.picture(mine / "0.png").inputs)
+    assert not old.picture(mine / "inverted.png").warnings
+
+
+def test_predictions_near_chance_are_said_of_inputs_of_ones_own() -> None:
+    own = Given(torch.zeros(2, 1), np.arange(2), np.full(2, UNKNOWN), (None, None), ("a", "b"), new=True)
+    sure, guess = np.eye(10)[0] * 0.9 + 0.01, np.full(10, 0.1)
+    assert _doubts(own, np.stack([sure, guess])) == (
+        "1 of 2 predictions, such as that of b: the prediction is near chance (10.0%, guessing has 10.0%): its ranking "
+        "explains a guess",
+    )
+    assert not _doubts(own, np.stack([sure, sure]))
+    assert not _doubts(replace(own, new=False), np.stack([guess, guess]))
+    assert not _doubts(own, np.array([[0.6, 0.4], [0.3, 0.7]]))
+    assert _doubts(own, np.array([[0.54, 0.46], [0.3, 0.7]]))
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def _seen_on(stored: Stored) -> Counter[str]:
 def _decided(known: Reading, held: dict[str, Range], counts: Counter[str]) -> Reading:
     """`known`, and what the set itself says about what is not known."""
     made = {kind: levels_of(each) for kind, each in held.items() if known.levels(kind) is None}
-    decided = replace(known, **made)
+    decided = replace(known, **made)  # type: ignore[arg-type]
     if counts["transparent"] and known.background is None:
         half = counts["transparent"] / 2
         dark = counts["lost on white"] > half > counts["lost on black"]

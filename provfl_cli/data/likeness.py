@@ -94,7 +94,7 @@ def measures(pixels: np.ndarray) -> dict[str, np.ndarray]:
     import numpy as np
 
     channels = [pixels[..., channel] for channel in range(pixels.shape[3])]  # their axis is too short to be fast
-    grey = sum(channel.astype(np.float32) for channel in channels) / np.float32(len(channels))
+    grey: np.ndarray = reduce(np.add, [channel.astype(np.float32) for channel in channels]) / np.float32(len(channels))
     contrast = grey.std(axis=(1, 2))
     edge = np.concatenate([grey[:, 0], grey[:, -1], grey[:, :, 0], grey[:, :, -1]], axis=1)
     steps = np.abs(np.diff(grey, axis=1)).mean(axis=(1, 2)) + np.abs(np.diff(grey, axis=2)).mean(axis=(1, 2))

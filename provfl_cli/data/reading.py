@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -161,12 +161,13 @@ def from_values(values: Mapping[str, Any]) -> Reading:
     Raises:
         ValueError, TypeError, KeyError: it is something else.
     """
-    scales = {kind: _levels(values[kind]) for kind in ("lists", "integers", "fractions")}
     background, first = values["background"], values["channels_first"]
     if background not in (None, WHITE, BLACK) or first not in (None, True, False):
         raise ValueError("pictures are read in no known way")
-    return replace(
-        Reading(**scales),
+    return Reading(
+        lists=_levels(values["lists"]),
+        integers=_levels(values["integers"]),
+        fractions=_levels(values["fractions"]),
         background=background,
         channels_first=first,
         upright=bool(values["upright"]),
@@ -178,7 +179,7 @@ def _levels(values: Mapping[str, Any] | None) -> Levels | None:
     if values is None:
         return None
     low, high = float(values["low"]), float(values["high"])
-    bits = values["bits"]
+    bits = None if values["bits"] is None else int(values["bits"])
     if not (math.isfinite(low) and math.isfinite(high)) or bits not in (None, *DEPTHS):
         raise ValueError("a scale of pixels that is none")
     return Levels(low, high, bits)

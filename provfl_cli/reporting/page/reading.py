@@ -133,8 +133,10 @@ def read_traces(contributions: pd.DataFrame, own: str) -> list[tuple[Key, Trace]
 
 def _of_pictures(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """How the run's pictures were read, and what was odd about them."""
-    facts = (manifest.get("inputs") or {}).get("pictures") or {}
-    return tuple(map(str, facts.get("lines") or ()))
+    inputs = manifest.get("inputs")
+    facts = inputs.get("pictures") if isinstance(inputs, Mapping) else None
+    lines = facts.get("lines") if isinstance(facts, Mapping) else None
+    return tuple(map(str, lines)) if isinstance(lines, list) else ()
 
 
 def last_part(opened: Opened) -> dict[int, int]:
