@@ -399,6 +399,17 @@ def test_blank_pictures_and_sets_that_are_nearly_blank_are_said_before_training(
     assert "are the same" in picture_encoding(load(dataset, 12)[0], dataset).lines[0]
 
 
+def test_an_embedded_function_may_return_fractions(monkeypatch):
+    digits = embedded.digits()
+    parts = {name: getattr(digits, name) / 255 for name in ("train_inputs", "test_inputs")}
+    monkeypatch.setattr(embedded, "digits", lambda: replace(digits, **parts))
+    dataset = schema.Dataset("digits", "embedded", embedded="provfl_cli.data.embedded.digits")
+    examples, _ = load(dataset, 8)
+    assert np.array_equal(examples.train_inputs, digits.train_inputs)
+    assert np.array_equal(examples.test_inputs, digits.test_inputs)
+    assert "0 is black, 1 is white" in examples.picture_lines[0]
+
+
 # --- later pictures
 
 

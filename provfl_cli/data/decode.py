@@ -13,6 +13,7 @@ from .reading import BLACK, WHITE, Range, Reading, levels_of, pixels_of, range_o
 if TYPE_CHECKING:
     import numpy as np
 
+LEEWAY = 1e-3  # of the largest value: numbers beyond a scale by less are its rounding
 KEPT_BYTES = 2**28  # of pictures that wait until all are seen: beyond, they are read twice
 
 
@@ -149,7 +150,7 @@ def _new(known: Reading, decided: Reading, held: dict[str, Range], transparent: 
         levels, before = decided.levels(kind), known.levels(kind)
         if before is None and levels is not None:
             lines.append(told(kind, each, levels))
-        elif before is not None and (each.low < before.low or each.high > before.high):
+        elif before is not None and max(before.low - each.low, each.high - before.high) > LEEWAY * before.high:
             lines.append(
                 f"pictures hold values from {each.low:,.4g} to {each.high:,.4g}, those of the training data were read "
                 f"as {before.low:,.4g} to {before.high:,.4g}: the rest is cut off"

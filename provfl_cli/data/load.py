@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,7 @@ from ..config import schema
 from ..errors import InputError
 from . import folder, hub, medical
 from .checkpoint import resolve
-from .decode import resize
+from .decode import decode, resize
 from .encoding import Encode, Encoding, picture_encoding, text_encoding
 from .examples import Examples, stratified
 from .federated import ClientData, Faults, FederatedData, Source, TestData
@@ -137,14 +138,29 @@ def _embedded(dataset: schema.Dataset, size: int) -> Examples:
         raise InputError(f"dataset.embedded={target}: cannot be imported ({error})") from None
     if dataset.input == "text":
         return examples
-    shapes = frozenset(pixels.shape[1:3] for pixels in (examples.train_inputs, examples.test_inputs))
-    train, test = (
-        np.stack([resize(picture, size) for picture in pixels])
-        for pixels in (examples.train_inputs, examples.test_inputs)
-    )
+    both = (examples.train_inputs, examples.test_inputs)
+    if any(pixels.dtype != np.uint8 for pixels in both):
+        return _scaled(examples, size)
+    shapes = frozenset(pixels.shape[1:3] for pixels in both)
+    train, test = (np.stack([resize(picture, size) for picture in pixels]) for pixels in both)
     empty = blank(train, lambda number: f"training picture {number}")
     return replace(
         examples, train_inputs=train, test_inputs=test, reading=Reading(), shapes=shapes, picture_lines=empty
+    )
+
+
+def _scaled(examples: Examples, size: int) -> Examples:
+    """Embedded pictures whose values are no pixels, drawn at `size` and at the scale that both splits say."""
+    parts = (("training", examples.train_inputs), ("test", examples.test_inputs))
+    cells = [(f"{name} picture {number}", one) for name, values in parts for number, one in enumerate(values)]
+    decoded, border = decode(cells, size, hashlib.sha256()), len(examples.train_inputs)
+    return replace(
+        examples,
+        train_inputs=decoded.pixels[:border],
+        test_inputs=decoded.pixels[border:],
+        reading=decoded.reading,
+        shapes=frozenset(decoded.shapes),
+        picture_lines=(*decoded.lines, *blank(decoded.pixels, lambda number: cells[number][0])),
     )
 
 
