@@ -541,4 +541,7 @@ def test_other_proportions_and_sizes_are_said():
 def test_where_blank_pictures_are_common_another_is_nothing_new():
     pictures = np.stack([GREY, np.zeros_like(GREY), *RNG.integers(0, 256, (8, 12, 16), dtype=np.uint8)])[..., None]
     assert not unlike(pictures[1], (12, 16), look_of(pictures))
+    dotted = np.zeros_like(pictures)
+    dotted[:, 3, 3] = 1
+    assert not blank(dotted, str)
     assert blank(pictures, str) == ("1 of 10 pictures is one colour throughout, such as 1",)

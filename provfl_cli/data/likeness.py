@@ -112,8 +112,11 @@ def constant(pixels: np.ndarray) -> np.ndarray:
     """Which pictures uint8 `[n, height, width, channels]` are one colour throughout: bool `[n]`."""
     import numpy as np
 
-    parts = [pixels[begin : begin + 256] for begin in range(0, len(pixels), 256)]
-    return np.concatenate([(part == part[:, :1, :1]).all(axis=(1, 2, 3)) for part in parts])
+    few = pixels[:, ::4, ::4]  # nearly all are ruled out by these
+    same = (few == few[:, :1, :1]).all(axis=(1, 2, 3))
+    for number in np.flatnonzero(same):
+        same[number] = (pixels[number] == pixels[number, :1, :1]).all()
+    return same
 
 
 def blank(pixels: np.ndarray, names: Callable[[int], str]) -> tuple[str, ...]:
