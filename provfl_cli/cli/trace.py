@@ -161,4 +161,6 @@ def _write_table(opened: Opened, number: int, given: Given, question: Question, 
         print(f"warning: {line}", file=sys.stderr)
     (write_csv if path.suffix == ".csv" else write_parquet)(path, frame)
     count = len(given.names)
+    for note in given.notes:
+        print(note, file=told)
     print(f"{count:,} input{'' if count == 1 else 's'}, {len(frame):,} rows -> {path}", file=told)

@@ -19,7 +19,8 @@ class Examples:
     Inputs are pixels uint8 `[n, height, width, channels]`, or texts: strings `[n]` of dtype object.
 
     `fingerprint` is the one of the content as it came, before any resizing; `origin` says where from: a package and its
-    version, a hub id and revision, a folder.
+    version, a hub id and revision, a folder. `indexed`: whether a whole number in the source's label column is the
+    number of its class (see `labels.Classes`); `lines` are sentences for the user.
 
     Of pictures: `reading`, how their numbers became pixels; `shapes`, the (height, width) that they came in; and
     `picture_lines`, what a user should know of both.
@@ -35,6 +36,8 @@ class Examples:
     reading: Reading | None = None
     shapes: frozenset[tuple[int, int]] = frozenset()
     picture_lines: tuple[str, ...] = ()
+    indexed: bool | None = True
+    lines: tuple[str, ...] = ()
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

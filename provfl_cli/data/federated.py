@@ -26,6 +26,7 @@ class Source:
     test_examples: int
     fingerprint: str  # of the content: 16 hexadecimal digits
     note: str  # one sentence for people, such as "embedded subset of 5,000; all 60,000 with dataset.source=hub"
+    indexed: bool | None = True  # a whole number in a label column is a class's number, not its name: see `labels`
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ..errors import InputError
 from . import folder
 from .network import hub_endpoint, reachable
 from .splits import Split, from_table
+from .tables import of_arrow
 
 COMMIT = re.compile(r"[/\\]([0-9a-f]{40})[/\\]")  # the folder of the library's cache that a dataset lies in
 
@@ -42,10 +43,11 @@ def read(dataset: Dataset) -> tuple[dict[str, Split], str]:
     splits = {
         str(name): from_table(
             # The table holds pictures as struct of bytes and path; the schema's metadata name the classes.
-            part.data.table.replace_schema_metadata(part.features.arrow_schema.metadata),
+            of_arrow(part.data.table.replace_schema_metadata(part.features.arrow_schema.metadata), dataset),
             f"{dataset.hub_id} {name}",
             None,
             dataset,
+            unlabelled=str(name) != "train",
         )
         for name, part in loaded.items()
     }

@@ -53,6 +53,7 @@ def federated_data(config: schema.Config) -> FederatedData:
         source=source,
         faults=faults,
         lines=(
+            *examples.lines,
             *_lines(config, _size(config), kept, dropped, examples.label_names, faults),
             *encoding.lines,
             *_trigger_line(faults, test, examples.label_names),
@@ -110,6 +111,7 @@ def load(dataset: schema.Dataset, size: int) -> tuple[Examples, Source]:
         test_examples=len(examples.test_labels),
         fingerprint=examples.fingerprint,
         note=note,
+        indexed=examples.indexed,
     )
     return examples, source
 

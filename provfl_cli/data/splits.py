@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.schema import Dataset
-from ..errors import InputError, did_you_mean
+from ..errors import InputError
 from .decode import Decoded, decode
 from .examples import Examples, digest_content, stratified
+from .labels import unlabelled
 from .likeness import blank
+from .numbering import numbered
+from .tables import Table, input_columns
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
 
 TEST_SPLITS = ("test", "validation", "valid", "val", "dev", "eval")
 HOLD_OUT_SEED = 20231213  # fixed, as in `embedded`: what is held out does not depend on the run's seed
@@ -28,33 +30,37 @@ HOLD_OUT_SEED = 20231213  # fixed, as in `embedded`: what is held out does not d
 class Split:
     """One split: (where it stands, encoded picture or text) and label of each; class names where the source has them.
 
-    A label is a whole number or a string, as in the source.
+    A label is a whole number or a string, as in the source; None is missing. In a `written` split all are strings,
+    since the source has no types. `origin` names the files, `notes` are sentences for the user.
     """
 
     cells: Sequence[tuple[str, Any]]
     labels: Sequence[Any]
     names: tuple[str, ...] | None = None
+    written: bool = False
+    origin: str = ""
+    notes: tuple[str, ...] = ()
 
 
-def from_table(table: pa.Table, where: str, folder: Path | None, dataset: Dataset) -> Split:
+def from_table(table: Table, where: str, folder: Path | None, dataset: Dataset, unlabelled: bool = False) -> Split:
     """Read the columns `dataset.input_column` and `dataset.label_column` of a table.
 
     Pictures are structs of `bytes` and `path` (Hugging Face's form; a path counts from `folder`), encoded bytes, paths,
     or nested lists of pixel values. Texts are strings; those of several columns are joined by a space, empty ones left
-    out. Class names come from Hugging Face's metadata in the schema.
+    out. Where `unlabelled`, the label column may be missing, and all labels are.
 
     Raises:
         InputError: a column that is not there or there twice, or holds something else; a row without any text.
     """
-    columns = input_columns(dataset)
-    for key, column in (*(("input_column", column) for column in columns), ("label_column", dataset.label_column)):
-        if column not in table.column_names:
+    columns, target = input_columns(dataset), dataset.label_column
+    labelled = target in table.names or not (unlabelled and _nearest(target, table.names, 0.75) is None)
+    required = [*(("input_column", column) for column in columns), *([("label_column", target)] if labelled else [])]
+    for key, column in required:
+        if column not in table.names:
             raise InputError(f"dataset.{key}={column}: no such column in {where}: {_columns(column, table)}")
-        if table.column_names.count(column) > 1:
+        if table.names.count(column) > 1:
             raise InputError(f"dataset.{key}={column}: {where} has several columns of that name: rename one")
-    features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    names = (features.get(dataset.label_column) or {}).get("names")
-    values = [table.column(column).to_pylist() for column in columns]
+    values = [table.columns[column] for column in columns]
     if dataset.input == "text":
         # No row is named: whatever can be wrong with a text is found here.
         cells = [(where, _text(parts, columns, where, row)) for row, parts in enumerate(zip(*values, strict=True))]
@@ -63,25 +69,31 @@ def from_table(table: pa.Table, where: str, folder: Path | None, dataset: Datase
             (f"{where} row {row}", _cell(value, folder, f"{where} row {row}", columns[0]))
             for row, value in enumerate(values[0])
         ]
-    return Split(cells, table.column(dataset.label_column).to_pylist(), tuple(names) if names else None)
-
-
-def input_columns(dataset: Dataset) -> list[str]:
-    """The columns that `dataset.input_column` names: one, or several to be joined."""
-    return dataset.input_column if isinstance(dataset.input_column, list) else [dataset.input_column]
+    labels = table.columns[target] if labelled else [None] * table.rows
+    return Split(cells, labels, table.class_names, table.written, notes=table.notes)
 
 
 def joined(splits: Sequence[Split]) -> Split:
-    """One split from the several files that it lies in."""
+    """One split from the several files that it lies in.
+
+    Raises:
+        InputError: files whose class names differ.
+    """
+    names = {split.names for split in splits if split.cells}
+    if len(names) > 1:
+        listed = " and ".join("none" if each is None else "(" + ", ".join(each[:5]) + ")" for each in list(names)[:2])
+        raise InputError(f"{splits[0].cells[0][0]}: the files of one split have different class names: {listed}")
     cells = [cell for split in splits for cell in split.cells]
-    return Split(cells, [label for split in splits for label in split.labels], splits[0].names)
+    labels = [label for split in splits for label in split.labels]
+    notes = tuple(note for split in splits for note in split.notes)
+    return Split(cells, labels, splits[0].names, splits[0].written, notes=notes)
 
 
 def to_examples(splits: dict[str, Split], dataset: Dataset, size: int, where: str, origin: str) -> Examples:
     """Number the labels, hold out a test set where there is none, decode the pictures.
 
-    Classes are numbered as the source's names say, else in the order of the sorted labels. `where` names the source in
-    messages, `origin` in the result.
+    Classes are numbered by `numbering.numbered`. A test split without any label (-1 throughout, as GLUE's) is left out.
+    `where` names the source in messages, `origin` in the result.
 
     Raises:
         InputError: no train split, labels that are missing or no labels, fewer than two classes, unreadable pictures.
@@ -91,10 +103,13 @@ def to_examples(splits: dict[str, Split], dataset: Dataset, size: int, where: st
     train = splits.get("train")
     if train is None or not train.cells:
         raise InputError(f"{where}: no training examples (splits found: {', '.join(splits) or 'none'})")
-    test = next((splits[name] for name in TEST_SPLITS if name in splits and splits[name].cells), None)
-    names = train.names or (test.names if test else None)
-    known = [*train.labels, *(test.labels if test else [])]
-    numbers, label_names = _number(known, names, dataset.label_column, where)
+    labelled = [name for name in TEST_SPLITS if name in splits and splits[name].cells]
+    unlabelled_splits = [name for name in labelled if unlabelled(splits[name].labels)]
+    chosen = next((name for name in labelled if name not in unlabelled_splits), None)
+    test = splits[chosen] if chosen else None
+    used = {"train": train, **({chosen: test} if chosen and test else {})}
+    numbers, classes, notes = numbered(used, dataset.label_column, where)
+    label_names = classes.names
     if len(set(numbers[: len(train.labels)])) < 2:
         raise InputError(
             f"{where}: column {dataset.label_column} holds one class only ({label_names[numbers[0]]}): "
@@ -126,6 +141,13 @@ def to_examples(splits: dict[str, Split], dataset: Dataset, size: int, where: st
         label_names=label_names,
         fingerprint=digest.hexdigest()[:16],
         origin=origin,
+        indexed=classes.indexed,
+        lines=(
+            _described(splits, chosen, unlabelled_splits),
+            *(note for split in used.values() for note in split.notes),
+            *notes,
+            *_untested(label_names, labels[border:]),
+        ),
         **({} if decoded is None else _picture_facts(decoded, cells)),
     )
 
@@ -140,28 +162,26 @@ def _picture_facts(decoded: Decoded, cells: Sequence[tuple[str, Any]]) -> dict[s
     }
 
 
-def _number(
-    labels: list[Any], names: tuple[str, ...] | None, column: str, where: str
-) -> tuple[list[int], tuple[str, ...]]:
-    """Class numbers of `labels`, and the classes' names."""
-    whole = all(isinstance(label, int) for label in labels)
-    if not whole and not all(isinstance(label, str) for label in labels):
-        row, odd = next(((i, x) for i, x in enumerate(labels) if not isinstance(x, int | str)), (0, labels[0]))
-        if odd is None:
-            raise InputError(f"{where}: column {column} has no label in row {row}: fill or remove it")
-        kind = type(odd).__name__
-        raise InputError(f"{where}: column {column} holds values of type {kind}: labels are whole numbers or texts")
-    values = sorted(set(labels))
-    if whole and values[0] < 0:
-        raise InputError(f"{where}: column {column} holds {values[0]}: an unlabelled split, or not a label column")
-    if whole and names:
-        if values[-1] >= len(names):
-            raise InputError(
-                f"{where}: column {column} holds {values[-1]}, but only {len(names)} class names are given"
-            )
-        return [int(label) for label in labels], names
-    position = {value: number for number, value in enumerate(values)}
-    return [position[label] for label in labels], tuple(map(str, values))
+def _described(splits: Mapping[str, Split], test: str | None, unlabelled_splits: Collection[str]) -> str:
+    """Which files serve as which split, and what is left out."""
+
+    def of(name: str, role: str) -> str:
+        split = splits[name]
+        files = split.origin or name
+        return f"{role} = {files} ({len(split.cells):,})"
+
+    parts = [of("train", "train")]
+    parts.append(of(test, "test") if test else "test = held out of train (dataset.test_fraction)")
+    for name in splits:
+        if name not in ("train", test):
+            parts.append(f"left out: {of(name, name)}{', which has no labels' if name in unlabelled_splits else ''}")
+    return f"splits: {', '.join(parts)}"
+
+
+def _untested(names: tuple[str, ...], labels: np.ndarray) -> tuple[str, ...]:
+    """Which labels the test set lacks."""
+    missing = [name for number, name in enumerate(names) if number not in set(labels.tolist())]
+    return (f"labels without a test example: {', '.join(missing)}",) if missing else ()
 
 
 def _texts(cells: Sequence[tuple[str, Any]], digest: Any) -> np.ndarray:
@@ -197,7 +217,20 @@ def _cell(value: Any, folder: Path | None, where: str, column: str) -> Any:
     return value
 
 
-def _columns(wrong: str, table: pa.Table) -> str:
+def _nearest(wrong: str, names: Sequence[str], likeness: float) -> str | None:
+    """The column that was probably meant: capitals and blanks around a name do not count."""
+    plain = {name.strip().lower(): name for name in reversed(names)}
+    near = get_close_matches(wrong.strip().lower(), plain, n=1, cutoff=likeness)
+    return plain[near[0]] if near else None
+
+
+def _columns(wrong: str, table: Table) -> str:
     """What columns there are, the nearest first named."""
-    near = did_you_mean(wrong, table.column_names)
-    return near if near.startswith("accepted") else f"{near} (columns: {', '.join(table.column_names)})"
+    near, names = (
+        _nearest(wrong, table.names, 0.5),
+        [name if len(name) <= 40 else name[:39] + "…" for name in table.names],
+    )
+    there = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    if near is not None:
+        return f"did you mean {near}? (columns: {there})"
+    return f"accepted: {there}{'; the first line of such a file has to name its columns' if table.written else ''}"

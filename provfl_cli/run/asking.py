@@ -288,8 +288,12 @@ def _doubts(given: Given, probabilities: np.ndarray) -> tuple[str, ...]:
 
 def _notes(opened: Opened, given: Given, question: Question) -> Iterator[str]:
     """What a reader has to know."""
+    yield from given.notes
     if given.chosen:
         yield f"{given.names[0]} is the first there is; another: --input INDEX"
+    ambiguity = None if question.target is None else opened.classes.ambiguity(question.target)
+    if ambiguity is not None:
+        yield f"--target {ambiguity}"
     if not opened.label_counts:
         yield (
             "clients' label counts are not known: the run is of a time when they were not kept"

@@ -19,13 +19,16 @@ from ..data.encoding import Encode
 from ..data.facts import PictureFacts
 from ..data.federated import Form, Pictures, Texts
 from ..data.folder import PICTURES
+from ..data.labels import Classes
 from ..data.likeness import Look, unlike
+from ..data.listing import listed
 from ..data.load import test_set
+from ..data.numbering import asked
 from ..data.splits import Split, from_table, joined
 from ..data.tables import FORMATS, read_table
 from ..data.tensors import to_tensor
 from ..data.tokenizer import from_json
-from ..errors import InputError, RunError, did_you_mean
+from ..errors import InputError, RunError
 from .manifest import TOKENIZER
 
 UNKNOWN = -1  # stands for a true label, or an index in the test set, that nobody gave
@@ -44,6 +47,7 @@ class Given:
         chosen: whether it was chosen here, since the user named none.
         new: whether they are the user's own.
         warnings: what has to be read before their rankings.
+        notes: sentences for the user, on how it was read.
     """
 
     inputs: Tensor
@@ -54,6 +58,7 @@ class Given:
     chosen: bool = False
     new: bool = False
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Inputs(Protocol):
@@ -85,6 +90,12 @@ class RunInputs:
     label_names: tuple[str, ...]
     fingerprint: str
     pictures: PictureFacts = field(default_factory=PictureFacts)
+    indexed: bool | None = None  # as `labels.Classes` has it
+
+    @property
+    def classes(self) -> Classes:
+        """The run's labels, to look others up."""
+        return Classes(self.label_names, self.indexed)
 
     def encode(self, shown: np.ndarray) -> Tensor:
         """Pixels or texts, as the run's model reads them."""
@@ -147,7 +158,7 @@ class RunInputs:
         """Rows of a table (CSV, TSV, JSON lines, parquet), or pictures in a folder, whose folders may be labels."""
         if not path.exists():
             raise InputError(f"--inputs {path}: no such file or folder")
-        files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+        files = [path] if path.is_file() else [path / file for file in listed(path)[0]]
         pictures = [file for file in files if file.suffix.lower() in PICTURES and isinstance(self.form, Pictures)]
         tables = [file for file in files if file.suffix.lower() in FORMATS]
         if pictures:
@@ -164,21 +175,27 @@ class RunInputs:
         return self._of_split(whole, names)
 
     def _table(self, file: Path) -> Split:
-        import pyarrow as pa
-
         dataset = self.config.dataset
-        table = read_table(file, dataset)
-        if dataset.label_column not in table.column_names:
-            table = table.append_column(dataset.label_column, pa.nulls(len(table)))
-        return from_table(table, str(file), file.parent, dataset)
+        return from_table(read_table(file, dataset), str(file), file.parent, dataset, unlabelled=True)
 
     def _of_split(self, split: Split, names: tuple[str, ...]) -> Given:
         if not split.cells:
             raise InputError("--inputs: there is nothing in it")
         shown, warnings = self._shown(split.cells, names)
-        labels = np.array([self._number(label) for label in split.labels], dtype=np.int64)
+        try:
+            numbers = asked(split, self.classes, self.config.dataset.label_column)
+        except InputError as error:
+            raise InputError(f"--inputs: {error}") from None
+        labels = np.array([UNKNOWN if number is None else number for number in numbers], dtype=np.int64)
         return Given(
-            self.encode(shown), np.arange(len(labels)), labels, tuple(shown), names, new=True, warnings=warnings
+            self.encode(shown),
+            np.arange(len(labels)),
+            labels,
+            tuple(shown),
+            names,
+            new=True,
+            warnings=warnings,
+            notes=tuple(dict.fromkeys(split.notes)),
         )
 
     def _shown(self, cells: Sequence[tuple[str, Any]], names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -192,17 +209,6 @@ class RunInputs:
         elif pixels.shape[-1] > self.form.channels:
             pixels = _grey(pixels)
         return pixels, (*read.lines, *_unlike(pixels, read.shapes, names, self.pictures.look))
-
-    def _number(self, label: Any) -> int:
-        """The number of a label that a table gives by name or number."""
-        if label is None:
-            return UNKNOWN
-        if str(label) in self.label_names:
-            return self.label_names.index(str(label))
-        if isinstance(label, int) and 0 <= label < len(self.label_names):
-            return label
-        column = self.config.dataset.label_column
-        raise InputError(f"--inputs: column {column} holds {label}: {did_you_mean(str(label), self.label_names)}")
 
     def _traced(self) -> list[dict[str, Any]]:
         import pyarrow.parquet as pq

@@ -26,6 +26,7 @@ from ..config.validate import attribution_method, provenance_preset, validated
 from ..data.checkpoint import resolve
 from ..data.facts import from_values
 from ..data.federated import Form, Pictures, Texts
+from ..data.labels import Classes
 from ..errors import InputError, RunError, did_you_mean
 from ..models.build import build
 from ..reporting import label_counts as counted
@@ -172,12 +173,16 @@ class Opened:
         raise InputError(f"--without {word}: no such client, {did_you_mean(word, names, 20)}")
 
     def label(self, word: str) -> int:
-        """The number of the label of that name or number; InputError where there is none."""
-        if word in self.label_names:
-            return self.label_names.index(word)
-        if word.isdecimal() and int(word) < len(self.label_names):
-            return int(word)
-        raise InputError(f"--target {word}: no such label, {did_you_mean(word, self.label_names, 20)}")
+        """The number of the label of that name or, where none has it, number; InputError where there is none."""
+        number = self.classes.typed(word)
+        if number is None:
+            raise InputError(f"--target {word}: no such label, {did_you_mean(word, self.label_names, 20)}")
+        return number
+
+    @property
+    def classes(self) -> Classes:
+        """The labels, to look words up."""
+        return Classes(self.label_names)
 
 
 def open_run(folder: Path) -> Opened:
@@ -195,6 +200,7 @@ def open_run(folder: Path) -> Opened:
         hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
         called_from = Path(str(OmegaConf.select(hydra, "hydra.runtime.cwd")))
         labels = tuple(map(str, manifest["dataset"]["labels"]))
+        indexed = manifest["dataset"].get("indexed")  # not known of runs of the time before it was kept
         examples = {int(client): int(count) for client, count in manifest["clients"]["kept"].items()}
         faulty = tuple(int(client) for client in manifest["clients"]["faulty"])
         fingerprint = str(manifest["dataset"]["fingerprint"])
@@ -211,7 +217,9 @@ def open_run(folder: Path) -> Opened:
         folder=folder,
         model=build(config.model, form, len(labels), config.seed),
         form=form,
-        inputs=RunInputs(folder, config, form, labels, fingerprint, facts),
+        inputs=RunInputs(
+            folder, config, form, labels, fingerprint, facts, indexed=indexed if isinstance(indexed, bool) else None
+        ),
         label_names=labels,
         client_names={},
         examples=examples,
