@@ -154,6 +154,7 @@ def _one(args: Namespace, opened: Opened, number: int, given: Given, question: Q
 
 def _write_table(opened: Opened, number: int, given: Given, question: Question, path: Path, told: TextIO) -> None:
     from ..reporting.files import write_csv, write_parquet
+    from ..reporting.texts import harmless
     from ..run.asking import ask_many
 
     frame = ask_many(opened, number, given, question)
@@ -162,5 +163,5 @@ def _write_table(opened: Opened, number: int, given: Given, question: Question, 
     (write_csv if path.suffix == ".csv" else write_parquet)(path, frame)
     count = len(given.names)
     for note in given.notes:
-        print(note, file=told)
+        print(harmless(note), file=told)
     print(f"{count:,} input{'' if count == 1 else 's'}, {len(frame):,} rows -> {path}", file=told)
