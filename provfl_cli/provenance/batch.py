@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config.schema import Provenance
-from ..errors import RunError
 from .calls import RULES, Call
+from .checks import check_logits
 from .conservation import left_side
 from .factors import Dense, contract
 from .marks import mark_inputs
@@ -123,8 +123,7 @@ def trace_batch(
     with recorder.watch():
         output = given.structure.model(batch[""]) if "" in batch else given.structure.model(**batch)
     logits = output if isinstance(output, Tensor) else output.logits
-    if logits.shape[0] != size or logits.dim() != 2:
-        raise RunError(f"the model gave {tuple(logits.shape)} for {size} inputs: logits [inputs, classes] are needed")
+    check_logits(logits, targets, size)
     sums.logits, sums.unruled = logits.detach(), recorder.unruled
     found = []
     for number, (kind, classes) in enumerate(targets, 1):

@@ -1,4 +1,4 @@
-"""Contributions as a notebook shows them."""
+"""Contributions as a notebook, a terminal and pandas show them; what the trace leaves out stands first."""
 
 from __future__ import annotations
 
@@ -6,35 +6,96 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..coverage import printable
 from ..markup import Markup, bar, cell, table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .tracing import Contributions
 
 INPUTS_SHOWN = 5
 CLIENTS_SHOWN = 10
+BEST_SHOWN = 3
+
+
+def contributions_text(found: Contributions) -> str:
+    """A few lines: warnings, what was traced, and the best clients of the first inputs."""
+    inputs = len(found.values)
+    worst = float(found.residuals.max(initial=0.0))
+    lines = [f"warning: {line}" for line in found.warnings]
+    lines.append(
+        f"{_head(found)}; {found.covered:.1%} of the parameters accounted for, conservation residual {worst:.1e}"
+    )
+    for row in range(min(inputs, INPUTS_SHOWN)):
+        used, best, _ = _ranked(found, row)
+        ranked = ", ".join(f"{_name(found, used[at])} {found.values[row, used[at]]:+.4g}" for at in best[:BEST_SHOWN])
+        more = ", …" if len(used) > BEST_SHOWN else ""
+        lines.append(f"  input {row}, class {int(found.predictions[row])}: {ranked}{more}")
+    if inputs > INPUTS_SHOWN:
+        lines.append(f"  … and {inputs - INPUTS_SHOWN:,} more inputs")
+    return "\n".join(lines)
 
 
 def contributions_html(found: Contributions) -> Markup:
     """The best clients of the first inputs, a table each: raw contribution, bar, share (softmax over candidates)."""
-    inputs, clients = found.values.shape
+    inputs = len(found.values)
+    said = "".join(f"<p><b>Warning:</b> {cell(line)}</p>" for line in found.warnings)
     tables = [_input(found, row) for row in range(min(inputs, INPUTS_SHOWN))]
-    used = int(found.candidates.sum())
-    head = f"Contributions of {clients} clients ({used} used by fusion) to {inputs} predictions"
     more = f"<p>… and {inputs - INPUTS_SHOWN} more inputs</p>" if inputs > INPUTS_SHOWN else ""
-    return Markup(f"<div><p><b>{cell(head)}</b></p>{''.join(tables)}{more}</div>")
+    return Markup(f"<div>{said}<p><b>{cell(_head(found))}</b></p>{''.join(tables)}{more}</div>")
 
 
-def _input(found: Contributions, row: int) -> Markup:
+def contributions_frame(found: Contributions) -> pd.DataFrame:
+    """See `Contributions.to_frame`."""
+    import pandas as pd
+
+    inputs, clients = found.values.shape
+    shares = np.full(found.values.shape, np.nan)
+    for row in range(inputs):
+        used, _, share = _ranked(found, row)
+        shares[row, used] = share
+    frame = pd.DataFrame(
+        {
+            "input": np.repeat(np.arange(inputs), clients),
+            "prediction": np.repeat(found.predictions, clients),
+            "client": np.tile(np.array(found.clients), inputs),
+            "name": np.tile(np.array(found.client_names, dtype=object), inputs),
+            "used": np.tile(found.candidates, inputs),
+            "contribution": found.values.ravel(),
+            "share": shares.ravel(),
+            "covered": found.covered,
+        }
+    )
+    frame.attrs["warnings"] = list(found.warnings)
+    return frame
+
+
+def _head(found: Contributions) -> str:
+    inputs, clients = found.values.shape
+    used = int(found.candidates.sum())
+    return f"Contributions of {clients} clients ({used} used by fusion) to {inputs} predictions"
+
+
+def _name(found: Contributions, column: int) -> str:
+    return printable(found.client_names[column])
+
+
+def _ranked(found: Contributions, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns of the clients that fusion used; their order, the best first; their shares."""
     used = np.flatnonzero(found.candidates)
     values = found.values[row, used]
     powers = np.exp(values - values.max(initial=-np.inf))
-    shares = powers / powers.sum()
+    return used, np.argsort(-values, kind="stable"), powers / powers.sum()
+
+
+def _input(found: Contributions, row: int) -> Markup:
+    used, best, shares = _ranked(found, row)
+    values = found.values[row, used]
     largest = float(np.abs(values).max(initial=0.0))
-    best = np.argsort(-values, kind="stable")[:CLIENTS_SHOWN]
+    best = best[:CLIENTS_SHOWN]
     rows: list[tuple[object, ...]] = [
-        (found.clients[used[at]], float(values[at]), bar(float(values[at]), largest), f"{shares[at]:.1%}")
-        for at in best
+        (_name(found, used[at]), float(values[at]), bar(float(values[at]), largest), f"{shares[at]:.1%}") for at in best
     ]
     rows += [(kind, float(part[row]), bar(float(part[row]), largest), "") for kind, part in found.rows.items()]
     explained = int(found.predictions[row])

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ..fusion.decomposition import Decomposition, Multiplier, unpack
-from ..fusion.fedavg import FedAvg
-from ..fusion.fuse import fuse
-from ..fusion.updates import Returned
 from .calls import Weight
 from .factors import Block, Select
+from .given import GivenRound as GivenRound
+from .given import from_state_dicts as from_state_dicts
 from .lineage import LineageRound
 
 CONTROL = "control"  # the row of what the server moved clients by
@@ -22,7 +21,7 @@ JOINED_NUMBERS = 1 << 24  # numbers of small parameters kept in memory from one 
 
 
 class FusedRound(Protocol):
-    """What a trace needs of a round; a stored round is one, and `from_state_dicts` makes one."""
+    """What a trace needs of a round; a stored round is one, and `from_state_dicts` makes one (`given.py`)."""
 
     @property
     def clients(self) -> Sequence[int]:
@@ -47,59 +46,6 @@ class FusedRound(Protocol):
     def corrections(self) -> Mapping[str, Tensor]:
         """How far the server's control variates moved each client while it trained (`C_k`), by name, `[clients,
         *shape]`; empty where there are none."""
-
-
-@dataclass(frozen=True)
-class GivenRound:
-    """A round whose models are in memory."""
-
-    clients: Sequence[int]
-    decomposition: Decomposition
-    after: Mapping[str, Tensor]
-    before: Mapping[str, Tensor]
-    stacked: Mapping[str, Tensor]
-    late: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
-    corrected: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def weights(self) -> Mapping[str, Tensor]:
-        """The global tensors after fusion."""
-        return self.after
-
-    def previous(self) -> Mapping[str, Tensor]:
-        """The global tensors before."""
-        return self.before
-
-    def client_stack(self) -> Mapping[str, Tensor]:
-        """The clients' tensors by name, stacked."""
-        return self.stacked
-
-    def bases(self) -> Mapping[int, Mapping[str, Tensor]]:
-        """What late clients started from."""
-        return self.late
-
-    def corrections(self) -> Mapping[str, Tensor]:
-        """How far the server's control variates moved each client."""
-        return self.corrected
-
-
-def from_state_dicts(
-    clients: Sequence[Mapping[str, Tensor]],
-    examples: Sequence[int],
-    previous: Mapping[str, Tensor],
-    weights: Mapping[str, Tensor] | None = None,
-) -> GivenRound:
-    """A round of federated averaging from plain state dicts.
-
-    Args:
-        clients: what each client returned.
-        examples: number of training examples of each.
-        previous: the global model that they started from.
-        weights: the global model after fusion; None: averaged here.
-    """
-    stacked = {name: torch.stack([client[name] for client in clients]) for name in previous}
-    returned = Returned(previous, stacked, examples, [1] * len(clients), frozenset())
-    fused = fuse(FedAvg(), returned, {})
-    return GivenRound(range(len(clients)), fused.decomposition, weights or fused.weights, previous, stacked)
 
 
 Source = FusedRound | LineageRound

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+KINDS = ("logit", "centred", "margin")
+
 
 def target_value(kind: str, logits: Tensor, classes: Tensor) -> Tensor:
     """`y_b` for every input of a batch, differentiable in the logits.

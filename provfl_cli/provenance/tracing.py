@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..config.schema import Provenance
-from ..config.validate import provenance_preset
+from ..coverage import coverage_warning
+from ..errors import InputError, RunError
 from . import rules  # noqa: F401  (registers the layer rules)
 from .batch import Pass, Sums, Target
+from .checks import (
+    check_source,
+    checked_classes,
+    checked_inputs,
+    checked_sample,
+    checked_settings,
+    checked_targets,
+    explain_failure,
+)
 from .conservation import check, residuals, suspicious
 from .shards import Work, batches, opened
 from .stack import Source
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Inputs = Tensor | Mapping[str, Tensor]
 Classes = Sequence[int] | Tensor | None
@@ -34,7 +48,7 @@ class LayerTrace:
     neurons: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Contributions:
     """Which client pushed which prediction how much.
 
@@ -52,6 +66,7 @@ class Contributions:
         uncovered: parameters it does not account for, and why.
         unchecked: layers that are not linear in their parameters, so that conservation says nothing about them.
         buffers: tensors of the model that are no parameters, and so not attributed.
+        names: what the clients are called, in the order of `clients`; (): by their numbers.
     """
 
     clients: tuple[int, ...]
@@ -67,6 +82,34 @@ class Contributions:
     uncovered: dict[str, str]
     unchecked: tuple[str, ...]
     buffers: tuple[str, ...]
+    names: tuple[str, ...] = ()
+
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """What each column's client is called: its name, else its number."""
+        return self.names or tuple(map(str, self.clients))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What has to be read before the numbers: parameters that the trace does not account for."""
+        warning = coverage_warning(self.covered, self.uncovered)
+        return (warning,) if warning else ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each input and client, for pandas.
+
+        Columns: `input`, from 0; `prediction`, the class explained; `client`, its number; `name`; `used`, whether
+        fusion used it; `contribution`, raw; `share`, softmax over the used ones (paper eq. 7), NaN for the others;
+        `covered`, as the attribute. The frame's `attrs["warnings"]` are the warnings.
+        """
+        from .notebook import contributions_frame
+
+        return contributions_frame(self)
+
+    def __repr__(self) -> str:
+        from .notebook import contributions_text
+
+        return contributions_text(self)
 
     def _repr_html_(self) -> str:
         """A ranked table for each of the first inputs, as notebooks show it."""
@@ -79,7 +122,7 @@ def trace(
     model: nn.Module,
     inputs: Inputs,
     source: Source,
-    settings: Provenance | None = None,
+    settings: Provenance | str | None = None,
     classes: Classes = None,
     layer_sample: int = 0,
 ) -> Contributions:
@@ -90,15 +133,16 @@ def trace(
         inputs: a tensor `[inputs, …]`, or tensors by argument name, such as token ids and attention mask. Where texts
             are padded, `attention_mask` says so, or the model's attribute `padding`, the token.
         source: the round: global weights before and after, the clients' weights, the decomposition; or its lineage.
-        settings: what is contracted, weighting, target, threshold, layers; None: those of `provenance=provfl`.
+        settings: what is contracted, weighting, target, threshold, layers; or the name of a preset; None: those of
+            `provenance=provfl`.
         classes: the class to explain for each input; None: the predicted one.
         layer_sample: for so many of the first inputs, also each layer's part.
 
     Raises:
         RunError: conservation does not hold, or inputs are not independent of each other.
-        InputError: `settings.layers` names no layer of the model.
+        InputError: what was given is not that, or does not fit together; `settings.layers` names no layer of the model.
     """
-    settings = settings or provenance_preset("provfl")
+    settings = checked_settings(settings)
     return trace_targets(model, inputs, source, settings, [(settings.target, classes)], layer_sample)[0]
 
 
@@ -106,7 +150,7 @@ def trace_targets(
     model: nn.Module,
     inputs: Inputs,
     source: Source,
-    settings: Provenance,
+    settings: Provenance | str | None,
     targets: Sequence[tuple[str, Classes]],
     layer_sample: int = 0,
 ) -> list[Contributions]:
@@ -118,23 +162,38 @@ def trace_targets(
 
     Returns:
         One result for each target.
+
+    Raises:
+        RunError, InputError: as in `trace`.
     """
+    settings, targets = checked_settings(settings), checked_targets(targets)
+    named, layer_sample = checked_inputs(inputs), checked_sample(layer_sample)
+    check_source(model, source)
     given = opened(model, source, settings)
     stack, device = given.stack, given.stack.device
-    named = {"": inputs} if isinstance(inputs, Tensor) else dict(inputs)
-    wanted: list[Target] = [
-        (kind, None if classes is None else torch.as_tensor(classes, device=device)) for kind, classes in targets
-    ]
+    count = len(next(iter(named.values())))
+    wanted: list[Target] = [(kind, checked_classes(classes, count, device)) for kind, classes in targets]
     work = Work(given, named, wanted, layer_sample)
     results = []
     with given.structure.frozen():
-        for target, parts in zip(wanted, zip(*batches(work), strict=True), strict=True):
+        for target, parts in zip(wanted, zip(*_sums(work), strict=True), strict=True):
             residual, difference = residuals(_joined(parts, "rows"), _joined(parts, "right"), stack)
             if suspicious(residual, stack.dtype):
                 again = batches(Work(replace(given, with_mass=True), named, [target], 0))
                 check(residual, difference, _joined([sums for (sums,) in again], "mass"), stack.dtype)
             results.append(_collect(given, parts, residual))
     return results
+
+
+def _sums(work: Work) -> list[list[Sums]]:
+    """Sums of each batch; where the model cannot even be asked plainly, InputError says so in place of its error."""
+    try:
+        return batches(work)
+    except (InputError, RunError):
+        raise
+    except Exception as error:
+        explain_failure(work.given.structure.model, work.inputs, error)
+        raise
 
 
 def _joined(parts: Sequence[Sums], name: str) -> Tensor:
@@ -168,6 +227,7 @@ def _collect(given: Pass, parts: Sequence[Sums], residual: Tensor) -> Contributi
         uncovered=uncovered,
         unchecked=tuple(first.unchecked),
         buffers=tuple(given.structure.buffers),
+        names=tuple(getattr(stack.source, "names", ())),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
+from ..coverage import coverage_warning
 from ..errors import InputError, did_you_mean
 from ..evaluation.intervals import over_seeds
 from .run_folders import IDENTITY, Absent, RunFolder
@@ -84,6 +85,15 @@ class Asked:
     paired: str | None = None
 
 
+def _incomplete(runs: Sequence[RunFolder]) -> list[str]:
+    """A warning where traces of some runs do not account for all parameters; the one that leaves out most is named."""
+    covered = [float(found) for run in runs if isinstance(found := run.figures.get("covered"), int | float)]
+    if min(covered, default=1.0) >= 1:
+        return []
+    some = sum(share < 1 for share in covered)
+    return [f"warning: {some} of {len(runs)} runs; in the worst {coverage_warning(min(covered), ())}"]
+
+
 def join(runs: Sequence[RunFolder], asked: Asked, absent: Sequence[Absent] = ()) -> Joined:
     """The table of `runs` that is asked for.
 
@@ -101,7 +111,7 @@ def join(runs: Sequence[RunFolder], asked: Asked, absent: Sequence[Absent] = ())
     known = _metrics(rows)
     private = any(run.figures.get("privacy") is not None for run in runs)
     metrics = _chosen_metrics(asked, rows, known, private)
-    notes = []
+    notes = _incomplete(runs)
     if shared := common(runs, keys):
         notes.append(f"all runs: {shared}")
     notes.append(_which_rounds(rows, asked))

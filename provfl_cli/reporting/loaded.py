@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..coverage import recorded_warning
 from ..errors import InputError
 from ..markup import Markup, cell, table
 from .run_folders import Absent, read_run
@@ -38,6 +39,7 @@ class RunResults:
         summary: the final figures.
         settings: the whole configuration, by dotted key.
         labels: names of the classes by number.
+        warnings: what has to be read before the rankings: parameters that the trace does not account for.
     """
 
     folder: Path
@@ -50,6 +52,12 @@ class RunResults:
     summary: Mapping[str, Any]
     settings: Mapping[str, Any]
     labels: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        lines = [f"warning: {line}" for line in self.warnings]
+        rows = f"{len(self.contributions):,} contributions to {len(self.inputs):,} predictions"
+        return "\n".join([*lines, f"RunResults({str(self.folder)!r}: {rows})"])
 
     def _repr_html_(self) -> Markup:
         """The figures beside chance, every method, and what the frames hold."""
@@ -71,7 +79,8 @@ class RunResults:
             table(columns, methods, "Every method"),
             table(("frame", "rows"), ((name, f"{len(getattr(self, name)):,}") for name in frames), "Data frames"),
         ]
-        return Markup(f"<div><p><b>{cell(title)}</b></p>{''.join(parts)}</div>")
+        said = "".join(f"<p><b>Warning:</b> {cell(line)}</p>" for line in self.warnings)
+        return Markup(f"<div>{said}<p><b>{cell(title)}</b></p>{''.join(parts)}</div>")
 
 
 def load_run(path: str | Path) -> RunResults:
@@ -99,6 +108,7 @@ def load_run(path: str | Path) -> RunResults:
             summary=found.figures,
             settings=found.settings,
             labels=tuple(map(str, manifest["dataset"]["labels"])),
+            warnings=(warning,) if (warning := recorded_warning(manifest.get("trace"))) else (),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..coverage import coverage_warning
 from .console import heading
 from .drawing import Picture, bar
 from .rankings import Ranked, clients_table
@@ -38,7 +39,9 @@ class Layer:
 class Told:
     """What one method says: the best clients of `candidates`, what no client sent (by kind), layers where traced.
 
-    `total` is the sum of the absolute contributions of all candidates, in the units of `rest`.
+    `total` is the sum of the absolute contributions of all candidates, in the units of `rest`. Of a trace: `covered`,
+    the share of the model's parameters that it accounts for, `uncovered`, the others and why, and the `residual` of
+    conservation; None and empty for other methods.
     """
 
     method: str
@@ -50,6 +53,9 @@ class Told:
     total: float
     layers: tuple[Layer, ...] = ()
     unused: int = 0
+    covered: float | None = None
+    uncovered: Mapping[str, str] = field(default_factory=dict)
+    residual: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +123,9 @@ class Prediction:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What has to be read before the rankings: why they may say little of this input."""
-        return self.doubts
+        """What has to be read before the rankings: parameters that a trace does not account for, doubts of the input."""
+        said = (coverage_warning(told.covered, told.uncovered) for told in self.told if told.covered is not None)
+        return (*dict.fromkeys(text for text in said if text), *self.doubts)
 
 
 def show(one: Prediction) -> RenderableType:
@@ -369,6 +376,9 @@ def _told_json(one: Prediction, told: Told) -> dict[str, Any]:
         "method": told.method,
         "scope": told.scope,
         "target": told.target,
+        "covered": told.covered,
+        "uncovered": dict(told.uncovered),
+        "residual": told.residual,
         "candidates": told.candidates,
         "clients": [_client_json(one, client) for client in told.clients],
         "rest": dict(told.rest),

@@ -12,6 +12,7 @@ import pandas as pd
 from ..attribution.counterfactual import logits
 from ..attribution.method import Case
 from ..attribution.settings import KINDS
+from ..coverage import listed
 from ..errors import InputError, RunError
 from ..evaluation.contributions import ranks
 from ..evaluation.ranking import order, spearman
@@ -105,8 +106,10 @@ def ask_one(opened: Opened, number: int | None, given: Given, question: Question
 def ask_many(opened: Opened, number: int | None, given: Given, question: Question) -> pd.DataFrame:
     """Contributions to all predictions of `given`, in the columns of `contributions.parquet` and a few more.
 
-    Beside those: `name` of the input, `explained` label, its `probability`, `client_name`. A true label that nobody
-    gave is null. Why rankings may say little is said in the frame's `attrs["warnings"]`.
+    Beside those: `name` of the input, `explained` label, its `probability`, `client_name`; `covered`, the share of the
+    model's parameters that the trace accounts for, and `uncovered`, some of the others by name (null for methods that
+    do not trace, and where there are none). A true label that nobody gave is null. What the traces leave out,
+    and why rankings may say little, is said in the frame's `attrs["warnings"]` too.
 
     Raises:
         InputError, RunError: as `ask_one`.
@@ -118,6 +121,8 @@ def ask_many(opened: Opened, number: int | None, given: Given, question: Questio
     # `case.numbers` are unique within `given`
     at = pd.Series(np.arange(len(given.numbers)), index=given.numbers)[rows["input"].to_numpy()].to_numpy()
     labels = given.labels[at]
+    traces = asked.found.found
+    by_trace = list(zip(rows["method"].astype(str), rows["scope"].astype(str), strict=True))
     frame = rows.assign(
         name=np.array(given.names, dtype=object)[at],
         label=pd.arrays.IntegerArray(labels.astype(np.int32), labels == UNKNOWN),
@@ -125,8 +130,13 @@ def ask_many(opened: Opened, number: int | None, given: Given, question: Questio
         explained=case.classes[at].astype(np.int32),
         probability=asked.probabilities[at, case.classes[at]],
         client_name=rows["client"].map(opened.name_of, na_action="ignore").astype("str"),
+        covered=[traces[key].covered if key in traces else np.nan for key in by_trace],
+        uncovered=pd.Series(
+            [(listed(traces[key].uncovered) or None) if key in traces else None for key in by_trace], rows.index, "str"
+        ),
     )
-    frame.attrs["warnings"] = list(_doubts(given, asked.probabilities))
+    left_out = dict.fromkeys(text for one in traces.values() for text in one.warnings)
+    frame.attrs["warnings"] = [*left_out, *_doubts(given, asked.probabilities)]
     return frame
 
 
@@ -168,6 +178,9 @@ def _told(
         total=float(ranked["contribution"].abs().sum()),
         layers=_layers(traced, best[0].client),
         unused=int((rows["kind"] == "client").sum()) - len(ranked),
+        covered=None if traced is None else traced.covered,
+        uncovered={} if traced is None else traced.uncovered,
+        residual=None if traced is None else float(traced.residuals[0]),
     )
 
 

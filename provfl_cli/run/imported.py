@@ -14,9 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..coverage import printable
 from ..errors import InputError, RunError
 from ..fusion.decomposition import Decomposition
 from ..fusion.fuse import fuse
+from ..fusion.state_dicts import require_finite, require_same
 from ..fusion.updates import Returned
 from ..store.recorded import Recorded, read_recorded, write_recorded
 from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round, read_round, stored_rounds
@@ -91,7 +93,10 @@ def import_round(asked: Import) -> Imported:
     if number in there:
         raise InputError(f"--round {number}: {asked.folder} has it already: another number, or another --out")
     before, after = _read(asked.before, "--previous"), _read(asked.after, "--global")
-    _same(before, after, f"--global {asked.after}", f"--previous {asked.before}")
+    previous, following = f"--previous {asked.before}", f"--global {asked.after}"
+    require_finite(before, previous)
+    require_same(before, after, following, previous)
+    require_finite(after, following)
     if number - 1 in there:
         _follows(read_round(rounds, number - 1), before, asked, number)
     buffers = _buffers(before, asked.buffers)
@@ -103,7 +108,9 @@ def import_round(asked: Import) -> Imported:
         begin_round(rounds, number, specs_of(before), len(order))
         for slot, client in enumerate(order):
             tensors = _read(client.file, f"--client {client.name}")
-            _same(before, tensors, f"--client {client.name}={client.file}", f"--previous {asked.before}")
+            what = f"--client {printable(client.name)}={client.file}"
+            require_same(before, tensors, what, previous)
+            require_finite(tensors, what)
             write_slot(temporary / CLIENTS, tensors, slot)
         sent = open_tensors(temporary / CLIENTS)
         returned = Returned(before, sent, counts, [1] * len(order), buffers)
@@ -177,23 +184,6 @@ def _read(file: Path, option: str) -> dict[str, Tensor]:
     if not tensors:
         raise InputError(f"{option}: {file}: holds no tensor")
     return tensors
-
-
-def _same(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str, other: str) -> None:
-    """Raise InputError unless two files hold tensors of the same names, shapes and types."""
-    missing, strange = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    for names, wrong in ((missing, "has no"), (strange, "has a")):
-        if names:
-            more = f" (nor {len(names) - 1} more)" if len(names) > 1 and names is missing else ""
-            end = f", which {other} has{more}" if names is missing else f", which {other} has not"
-            raise InputError(f"{what}: {wrong} tensor {names[0]}{end}")
-    for name, tensor in expected.items():
-        if found[name].shape != tensor.shape:
-            raise InputError(f"{what}: {name} is {list(found[name].shape)}, in {other} it is {list(tensor.shape)}")
-        if found[name].dtype != tensor.dtype:
-            raise InputError(f"{what}: {name} is {found[name].dtype}, in {other} it is {tensor.dtype}")
-        if found[name].is_floating_point() and not bool(found[name].isfinite().all()):
-            raise InputError(f"{what}: {name} holds numbers that are not finite")
 
 
 def _follows(last: Round, before: Mapping[str, Tensor], asked: Import, number: int) -> None:

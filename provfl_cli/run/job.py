@@ -160,11 +160,12 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
     scores = _scores(contributions, traced, counts, config, data, _newcomers(roster, list(counts)))
     accuracy = history[-1].accuracy
     spent = _spent(config, data, roster)
-    note = "; ".join([data.source.note, *([] if spent is None else [told(spent)]), *traced[-1].notes])
+    last = traced[-1]
+    warnings = () if last.trace is None else last.trace.warnings
+    note = "; ".join([*warnings, data.source.note, *([] if spent is None else [told(spent)]), *last.notes])
     figures = summary(
         config, scores, traced, accuracy, watch.ended.seconds, watch.ended.cached_seconds, spent, len(counts)
     )
-    last = traced[-1]
     seconds = {
         "load": loaded - began,
         "train": watch.ended.seconds,
@@ -299,6 +300,8 @@ def _print_results(
     counts: Mapping[int, np.ndarray],
     note: str,
 ) -> None:
+    for line in () if last.trace is None else last.trace.warnings:
+        console.print(Text(f"warning: {line}", style="bold yellow"))
     console.print(show.heading("Rounds"))
     console.print(show.rounds([asdict(metrics) for metrics in history]))
     if last.trace is None:
@@ -309,9 +312,6 @@ def _print_results(
         console.print(show.heading(f"Who is responsible? Examples from round {last.number}"))
         shown = dict(zip(data.test.indices.tolist(), data.test.shown, strict=True))
         console.print(show_rankings(example_rankings(own, counts, data.label_names, shown, data.faults.clients)))
-        if last.trace.uncovered:
-            names = ", ".join(last.trace.uncovered)
-            console.print(f"not accounted for: {names} ({1 - last.trace.covered:.1%} of the parameters)")
         console.print()
         tables = localization_tables(scores[scores["round"] == last.number])
         costs = [cost_table(last.method_seconds, len(last.selection.inputs))] if config.attribution else []

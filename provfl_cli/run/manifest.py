@@ -77,6 +77,7 @@ def _weights(config: Config, data: FederatedData) -> str:
 
 def _covered(found: Contributions) -> dict[str, Any]:
     return {
+        "warnings": list(found.warnings),
         "covered": found.covered,
         "uncovered": found.uncovered,
         "unchecked_layers": list(found.unchecked),

@@ -17,6 +17,7 @@ from ..config.validate import fusion_option, model_option, provenance_preset
 from ..data.federated import Form, Pictures
 from ..errors import InputError
 from ..fusion.privacy import NoPrivacy
+from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..store.recorded import Recorded, read_recorded
 from ..store.rounds import read_round, stored_rounds
@@ -169,18 +170,7 @@ def _model(
 
 def _check_fits(module: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, spec: str) -> int:
     """Raise InputError unless the model takes the recorded weights and the inputs; returns its number of classes."""
-    own = module.state_dict()
-    missing, strange = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    if missing or strange:
-        more = [f"no {missing[0]} (of {len(missing)})"] if missing else []
-        more += [f"{strange[0]} (of {len(strange)}), which the model has not"] if strange else []
-        raise InputError(f"--model {spec}: is not the model that was recorded: the rounds hold {', and '.join(more)}")
-    for name, tensor in own.items():
-        if tensor.shape != weights[name].shape:
-            raise InputError(
-                f"--model {spec}: {name} is {list(tensor.shape)} in the model and {list(weights[name].shape)} "
-                "in the rounds"
-            )
+    require_fits(module.state_dict(), weights, f"--model {spec}", "the rounds")
     module.load_state_dict(dict(weights))
     module.eval()
     try:

@@ -72,6 +72,7 @@ def reported(opened: Opened, numbers: Sequence[int], given: Given, model: str, d
         participation=_participation(rounds),
         traces=read_traces(contributions, own),
         notes=tuple(_notes(given, last)),
+        warnings=last.warnings,
         names=names,
         recorded=_facts(opened, recorded, numbers, given, model, data),
     )

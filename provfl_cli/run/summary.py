@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..config.schema import Config
+from ..coverage import listed
 from ..evaluation.metrics import METRICS
 from ..fusion.accounting import Spent
 from ..fusion.accounting import figures as privacy_figures
@@ -48,6 +49,7 @@ def summary(
         "global_accuracy": global_accuracy,
         "conservation_residual": max((float(found.residuals.max()) for found in traces), default=None),
         "covered": None if last.trace is None else last.trace.covered,
+        "uncovered": None if last.trace is None else (listed(last.trace.uncovered) or None),
         "threshold": config.threshold,
         "seed": config.seed,
         "clients_kept": clients_kept,

@@ -42,6 +42,7 @@ class Shown:
     tables: Sequence[Table]
     config: Sequence[tuple[str, str]]
     manifest: Sequence[tuple[str, str]]
+    warnings: Sequence[str]
     told: Sequence[str]
     recorded: bool
     data: Mapping[str, Any]
@@ -132,6 +133,7 @@ def _shown(opened: Opened, name: str, cells: int, room: int) -> Shown:
         tables=localization_tables(scores) if len(scores) else [],
         config=[(key, written(one)) for key, one in run.settings.items()],
         manifest=[(key, written(one)) for key, one in leaves(opened.manifest)],
+        warnings=opened.warnings,
         told=(*told, *cut, *opened.notes),
         recorded=opened.recorded is not None,
         data=data,

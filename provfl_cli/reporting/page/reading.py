@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...coverage import recorded_warning
 from ...evaluation.contributions import Trace, traces
 from .. import label_counts
 from ..run_folders import RunFolder
@@ -33,6 +34,7 @@ class Opened:
         contributions, inputs, layers, participation: the tables, None where missing.
         traces: of `contributions`, the run's own method first, then the others, each with its last round first.
         notes: what could not be read, and why.
+        warnings: what has to be read before the rankings: parameters that the trace does not account for.
         names: what clients are called, by number; {}: by their numbers.
         recorded: of a recorded federation, which has no configuration, what is known of it; None: it is a run.
     """
@@ -52,6 +54,7 @@ class Opened:
     notes: tuple[str, ...]
     names: Mapping[int, str] = field(default_factory=dict)
     recorded: Sequence[tuple[str, str]] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def last_round(self) -> int | None:
@@ -119,6 +122,7 @@ def open_run(run: RunFolder) -> Opened:
         participation=table("participation.csv"),
         traces=found,
         notes=(*_of_pictures(manifest), *notes),
+        warnings=(warning,) if (warning := recorded_warning(manifest.get("trace"))) else (),
     )
 
 

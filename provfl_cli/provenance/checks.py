@@ -1,0 +1,181 @@
+"""What is asked of `trace`, looked at before anything is computed: one line says what is wrong, and what to give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config.schema import Provenance
+from ..config.validate import provenance_preset
+from ..coverage import printable
+from ..errors import InputError, RunError, did_you_mean
+from ..fusion.state_dicts import not_finite, require_fits
+from .lineage import LineageRound
+from .targets import KINDS
+
+_ROUND = ("clients", "decomposition", "weights", "previous")
+
+
+def checked_settings(settings: Provenance | str | None) -> Provenance:
+    """The settings: a preset by its name, None for `provfl`.
+
+    Raises:
+        InputError: there is no such preset, or it is something else.
+    """
+    if settings is None or isinstance(settings, str):
+        return provenance_preset("provfl" if settings is None else settings)
+    if not isinstance(settings, Provenance):
+        raise InputError(
+            f"settings: is a {type(settings).__name__}, give the name of a preset, such as 'faithful', or what "
+            "provfl_cli.config.validate.provenance_preset makes of one"
+        )
+    return settings
+
+
+def check_source(model: Any, source: Any) -> None:
+    """Raise InputError unless `source` is a round, and `model` a module that takes its weights."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: is a {type(model).__name__}, give a torch.nn.Module")
+    if not isinstance(source, LineageRound) and not all(hasattr(source, name) for name in _ROUND):
+        raise InputError(
+            f"source: is a {type(source).__name__}, give a round: from_state_dicts(…), or a stored one (read_round)"
+        )
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        raise InputError("model: has no parameters, so there is nothing that clients could have changed")
+    if any(tensor.device.type == "meta" for tensor in parameters.values()):
+        raise InputError("model: is on the device meta, which holds no numbers: model.to_empty(device='cpu')")
+    if not any(tensor.is_floating_point() for tensor in parameters.values()):
+        raise InputError("model: has no parameter of floating-point numbers")
+    require_fits(model.state_dict(), source.weights(), "model", "the models of the round")
+
+
+def checked_inputs(inputs: Any) -> dict[str, Tensor]:
+    """Inputs by argument name, `""` for the only positional one.
+
+    Raises:
+        InputError: they are no tensors, none, of different numbers, or not finite.
+    """
+    named = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
+    if not named:
+        raise InputError("inputs: there is none, give a tensor [inputs, …], or tensors by argument name")
+    for name, tensor in named.items():
+        what = f"inputs[{name!r}]" if name else "inputs"
+        if not isinstance(tensor, Tensor):
+            raise InputError(
+                f"{what}: is a {type(tensor).__name__}, give a tensor [inputs, …] (torch.as_tensor makes one)"
+            )
+        if tensor.device.type == "meta":
+            raise InputError(f"{what}: is on the device meta, give a tensor that holds its numbers")
+        if not tensor.dim() or not tensor.shape[0]:
+            raise InputError(f"{what}: has the shape {list(tensor.shape)}, give at least one input: [inputs, …]")
+        check_finite_inputs(tensor, what)
+    sizes = {name: len(tensor) for name, tensor in named.items()}
+    if len(set(sizes.values())) > 1:
+        said = ", ".join(f"{printable(str(name))} {size}" for name, size in sizes.items())
+        raise InputError(f"inputs: of different numbers of inputs ({said}), give as many in each")
+    return named
+
+
+def check_finite_inputs(inputs: Tensor, what: str) -> None:
+    """Raise InputError where an input holds NaN or infinity; it says which is the first."""
+    if said := not_finite(inputs):
+        good = inputs.isfinite().reshape(len(inputs), -1).all(1)
+        first = int((~good).nonzero()[0])
+        raise InputError(f"{what}: input {first} holds {said}: give finite numbers, or leave these inputs out")
+
+
+def checked_classes(classes: Any, count: int, device: torch.device) -> Tensor | None:
+    """Classes to explain, int64 `[inputs]`; None: the predicted ones.
+
+    Raises:
+        InputError: they are not whole numbers, one for each of `count` inputs. How many classes there are is
+            seen later.
+    """
+    if classes is None:
+        return None
+    accepted = f"give a whole number for each of the {count} inputs, or None for the predicted classes"
+    try:
+        numbers = torch.as_tensor(classes)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"classes: is a {type(classes).__name__} that is no list of numbers, {accepted}") from None
+    if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
+        raise InputError(f"classes: is of type {numbers.dtype}, {accepted}")
+    if numbers.shape != (count,):
+        raise InputError(f"classes: has the shape {list(numbers.shape)}, {accepted}")
+    if int(numbers.min()) < 0:
+        raise InputError(f"classes: holds {int(numbers.min())}, classes count from 0: {accepted}")
+    return numbers.to(device, torch.int64)
+
+
+def checked_targets(targets: Any) -> Sequence[tuple[str, Any]]:
+    """Pairs of a kind of target and classes; InputError where they are something else."""
+    if isinstance(targets, str) or not isinstance(targets, Sequence) or not targets:
+        raise InputError("targets: give a list of pairs, such as [('centred', None), ('margin', None)]")
+    for pair in targets:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError(f"targets: {pair!r} is no pair of a kind and classes, such as ('centred', None)")
+        if pair[0] not in KINDS:
+            raise InputError(f"targets: {pair[0]!r} is no kind of target, {did_you_mean(str(pair[0]), KINDS)}")
+    return targets
+
+
+def checked_sample(layer_sample: Any) -> int:
+    """For how many inputs layers are kept; InputError where that is no whole number from 0."""
+    if not isinstance(layer_sample, int) or isinstance(layer_sample, bool) or layer_sample < 0:
+        raise InputError(f"layer_sample={layer_sample!r}: a whole number from 0, of the first inputs")
+    return layer_sample
+
+
+def check_logits(logits: Tensor, targets: Sequence[tuple[str, Tensor | None]], size: int) -> None:
+    """Raise unless the model gave finite logits `[inputs, classes]` for `size` inputs, of classes that are asked about.
+
+    Raises:
+        InputError: a class is asked about that there is not.
+        RunError: the model's output is not that.
+    """
+    if logits.shape[0] != size or logits.dim() != 2:
+        raise RunError(f"the model gave {tuple(logits.shape)} for {size} inputs: logits [inputs, classes] are needed")
+    if said := not_finite(logits.detach()):
+        raise RunError(
+            f"the model's logits hold {said}, although its weights and inputs are finite: has training diverged, or is "
+            "the type of its numbers too small?"
+        )
+    classes = logits.shape[1]
+    for kind, asked in targets:
+        if kind != "logit" and classes < 2:
+            raise InputError(f"target {kind}: compares classes, and the model has {classes}: give target logit")
+        if asked is not None and int(asked.max()) >= classes:
+            raise InputError(
+                f"classes: holds {int(asked.max())}, the model tells {classes} classes apart: 0 to {classes - 1}"
+            )
+
+
+def explain_failure(model: nn.Module, inputs: Mapping[str, Tensor], error: Exception) -> None:
+    """Raise InputError where the model, asked plainly, cannot read the inputs either, or makes no logits of them.
+
+    Args:
+        model: in evaluation mode, on its device.
+        inputs: by argument name.
+        error: what went wrong while it was traced.
+    """
+    device = next(model.parameters()).device
+    few = {name: tensor[:1].to(device, copy=True) for name, tensor in inputs.items()}
+    shapes = ", ".join(
+        f"{f'{name} ' if name else ''}{list(tensor.shape)} of type {tensor.dtype}" for name, tensor in inputs.items()
+    )
+    try:
+        with torch.no_grad():
+            output = model(few[""]) if "" in few else model(**few)
+    except Exception as plain:
+        reason = " ".join(str(plain).split())[:300]
+        raise InputError(f"inputs: the model does not read {shapes} ({reason}): give them as it reads them") from error
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            f"model: returns a {type(output).__name__}, give one that returns logits [inputs, classes], or has them "
+            "as .logits"
+        ) from error
