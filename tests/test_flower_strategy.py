@@ -388,6 +388,22 @@ def test_a_client_without_the_naming_metric_and_two_of_one_name(tmp_path: Path) 
     assert "two nodes are called 'partition-id 0'" in strategy.missed[1]
 
 
+def test_numbers_that_are_not_finite_are_not_recorded_and_the_client_is_named(tmp_path: Path) -> None:
+    def diverged(index: int, number: int, arrays: dict[str, np.ndarray]) -> RecordDict:
+        content = trained(index, number, arrays)
+        if index == 1:
+            arrays = {name: array.numpy().copy() for name, array in content.array_records["arrays"].items()}
+            arrays["w"].flat[0] = np.nan
+            content.array_records["arrays"] = ArrayRecord({name: Array(value) for name, value in arrays.items()})
+        return content
+
+    strategy = ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path, names="partition-id")
+    run(strategy, diverged, clients=3, rounds=2)
+    assert "partition-id 1: w holds NaN (1 of " in strategy.missed[1]
+    assert "the global model before the round: w holds NaN" in strategy.missed[2]
+    assert strategy.recorded == []
+
+
 def test_nothing_of_a_round_is_held_after_it(tmp_path: Path) -> None:
     held: list[weakref.ref[RecordDict]] = []
 

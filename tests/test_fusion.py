@@ -183,6 +183,14 @@ def test_numbers_that_are_none_end_the_run(name: str, bad: float) -> None:
 
 
 @every_fusion
+def test_a_previous_model_that_is_not_finite_is_not_blamed_on_clients(name: str) -> None:
+    returned = random_round(2, 7)
+    returned.previous["bias"][3] = float("nan")
+    with pytest.raises(RunError, match=r"the global model before the round holds .* \(in bias\)"):
+        fuse(configured(name), returned, {})
+
+
+@every_fusion
 def test_default_federation_fits_every_fusion(name: str) -> None:
     fusion, its_federation = configured(name), federation(name)
     fusion.check(its_federation)

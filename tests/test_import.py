@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,51 @@ def test_files_that_do_not_fit(
     assert "b<b>" in error
     assert error.count("\n") == 1
     assert not (files / "made").exists()  # nothing half is left
+
+
+@pytest.mark.parametrize(
+    ("file", "culprit"),
+    [
+        ("before", "--previous before.safetensors"),
+        ("after", "--global after.safetensors"),
+        ("b", "--client b<b>=b.safetensors"),
+    ],
+)
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_the_file_whose_numbers_are_not_finite_is_named(
+    file: str, culprit: str, number: float, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = load_file(f"{file}.safetensors")
+    tensors["hidden.bias"][2] = number
+    save_file(tensors, f"{file}.safetensors")
+    assert main(arguments()) == 2
+    error = capsys.readouterr().err
+    assert f"{culprit}: hidden.bias holds {'NaN' if math.isnan(number) else 'infinity'} (1 of 16" in error
+    assert error.count("\n") == 1
+    assert not (files / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "answer"),
+    [
+        ({"inputs": torch.tensor([0.0, 0.0, torch.nan, 0.0]).expand(64, 4).T.reshape(4, 1, 8, 8)}, "input 2 holds NaN"),
+        ({"inputs": torch.full((4, 1, 8, 8), torch.inf)}, "input 0 holds infinity"),
+        ({"inputs": torch.zeros(4, 1, 8, 8), "labels": torch.zeros(3, dtype=torch.int64)}, "one for each of 4 inputs"),
+        ({"inputs": torch.zeros(4, 1, 8, 8), "labels": torch.zeros(4)}, "must be whole numbers"),
+        ({"inputs": torch.zeros(4, 1, 8, 8), "labels": torch.full((4,), 10)}, "holds label 10"),
+    ],
+)
+def test_data_that_cannot_be_traced_is_named(
+    data: dict[str, Tensor], answer: str, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments()) == 0
+    save_file({name: tensor.contiguous() for name, tensor in data.items()}, "wrong.safetensors")
+    capsys.readouterr()
+    assert main(["trace", "made", "--model", "tests.test_import:net", "--data", "wrong.safetensors"]) == 2
+    error = capsys.readouterr().err
+    assert "--data wrong.safetensors" in error
+    assert answer in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

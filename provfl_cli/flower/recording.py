@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from ..fusion.state_dicts import not_finite
 from ..fusion.updates import Returned
 from ..store.recorded import Recorded, write_recorded
 from ..store.rounds import (
@@ -73,7 +74,7 @@ def begin(
     """Note what a round begins with, and what each node is sent.
 
     Raises:
-        NotRecorded: a round of that number is stored, or what nodes are sent is not the model.
+        NotRecorded: a round of that number is stored, what nodes are sent is not the model, or that is not finite.
     """
     others = {}
     checked = dict[int, bool]()  # messages of a round mostly share their content
@@ -85,6 +86,7 @@ def begin(
             checked[id(sent)] = same_arrays(sent, arrays)
         if not checked[id(sent)]:
             others[message.metadata.dst_node_id] = sent
+    _require_finite(previous, "the global model before the round")
     if round_folder(rounds, number).exists():
         raise NotRecorded(
             f"{rounds} holds a round {number} already: give another folder, or "
@@ -111,7 +113,7 @@ def take_in(pending: Pending, replies: Sequence[Message], rounds: Path, register
     """Write what the clients returned to disk, one after the other, before the strategy consumes it.
 
     Raises:
-        NotRecorded: nobody replied, or replies do not belong together.
+        NotRecorded: nobody replied, replies do not belong together, or numbers are not finite.
     """
     good = [reply for reply in replies if not reply.has_error()]
     if not good:
@@ -140,6 +142,7 @@ def take_in(pending: Pending, replies: Sequence[Message], rounds: Path, register
             raise NotRecorded(
                 f"{register.nodes[node]} returned other arrays, shapes or types than the clients before it"
             )
+        _require_finite(returned, register.nodes[node])
         write_slot(rounds / f".{pending.number:04d}.partial" / CLIENTS, returned, slot)
 
 
@@ -262,6 +265,12 @@ def discard(pending: Pending) -> None:
     """Delete what was written of a round that is not recorded."""
     if pending.temporary is not None:
         shutil.rmtree(pending.temporary, ignore_errors=True)
+
+
+def _require_finite(arrays: Mapping[str, Tensor], whose: str) -> None:
+    for name, tensor in arrays.items():
+        if said := not_finite(tensor):
+            raise NotRecorded(f"{whose}: {name} holds {said}")
 
 
 def _typed(arrays: Mapping[str, Tensor], types: Mapping[str, torch.dtype]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from ..coverage import printable
 from .average import example_shares, weighted_average
 from .decomposition import Decomposition, Multiplier
 from .updates import Returned, Updates, unclipped
@@ -131,7 +132,7 @@ def fuse(
             continue
         delta, stale = combined(seen, shares, name)
         if not delta.isfinite().all():  # a factor of 0 does not hide it: 0 times infinity is no number either
-            raise RunError(f"{_not_finite(returned)} returned numbers that are not finite")
+            raise RunError(_not_finite(returned))
         added = noise(name, delta) if noise is not None else None
         if added is not None:
             delta = delta + added
@@ -169,12 +170,17 @@ def fuse(
 
 
 def _not_finite(returned: Returned) -> str:
+    """Who is to blame for a combined update that is no finite number."""
+    for name in returned.parameters:
+        if not returned.previous[name].isfinite().all():
+            return f"the global model before the round holds numbers that are not finite (in {printable(name)})"
     bad = [
         str(client)
         for client, _ in enumerate(returned.examples)
         if not all(returned.clients[name][client].isfinite().all() for name in returned.parameters)
     ]
-    return f"of the clients of this round, counted from 0, {', '.join(bad) or 'all together'}"
+    who = ", ".join(bad) or "all together"
+    return f"of the clients of this round, counted from 0, {who} returned numbers that are not finite"
 
 
 def combined(updates: Updates, shares: Shares, name: str) -> tuple[Tensor, Tensor | None]:

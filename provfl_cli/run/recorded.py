@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..fusion.privacy import NoPrivacy
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
+from ..provenance.checks import check_finite_inputs
 from ..store.recorded import Recorded, read_recorded
 from ..store.rounds import read_round, stored_rounds
 from .inputs import UNKNOWN, TensorInputs
@@ -136,9 +137,13 @@ def _data(spec: str) -> tuple[Tensor, np.ndarray]:
         inputs, labels = found, None
     if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
         raise InputError(f"--data {spec}: holds no tensor `inputs` [n, …]")
+    check_finite_inputs(inputs, f"--data {spec}: inputs")
     if labels is None:
         return inputs, np.full(len(inputs), UNKNOWN, dtype=np.int64)
-    numbers = torch.as_tensor(labels).cpu().numpy()
+    try:
+        numbers = torch.as_tensor(labels).cpu().numpy()
+    except (TypeError, ValueError, RuntimeError):
+        numbers = np.empty(0)  # no numbers at all
     if numbers.shape != (len(inputs),) or numbers.dtype.kind not in "iu":
         raise InputError(f"--data {spec}: `labels` must be whole numbers, one for each of {len(inputs)} inputs")
     return inputs, numbers.astype(np.int64)
