@@ -447,3 +447,16 @@ def test_intervals_over_seeds():
     assert table["method"].tolist() == ["a", "b"]
     assert table["mean"].tolist() == [2.0, 5.0]
     assert table["count"].tolist() == [2, 1]
+
+
+def test_a_client_with_exactly_as_many_examples_as_make_a_holder_is_one():
+    """The only holder of label 0 has 10, of label 1 nobody has more than 9."""
+    frame = frame_of([[3, 1], [1, 3], [3, 1]], [0, 0, 1])
+    row = score(frame, {0: [10, 9], 1: [9, 9]}, min_examples=10)
+    assert row["no_holder"] == 1
+    assert row["inputs"] == 2
+    assert row["localization_accuracy"] == 0.5
+    assert row["chance_accuracy"] == 0.5
+    assert row["best_constant"] == 1.0
+    assert score(frame, {0: [10, 9], 1: [9, 9]}, min_examples=9)["no_holder"] == 0
+    assert score(frame, {0: [10, 9], 1: [9, 9]}, min_examples=11)["no_holder"] == 3

@@ -394,3 +394,11 @@ def test_a_console_that_cannot_print_a_character_does_not_crash():
         [sys.executable, "-c", code], capture_output=True, check=False, env={"PYTHONIOENCODING": "ascii"}
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_holders_are_clients_with_exactly_as_many_examples_or_more():
+    out = io.StringIO()
+    counts = {0: np.array([10, 9, 11]), 1: np.array([10, 9, 9])}
+    Console(file=out, width=100).print(show.labels(counts, ["a", "b", "c"], 10))
+    (line,) = [line for line in out.getvalue().splitlines() if line.strip().startswith("holders")]
+    assert line.split()[1:] == ["2", "0", "1"]
