@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 from provfl_cli.attribution.cosine import Cosine
 from provfl_cli.attribution.data_size import DataSize
 from provfl_cli.attribution.feddebug import GENERATORS, FedDebug, active_neurons, leave_one_out_votes
+from provfl_cli.attribution.leave_one_out import LeaveOneOut
 from provfl_cli.attribution.method import Attributed, Case
 from provfl_cli.attribution.norms import update_norms
 from provfl_cli.attribution.provenance import Traced, traced
 from provfl_cli.attribution.random import Random
+from provfl_cli.attribution.shapley import Shapley
 from provfl_cli.attribution.static_weights import StaticWeights
 from provfl_cli.config import schema, tree
 from provfl_cli.config.compose import compose_jobs, validated
@@ -514,6 +517,20 @@ def test_asked_several_times_for_the_clock_a_method_says_the_same(tmp_path: Path
     assert thrice.method_seconds["tired", "round"] == 2.0
     with pytest.raises(InputError, match=r"evaluation\.repeats=0: must be 1 or more"):
         schema.Evaluation("all", 20, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Random(), Cosine(), StaticWeights(), DataSize(), FedDebug(inputs=1), LeaveOneOut("withhold"), Shapley("withhold"),
+     Traced("faithful", preset="faithful")],
+    ids=lambda method: method.name,
+)  # fmt: skip
+def test_what_a_method_says_it_took_is_less_than_what_passed(method: Any, tmp_path: Path) -> None:
+    model = network()
+    case = make_case(stored_rounds(tmp_path, FedAvg(), model)[-1], model, count=2)
+    began = time.perf_counter()
+    found = method.attribute(case)
+    assert 0 < found.seconds <= time.perf_counter() - began
 
 
 def test_a_round_is_attributed_by_every_method_on_the_same_inputs(tmp_path: Path) -> None:

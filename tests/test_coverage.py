@@ -171,6 +171,16 @@ def test_the_page_of_a_recorded_federation_says_it(recorded: Path) -> None:
     )
 
 
+def test_a_figure_for_a_paper_says_it_beside(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, model in (("made", "with_idle"), ("full", "whole")):
+        where = ["--model", f"tests.test_coverage:{model}", "--data", "data.safetensors"]
+        capsys.readouterr()
+        assert main(["figure", folder, "ranking", *where, "--out", "ranking.pdf"]) == 0
+        said = capsys.readouterr().err
+        assert said.startswith(f"warning: 70.0% of the model's {SAID}: idle") == (folder == "made")
+        assert (SAID in said) == (folder == "made")
+
+
 def incomplete(folder: Path) -> RunFolder:
     """A run folder that says that a third of the model is accounted for."""
     whole_run(folder)

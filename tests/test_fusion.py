@@ -27,7 +27,7 @@ from provfl_cli.fusion.fednova import FedNova, local_norm
 from provfl_cli.fusion.fedprox import FedProx
 from provfl_cli.fusion.fedyogi import FedYogi
 from provfl_cli.fusion.fuse import Fused, combined, fuse
-from provfl_cli.fusion.updates import Returned
+from provfl_cli.fusion.updates import Returned, norms, unclipped
 
 from .fusions import (
     FUSIONS,
@@ -358,6 +358,26 @@ def test_fedyogi_falls_by_a_step_of_the_update() -> None:
     """v = 4 - 0.25 * 1 where Delta is 1, however large v is."""
     fused = fuse(FedYogi(eta=1.0, beta1=0.0, beta2=0.75, tau=2.0), round_of([[1.0]]), {})
     assert values_of(fused) == pytest.approx([1 / (sqrt(3.75) + 2)])
+
+
+def test_fedadams_bias_correction_by_hand() -> None:
+    """Round 1: eta sqrt(1 - 0.75^2) / (1 - 0.5^2), on m = 0.5 and v = 0.25."""
+    fusion = FedAdam(eta=0.3, beta1=0.5, beta2=0.75, tau=1.0, initial_v=0.0, bias_correction=True)
+    fused = fuse(fusion, round_of([[1.0]]), {})
+    rate = 0.3 * sqrt(1 - 0.75**2) / (1 - 0.5**2)
+    assert values_of(fused) == pytest.approx([rate * 0.5 / (sqrt(0.25) + 1.0)])
+
+
+def test_norms_of_updates_are_those_of_float64() -> None:
+    """1 and 2^-30 beside it: in float32 the second would be lost."""
+    returned = Returned(
+        {"a": torch.zeros(1, dtype=torch.float64), "b": torch.zeros((), dtype=torch.float64)},
+        {"a": torch.ones(2, 1, dtype=torch.float64), "b": torch.tensor([0.0, 2.0**-13], dtype=torch.float64)},
+        [1, 1], [1, 1], frozenset(),
+    )  # fmt: skip
+    found = norms(unclipped(returned))
+    assert found.dtype == torch.float64
+    assert found.tolist() == [1.0, sqrt(1 + 2.0**-26)]
 
 
 def test_server_optimizers_refuse_settings_out_of_range() -> None:

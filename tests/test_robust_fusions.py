@@ -360,6 +360,7 @@ CONDITIONS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("krum", {"attackers": 4}, {}, r"2 \* 4 \+ 3 = 11 clients .* federation\.clients=11 .* fusion\.attackers=3"),
     ("krum", {}, {"clients_per_round": 4}, r"federation\.clients_per_round=5 or more, or fusion\.attackers=0"),
     ("krum", {"attackers": 0}, {"clients": 2}, r"federation\.clients=3 or more$"),
+    ("krum", {"attackers": 1}, {"clients": 3}, r"federation\.clients=5 or more, or fusion\.attackers=0 at most$"),
     ("multi_krum", {"attackers": 4}, {}, "fusion=multi_krum"),
     ("multi_krum", {"keep": 11}, {}, r"fusion\.keep=10 at most"),
     ("bulyan", {"attackers": 2}, {}, r"4 \* 2 \+ 3 = 11 clients .* fusion\.attackers=1"),

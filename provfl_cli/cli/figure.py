@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,10 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"--input is for ranking, {args.kind} shows all inputs: leave it out")
     if args.input is not None and not args.input.isdecimal():
         raise InputError(f"--input {args.input}: must be the number of a traced input, from 0")
-    save(draw(_opened(Path(args.run), args), args.kind, None if args.input is None else int(args.input)), out)
+    opened = _opened(Path(args.run), args)
+    for line in opened.warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    save(draw(opened, args.kind, None if args.input is None else int(args.input)), out)
     print(f"{args.kind} -> {out}")
     return 0
 

@@ -250,6 +250,8 @@ def _show_input(axes: Axes, opened: Opened, number: int) -> None:
         with Image.open(io.BytesIO(rows["picture"].iloc[0])) as picture:
             axes.imshow(np.asarray(picture), cmap="gray", interpolation="nearest")
         return
+    if "text" not in rows:  # of a recorded federation: numbers that are no picture
+        return
     from textwrap import wrap
 
     lines = wrap(harmless(rows["text"].iloc[0]), TEXT_WIDTH)

@@ -120,6 +120,20 @@ SAME = {
 }
 
 
+DILATED = {
+    "outer taps see only padding": (nn.Conv2d(4, 6, 3, padding=3, dilation=3), (4, 2, 2)),
+    "first tap sees only padding": (nn.Conv1d(4, 6, 3, padding=4, dilation=4), (4, 4)),
+    "transposed, few pixels": (nn.ConvTranspose2d(4, 6, 3, padding=3, dilation=3), (4, 2, 2)),
+    "strided": (nn.Conv1d(4, 6, 4, padding=5, dilation=2, stride=3), (4, 5)),
+}
+
+
+@pytest.mark.parametrize("name", DILATED)
+def test_dilated_kernels_wider_than_the_picture(name: str) -> None:
+    layer, shape = DILATED[name]
+    assert_exact(head(layer, shape), drawn(*shape))
+
+
 @pytest.mark.parametrize("name", SAME)
 def test_same_padding(name: str) -> None:
     layer, shape = SAME[name]
@@ -161,3 +175,37 @@ def test_groups_with_dead_rows_are_read_row_by_row(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(factors, "_live_rows", noted)
     assert_exact(Grouped((0, 2, 5, 9, 15)), drawn(8, 3, 3))
     assert seen[1:] == [3, 2]  # behind the last layer's
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+
+class Attended(nn.Module):
+    """A prediction from what attention gives and from its weights."""
+
+    def __init__(self, average: bool, mask: Tensor | None) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.average, self.mask = average, mask
+        self.head = nn.Linear(24 + 16 * (1 if average else 2), 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = self.mask
+        if mask is not None and mask.dim() == 3:
+            mask = mask.expand(2 * len(x), -1, -1)  # of each input and head
+        mixed, weights = self.attention(x, x, x, need_weights=True, average_attn_weights=self.average, attn_mask=mask)
+        return self.head(torch.cat([mixed.flatten(1), weights.flatten(1)], 1))
+
+
+MASKS = {
+    "none": None,
+    "of numbers": torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+    "of what is hidden": torch.triu(torch.ones(4, 4, dtype=torch.bool), 1),
+    "for each head": torch.triu(torch.ones(4, 4, dtype=torch.bool), 1)[None],
+}
+
+
+@pytest.mark.parametrize("average", [True, False])
+@pytest.mark.parametrize("mask", MASKS)
+def test_attention_whose_weights_are_used(average: bool, mask: str) -> None:
+    assert_exact(Attended(average, MASKS[mask]), drawn(4, 6))
