@@ -209,3 +209,13 @@ MASKS = {
 @pytest.mark.parametrize("mask", MASKS)
 def test_attention_whose_weights_are_used(average: bool, mask: str) -> None:
     assert_exact(Attended(average, MASKS[mask]), drawn(4, 6))
+
+
+def test_a_row_is_alive_where_any_input_reaches_it_whatever_the_sign() -> None:
+    left = torch.zeros(2, 8, 1)
+    left[1, 3, 0], left[0, 5, 0] = -2.0, 1.0  # of the other input nothing
+    live = factors._live_rows(left, 100)
+    assert live is not None
+    assert live.tolist() == [3, 5]
+    assert factors._live_rows(torch.ones(2, 8, 1), 100) is None  # all: leaving out pays nothing
+    assert factors._live_rows(left.expand(2, 8, 30), 100) is None  # looking costs as much
