@@ -155,7 +155,7 @@ class Grouped(nn.Module):
         return self.head(self.layer(x).flatten(1) * self.kept)
 
 
-@pytest.mark.parametrize("alive", [(0, 2, 5, 9, 15), (3,), (12, 13), (0, 1, 2, 3, 4, 5, 6, 7, 8)])
+@pytest.mark.parametrize("alive", [(0, 2, 5, 9, 15), (3,), (12, 13), (0, 1, 2, 3, 4, 5, 6, 7, 8), range(16)])
 @pytest.mark.parametrize("block", [1, 200, factors.BLOCK_NUMBERS])
 def test_groups_with_dead_rows(alive: tuple[int, ...], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factors, "BLOCK_NUMBERS", block)
