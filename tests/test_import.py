@@ -365,6 +365,25 @@ def test_a_recorded_federation_needs_model_and_inputs(
     assert answer in capsys.readouterr().err
 
 
+def one_logit() -> nn.Module:
+    """A model of one logit, for the next test."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+
+
+def test_a_model_of_one_logit_is_told_how_to_have_two(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {name: tensor.clone() for name, tensor in one_logit().state_dict().items()}
+    for name in ("before", "after", "a"):
+        save_file(before, f"{name}.safetensors")
+    save_file({"inputs": torch.ones(2, 1, 8, 8), "labels": torch.tensor([0, 1])}, "data.safetensors")
+    assert main(arguments(clients=("a=a.safetensors:1",))) == 0
+    capsys.readouterr()
+    assert main(["trace", "made", "--model", "tests.test_import:one_logit", "--data", "data.safetensors"]) == 2
+    error = capsys.readouterr().err
+    assert "gives one logit an input, two classes need two: torch.cat(" in error
+    assert error.count("\n") == 1
+
+
 def test_what_is_written_down_is_read_back(tmp_path: Path) -> None:
     assert read_recorded(tmp_path) is None
     given: dict[str, Any] = {"clients": {3: "ß", 0: "a"}, "examples": {3: 1, 0: 2}}

@@ -16,6 +16,10 @@ from ..fusion.state_dicts import not_finite, require_fits
 from .lineage import LineageRound
 from .targets import KINDS
 
+ONE_LOGIT = (
+    "the model gives one logit an input, two classes need two: torch.cat([torch.zeros_like(logit), logit], 1) has the "
+    "same probabilities"
+)
 _ROUND = ("clients", "decomposition", "weights", "previous")
 
 
@@ -147,7 +151,7 @@ def check_logits(logits: Tensor, targets: Sequence[tuple[str, Tensor | None]], s
     classes = logits.shape[1]
     for kind, asked in targets:
         if kind != "logit" and classes < 2:
-            raise InputError(f"target {kind}: compares classes, and the model has {classes}: give target logit")
+            raise InputError(f"target {kind}: compares classes, but {ONE_LOGIT}; or give target logit")
         if asked is not None and int(asked.max()) >= classes:
             raise InputError(
                 f"classes: holds {int(asked.max())}, the model tells {classes} classes apart: 0 to {classes - 1}"

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..fusion.privacy import NoPrivacy
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
-from ..provenance.checks import check_finite_inputs
+from ..provenance.checks import ONE_LOGIT, check_finite_inputs
 from ..store.recorded import Recorded, read_recorded
 from ..store.rounds import read_round, stored_rounds
 from .inputs import UNKNOWN, TensorInputs
@@ -187,4 +187,6 @@ def _check_fits(module: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor
         ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise InputError(f"--model {spec}: must return logits [inputs, classes]")
+    if logits.shape[1] < 2:
+        raise InputError(f"--model {spec}: {ONE_LOGIT}")
     return int(logits.shape[1])

@@ -268,7 +268,7 @@ def test_one_class_alone_cannot_be_compared(target: str) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     source = from_state_dicts([perturbed(before, 0.1, 1)], [1], before)
     assert trace(model, torch.ones(2, 6), source, settings(target="logit")).values.shape == (2, 1)
-    refused(lambda: trace(model, torch.ones(2, 6), source, settings(target=target)), "target logit")
+    refused(lambda: trace(model, torch.ones(2, 6), source, settings(target=target)), "one logit", "target logit")
 
 
 class Pair(nn.Module):
