@@ -460,3 +460,14 @@ def test_a_client_with_exactly_as_many_examples_as_make_a_holder_is_one():
     assert row["best_constant"] == 1.0
     assert score(frame, {0: [10, 9], 1: [9, 9]}, min_examples=9)["no_holder"] == 0
     assert score(frame, {0: [10, 9], 1: [9, 9]}, min_examples=11)["no_holder"] == 3
+
+
+def test_columns_have_the_types_of_the_file_whatever_the_types_given():
+    given = (np.array([3, 4]), np.array([0, 1]), np.array([1, 1]))
+    rows = {"noise": np.array([1.0, 2.0])}
+    for kind in (np.int64, np.int32, np.int16):
+        frame = tidy("m", "round", "logit", 1, *(one.astype(kind) for one in given), [5, 7], [True, False],
+                     np.ones((2, 2)), rows)  # fmt: skip
+        whole = {name: str(frame[name].dtype) for name in ("round", "input", "label", "prediction")}
+        assert whole == dict.fromkeys(whole, "int32")
+        assert (str(frame["client"].dtype), str(frame["rank"].dtype)) == ("Int32", "Int32")

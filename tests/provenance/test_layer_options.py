@@ -120,6 +120,26 @@ SAME = {
 }
 
 
+class Called(nn.Module):
+    """A convolution called as a function with nothing but its weight."""
+
+    def __init__(self, form: Callable[..., Tensor], shape: tuple[int, ...], given: tuple[int, ...]) -> None:
+        super().__init__()
+        self.form, self.weight = form, nn.Parameter(torch.randn(shape))
+        self.head = nn.Linear(form(torch.zeros(1, *given), torch.zeros(shape)).numel(), 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.form(x, self.weight).tanh().flatten(1))
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@pytest.mark.parametrize("name", ["conv", "conv_transpose"])
+def test_convolutions_called_without_any_option(name: str, dimensions: int) -> None:
+    form = getattr(F, f"{name}{dimensions}d")
+    given = (2, *(4,) * dimensions)
+    assert_exact(Called(form, (2, 2, *(3,) * dimensions), given), drawn(*given))
+
+
 DILATED = {
     "outer taps see only padding": (nn.Conv2d(4, 6, 3, padding=3, dilation=3), (4, 2, 2)),
     "first tap sees only padding": (nn.Conv1d(4, 6, 3, padding=4, dilation=4), (4, 4)),
