@@ -25,10 +25,11 @@ def equal_shares(count: int) -> Tensor:
 
 
 def weighted_average(stack: Tensor, weights: Tensor) -> Tensor:
-    """`sum_k weights[k] * stack[k]`, summed in float64, in the type of `stack` (integers are rounded)."""
+    """`sum_k weights[k] * stack[k]`, summed in 64 bits, in the type of `stack` (integers are rounded)."""
     import torch
 
-    total = torch.zeros(stack.shape[1:], dtype=torch.float64)
+    total = torch.zeros(stack.shape[1:], dtype=torch.complex128 if stack.is_complex() else torch.float64)
     for client, weight in zip(stack, weights.tolist(), strict=True):
         total.add_(client, alpha=weight)
-    return total.to(stack.dtype) if stack.is_floating_point() else total.round().to(stack.dtype)
+    whole = not (stack.is_floating_point() or stack.is_complex())
+    return (total.round() if whole else total).to(stack.dtype)

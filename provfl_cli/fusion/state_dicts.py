@@ -74,6 +74,8 @@ def not_finite(tensor: Tensor) -> str:
     """How many numbers of a tensor are not finite, in words; empty where all are."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return ""
+    if tensor.dtype.itemsize == 1:  # torch cannot ask this of its types of 8 bits
+        tensor = tensor.float()
     good = tensor.isfinite()
     if bool(good.all()):
         return ""

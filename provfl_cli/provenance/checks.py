@@ -17,8 +17,8 @@ from .lineage import LineageRound
 from .targets import KINDS
 
 ONE_LOGIT = (
-    "the model gives one logit an input, two classes need two: torch.cat([torch.zeros_like(logit), logit], 1) has the "
-    "same probabilities"
+    "the model gives one logit for each input: two classes need two logits; for a sigmoid's z, let it return "
+    "torch.cat([torch.zeros_like(z), z], 1)"
 )
 _ROUND = ("clients", "decomposition", "weights", "previous")
 
@@ -138,7 +138,7 @@ def check_logits(logits: Tensor, targets: Sequence[tuple[str, Tensor | None]], s
     """Raise unless the model gave finite logits `[inputs, classes]` for `size` inputs, of classes that are asked about.
 
     Raises:
-        InputError: a class is asked about that there is not.
+        InputError: a class is asked about that there is not, or there is only one.
         RunError: the model's output is not that.
     """
     if logits.shape[0] != size or logits.dim() != 2:
@@ -149,9 +149,9 @@ def check_logits(logits: Tensor, targets: Sequence[tuple[str, Tensor | None]], s
             "the type of its numbers too small?"
         )
     classes = logits.shape[1]
-    for kind, asked in targets:
-        if kind != "logit" and classes < 2:
-            raise InputError(f"target {kind}: compares classes, but {ONE_LOGIT}; or give target logit")
+    if classes < 2:
+        raise InputError(ONE_LOGIT)
+    for _, asked in targets:
         if asked is not None and int(asked.max()) >= classes:
             raise InputError(
                 f"classes: holds {int(asked.max())}, the model tells {classes} classes apart: 0 to {classes - 1}"
@@ -159,12 +159,16 @@ def check_logits(logits: Tensor, targets: Sequence[tuple[str, Tensor | None]], s
 
 
 def explain_failure(model: nn.Module, inputs: Mapping[str, Tensor], error: Exception) -> None:
-    """Raise InputError where the model, asked plainly, cannot read the inputs either, or makes no logits of them.
+    """Raise where the model, asked plainly, cannot compute the inputs either, or makes no logits of them.
 
     Args:
         model: in evaluation mode, on its device.
         inputs: by argument name.
         error: what went wrong while it was traced.
+
+    Raises:
+        InputError: it cannot compute them.
+        RunError: what it gives is no tensor.
     """
     device = next(model.parameters()).device
     few = {name: tensor[:1].to(device, copy=True) for name, tensor in inputs.items()}
@@ -176,10 +180,11 @@ def explain_failure(model: nn.Module, inputs: Mapping[str, Tensor], error: Excep
             output = model(few[""]) if "" in few else model(**few)
     except Exception as plain:
         reason = " ".join(str(plain).split())[:300]
-        raise InputError(f"inputs: the model does not read {shapes} ({reason}): give them as it reads them") from error
+        raise InputError(
+            f"the model cannot compute these inputs, {shapes} ({reason}): give them as it reads them"
+        ) from error
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
-        raise InputError(
-            f"model: returns a {type(output).__name__}, give one that returns logits [inputs, classes], or has them "
-            "as .logits"
+        raise RunError(
+            f"the model gave a {type(output).__name__}: a tensor of logits [inputs, classes] is needed"
         ) from error

@@ -92,7 +92,8 @@ def from_state_dicts(
         require_same(before, after, "weights", "previous")
         require_finite(after, "weights")
     stacked = {name: torch.stack([client[name] for client in sent]) for name in before}
-    fused = fuse(FedAvg(), Returned(before, stacked, counts, [1] * len(sent), frozenset()), {})
+    turning = frozenset(name for name, tensor in before.items() if tensor.is_complex())  # only buffers may be
+    fused = fuse(FedAvg(), Returned(before, stacked, counts, [1] * len(sent), turning), {})
     return GivenRound(range(len(sent)), fused.decomposition, after or fused.weights, before, stacked, names=called)
 
 
