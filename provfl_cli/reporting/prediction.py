@@ -123,7 +123,7 @@ class Prediction:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What has to be read before the rankings: parameters that a trace does not account for, doubts of the input."""
+        """What has to be read before the rankings: what a trace leaves out, doubts of the input."""
         said = (coverage_warning(told.covered, told.uncovered) for told in self.told if told.covered is not None)
         return (*dict.fromkeys(text for text in said if text), *self.doubts)
 
