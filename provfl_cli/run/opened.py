@@ -6,7 +6,6 @@ clients, only where an input is asked for that the run has not traced.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,9 +29,13 @@ from ..data.labels import Classes
 from ..errors import InputError, RunError, did_you_mean
 from ..models.build import build
 from ..reporting import label_counts as counted
+from ..store.covered import FILE, SETTINGS, TOKENIZER, damage, read_manifest
 from ..store.rounds import Round, read_round, stored_rounds
+from .belonging import check_belongs, check_names
 from .device import choose_device
 from .inputs import Given, Inputs, RunInputs
+
+READ = (*SETTINGS[:2], "metrics.jsonl", "inputs.parquet", counted.FILE, TOKENIZER)  # of these a trace is made
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Opened:
         seed: of everything random.
         device: where to compute.
         config: of the run; None: there was no run.
+        key: of the run's federation; None: the run is of a time when none was written, or there was none.
     """
 
     folder: Path
@@ -76,6 +80,7 @@ class Opened:
     seed: int
     device: torch.device
     config: Config | None = None
+    key: str | None = None
 
     @cached_property
     def rounds(self) -> tuple[int, ...]:
@@ -87,6 +92,7 @@ class Opened:
 
         Raises:
             InputError: it is not there.
+            RunError: it is damaged, or not of this federation.
         """
         there = self.rounds
         if not there:
@@ -100,7 +106,12 @@ class Opened:
             kept = ", ".join(map(str, there))
             hint = "" if self.config is None else " (store.keep=all keeps all of them)"
             raise InputError(f"--round {number}: not kept; there are: {kept}{hint}")
-        return read_round(self.folder / "rounds", number)
+        stored = read_round(self.folder / "rounds", number)
+        if self.config is None:
+            check_names(self.folder, stored, self.client_names)
+        else:
+            check_belongs(self.folder, stored, self.key)
+        return stored
 
     def case(self, stored: Round, given: Given, classes: np.ndarray) -> Case:
         """The predictions of `given` as attribution methods take them, `classes` int64 `[n]` the ones to explain."""
@@ -196,7 +207,9 @@ def open_run(folder: Path) -> Opened:
     if not config_file.is_file():
         raise InputError(no_run(folder))
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_manifest(folder)
+        if wrong := damage(folder, manifest, READ):
+            raise RunError(f"{folder}: {wrong}: the same provfl run writes its results again")
         hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
         called_from = Path(str(OmegaConf.select(hydra, "hydra.runtime.cwd")))
         labels = tuple(map(str, manifest["dataset"]["labels"]))
@@ -209,7 +222,8 @@ def open_run(folder: Path) -> Opened:
     except FileNotFoundError as error:
         raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{folder / 'manifest.json'} cannot be read ({type(error).__name__}: {error})") from error
+        why = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise RunError(f"{folder / FILE} cannot be read ({why})") from error
     loaded = OmegaConf.load(config_file)
     config = validated(loaded, called_from)  # type: ignore[arg-type]
     form = _form(reads, config.model)
@@ -233,6 +247,7 @@ def open_run(folder: Path) -> Opened:
         seed=config.seed,
         device=device_like(config.device),
         config=config,
+        key=manifest.get("key"),
     )
 
 
