@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import RunError
@@ -46,13 +45,3 @@ def _same_losses(stored: Round, metrics: Path) -> bool:
     return bool(both) and all(
         math.isnan(loss) if other is None else math.isclose(loss, other, rel_tol=APART) for loss, other in both
     )
-
-
-def check_names(folder: Path, stored: Round, names: Mapping[int, str]) -> None:
-    """Raise RunError unless a recorded round calls its clients as the rest of the recording does."""
-    for client, name in zip(stored.clients, stored.names, strict=False):
-        if names.get(client, name) != name:
-            raise RunError(
-                f"{stored.folder} calls client {client} {name!r}, {folder / 'recorded.json'} {names[client]!r}: they "
-                "are of two recordings"
-            )

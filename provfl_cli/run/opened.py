@@ -30,8 +30,9 @@ from ..errors import InputError, RunError, did_you_mean
 from ..models.build import build
 from ..reporting import label_counts as counted
 from ..store.covered import FILE, SETTINGS, TOKENIZER, damage, read_manifest
+from ..store.recorded import check_names
 from ..store.rounds import Round, read_round, stored_rounds
-from .belonging import check_belongs, check_names
+from .belonging import check_belongs
 from .device import choose_device
 from .inputs import Given, Inputs, RunInputs
 
@@ -108,7 +109,7 @@ class Opened:
             raise InputError(f"--round {number}: not kept; there are: {kept}{hint}")
         stored = read_round(self.folder / "rounds", number)
         if self.config is None:
-            check_names(self.folder, stored, self.client_names)
+            check_names(self.client_names, stored.clients, stored.names, stored.folder)
         else:
             check_belongs(self.folder, stored, self.key)
         return stored

@@ -11,7 +11,7 @@ from ..provenance.tracing import Contributions
 from ..reporting.page.reading import Opened as Page
 from ..reporting.page.reading import read_traces
 from ..reporting.run_folders import IDENTITY, RunFolder
-from ..store.recorded import Recorded, read_recorded
+from ..store.recorded import Recorded, read_whole
 from ..store.rounds import Round
 from .asking import Asked, Question, ask
 from .inputs import UNKNOWN, Given
@@ -32,7 +32,7 @@ def reported(opened: Opened, numbers: Sequence[int], given: Given, model: str, d
         InputError: a round that there is not.
         RunError: a stored file is damaged, or conservation fails.
     """
-    recorded = read_recorded(opened.folder)
+    recorded = read_whole(opened.folder)
     assert recorded is not None
     own = opened.provenance.name
     rows, history = list[pd.DataFrame](), list[dict[str, float]]()

@@ -1,4 +1,4 @@
-"""A run folder while a run writes into it: what an earlier one left goes, the link to the rounds is put in its place."""
+"""A run folder while a run writes into it: what an earlier one left goes, the link to the rounds is set."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def remove(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             why = "is a folder" if path.is_dir() else str(error.strerror)
-            raise RunError(f"{os.path.relpath(path)} is in the way of the run's results ({why}): move it away") from error
+            raise RunError(
+                f"{os.path.relpath(path)} is in the way of the run's results ({why}): move it away"
+            ) from error
 
 
 def link_rounds(folder: Path, stored: Round) -> None:

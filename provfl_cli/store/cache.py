@@ -90,8 +90,10 @@ class Entry:
             RunError: it is damaged, or of another federation.
         """
         stored = read_round(self.rounds, number)
-        if stored.key not in (None, self.key):
-            raise RunError(f"{stored.folder} is of another federation, {stored.key}: {remedy(stored.folder)}")
+        if stored.source or stored.key not in (None, self.key):
+            raise RunError(
+                f"{stored.folder} is of another federation, {stored.source or stored.key}: {remedy(stored.folder)}"
+            )
         return stored
 
     def drop(self, below: int) -> None:

@@ -1,7 +1,7 @@
 """`manifest.json` of a run folder: the key of its federation, and the checksums of the files that answers depend on.
 
-The manifest states its own checksum too, and each stored round those of its tensors: whatever a trace, a page or a table
-is made of is covered, against damage and mixed-up files (`sealed.py`: not against somebody who means to deceive).
+The manifest states its own checksum too, and each stored round those of its tensors: whatever a trace, a page or a
+table is made of is covered, against damage and mixed-up files (`sealed.py`: not against somebody who means to deceive).
 """
 
 from __future__ import annotations
@@ -60,5 +60,5 @@ def damage(folder: Path, manifest: Mapping[str, Any], names: Iterable[str] = COV
         elif not path.is_file():
             return f"{name} is missing"
         elif checksum(path) != files[name]:
-            return f"{name} is damaged, or of another run: its checksum differs from the one in {FILE}"
+            return f"{name} cannot be read: damaged, or of another run (its checksum differs from the one in {FILE})"
     return None

@@ -40,7 +40,7 @@ def give_back(held: BaseFileLock) -> None:
 
 
 @contextmanager
-def claimed(folder: Path, kind: str = "flock", wait: bool = False) -> Iterator[None]:
+def claimed(folder: Path, kind: str = "flock", wait: float = 0.0) -> Iterator[None]:
     """Within the context nobody else writes into the folder, which is made where it is missing; see `claim`."""
     held = claim(folder, kind, wait)
     try:
@@ -49,20 +49,20 @@ def claimed(folder: Path, kind: str = "flock", wait: bool = False) -> Iterator[N
         give_back(held)
 
 
-def claim(folder: Path, kind: str = "flock", wait: bool = False) -> BaseFileLock:
+def claim(folder: Path, kind: str = "flock", wait: float = 0.0) -> BaseFileLock:
     """Take a folder for this process until `give_back`, or its death; the folder is made where it is missing.
 
     Where the file system has no flock it is a lease.
 
     Raises:
-        Claimed: another process writes into it, and `wait` is false.
+        Claimed: another process writes into it, and still does after `wait` seconds.
         OSError: it cannot be made, or not be written to.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         held = lock(folder / CLAIM, kind)
         try:
-            held.acquire(timeout=-1 if wait else 0)
+            held.acquire(timeout=wait)
             return held
         except Timeout:
             raise Claimed(

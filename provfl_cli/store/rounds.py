@@ -384,7 +384,7 @@ def remove_round(rounds: Path, number: int) -> None:
 
 
 def remove_leftovers(rounds: Path) -> None:
-    """Delete what a killed process left unfinished, and nothing else; only under the lock of the one who trains here."""
+    """Delete what a killed process left unfinished, and nothing else; only under the lock of who trains here."""
     for entry in list(rounds.glob(".*")):
         if LEFTOVER.fullmatch(entry.name):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -1,7 +1,7 @@
 """JSON files that state the checksum of their own content.
 
-It guards against damage and against files that were mixed up, not against somebody who means to deceive: whoever changes
-a file can compute its checksum as well.
+It guards against damage and against files that were mixed up, not against somebody who means to deceive: whoever
+changes a file can compute its checksum as well.
 """
 
 from __future__ import annotations
