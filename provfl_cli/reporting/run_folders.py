@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, did_you_mean
-from ..store.covered import COVERED, FIGURES, SETTINGS, damage, read_manifest
+from ..store.covered import COVERED, FIGURES, FILE, SETTINGS, damage, read_manifest
+from ..store.sealed import Damaged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,6 +154,8 @@ def read_run(folder: Path, whole: bool = False) -> RunFolder | Absent:
         )
     except FileNotFoundError as error:
         return Absent(name, f"{os.path.relpath(str(error.filename), folder)} is missing")
+    except Damaged as error:
+        return Absent(name, f"{FILE} cannot be read ({error})")
     except Exception as error:  # whatever a damaged file makes its reader say
         return Absent(name, f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
 

@@ -32,6 +32,7 @@ from ..reporting import label_counts as counted
 from ..store.covered import FILE, SETTINGS, TOKENIZER, damage, read_manifest
 from ..store.recorded import check_names
 from ..store.rounds import Round, read_round, stored_rounds
+from ..store.sealed import Damaged
 from .belonging import check_belongs
 from .device import choose_device
 from .inputs import Given, Inputs, RunInputs
@@ -223,7 +224,7 @@ def open_run(folder: Path) -> Opened:
     except FileNotFoundError as error:
         raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        why = str(error) if isinstance(error, Damaged) else f"{type(error).__name__}: {error}"
         raise RunError(f"{folder / FILE} cannot be read ({why})") from error
     loaded = OmegaConf.load(config_file)
     config = validated(loaded, called_from)  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ from .sealed import check_seal, sealed
 from .tensorfile import remedy
 
 POLL = 0.2  # seconds between two looks at a lock that another process holds
-KEEP_FORMAT = 2  # of keep.json; 1 was a bare list
+KEEP_FORMAT = 2  # of keep.json; 1 was a bare list, without a checksum
 LEASE_FILE = re.compile(r"\d+-[0-9a-f]{8}\.lock")
 
 
@@ -67,7 +67,7 @@ class Entry:
         try:
             content = json.loads((self.folder / "keep.json").read_text(encoding="utf-8"))
             if isinstance(content, dict):
-                check_seal(content, since=KEEP_FORMAT)
+                check_seal(content, since=1)
                 content = content["rounds"]
             return {int(number) for number in content}
         except FileNotFoundError:

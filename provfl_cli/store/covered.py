@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .disk import checksum
-from .sealed import check_seal, sealed
+from .sealed import Damaged, check_seal, sealed
 
 FORMAT = 2
 FILE = "manifest.json"
@@ -34,12 +34,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is damaged.
-        OSError: it cannot be read.
+        Damaged: its checksum differs or is missing.
+        ValueError, OSError: it cannot be read.
     """
     content = json.loads((folder / FILE).read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        raise ValueError("it is damaged: no JSON object")
+        raise Damaged("it is damaged: no JSON object")
     check_seal(content, FORMAT)
     return content
 

@@ -14,6 +14,10 @@ from typing import Any
 SEAL = "sha256"
 
 
+class Damaged(ValueError):
+    """The content of a file is not what was written."""
+
+
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """`content` as JSON reads it back, with the checksum of it all under `sha256`."""
     plain: dict[str, Any] = json.loads(json.dumps(content))
@@ -28,15 +32,15 @@ def check_seal(content: Mapping[str, Any], since: int) -> None:
         since: the first format whose files have a checksum: older ones may lack it.
 
     Raises:
-        ValueError: the checksum differs, or is missing.
+        Damaged: the checksum differs, or is missing.
     """
     if SEAL in content:
         if content[SEAL] != _digest({name: value for name, value in content.items() if name != SEAL}):
-            raise ValueError("it is damaged: its checksum differs from the one written with it")
+            raise Damaged("it is damaged: its checksum differs from the one written with it")
         return
     number = content.get("format", 1)
     if not isinstance(number, int) or number >= since:
-        raise ValueError("it is damaged: its checksum is missing")
+        raise Damaged("it is damaged: its checksum is missing")
 
 
 def _digest(content: Mapping[str, Any]) -> str:
