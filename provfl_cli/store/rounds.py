@@ -344,8 +344,8 @@ def commit_round(
         allocate(temporary / LINEAGE, lineage.specs)
         pieces = ((piece.name, piece.row, piece.start, piece.values) for piece in lineage.pieces)
         write_pieces(temporary / LINEAGE, pieces)
-        source = before / INITIAL if number > 1 else temporary / PREVIOUS
-        _link_or_write(source, temporary / INITIAL, lineage.initial)
+        initial = before / INITIAL if number > 1 else temporary / PREVIOUS
+        _link_or_write(initial, temporary / INITIAL, lineage.initial)
     manifest = {
         "format": FORMAT,
         "number": number,
