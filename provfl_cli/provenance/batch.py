@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..config.schema import Provenance
-from .calls import RULES, Call
+from ..errors import InputError, RunError
+from .alone import add_alone, logits_of
+from .calls import Call, Entangled, TooLarge
 from .checks import check_logits
 from .conservation import left_side
 from .factors import Dense, contract
+from .gradients import per_input
 from .marks import mark_inputs
 from .neurons import selected_neurons
-from .recording import Recorder, check_unchanged
-from .rules.fallback import fallback, linear_part
+from .recording import CUT, Recorder, check_unchanged
 from .stack import Stack
 from .structure import Structure
 from .targets import target_value
@@ -30,7 +32,8 @@ class Pass:
     """What all batches of a trace share.
 
     `betas` by module name, `chosen` the modules that are contracted, `with_mass` also sums absolute values (only needed
-    to tell rounding from a mistake).
+    to tell rounding from a mistake). `alone` are the parameters whose gradient autograd computes, one input at a time;
+    `recorded` says whether any other is followed by the recorder.
     """
 
     structure: Structure
@@ -39,6 +42,8 @@ class Pass:
     betas: Mapping[str, float]
     chosen: frozenset[str]
     with_mass: bool = False
+    alone: frozenset[str] = frozenset()
+    recorded: bool = True
 
 
 @dataclass
@@ -91,8 +96,35 @@ def trace_batch(
         limit: bytes that the activations may take; None: any.
 
     Raises:
-        TooLarge: they take more.
+        TooLarge: they take more; or it cannot be told which input of the batch is where (`Entangled`).
+        RunError: the model does not give logits, or conservation has no meaning for it.
     """
+    size = len(next(iter(batch.values())))
+    kept = {name: tensor.clone() for name, tensor in batch.items()}
+    try:
+        return _traced(given, batch, kept, targets, sample, limit)
+    except (TooLarge, InputError, RunError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # what the first inputs did not show: one by one, and then by autograd alone
+        if size > 1:
+            raise Entangled(str(error)) from error
+        if not given.recorded or given.settings.threshold is not None:  # by autograd no neuron could be left out
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(f"an input of the trace cannot be followed through the model: {reason}") from error
+        names = (name for name, p in given.structure.parameters.items() if p.is_floating_point())
+        alone = replace(given, alone=frozenset(names), recorded=False)
+        return _traced(alone, {name: tensor.clone() for name, tensor in kept.items()}, kept, targets, sample, limit)
+
+
+def _traced(
+    given: Pass,
+    batch: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+    targets: Sequence[Target],
+    sample: int,
+    limit: int | None,
+) -> list[Sums]:
+    """The same; `kept` is the batch as the model has not changed it."""
     size = len(next(iter(batch.values())))
     zeros = torch.zeros(size, dtype=given.stack.wide, device=given.stack.device)
     sums = Sums(zeros.new_zeros(size, given.stack.rows), zeros, zeros.clone(), zeros, zeros)
@@ -100,14 +132,18 @@ def trace_batch(
     final = len(targets) == 1
 
     def contracted(call: Call, gradient: Tensor) -> None:
+        sums.seen.update(_names(call))
         _add(given, sums, call, gradient, sample)
         if final:
             call.release()
 
     def record(call: Call, output: Tensor) -> None:
-        sums.seen.update(name for weight in call.weights.values() for name in weight.names)
-        if call.layer in given.chosen:
-            output.register_hook(lambda g: contracted(call, g.detach()))
+        if call.layer not in given.chosen:
+            sums.seen.update(_names(call))
+            return
+        for name in _names(call):
+            recorder.unruled.setdefault(name, CUT)
+        output.register_hook(lambda g: contracted(call, g.detach()))
 
     def activated(call: Call, output: Tensor) -> None:
         call.masked = True
@@ -119,21 +155,31 @@ def trace_batch(
             sums.masked[call.layer] = None
 
     recorder = Recorder(given.structure, size, record, activated, limit)
-    mark_inputs(list(batch.values()))
-    with recorder.watch():
-        output = given.structure.model(batch[""]) if "" in batch else given.structure.model(**batch)
-    logits = output if isinstance(output, Tensor) else output.logits
+    if given.recorded:
+        mark_inputs(list(batch.values()))
+        with recorder.watch():
+            logits = logits_of(given.structure.model, batch)
+    else:
+        logits = logits_of(given.structure.model, batch)
     check_logits(logits, targets, size)
     sums.logits, sums.unruled = logits.detach(), recorder.unruled
     found = []
     for number, (kind, classes) in enumerate(targets, 1):
         final = number == len(targets)
         sums.classes = sums.logits.argmax(1) if classes is None else classes
-        target_value(kind, logits, sums.classes).sum().backward(retain_graph=not final)
+        target = target_value(kind, logits, sums.classes).sum()
+        if target.requires_grad:
+            target.backward(retain_graph=not final)
+        if given.alone:
+            add_alone(given, sums, kept, kind, sample)
         _add_pool(sums, given.stack, sample)
         found.append(sums)
         sums = sums.for_next_target()
     return found
+
+
+def _names(call: Call) -> set[str]:
+    return {name for weight in call.weights.values() for name in weight.names}
 
 
 def _attended(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
@@ -192,24 +238,15 @@ def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> 
         mask = chosen if mask is None else mask & chosen
     if mask is not None:
         g = g * mask
-    registered = RULES.get(call.function)
-    output: Tensor | None
-    try:
-        if registered is None:
-            raise NotImplementedError
-        factors = registered.rule(call, g)
-        recorded = call.examples(call.output, call.axis)
-        output = recorded if registered.offset is None else recorded - registered.offset(call)
-    except NotImplementedError:
-        factors = fallback(call, g)
-        output = _linear_output(call)
-    checked = output is not None and all(weight.linear for weight in call.weights.values())
+    factors, output = per_input(call, g)
+    followed = {k: w for k, w in call.weights.items() if not given.alone.intersection(w.names)}
+    checked = output is not None and all(w.linear for w in call.weights.values()) and len(followed) == len(call.weights)
     if not checked:
         sums.unchecked[call.layer] = None
-    for argument, weight in call.weights.items():
+    for argument, weight in followed.items():
         factor = factors[argument]
         if checked and weight.view is None and isinstance(factor, Dense) and _is_small(factor):
-            sums.pool.append((call.layer, weight.names[0], factor.gradient.flatten(1) * beta))
+            sums.pool.append((call.layer, weight.names[0], factor.gradient.reshape(len(g), -1) * beta))
             continue
         part = contract(factor, stack.block(weight), stack.rows).to(stack.wide) * beta
         sums.rows += part
@@ -227,14 +264,6 @@ def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> 
 
 def _is_small(factor: Dense) -> bool:
     return factor.gradient[0].numel() <= POOLED_NUMBERS
-
-
-def _linear_output(call: Call) -> Tensor | None:
-    """What a function without a rule owes to its parameters; None where torch cannot tell."""
-    try:
-        return call.examples(linear_part(call), call.axis)
-    except (RuntimeError, NotImplementedError):
-        return None
 
 
 def _add_layer(sums: Sums, layer: str, part: Tensor, stack: Stack, sample: int) -> None:

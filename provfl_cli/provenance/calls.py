@@ -9,8 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import RunError
 from .factors import Factor
+
+
+class TooLarge(Exception):
+    """A batch has to be made smaller: its activations take more memory than they may."""
+
+
+class Entangled(TooLarge):
+    """A batch has to be made smaller: it cannot be told which part of a tensor belongs to which of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Call:
         arguments: its arguments by name (rules name them; others are numbered); the first `positional` by position.
         weights: which of them are parameters.
         axes: batch axis of each tensor argument that depends on the input.
-        output: what it returned, detached; `axis` is its batch axis.
+        output: what it returned, detached, several tensors in one (`nested.in_one`); `axis` is its batch axis.
         batch: number of inputs.
         layer: name of the module that it belongs to.
         mask: neurons that take part, in the shape of `output`; None: all.
@@ -55,20 +62,21 @@ class Call:
     versions: dict[str, int] = field(default_factory=dict)
 
     def examples(self, tensor: Tensor, axis: int | None) -> Tensor:
-        """`tensor` with the inputs of the batch in front: `[batch, …]`; rows flattened batch-first are regrouped."""
-        if axis is None:
-            raise RunError(
-                f"cannot tell which dimension of a {tuple(tensor.shape)} tensor in layer {self.layer!r} "
-                f"({_name(self.function)}) counts the {self.batch} inputs: trace with provenance.batch_size=1"
-            )
-        if tensor.shape[axis] == self.batch:
+        """`tensor` with the inputs of the batch in front: `[batch, …]`; rows flattened batch-first are regrouped.
+
+        Raises:
+            Entangled: it cannot be told which part of it belongs to which input; never for a single input.
+        """
+        if axis is not None and axis < tensor.dim() and tensor.shape[axis] == self.batch:
             return tensor.movedim(axis, 0)
-        if axis == 0 and tensor.shape[0] % self.batch == 0:
-            return tensor.reshape(self.batch, -1, *tensor.shape[1:])
-        raise RunError(
-            f"layer {self.layer!r} ({_name(self.function)}) mixes the {self.batch} inputs of a batch: "
-            f"its output has shape {tuple(tensor.shape)}"
-        )
+        if self.batch == 1:  # all of it belongs to the only input
+            axis = 0 if axis is None or axis >= tensor.dim() else axis
+            return tensor.movedim(axis, 0).unsqueeze(0) if tensor.dim() else tensor.unsqueeze(0)
+        if axis is not None and axis < tensor.dim() and tensor.shape[axis] and tensor.shape[axis] % self.batch == 0:
+            rows = tensor.shape[axis] // self.batch
+            front = tensor.movedim(axis, 0)
+            return front.reshape(self.batch, rows, *front.shape[1:])
+        raise Entangled(f"layer {self.layer!r} ({_name(self.function)}): {tuple(tensor.shape)} of {self.batch} inputs")
 
     def release(self) -> None:
         """Let go of the tensors: the call has been contracted."""

@@ -158,13 +158,14 @@ def check_logits(logits: Tensor, targets: Sequence[tuple[str, Tensor | None]], s
             )
 
 
-def explain_failure(model: nn.Module, inputs: Mapping[str, Tensor], error: Exception) -> None:
+def explain_failure(model: nn.Module, inputs: Mapping[str, Tensor], error: Exception, where: str = "") -> None:
     """Raise where the model, asked plainly, cannot compute the inputs either, or makes no logits of them.
 
     Args:
         model: in evaluation mode, on its device.
         inputs: by argument name.
         error: what went wrong while it was traced.
+        where: in which layer, in words.
 
     Raises:
         InputError: it cannot compute them.
@@ -181,7 +182,7 @@ def explain_failure(model: nn.Module, inputs: Mapping[str, Tensor], error: Excep
     except Exception as plain:
         reason = " ".join(str(plain).split())[:300]
         raise InputError(
-            f"the model cannot compute these inputs, {shapes} ({reason}): give them as it reads them"
+            f"the model cannot compute these inputs, {shapes} ({where}{reason}): give them as it reads them"
         ) from error
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):

@@ -57,8 +57,8 @@ Factor = Dense | Gather | Outer
 def contract(factor: Factor, block: Block, stack: int) -> Tensor:
     """`<X_k, G_b>` for every input and each of the `stack` rows: `[batch, stack]`, in the type of the factors."""
     if isinstance(factor, Dense):
-        gradient = factor.gradient.flatten(1)
-        return gradient @ block(slice(None), None).flatten(1).T
+        gradient = factor.gradient.reshape(len(factor.gradient), -1)  # of a scalar parameter: one number an input
+        return gradient @ block(slice(None), None).reshape(stack, -1).T
     if isinstance(factor, Gather):
         return _contract_gather(factor, block)
     return _contract_outer(factor, block, stack)
@@ -80,6 +80,8 @@ def _contract_gather(factor: Gather, block: Block) -> Tensor:
 def _contract_outer(factor: Outer, block: Block, stack: int) -> Tensor:
     factor = _live_positions(factor)
     batch, groups, inputs, positions = factor.right.shape
+    if positions == 0:  # an expert that no input was sent to
+        return factor.left.new_zeros(batch, stack)
     per_group = factor.left.shape[1] // groups
     by_outputs = outputs_are_cheaper(positions, stack)
     widest = max(inputs, batch * positions) * stack if by_outputs else inputs * max(batch, stack)

@@ -13,31 +13,32 @@ from .calls import Call, Weight
 _MARK = "_provfl_mark"
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
     return frozenset(text.split())
 
 
 # Functions applied to each element alone; a layer's activation is looked for behind them.
-ELEMENTWISE = _words(
+ELEMENTWISE = words(
     "add sub rsub mul div truediv true_divide neg clone contiguous to float double half bfloat16 type dropout "
     "dropout1d dropout2d dropout3d alpha_dropout feature_dropout batch_norm iadd isub imul itruediv square pow "
     "sqrt rsqrt abs exp clamp clip addcmul addcdiv detach identity"
 )
 # Functions that change the shape and keep the elements in their order: transformers' Conv1D computes on `[n * T, O]`
 # and gives `[n, T, O]`, which is where its activation function finds it.
-RESHAPES = _words("view view_as reshape reshape_as flatten unflatten squeeze unsqueeze")
-ACTIVATIONS = _words(
+RESHAPES = words("view view_as reshape reshape_as flatten unflatten squeeze unsqueeze")
+ACTIVATIONS = words(
     "relu relu6 leaky_relu elu selu celu gelu silu mish softplus sigmoid tanh hardtanh hardswish hardsigmoid "
     "hardshrink softshrink tanhshrink softsign logsigmoid log_sigmoid threshold rrelu prelu"
 )
 # Functions linear in their only tensor: a parameter seen through them is still that parameter.
-VIEWS = _words(
+VIEWS = words(
     "chunk split tensor_split unbind getitem view reshape flatten unflatten transpose permute movedim swapaxes "
-    "swapdims squeeze unsqueeze narrow select t contiguous to float double clone expand embedding get neg "
+    "swapdims squeeze unsqueeze narrow select t contiguous to float double clone expand embedding T mT H mH neg "
     "index_select"
 )
 _ACTIVATION_FILES = ("torch.nn.modules.activation", "transformers.activations")
-_NO_ACTIVATIONS = _words("MultiheadAttention GLU Softmax Softmin LogSoftmax Softmax2d LinearActivation")
+_NO_ACTIVATIONS = words("MultiheadAttention GLU Softmax Softmin LogSoftmax Softmax2d LinearActivation")
 _IN_PLACE_DUNDERS = frozenset(("__iadd__", "__isub__", "__imul__", "__itruediv__", "__setitem__"))
 SILENT = frozenset(("size", "dim", "_set_grad_enabled", "is_floating_point", "numel", "stride", "__len__"))
 
@@ -83,23 +84,6 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def is_in_place(name: str, kwargs: Any) -> bool:
     """Whether a function of that name overwrites its first argument."""
     return (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_DUNDERS or bool(kwargs.get("inplace"))
-
-
-def moved_axis(plain: str, args: Any, kwargs: Any, axis: int, dims: int) -> int | None:
-    """Where functions that reorder dimensions put the axis; None for other functions."""
-    numbers = [a for a in args[1:] if isinstance(a, int) and not isinstance(a, bool)]
-    numbers += [v for k, v in kwargs.items() if k.startswith("dim") and isinstance(v, int)]
-    if plain in ("transpose", "swapaxes", "swapdims") and len(numbers) == 2:
-        a, b = (n % dims for n in numbers)
-        return b if axis == a else a if axis == b else axis
-    if plain == "t" and dims == 2:
-        return 1 - axis
-    if plain == "permute":
-        order = numbers or list(args[1] if len(args) > 1 else kwargs["dims"])
-        return [n % dims for n in order].index(axis)
-    if plain == "unsqueeze" and numbers:
-        return axis + (numbers[0] % (dims + 1) <= axis)
-    return None
 
 
 def is_activation(module: nn.Module) -> bool:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import RunError
-from .calls import RULES, Call, Weight
+from .axes import output_axis, repeated_axis
+from .calls import RULES, Call, Entangled, TooLarge, Weight
 from .marks import (
     ACTIVATIONS,
     ELEMENTWISE,
@@ -28,16 +29,17 @@ from .marks import (
     is_activation,
     is_in_place,
     mark_of,
-    moved_axis,
     set_mark,
     tensors_in,
 )
+from .nested import apart, floating, in_one, joined, replaced
+from .reading import arguments_of, not_followed
+from .rules.recurrent import RECURRENT, layout, without_cudnn
 from .rules.rewrites import REWRITES
 from .structure import Structure
+from .watching import eager, hooks, plain_attention
 
-
-class TooLarge(Exception):
-    """The activations of a batch take more memory than they may."""
+CUT = "no gradient of the prediction reaches it"
 
 
 class Recorder(TorchFunctionMode):
@@ -46,12 +48,13 @@ class Recorder(TorchFunctionMode):
     Args:
         structure: of the module that will run; its parameters are found by identity.
         batch: number of inputs.
-        record: called with each call as soon as its output exists; returns what the model goes on with.
+        record: called with each call as soon as its output exists, and with the output that the model goes on with.
         activated: called with a call and the output of its activation function.
         limit: bytes that the outputs of all functions may take together; None: any.
 
     Raises:
         TooLarge: from within the forward pass, when they take more.
+        Entangled: from within the forward pass, when it cannot be told which input of the batch is where.
     """
 
     def __init__(
@@ -95,6 +98,8 @@ class Recorder(TorchFunctionMode):
                 depends = depends or mark.data
             if (mark is not None and mark.weight is not None) or id(tensor) in self.names:
                 weights.append(tensor)
+        if name == "__get__":  # an attribute, such as .T
+            name = func.__self__.__name__
         plain = name.strip("_")  # add, add_ and __add__ alike
         in_place = is_in_place(name, kwargs)
         before = None
@@ -104,13 +109,21 @@ class Recorder(TorchFunctionMode):
         pending: tuple[Call, ...] = ()
         if not self.inside and (plain in ELEMENTWISE or plain in RESHAPES or plain in ACTIVATIONS):
             pending = tuple(dict.fromkeys(call for mark in marks for call in mark.pending))
-        output = func(*args, **kwargs)
+        output = (without_cudnn(func) if func in RECURRENT else func)(*args, **kwargs)
         if self.left is not None and (depends or weights) and not in_place:
             self._count(output)
-        if weights and (depends or self._repeats_over_batch(plain, output, weights)):
-            return self._use(func, plain, args, kwargs, output, weights, pending, before)
+        repeated = repeated_axis(plain, output, weights, self.batch) if weights and not depends else None
+        if weights and (depends or repeated is not None):
+            why = not_followed(tensors, output)
+            if why is not None:
+                return self._left_alone(func, args, kwargs, output, weights, why)
+            return self._use(func, plain, args, kwargs, output, weights, pending, before, repeated)
         if weights:
-            self._derive(func, plain, args, kwargs, output, weights)
+            why = not_followed(tensors, output)
+            if why is None:
+                self._derive(func, plain, args, kwargs, output, weights)
+            else:
+                self._note(weights, why)
             return output
         if depends:
             if plain in ACTIVATIONS and not self.inside:
@@ -119,7 +132,10 @@ class Recorder(TorchFunctionMode):
             for each in tensors_in(output if isinstance(output, (tuple, list)) else (output,)):
                 same = mark_of(each)  # dropout in evaluation mode returns its argument itself, which calls still hold
                 holders = same.holders if same is not None else ()
-                set_mark(each, Mark(True, self._axis(plain, args, kwargs, tensors, each), going_on, holders=holders))
+                set_mark(
+                    each,
+                    Mark(True, output_axis(plain, args, kwargs, tensors, each, self.batch), going_on, holders=holders),
+                )
         return output
 
     def _use(
@@ -132,60 +148,95 @@ class Recorder(TorchFunctionMode):
         found: list[Tensor],
         pending: tuple[Call, ...],
         before: Tensor | None,
+        repeated: int | None,
     ) -> Any:
-        """Record a call that took the parameters `found`; `before` is what an in-place function has overwritten."""
-        if not isinstance(output, Tensor):
-            return self._uncovered(func, args, kwargs, output, "returns several tensors")
-        registered = RULES.get(func)
-        names = registered.arguments if registered else ()
-        arguments = {names[i] if i < len(names) else str(i): a for i, a in enumerate(args)} | dict(kwargs)
+        """Record a call that took the parameters `found`.
+
+        Args:
+            before: what an in-place function has overwritten.
+            repeated: along which axis parameters were repeated for every input.
+        """
+        function, arguments, positional = arguments_of(func, args, kwargs)
         weights, axes = dict[str, Weight](), dict[str, int | None]()
+        places = layout(func, args)
+        states = {id(each) for each in args[1]} if places is not None and isinstance(args[1], tuple) else set()
+        states |= {id(args[1])} if places is not None and isinstance(args[1], Tensor) else set()
         for key, value in arguments.items():
             if isinstance(value, Tensor):
                 mark = mark_of(value)
                 weight = self._weight(value)
                 if weight is not None:
                     weights[key] = weight
+                elif places is not None:  # states that are not of the data are still one for every input
+                    axes[key] = places.states if id(value) in states else places.input
                 elif mark is not None and mark.data:
                     axes[key] = mark.axis
-        if len(weights) < len(found):
-            return self._uncovered(func, args, kwargs, output, "takes its parameters in a list")
-        axis = self._axis(plain, args, kwargs, [arguments[k] for k in axes], output) if axes else 0
+        if len(weights) < len({id(each) for each in found}):
+            return self._left_alone(func, args, kwargs, output, found, f"{plain} takes it in a list of lists")
         held = {k: arguments[k] for k in axes}
+        sources = list(held.values())
         if not axes:  # constants that were repeated for every input, such as BERT's token types
             axes = {k: 0 for k, v in arguments.items() if isinstance(v, Tensor) and k not in weights}
         if before is not None:
             first = next(iter(arguments))
             held.pop(first, None)
             arguments[first] = before
-        if not output.requires_grad:
-            # The first layers: from here on the graph is needed. A copy, because a leaf may not be changed in place.
-            output = output.detach().requires_grad_().clone()
-        elif before is None and output._base is not None:
-            # Were a view changed in place later, autograd would go round it to its base, and the hook see nothing.
-            output = output.clone()
+        outputs = floating(output)
+        if places is not None:
+            out_axes: list[int | None] = list(places.outputs)
+        elif sources:
+            out_axes = [output_axis(plain, args, kwargs, sources, each, self.batch) for each in outputs]
+        else:
+            out_axes = [repeated or 0]
+        layer = self._layer(weights)
+        if isinstance(output, Tensor):
+            result, axis = self._differentiable(output, before), out_axes[0]
+            outputs = [result]
+        else:
+            if self.batch > 1 and None in out_axes:
+                raise Entangled(f"layer {layer!r} ({func.__name__})")
+            rows = [each.shape[a] if a is not None else 1 for each, a in zip(outputs, out_axes, strict=True)]
+            function = joined(function, out_axes, self.batch, rows)
+            result, axis = self._differentiable(in_one(outputs, out_axes, self.batch, rows), before), 0
+            outputs = apart(result, outputs, out_axes, self.batch)
+            output = replaced(output, outputs)
         call = Call(
-            function=func,
+            function=function,
             arguments={k: v.detach() if isinstance(v, Tensor) else v for k, v in arguments.items()},
-            positional=len(args),
+            positional=positional,
             weights=weights,
             axes=axes,
-            output=output.detach(),
+            output=result.detach(),
             axis=axis,
             batch=self.batch,
-            layer=self._layer(weights),
+            layer=layer,
         )
+        if self.left is not None and func not in RULES:  # each input has a gradient of its own, as large as the weights
+            self._spend(self.batch * sum(arguments[k].nbytes for k in weights))
         for key, tensor in held.items():
             mark = mark_of(tensor)
-            assert mark is not None
-            mark.holders += ((call, key),)
-            call.versions[key] = tensor._version
-        kept = pending if plain in ELEMENTWISE else ()
-        set_mark(output, Mark(True, axis, (*kept, call), holders=((call, "output"),)))
-        call.versions["output"] = output._version
-        self.record(call, output)
+            if mark is not None:
+                mark.holders += ((call, key),)
+                call.versions[key] = tensor._version
+        kept = (*pending, call) if plain in ELEMENTWISE else (call,)
+        single = isinstance(output, Tensor)
+        for each, out_axis in zip(outputs, out_axes, strict=True):
+            set_mark(each, Mark(True, out_axis, kept, holders=((call, "output"),)) if single else Mark(True, out_axis))
+        call.versions["output"] = result._version
+        self.record(call, result)
         if plain in ACTIVATIONS and not self.inside:  # an activation with parameters of its own
-            self._activate((*pending, call), output)
+            self._activate((*pending, call), result)
+        return result if single else output
+
+    @staticmethod
+    def _differentiable(output: Tensor, before: Tensor | None) -> Tensor:
+        """What the model goes on with in place of an output: a tensor whose gradient is told."""
+        if not output.requires_grad:
+            # The first layers: from here on the graph is needed. A copy, because a leaf may not be changed in place.
+            return output.detach().requires_grad_().clone()
+        if before is None and output._base is not None:
+            # Were a view changed in place later, autograd would go round it to its base, and the hook see nothing.
+            return output.clone()
         return output
 
     def _derive(self, func: Any, plain: str, args: Any, kwargs: Any, output: Any, weights: list[Tensor]) -> None:
@@ -231,11 +282,15 @@ class Recorder(TorchFunctionMode):
                     self.activated(call, output.detach().reshape(call.output.shape))
 
     def _count(self, output: Any) -> None:
-        if isinstance(output, Tensor) and output._base is None:
-            assert self.left is not None
-            self.left -= output.nbytes
-            if self.left < 0:
-                raise TooLarge
+        for tensor in tensors_in(output if isinstance(output, (tuple, list)) else (output,)):
+            if tensor._base is None:
+                self._spend(tensor.nbytes)
+
+    def _spend(self, numbers: int) -> None:
+        assert self.left is not None
+        self.left -= numbers
+        if self.left < 0:
+            raise TooLarge
 
     def _keep_before_change(self, tensor: Tensor) -> None:
         """Copy what recorded calls still have to read, before an in-place function overwrites it."""
@@ -251,40 +306,6 @@ class Recorder(TorchFunctionMode):
             call.versions.pop(name, None)
         mark.holders = ()
 
-    def _repeats_over_batch(self, plain: str, output: Any, weights: list[Tensor]) -> bool:
-        """Whether a parameter is repeated for every input of the batch: a class token, or BERT's token types."""
-        if plain == "embedding":
-            return output.dim() > 2 and output.shape[0] == self.batch
-        if plain == "repeat" and output.dim() == weights[0].dim() and weights[0].dim() > 0:
-            return output.shape[0] == self.batch * weights[0].shape[0]  # heads of DeBERTa's positions, input by input
-        return (
-            plain in ("expand", "repeat", "broadcast_to")
-            and output.shape[0] == self.batch
-            and (output.dim() > weights[0].dim() or weights[0].shape[0] == 1)
-        )
-
-    def _axis(self, plain: str, args: Any, kwargs: Any, tensors: list[Tensor], output: Tensor) -> int | None:
-        """Along which axis of the output the inputs of the batch lie; None when that cannot be told."""
-        source = next((t for t in tensors if (m := mark_of(t)) is not None and m.data), None)
-        if source is None:
-            return 0
-        mark = mark_of(source)
-        assert mark is not None
-        axis = mark.axis
-        if axis is None:
-            return None
-        moved = moved_axis(plain, args, kwargs, axis, source.dim())
-        if moved is not None:
-            return moved
-        if plain not in ("reshape", "view", "flatten", "unflatten"):
-            axis += max(0, output.dim() - source.dim()) if plain in ELEMENTWISE else 0
-            if output.dim() > axis and output.shape[axis] == self.batch:
-                return axis
-        if axis == 0 and output.dim() and output.shape[0] % self.batch == 0:
-            return 0
-        candidates = [i for i, size in enumerate(output.shape) if size == self.batch]
-        return candidates[0] if len(candidates) == 1 else None
-
     # -- modules -----------------------------------------------------------------------------------------------------
 
     def _layer(self, weights: dict[str, Weight]) -> str:
@@ -296,28 +317,33 @@ class Recorder(TorchFunctionMode):
                 return layer
         return names[0].rpartition(".")[0]
 
-    def _uncovered(self, func: Any, args: Any, kwargs: Any, output: Any, why: str) -> Any:
-        """Remember that these parameters are not accounted for, and go on."""
-        for tensor in tensors_in((*args, *kwargs.values())):
+    def _note(self, weights: list[Tensor], why: str) -> None:
+        """Remember why parameters are not followed."""
+        for tensor in weights:
             weight = self._weight(tensor)
             for name in weight.names if weight else ():
-                self.unruled[name] = f"{func.__name__} {why}"
+                self.unruled.setdefault(name, why)
+
+    def _left_alone(self, func: Any, args: Any, kwargs: Any, output: Any, weights: list[Tensor], why: str) -> Any:
+        """Go on without recording a call: what it does with its parameters is left to `alone`."""
+        self._note(weights, why)
         tensors = list(tensors_in((*args, *kwargs.values())))
         for each in tensors_in(output if isinstance(output, (tuple, list)) else (output,)):
-            set_mark(each, Mark(True, self._axis(func.__name__, args, kwargs, tensors, each)))
+            set_mark(each, Mark(True, output_axis(func.__name__, args, kwargs, tensors, each, self.batch)))
         return output
 
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Follow which modules run, treat activation modules as one activation each, and record what is called."""
         with ExitStack() as stack:
-            stack.enter_context(_plain_attention())
+            stack.enter_context(plain_attention())
+            stack.enter_context(eager())
             for name, module in self.structure.modules.items():
                 if is_activation(module):
-                    stack.enter_context(_hooks(module, self._enter_activation, self._leave_activation))
+                    stack.enter_context(hooks(module, self._enter_activation, self._leave_activation))
                 own = self.structure.own.get(name)
                 if own:
-                    stack.enter_context(_hooks(module, self._enter_module(name, own), self._leave_module))
+                    stack.enter_context(hooks(module, self._enter_module(name, own), self._leave_module))
             stack.enter_context(self)
             yield
 
@@ -344,27 +370,6 @@ class Recorder(TorchFunctionMode):
             mark = mark_of(output)
             if mark is not None:
                 mark.pending = ()
-
-
-@contextmanager
-def _hooks(module: nn.Module, before: Callable[..., Any], after: Callable[..., Any]) -> Iterator[None]:
-    handles = (module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Keep transformer layers off their fused path, which hides its parameters and has no gradient."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def check_unchanged(call: Call) -> None:

@@ -32,9 +32,9 @@ from ..federation.engine import can_fork, die_with
 from ..store.tensorfile import TensorFile, open_tensors
 from ..threads import one_thread
 from .batch import Pass, Sums, Target, trace_batch
+from .calls import TooLarge
 from .depth import chosen_layers, layer_weights
 from .lineage import LineageRound
-from .recording import TooLarge
 from .stack import Source, Stack
 from .structure import Structure
 
@@ -90,7 +90,7 @@ def opened(model: nn.Module, source: Source, settings: Provenance) -> Pass:
     """Load the round's global weights into `model`, and prepare to read its clients."""
     structure = Structure.of(model)
     structure.load(source.weights())
-    parameter = next(iter(structure.parameters.values()))
+    parameter = next(p for p in structure.parameters.values() if p.is_floating_point())
     dtype = torch.promote_types(parameter.dtype, torch.float32)
     stack = Stack.open(
         source, settings.of, list(structure.parameters), parameter.device, dtype, settings.client_weighting
@@ -236,12 +236,19 @@ class _Parcel:
     source: Source
     settings: Provenance
     with_mass: bool
+    alone: frozenset[str]
+    recorded: bool
     inputs: Mapping[str, Tensor]
     targets: Sequence[Target]
     layer_sample: int
 
     def unpacked(self) -> Work:
-        given = replace(opened(self.model, self.source, self.settings), with_mass=self.with_mass)
+        given = replace(
+            opened(self.model, self.source, self.settings),
+            with_mass=self.with_mass,
+            alone=self.alone,
+            recorded=self.recorded,
+        )
         return Work(given, self.inputs, self.targets, self.layer_sample)
 
 
@@ -261,6 +268,8 @@ def _ray(work: Work, shards: int, address: str) -> Iterator[Perform]:
         given.stack.source,
         given.settings,
         given.with_mass,
+        given.alone,
+        given.recorded,
         work.inputs,
         work.targets,
         work.layer_sample,

@@ -137,7 +137,7 @@ class Stack:
         """Several small parameters side by side, `[rows, numbers]`; kept for the next batch while that is cheap."""
         if names in self.joined:
             return self.joined[names]
-        side_by_side = torch.cat([self._rows(name, slice(None)).flatten(1).clone() for name in names], 1)
+        side_by_side = torch.cat([self._rows(n, slice(None)).reshape(self.rows, -1).clone() for n in names], 1)
         if sum(kept.numel() for kept in self.joined.values()) + side_by_side.numel() <= JOINED_NUMBERS:
             self.joined[names] = side_by_side
         return side_by_side

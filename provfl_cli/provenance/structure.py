@@ -17,7 +17,7 @@ class Structure:
     """Modules, parameters and buffers of a model; a tied parameter stands under its first name.
 
     `own` are the parameters that a module itself holds, by module name, for those that hold any; `names` finds a
-    parameter by identity.
+    parameter by identity, where it has a gradient at all.
     """
 
     model: nn.Module
@@ -44,6 +44,9 @@ class Structure:
             if held:
                 own[prefix] = frozenset(names[id(parameter)] for parameter in held.values())
             buffers.update((f"{dot}{key}", value) for key, value in module._buffers.items() if value is not None)
+        whole = [id(parameter) for parameter in parameters.values() if not parameter.is_floating_point()]
+        for each in whole:  # whole numbers have no gradient: what is done with them is arithmetic of the model
+            del names[each]
         return Structure(model, modules, parameters, buffers, own, names)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:

@@ -24,9 +24,11 @@ from .checks import (
     checked_targets,
     explain_failure,
 )
-from .conservation import check, residuals, suspicious
+from .conservation import check, residuals, stored_rounding, suspicious
+from .probe import MIXED, probed
 from .shards import Work, batches, opened
 from .stack import Source
+from .traceable import eager_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +69,7 @@ class Contributions:
         unchecked: layers that are not linear in their parameters, so that conservation says nothing about them.
         buffers: tensors of the model that are no parameters, and so not attributed.
         names: what the clients are called, in the order of `clients`; (): by their numbers.
+        notes: what was not traced in the ordinary way, a sentence each.
     """
 
     clients: tuple[int, ...]
@@ -83,6 +86,7 @@ class Contributions:
     unchecked: tuple[str, ...]
     buffers: tuple[str, ...]
     names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def client_names(self) -> tuple[str, ...]:
@@ -140,7 +144,9 @@ def trace(
 
     Raises:
         RunError: conservation does not hold, or inputs are not independent of each other.
-        InputError: what was given is not that, or does not fit together; `settings.layers` names no layer of the model.
+        InputError: what was given is not that, or does not fit together; `settings.layers` names no layer of the model;
+            or the model cannot be traced: it is not deterministic, gives one logit, or is TorchScript, quantized or
+            complex.
     """
     settings = checked_settings(settings)
     return trace_targets(model, inputs, source, settings, [(settings.target, classes)], layer_sample)[0]
@@ -168,21 +174,39 @@ def trace_targets(
     """
     settings, targets = checked_settings(settings), checked_targets(targets)
     named, layer_sample = checked_inputs(inputs), checked_sample(layer_sample)
+    model = eager_model(model)
     check_source(model, source)
     given = opened(model, source, settings)
-    stack, device = given.stack, given.stack.device
-    count = len(next(iter(named.values())))
+    count, device = len(next(iter(named.values()))), given.stack.device
     wanted: list[Target] = [(kind, checked_classes(classes, count, device)) for kind, classes in targets]
-    work = Work(given, named, wanted, layer_sample)
     results = []
     with given.structure.frozen():
+        given, notes = probed(given, named)
+        work = Work(given, named, wanted, layer_sample)
         for target, parts in zip(wanted, zip(*_sums(work), strict=True), strict=True):
-            residual, difference = residuals(_joined(parts, "rows"), _joined(parts, "right"), stack)
-            if suspicious(residual, stack.dtype):
-                again = batches(Work(replace(given, with_mass=True), named, [target], 0))
-                check(residual, difference, _joined([sums for (sums,) in again], "mass"), stack.dtype)
-            results.append(_collect(given, parts, residual))
+            try:
+                results.append(_checked(given, parts, target, named, notes))
+            except RunError:
+                if given.settings.batch_size == 1 or len(parts[0].rows) == 1:
+                    raise
+                # Where the inputs of a batch were mistaken for something else: each alone shows whether that is all.
+                single = replace(given, settings=replace(given.settings, batch_size=1))
+                again = [sums for (sums,) in batches(Work(single, named, [target], layer_sample))]
+                results.append(_checked(single, again, target, named, (*notes, MIXED)))
     return results
+
+
+def _checked(
+    given: Pass, parts: Sequence[Sums], target: Target, inputs: Mapping[str, Tensor], notes: tuple[str, ...]
+) -> Contributions:
+    """The result for one target; RunError where conservation fails."""
+    stack = given.stack
+    residual, difference = residuals(_joined(parts, "rows"), _joined(parts, "right"), stack)
+    if suspicious(residual, stack.dtype):
+        again = batches(Work(replace(given, with_mass=True), inputs, [target], 0))
+        mass = _joined([sums for (sums,) in again], "mass")
+        check(residual, difference, mass, stack.dtype, stored_rounding(stack))
+    return _collect(given, parts, residual, notes)
 
 
 def _sums(work: Work) -> list[list[Sums]]:
@@ -200,7 +224,7 @@ def _joined(parts: Sequence[Sums], name: str) -> Tensor:
     return torch.cat([getattr(sums, name) for sums in parts])
 
 
-def _collect(given: Pass, parts: Sequence[Sums], residual: Tensor) -> Contributions:
+def _collect(given: Pass, parts: Sequence[Sums], residual: Tensor, notes: tuple[str, ...]) -> Contributions:
     stack, settings, first = given.stack, given.settings, parts[0]
     parameters = given.structure.parameters
     rows = _joined(parts, "rows").cpu().double()
@@ -211,7 +235,8 @@ def _collect(given: Pass, parts: Sequence[Sums], residual: Tensor) -> Contributi
         kept = rows[:, stack.counted - 1] if stack.ends_with_previous else torch.zeros(len(rows), dtype=torch.float64)
         by_kind = {"previous": kept.numpy(), **by_kind}
     seen = set().union(*(sums.seen for sums in parts))
-    uncovered = {n: first.unruled.get(n, "no call of a torch function took it") for n in parameters if n not in seen}
+    reasons = {name: why for sums in reversed(parts) for name, why in sums.unruled.items()}
+    uncovered = {n: reasons.get(n, "no call of a torch function took it") for n in parameters if n not in seen}
     total = sum(p.numel() for p in parameters.values())
     return Contributions(
         clients=tuple(stack.source.clients),
@@ -228,6 +253,7 @@ def _collect(given: Pass, parts: Sequence[Sums], residual: Tensor) -> Contributi
         unchecked=tuple(first.unchecked),
         buffers=tuple(given.structure.buffers),
         names=tuple(getattr(stack.source, "names", ())),
+        notes=notes,
     )
 
 

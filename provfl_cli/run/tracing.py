@@ -169,7 +169,7 @@ def attributed(
         seconds[preset.name, scope] = median(spent)
         found[preset.name, scope] = one
         frames.append(_rows(case, preset.name, scope, preset.target, one))
-    notes = []
+    notes = list(dict.fromkeys(note for each in found.values() for note in each.notes))
     for rival in rivals:
         if (rival.name, "round") in found:
             continue

@@ -322,7 +322,7 @@ def test_errors_of_our_own_rules_are_not_hidden(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("provfl_cli.provenance.batch.contract", broken)
     monkeypatch.setattr("provfl_cli.provenance.batch._is_small", lambda factor: False)
-    with pytest.raises(ValueError, match="a rule is wrong"):
+    with pytest.raises(RunError, match=r"cannot be followed through the model: a rule is wrong"):
         asked()
 
 

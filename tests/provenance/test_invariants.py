@@ -1,5 +1,6 @@
 """What must hold for any trace, and what conservation must catch."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.fusion.decomposition import Decomposition, Multiplier, pack
-from provfl_cli.provenance import batch, calls, factors
+from provfl_cli.provenance import batch, calls, factors, tracing
 from provfl_cli.provenance.stack import GivenRound
 from provfl_cli.provenance.tracing import Contributions, trace, trace_targets
 
@@ -328,10 +329,18 @@ def test_a_wrong_layer_rule_is_caught(lenet: tuple, monkeypatch: pytest.MonkeyPa
         left[..., 0] = 0
         return {**found, "weight": dataclasses.replace(found["weight"], left=left)}
 
+    expected = trace(model, inputs, source, settings(of=of)).values
     for broken in (no_bias, no_corner):
         monkeypatch.setitem(calls.RULES, nn.functional.conv2d, dataclasses.replace(right, rule=broken))
-        with pytest.raises(RunError, match="conservation fails"):
-            trace(model, inputs, source, settings(of=of))
+        with monkeypatch.context() as unprobed:  # conservation notices
+            unprobed.setattr(tracing, "probed", lambda given, inputs: (given, ()))
+            with pytest.raises(RunError, match="conservation fails"):
+                trace(model, inputs, source, settings(of=of))
+        found = trace(
+            copy.deepcopy(model), inputs, source, settings(of=of)
+        )  # and what is known of the model beforehand
+        assert np.allclose(found.values, expected, atol=1e-6 * np.abs(expected).max())
+        assert "by autograd" in found.notes[0]
 
 
 def test_a_second_call_that_is_missed_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +364,7 @@ def test_a_second_call_that_is_missed_is_caught(monkeypatch: pytest.MonkeyPatch)
         lambda f, b, n: right(f, b, n) * (0.0 if next(counted) in (2, 3) else 1.0),
     )
     with pytest.raises(RunError, match="conservation fails"):
-        trace(model, inputs, source, settings())
+        trace(model, inputs, source, settings(batch_size=1))
 
 
 def test_clients_without_share_are_no_candidates(lenet: tuple) -> None:

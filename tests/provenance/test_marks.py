@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from provfl_cli.provenance.marks import is_in_place, moved_axis
+from provfl_cli.provenance import axes
+from provfl_cli.provenance.marks import is_in_place
 
 SIZES = (3, 5, 7)
+
+
+def moved_axis(name: str, args: Any, kwargs: Any, axis: int) -> int | None:
+    return axes.moved_axis(name, args, kwargs, axis, args[0], batch=2)
 
 
 def where_torch_puts_it(name: str, args: Any, kwargs: Any, axis: int, sizes: tuple[int, ...]) -> int:
@@ -24,9 +29,9 @@ def where_torch_puts_it(name: str, args: Any, kwargs: Any, axis: int, sizes: tup
 def test_two_dimensions_change_places(name: str, dims: tuple[int, int], axis: int) -> None:
     tensor = torch.empty(SIZES)
     expected = where_torch_puts_it(name, dims, {}, axis, SIZES)
-    assert moved_axis(name, (tensor, *dims), {}, axis, 3) == expected
+    assert moved_axis(name, (tensor, *dims), {}, axis) == expected
     if name == "transpose":
-        assert moved_axis(name, (tensor,), {"dim0": dims[0], "dim1": dims[1]}, axis, 3) == expected
+        assert moved_axis(name, (tensor,), {"dim0": dims[0], "dim1": dims[1]}, axis) == expected
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -40,12 +45,12 @@ def test_all_dimensions_are_put_in_another_order(order: tuple[int, ...], axis: i
         ((tensor,), {"dims": order}),
         ((tensor, *negative), {}),
     ):
-        assert moved_axis("permute", args, kwargs, axis, 3) == expected
+        assert moved_axis("permute", args, kwargs, axis) == expected
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_matrix_is_turned(axis: int) -> None:
-    assert moved_axis("t", (torch.empty(3, 5),), {}, axis, 2) == where_torch_puts_it("t", (), {}, axis, (3, 5))
+    assert moved_axis("t", (torch.empty(3, 5),), {}, axis) == where_torch_puts_it("t", (), {}, axis, (3, 5))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -53,13 +58,13 @@ def test_a_matrix_is_turned(axis: int) -> None:
 def test_a_dimension_is_put_in(at: int, axis: int) -> None:
     tensor = torch.empty(SIZES)
     expected = where_torch_puts_it("unsqueeze", (at,), {}, axis, SIZES)
-    assert moved_axis("unsqueeze", (tensor, at), {}, axis, 3) == expected
-    assert moved_axis("unsqueeze", (tensor,), {"dim": at}, axis, 3) == expected
+    assert moved_axis("unsqueeze", (tensor, at), {}, axis) == expected
+    assert moved_axis("unsqueeze", (tensor,), {"dim": at}, axis) == expected
 
 
 def test_other_functions_say_nothing() -> None:
-    assert moved_axis("add", (torch.empty(3, 5), 1), {}, 0, 2) is None
-    assert moved_axis("t", (torch.empty(3),), {}, 0, 1) is None
+    assert moved_axis("add", (torch.empty(3, 5), 1), {}, 0) is None
+    assert moved_axis("t", (torch.empty(3),), {}, 0) is None
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ def _run(call: Call, replaced: dict[str, Tensor]) -> Tensor:
 
 
 def _alone(example: Tensor, axis: int, flattened: bool) -> Tensor:
-    """One input as a batch of one."""
-    return example if flattened else example.unsqueeze(axis)
+    """One input as a batch of one; or its rows, where rows of several inputs lay behind each other."""
+    return example.movedim(0, axis) if flattened else example.unsqueeze(axis)
 
 
 def fallback(call: Call, g: Tensor) -> dict[str, Factor]:

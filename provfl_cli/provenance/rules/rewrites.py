@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .recurrent import LAYERS, unpacked
+
 
 def multi_head_attention(
     query: Tensor,
@@ -86,4 +88,8 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 # What is run in place of a function while a model is recorded.
-REWRITES: dict[Any, Any] = {F.multi_head_attention_forward: multi_head_attention, torch._weight_norm: weight_norm}
+REWRITES: dict[Any, Any] = {
+    F.multi_head_attention_forward: multi_head_attention,
+    torch._weight_norm: weight_norm,
+    **{function: unpacked(function) for function in LAYERS},
+}

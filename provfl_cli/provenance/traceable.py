@@ -1,0 +1,43 @@
+"""Models that no trace can follow, refused in one line before anything is computed."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized", "torchao.quantization")
+
+
+def eager_model(model: nn.Module) -> nn.Module:
+    """The module behind `torch.compile`, else the model itself.
+
+    Raises:
+        InputError: it holds TorchScript, quantized layers, or parameters of a type that torch does not differentiate.
+    """
+    if not isinstance(model, nn.Module):
+        return model  # `check_source` says so
+    model = getattr(model, "_orig_mod", model)
+    for name, module in model.named_modules():
+        layer = f"layer {name!r}" if name else "the model"
+        if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+            raise InputError(f"{layer} is TorchScript: TorchScript modules cannot be traced, give the eager module")
+        if type(module).__module__.startswith(_QUANTIZED):
+            raise InputError(
+                f"{layer} is quantized ({type(module).__name__}): its numbers have no gradient, give the model as "
+                "it was before quantization"
+            )
+    for name, parameter in model.named_parameters():
+        kind = str(parameter.dtype).removeprefix("torch.")
+        if parameter.is_complex():
+            raise InputError(
+                f"layer {name.rpartition('.')[0]!r}: {name} is {kind}: complex parameters cannot be traced, keep real "
+                "and imaginary parts in a real one and use torch.view_as_complex"
+            )
+        if kind.startswith(("float8", "float4")):
+            raise InputError(
+                f"layer {name.rpartition('.')[0]!r}: {name} is {kind}: torch does not differentiate it, give the model "
+                "in float16 or wider"
+            )
+    return model
