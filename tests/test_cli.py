@@ -85,7 +85,7 @@ WRONG = {  # a command line, and what its one line has to contain
     "wrong type: threshold": (["run", "threshold=high"], "threshold=high: must be a number or null"),
     "wrong word": (["run", "federation.optimizer=adamm"], "did you mean adam or adamw?"),
     "out of range: rounds": (["run", "federation.rounds=0"], "federation.rounds=0: must be 1 or more"),
-    "out of range: rate": (["run", "federation.learning_rate=nan"], "finite number above 0"),
+    "out of range: rate": (["run", "federation.learning_rate=nan"], "finite number"),
     "out of range: seed": (["run", "seed=-1"], "seed=-1"),
     "out of range: alpha": (["run", "partition.alpha=0"], "partition.alpha=0"),
     "cross-field: clients": (["run", "federation.clients_per_round=11"], "federation.clients=10"),

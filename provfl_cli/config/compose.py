@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..errors import InputError
+from .checks import check_override
 from .explain import explained
 from .fields import fitted
 from .schema import Experiment
@@ -64,6 +65,8 @@ def parse(argv: Sequence[str]) -> Namespace:
     args = parser().parse_intermixed_args(list(argv))
     if args.experimental_rerun is not None:
         raise InputError("--experimental-rerun reads pickles: use --config-dir RUN/.hydra to repeat a run")
+    for override in args.overrides:
+        check_override(override)
     return args
 
 

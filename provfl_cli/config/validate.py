@@ -1,6 +1,7 @@
 """From a composed configuration to the schema: every value resolved, typed and within its range."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError, did_you_mean
+from .checks import check_number, check_plain, excerpt, ranges
 from .fields import converted, fitted, shown
 from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Provenance, Store
 from .tree import conf_dir, option_file, options
@@ -36,7 +38,9 @@ def validated(cfg: DictConfig, called_from: Path | None = None) -> Config:
 
     Raises InputError, one line, for the first thing that is wrong. Imports nothing heavy.
     """
-    plain = _anchored(_resolved(cfg), called_from)
+    plain = _resolved(cfg)
+    check_plain(plain)
+    plain = _anchored(plain, called_from)
     expected = {field.name for field in fields(Config)}
     for key in plain:
         if key not in expected:
@@ -47,6 +51,9 @@ def validated(cfg: DictConfig, called_from: Path | None = None) -> Config:
             raise InputError(
                 f"{group} is missing: " + (f"choose {group}=one of {choices}" if choices else "a block of keys")
             )
+    scalars = converted(Config, {key: plain[key] for key in SCALARS if key in plain}, names=SCALARS)
+    for key in ranges(Config):  # before the blocks, some of which take their values over
+        check_number(key, scalars[key], ranges(Config)[key])
     parts: dict[str, Any] = {group: fitted(kind, plain[group], group) for group, kind in BLOCKS.items()}
     parts |= {group: _targeted(plain[group], group) for group in TARGETED}
     parts["attribution"] = _methods(plain.get("attribution") or {})
@@ -54,7 +61,6 @@ def validated(cfg: DictConfig, called_from: Path | None = None) -> Config:
     parts["model"] = _model(plain["model"])
     if plain.get("experiment") is not None:
         parts["experiment"] = fitted(Experiment, plain["experiment"], "experiment")
-    scalars = converted(Config, {key: plain[key] for key in SCALARS if key in plain}, names=SCALARS)
     config = Config(**parts, **scalars)
     if called_from is None and config.dataset.path is not None and not Path(config.dataset.path).exists():
         raise InputError(f"dataset.path={config.dataset.path}: no such folder")
@@ -78,6 +84,8 @@ def check_model_options(cfg: DictConfig, defaults: Mapping[str, Any], choice: st
             raise InputError(f"model.{key}: model={choice} has no such key, {did_you_mean(key, defaults)}")
         default = defaults[key]
         fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+        if key == "min_image_size" and isinstance(default, int) and isinstance(value, int) and value < default:
+            raise InputError(f"model.min_image_size={value}: model={choice} reads pictures of {default} or more pixels")
         if default is not None and key not in MODEL_FIELDS and not fits:
             raise InputError(f"model.{key}={shown(value)}: must be like its default, {key}={shown(default)}")
 
@@ -124,7 +132,7 @@ def model_option(name: str) -> Model:
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
     """`cfg` without the `hydra` node as plain values, every interpolation replaced by what it stands for."""
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]) if "hydra" in cfg else cfg
     try:
         plain = OmegaConf.to_container(own, resolve=True)
     except OmegaConfBaseException as error:
@@ -183,7 +191,21 @@ def _anchored(plain: dict[str, Any], called_from: Path | None) -> dict[str, Any]
     for group, key in (("store", "cache"), ("dataset", "path"), ("tracker", "folder"), ("model", "checkpoint")):
         block = plain.get(group)
         if isinstance(block, dict) and isinstance(block.get(key), str):
-            path = (calling / Path(block[key]).expanduser()).resolve()
+            path = _absolute(f"{group}.{key}", block[key], calling)
             if key != "checkpoint" or path.is_dir():  # else a hub id
                 plain[group] = {**block, key: str(path)}
     return plain
+
+
+def _absolute(key: str, text: str, calling: Path) -> Path:
+    """The path that `text` is, seen from the folder `calling`; InputError where none can be of that name."""
+    if not text.strip():
+        raise InputError(f"{key}: is empty, give a path")
+    try:
+        path = (calling / Path(text).expanduser()).resolve()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, behind a closed folder, ~ of nobody
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{key}={excerpt(text)}: cannot be a path ({reason})") from error
+    return path
