@@ -18,7 +18,7 @@ from provfl_cli.cli import main
 from provfl_cli.cli.recorded import traced
 from provfl_cli.provenance import from_state_dicts, trace
 from provfl_cli.reporting.figures import draw
-from provfl_cli.store.recorded import Recorded, read_recorded, write_recorded
+from provfl_cli.store.recorded import JOURNAL, Recorded, read_recorded, write_recorded
 from provfl_cli.store.rounds import read_round, stored_rounds
 
 from .federations import make_model
@@ -99,6 +99,27 @@ def test_an_imported_round_is_traced_as_its_state_dicts_are(files: Path, capsys:
     refused = answer["what_if"][0]
     assert refused["without"] == ["carol"]
     assert list(refused["probabilities"].values()) == pytest.approx(without, abs=1e-5)
+
+
+def test_without_all_clients_nobody_is_left(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments()) == 0
+    capsys.readouterr()
+    where = ["trace", "made", "--model", "tests.test_import:net", "--data", "data.safetensors"]
+    assert main([*where, "--without", ",".join(NAMES), "--json"]) == 0
+    for what in json.loads(capsys.readouterr().out)["what_if"]:
+        assert (what["prediction"], what["probabilities"]) == (None, None)
+        assert "nobody is left" in what["reason"]
+
+
+def test_a_recording_without_a_round_says_why(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [{"round": number, "reason": f"client {number} sent \x1b[2Jnothing\nat all"} for number in (1, 2)]
+    (workspace / "made").mkdir()
+    (workspace / "made" / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for arguments in (["trace", "made"], ["report", "made"], ["figure", "made", "ranking", "--out", "x.pdf"]):
+        assert main([*arguments, "--model", "lenet", "--data", "x.safetensors"]) == 2
+        error = capsys.readouterr().err
+        assert "made: no round of it could be recorded (round 2: client 2 sent ␛[2Jnothing at all)" in error
+        assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

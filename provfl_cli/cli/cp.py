@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 from shutil import copyfile
 
+from ..config.flags import no_such_flag
 from ..config.tree import groups, option_file, options
 from ..errors import InputError, did_you_mean
 
@@ -17,7 +18,9 @@ def main(arguments: list[str]) -> int:
         return 0
     force = "--force" in arguments
     names = [argument for argument in arguments if argument != "--force"]
-    if len(names) != 2 or any(name.startswith("-") for name in names):
+    for flag in (name for name in names if name.startswith("-")):
+        raise InputError(f"{no_such_flag(flag, ['--force', '--help'])} (provfl cp --help)")
+    if len(names) != 2 or not all(names):
         raise InputError("give an option and a file: provfl cp model/lenet my/model/wide.yaml")
     source, target = _source(names[0]), _target(names[0], names[1])
     if target.exists() and not force:
@@ -35,7 +38,9 @@ def main(arguments: list[str]) -> int:
 def _source(name: str) -> Path:
     group, _, option = name.removesuffix(".yaml").rpartition("/")
     if group not in groups():
-        raise InputError(f"{name}: no such config group, {did_you_mean(group or name, groups())} (GROUP/OPTION)")
+        holders = [f"{each}/{option}" for each in groups() if option in options(each)]
+        answer = f"did you mean {' or '.join(holders[:3])}?" if holders else did_you_mean(group or name, groups())
+        raise InputError(f"{name}: no such config group, {answer} (GROUP/OPTION)")
     if option not in options(group):
         raise InputError(f"{name}: {did_you_mean(option, options(group))}")
     return option_file(group, option)

@@ -17,16 +17,21 @@ def unclaimed_pattern(cfg: DictConfig, key: str) -> bool:
     return "${now:" in str(raw["dir"])  # type: ignore[index, call-overload]
 
 
-def claimed(cfg: DictConfig, key: str) -> Path:
-    """Make the folder `hydra.KEY.dir`, or one beside it with -2, -3, … where another run was there first."""
+def wanted(cfg: DictConfig, key: str) -> Path:
+    """The folder `hydra.KEY.dir`, what it refers to filled in."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(cfg)
     try:
-        wanted = Path(cfg.hydra[key].dir)
+        return Path(cfg.hydra[key].dir)
     finally:
         HydraConfig.instance().cfg = before
+
+
+def claimed(cfg: DictConfig, key: str) -> Path:
+    """Make the folder `hydra.KEY.dir`, or one beside it with -2, -3, … where another run was there first."""
+    first = wanted(cfg, key)
     for number in count(1):
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
         try:
             folder.mkdir(parents=True)
             return folder

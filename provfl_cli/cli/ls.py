@@ -2,7 +2,8 @@
 
 import sys
 
-from ..config.tree import block, blocks, described, groups
+from ..config.flags import no_such_flag
+from ..config.tree import block, blocks, described, groups, options
 from ..errors import InputError, did_you_mean
 
 USAGE = "provfl ls [GROUP]: lists the config groups and their options, or those of one group"
@@ -13,7 +14,9 @@ def main(arguments: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(USAGE)
         return 0
-    if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
+    for flag in (argument for argument in arguments if argument.startswith("-")):
+        raise InputError(f"{no_such_flag(flag, ['--help'])} ({USAGE.split(':')[0]})")
+    if len(arguments) > 1:
         raise InputError(f"{' '.join(arguments)}: one group at most ({USAGE.split(':')[0]})")
     if arguments and block(arguments[0]):
         print(block(arguments[0]))
@@ -21,11 +24,23 @@ def main(arguments: list[str]) -> int:
     known = groups()
     for group in arguments:
         if group not in known:
-            raise InputError(f"{group}: no such config group, {did_you_mean(group, [*known, *blocks()])}")
+            raise InputError(f"{group}: no such config group, {where_else(group, [*known, *blocks()])}")
     _show(arguments or known)
     if not arguments:
         print(f"choose by GROUP=OPTION; keys beside the groups: provfl ls {' | '.join(blocks())}")
     return 0
+
+
+def where_else(name: str, known: list[str]) -> str:
+    """What to type for a group that there is not: the group of an option of that name, or the nearest name."""
+    option = name.rpartition("/")[2].removesuffix(".yaml")
+    holders = [group for group in groups() if option.casefold() in map(str.casefold, options(group))]
+    if holders:
+        return f"{option} is an option of {' and '.join(holders)}: provfl ls {' or provfl ls '.join(holders)}"
+    block, _, key = name.partition(".")
+    if key and block in (*groups(), *blocks()):
+        return f"its key stands in {block}: provfl ls {block}"
+    return did_you_mean(name, known)
 
 
 def _show(chosen: list[str]) -> None:

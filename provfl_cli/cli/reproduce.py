@@ -11,6 +11,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config.flags import no_such_flag
 from ..config.tree import conf_dir
 from ..errors import InputError, RunError, did_you_mean
 from .arguments import parser
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> int:
         return 0
     args, overrides = own.parse_known_args(arguments)
     for flag in (each for each in overrides if each.startswith("-")):
-        raise InputError(f"{flag}: no such flag (provfl reproduce --help)")
+        raise InputError(f"{no_such_flag(flag, ['--scale', '--out', '--runs', '--help'])} (provfl reproduce --help)")
     known = {each.name: each for each in experiments()}
     if args.name is None:
         _list(list(known.values()))

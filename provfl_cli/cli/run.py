@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..config.compose import Plan, hydra_session, parse, parser, plan, runnable
 from ..errors import InputError
 from .completion import complete
-from .folder import claimed, pruned, unclaimed_pattern
+from .folder import claimed, pruned, unclaimed_pattern, wanted
 from .job import Failure, job, one_line
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
         returned = hydra.run(asked.config_name, job, overrides)
         return list(_failures(returned))
     except OSError as error:  # what happens inside a job is returned; Hydra makes the folder that the user named
-        raise InputError(f"{error.filename}: the run folder cannot be made ({error.strerror})") from error
+        place = error.filename or error.filename2 or wanted(asked.base, key)
+        raise InputError(f"{place}: the run folder cannot be made or written to ({error.strerror or error})") from error
     finally:
         if folder is not None:
             pruned(folder)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..config.checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
-from .arguments import parser, read
+from .arguments import parser, read, whole
 
 if TYPE_CHECKING:
     from ..config.schema import Experiment
@@ -27,14 +28,11 @@ def main(arguments: list[str]) -> int:
     args = read(_parser(), arguments)
     if args is None:
         return 0
-    chosen = _format(args)
+    chosen, number = _format(args), _round(args.round)
+    runs, absent = read_places([Path(place) for place in args.runs])
     from ..reporting.joined import Asked, join
 
-    asked = Asked(
-        _listed(args.by), _listed(args.metric), _listed(args.method), args.scope, _round(args.round), args.paired
-    )
-    places = [Path(place) for place in args.runs]
-    runs, absent = read_places(places)
+    asked = Asked(_listed(args.by), _listed(args.metric), _listed(args.method), args.scope, number, args.paired)
     joined = join(runs, asked, absent)
     if args.out is not None:
         _written(joined, Path(args.out), chosen, args.tidy)
@@ -65,7 +63,15 @@ def _parser() -> ArgumentParser:
 def _format(args: Namespace) -> str:
     if args.scope is not None and args.scope not in SCOPES:
         raise InputError(f"--scope {args.scope}: {did_you_mean(args.scope, SCOPES)}")
-    by_name = {end: name for name, end in FORMATS.items()}.get(Path(args.out).suffix) if args.out else None
+    if args.out is not None and Path(args.out).is_dir():
+        raise InputError(f"--out {args.out}: is a folder, give a file")
+    endings = {end: name for name, end in FORMATS.items()}
+    by_name = None
+    if args.out is not None:
+        suffix = Path(args.out).suffix.lower()
+        by_name = endings.get(suffix)
+        if by_name is None and (suffix or args.format is None):
+            raise InputError(f"--out {args.out}: must end in one of {' '.join(endings)}")
     chosen = args.format or ("csv" if args.tidy else by_name or "console")
     if chosen not in FORMATS:
         raise InputError(f"--format {chosen}: {did_you_mean(chosen, FORMATS)}")
@@ -81,9 +87,9 @@ def _listed(given: Sequence[str]) -> tuple[str, ...]:
 def _round(text: str) -> int | str:
     if text in ("last", "each", "pooled"):
         return text
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"--round {text}: must be last, each, pooled, or a round's number from 1")
-    return int(text)
+    if not text.isdecimal():
+        raise InputError(f"--round {excerpt(text)}: must be last, each, pooled, or a round's number from 1")
+    return whole("round", text, 1)
 
 
 def read_places(places: Sequence[Path]) -> tuple[list[RunFolder], list[Absent]]:
@@ -127,8 +133,6 @@ def _written(joined: Joined, path: Path, chosen: str, tidy: bool) -> None:
     from ..reporting.files import write_text
     from ..reporting.joined_views import Shown, below, wide
 
-    if path.is_dir():
-        raise InputError(f"--out {path}: is a folder, give a file")
     if chosen == "console":
         from io import StringIO
 

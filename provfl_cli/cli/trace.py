@@ -26,6 +26,7 @@ def main(arguments: list[str]) -> int:
     if args is None:
         return 0
     _check(args)
+    _check_places(args)
     from ..store.cache import in_use
 
     opened = _opened(args)
@@ -97,6 +98,24 @@ def _check(args: Namespace) -> None:
     for name in ("without", "verify", "json"):
         if getattr(args, name):
             raise InputError(f"--{name} is for one prediction, --inputs for many: one of them")
+
+
+def _check_places(args: Namespace) -> None:
+    """InputError for folders and files that are not there, before anything is imported that takes seconds."""
+    from ..run.place import require_file, require_model_and_data, require_place
+    from ..store.recorded import is_recorded, read_recorded
+
+    folder = Path(args.run)
+    require_place(folder)
+    if is_recorded(folder):
+        if read_recorded(folder) is not None:
+            require_model_and_data(folder, args.model, args.data)
+        return
+    refuse_recorded(args, "model", "data")
+    if args.image is not None:
+        require_file("--image", Path(args.image))
+    if args.inputs is not None:
+        require_file("--inputs", Path(args.inputs), folder_too=True)
 
 
 def _listed(given: list[str]) -> tuple[str, ...]:

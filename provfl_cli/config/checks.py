@@ -138,14 +138,14 @@ def check_override(text: str) -> None:
         raise InputError(f"{key}: is {deepest} brackets deep, at most {DEEPEST} are accepted")
 
 
-def excerpt(value: object) -> str:
+def excerpt(value: object, length: int = EXCERPT) -> str:
     """A value as a message repeats it: cut where it is long, control characters as escapes."""
     try:
         shown = str(value)
     except ValueError:  # a whole number of thousands of digits is not made a text
         return "a number of thousands of digits"
     shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in shown)
-    return shown if len(shown) <= EXCERPT else f"{shown[:EXCERPT]}…"
+    return shown if len(shown) <= length else f"{shown[:length]}…"
 
 
 def one_of(key: str, value: str, accepted: tuple[str, ...]) -> None:

@@ -27,6 +27,7 @@ from ..errors import InputError
 from .checks import check_override
 from .explain import explained
 from .fields import fitted
+from .flags import unknown_flag
 from .schema import Experiment
 from .tree import conf_dir
 from .validate import check_model_options, provenance_preset, validated
@@ -53,7 +54,7 @@ def parser() -> ArgumentParser:
     """Hydra's own parser of flags and overrides, which answers with an InputError instead of its usage."""
 
     def refuse(message: str) -> NoReturn:
-        raise InputError(f"{message} (provfl run --help)")
+        raise InputError(f"{unknown_flag(message, made)} (provfl run --help)")
 
     made: ArgumentParser = get_args_parser()
     made.error = refuse  # type: ignore[method-assign]

@@ -21,6 +21,7 @@ from .checks import (
     ROUNDS,
     Range,
     check_number,
+    excerpt,
     in_range,
     one_of,
     require_flower,
@@ -30,6 +31,7 @@ from .network import check_size
 from .tree import models_for
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+OTHER_WORDS = ("gpu", "gpus", "nvidia", "amd", "rocm", "hip", "metal", "cuda")  # for a GPU; cuda with a number
 SOURCES = ("embedded", "hub", "path", "medmnist")
 INPUTS = ("image", "text")
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -398,6 +400,11 @@ class Config:
 
     def __post_init__(self) -> None:
         in_range("", self)
+        if self.device not in DEVICES and self.device.partition(":")[0].lower() in OTHER_WORDS:
+            raise InputError(
+                f"device={excerpt(self.device)}: did you mean cuda (NVIDIA, AMD) or mps (Apple)? accepted: "
+                f"{', '.join(DEVICES)}; which GPU of several: CUDA_VISIBLE_DEVICES=0 in front of the command"
+            )
         one_of("device", self.device, DEVICES)
         if isinstance(self.provenance.rounds, list) and max(self.provenance.rounds) > self.federation.rounds:
             raise InputError(

@@ -27,7 +27,6 @@ from ..store.tensorfile import open_tensors, specs_of, write_slot
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # last parts of the names of normalisation's buffers
 ROUNDING = 1e-5  # of a tensor's largest number: what another order of summing may change
 DIFFERENCE = "difference"  # the row of what the fusion of the clients does not explain
-MISMATCH = ("refuse", "fusion", "row")
 
 
 @dataclass(frozen=True)

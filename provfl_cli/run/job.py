@@ -305,7 +305,8 @@ def _print_results(
     console.print(show.heading("Rounds"))
     console.print(show.rounds([asdict(metrics) for metrics in history]))
     if last.trace is None:
-        console.print(f"no {config.evaluation.inputs} prediction to trace: evaluation.inputs chooses which are traced")
+        kind = "" if config.evaluation.inputs == "all" else f"{config.evaluation.inputs} "
+        console.print(f"no {kind}prediction to trace: evaluation.inputs chooses which are traced")
     else:
         rows = last.contributions
         own = rows[(rows["method"] == config.provenance.name) & (rows["scope"] == "round")]

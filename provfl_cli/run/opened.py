@@ -33,6 +33,7 @@ from ..reporting import label_counts as counted
 from ..store.rounds import Round, read_round, stored_rounds
 from .device import choose_device
 from .inputs import Given, Inputs, RunInputs
+from .place import no_run
 
 
 @dataclass(frozen=True)
@@ -234,16 +235,6 @@ def open_run(folder: Path) -> Opened:
         device=device_like(config.device),
         config=config,
     )
-
-
-def no_run(folder: Path) -> str:
-    """What is wrong with a folder that holds nothing to open."""
-    if not folder.exists():
-        return f"{folder}: no such folder"
-    below = sorted(folder.glob("*/.hydra/config.yaml"))
-    if below:
-        return f"{folder}: several runs in it: give one, such as {below[0].parent.parent}"
-    return f"{folder}: neither a run (provfl run) nor a recorded federation (provfl import)"
 
 
 def _form(reads: Mapping[str, Any], model: Model) -> Form:

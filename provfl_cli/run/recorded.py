@@ -20,10 +20,12 @@ from ..fusion.privacy import NoPrivacy
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..provenance.checks import ONE_LOGIT, check_finite_inputs
-from ..store.recorded import Recorded, read_recorded
+from ..reporting.texts import harmless
+from ..store.recorded import Recorded, is_recorded, read_recorded, why_nothing
 from ..store.rounds import read_round, stored_rounds
 from .inputs import UNKNOWN, TensorInputs
-from .opened import Opened, device_like, no_run
+from .opened import Opened, device_like
+from .place import no_run, require_model_and_data
 
 
 def open_recorded(folder: Path, model: str | None, data: str | None) -> Opened:
@@ -40,23 +42,15 @@ def open_recorded(folder: Path, model: str | None, data: str | None) -> Opened:
         RunError: a file of it is damaged.
     """
     recorded = read_recorded(folder)
-    if recorded is None:
-        raise InputError(no_run(folder))
-    if model is None:
-        raise InputError(
-            f"{folder}: of a recorded federation the model has to be given: --model lenet (provfl ls model), or "
-            "--model module:function, which returns it"
-        )
-    if data is None:
-        raise InputError(
-            f"{folder}: of a recorded federation the inputs have to be given as the model reads them: "
-            "--data FILE.safetensors (inputs, labels), or --data module:function"
-        )
+    if recorded is None or not stored_rounds(folder / "rounds"):
+        if not is_recorded(folder):
+            raise InputError(no_run(folder))
+        reason = harmless(why_nothing(folder))
+        raise InputError(f"{folder}: no round of it could be recorded" + (f" ({reason})" if reason else ""))
+    require_model_and_data(folder, model, data)
+    assert model is not None and data is not None  # noqa: PT018
     inputs, labels = _data(data)
-    numbers = stored_rounds(folder / "rounds")
-    if not numbers:
-        raise InputError(f"{folder}: no round has been recorded in it")
-    weights = read_round(folder / "rounds", numbers[-1]).weights()
+    weights = read_round(folder / "rounds", stored_rounds(folder / "rounds")[-1]).weights()
     module, form = _model(model, inputs, weights, recorded)
     classes = _check_fits(module, weights, inputs, model)
     if labels.max() >= classes or labels.min() < UNKNOWN:

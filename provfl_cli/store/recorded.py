@@ -18,6 +18,8 @@ from .disk import replacing
 
 FORMAT = 1
 RECORDED = "recorded.json"
+JOURNAL = "flower.jsonl"  # a line a round, of those that could not be recorded as well
+LONGEST = 300  # characters of a reason that are repeated
 
 
 @dataclass(frozen=True)
@@ -83,5 +85,19 @@ def read_recorded(folder: Path) -> Recorded | None:
 
 
 def is_recorded(folder: Path) -> bool:
-    """Whether a folder is that of a recorded federation, not of a run."""
-    return (folder / RECORDED).is_file()
+    """Whether a folder is that of a recorded federation, not of a run; perhaps none of its rounds could be recorded."""
+    return (folder / RECORDED).is_file() or (folder / JOURNAL).is_file()
+
+
+def why_nothing(folder: Path) -> str:
+    """Why no round of a federation has been recorded, as the last line of its journal says; "" where it is not known.
+
+    The text is of whoever trained: see that it does nothing to a terminal.
+    """
+    try:
+        with (folder / JOURNAL).open("rb") as file:
+            lines = file.read(1_000_000).decode(errors="replace").splitlines()
+        last = json.loads(lines[-1])
+        return f"round {int(last['round'])}: {' '.join(str(last['reason']).split())[:LONGEST]}"
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return ""
