@@ -89,6 +89,7 @@ REFUSED = {  # what is set, and what the line says
     "injection=exclusive_label injection.label=99999999999999999999": "at most 999999",
     "dataset=languages model=gpt_mini model.config.n_layer=1000000000": "model.config.n_layer=1000000000: must be",
     "dataset=languages model=gpt_mini model.config.n_embd=65536 model.config.n_layer=900": "parameters, at most",
+    "federation.rounds=1 ~store.cache=" + "x" * 5000: "xxx…",
     "federation.rounds=" + "9" * 5000: "a number of 5,000 digits, at most 300",
     "federation.learning_rate=" + "9" * 300: "at most 1000000",
     "provenance.layers=" + "[" * 300 + "]" * 300: "is 300 brackets deep, at most 16",

@@ -1,7 +1,9 @@
 """Parsers of commands that answer a wrong flag in one line."""
 
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ..config.checks import LONGEST_TEXT, excerpt
@@ -49,6 +51,19 @@ def whole(name: str, text: str, least: int, most: int = MOST) -> int:
     if not text.isdecimal() or len(text) > DIGITS or not least <= int(text) <= most:
         raise InputError(f"--{name} {excerpt(text)}: must be a whole number, {least} or more and at most {most}")
     return int(text)
+
+
+def check_out(path: Path, folder: bool = False) -> None:
+    """InputError where nothing can be written at `--out` (a file; or a `folder`): said before any work is done."""
+    if folder and path.exists() and not path.is_dir():
+        raise InputError(f"--out {path}: is a file, give a folder")
+    if not folder and path.is_dir():
+        raise InputError(f"--out {path}: is a folder, give a file")
+    above = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if above != path and not above.is_dir():
+        raise InputError(f"--out {path}: {above} is a file, no folder can be made in it")
+    if not os.access(above, os.W_OK):
+        raise InputError(f"--out {path}: {above} cannot be written to")
 
 
 def _texts(value: Any) -> list[str]:

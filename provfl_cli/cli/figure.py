@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .arguments import parser, read, whole
+from .arguments import check_out, parser, read, whole
 from .recorded import DATA, add_recorded, refuse_recorded, traced
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> int:
     from ..reporting.figures import check_ending, check_kind, draw, save
 
     check_kind(args.kind)
+    check_out(out)
     check_ending(out)
     if args.input is not None and args.kind != "ranking":
         raise InputError(f"--input is for ranking, {args.kind} shows all inputs: leave it out")

@@ -22,7 +22,10 @@ def wanted(cfg: DictConfig, key: str) -> Path:
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(cfg)
     try:
-        return Path(cfg.hydra[key].dir)
+        folder = str(cfg.hydra[key].dir)
+        if not folder.strip():
+            raise InputError(f"hydra.{key}.dir: is empty, give a folder (. is the one you are in)")
+        return Path(folder)
     finally:
         HydraConfig.instance().cfg = before
 

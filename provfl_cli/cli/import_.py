@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InputError, did_you_mean
 from ..run.place import MISMATCH, require_file
-from .arguments import parser, read, whole
+from .arguments import check_out, parser, read, whole
 
 STATELESS = (  # fusions that need nothing from the server or the clients but the models and numbers of examples
     "fedavg", "fedprox", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "norm_clipping",
@@ -24,8 +24,7 @@ def main(arguments: list[str]) -> int:
     fusion = _fusion(args.fusion)
     number = None if args.round is None else whole("round", args.round, 1)
     folder = Path(args.out) if args.out is not None else _new_folder()
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder}: is a file, give a folder")
+    check_out(folder, folder=True)
     if args.mismatch not in MISMATCH:
         raise InputError(f"--mismatch {args.mismatch}: {did_you_mean(args.mismatch, MISMATCH)}")
     clients = [_parts(text) for given in args.client for text in given]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .arguments import parser, read
+from .arguments import check_out, parser, read
 from .recorded import DATA, add_recorded, refuse_recorded, traced
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def main(arguments: list[str]) -> int:
         return 0
     places = [Path(place) for place in args.runs]
     out = Path(args.out) if args.out else (places[0] if len(places) == 1 else Path()) / NAME
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a folder, give a file")
+    if args.out:
+        check_out(out)
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"--out {out}: must end in .html")
     from ..store.recorded import is_recorded

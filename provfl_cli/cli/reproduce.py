@@ -14,7 +14,7 @@ from pathlib import Path
 from ..config.flags import no_such_flag
 from ..config.tree import conf_dir
 from ..errors import InputError, RunError, did_you_mean
-from .arguments import parser
+from .arguments import check_out, parser
 
 SCALES = ("smoke", "small", "paper")
 ALL = "all"
@@ -46,6 +46,8 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"--scale {args.scale}: {did_you_mean(args.scale, SCALES)}")
     if args.name != ALL and args.name not in known:
         raise InputError(f"{args.name}: no such experiment, {did_you_mean(args.name, [*known, ALL])}")
+    if args.out is not None:
+        check_out(Path(args.out), folder=True)
     if args.runs:
         return _again(args)
     if args.name != ALL:

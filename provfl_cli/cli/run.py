@@ -61,6 +61,7 @@ def _answered(hydra: "Hydra", args: Namespace) -> bool:
 def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
     """Run the jobs of the plan in a folder that is this process's own; what failed."""
     key = "sweep" if asked.sweep else "run"
+    wanted(asked.base, key)
     folder = claimed(asked.base, key) if unclaimed_pattern(asked.base, key) else None
     overrides = asked.overrides
     if folder is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..config.checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
-from .arguments import parser, read, whole
+from .arguments import check_out, parser, read, whole
 
 if TYPE_CHECKING:
     from ..config.schema import Experiment
@@ -63,8 +63,8 @@ def _parser() -> ArgumentParser:
 def _format(args: Namespace) -> str:
     if args.scope is not None and args.scope not in SCOPES:
         raise InputError(f"--scope {args.scope}: {did_you_mean(args.scope, SCOPES)}")
-    if args.out is not None and Path(args.out).is_dir():
-        raise InputError(f"--out {args.out}: is a folder, give a file")
+    if args.out is not None:
+        check_out(Path(args.out))
     endings = {end: name for name, end in FORMATS.items()}
     by_name = None
     if args.out is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import InputError, did_you_mean
-from .arguments import parser, read, whole
+from .arguments import check_out, parser, read, whole
 from .recorded import add_recorded, refuse_recorded
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ def _check(args: Namespace) -> None:
     kinds = TABLES if args.inputs is not None else (".json", *TABLES)
     if args.out is not None:
         path = Path(args.out)
-        if path.is_dir():
-            raise InputError(f"--out {path}: is a folder, give a file")
+        check_out(path)
         if path.suffix not in kinds:
             raise InputError(f"--out {path}: {did_you_mean(path.suffix, kinds)}")
     if args.inputs is None:

@@ -78,6 +78,8 @@ def hydra_session(args: Namespace) -> Iterator[Hydra]:
     Every error of composition inside the block leaves it as a one-line InputError.
     """
     version.setbase("1.3")
+    if args.config_path is not None and not Path(args.config_path).is_dir():
+        raise InputError(f"--config-path {args.config_path}: no such folder")
     search_path = create_config_search_path(str(Path(args.config_path or conf_dir()).absolute()))
     if args.config_dir is not None:
         if not Path(args.config_dir).is_dir():

@@ -17,6 +17,7 @@ from ..errors import InputError, did_you_mean
 from .checks import excerpt
 from .tree import options
 
+LONGEST_MESSAGE = 800  # characters: some repeat a value in full
 LAUNCHER = "hydra/launcher"
 LAUNCHERS = {  # that come with an extra of the project: its name
     "joblib": "joblib",
@@ -38,13 +39,13 @@ def explained(hydra: Hydra, config_name: str, overrides: list[str]) -> Iterator[
             "special characters in quotes ('KEY=\"a b\"')"
         ) from error
     except MissingConfigException as error:
-        raise InputError(_missing(hydra, error)) from error
+        raise InputError(excerpt(_missing(hydra, error), LONGEST_MESSAGE)) from error
     except YAMLError as error:
         raise InputError(f"not valid YAML: {_one_line(error)}") from error
     except RecursionError as error:
         raise InputError("the configuration refers to itself, or its blocks are too deep inside each other") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise InputError(_composition(hydra, config_name, overrides, error)) from error
+        raise InputError(excerpt(_composition(hydra, config_name, overrides, error), LONGEST_MESSAGE)) from error
 
 
 def _missing(hydra: Hydra, error: MissingConfigException) -> str:
