@@ -92,10 +92,14 @@ def test_killed_and_called_again_it_ends_with_the_same_bytes(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("number", "says"),
-    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM"), (signal.SIGHUP, "ended by SIGHUP")],
+    ("number", "says", "group"),
+    [
+        (signal.SIGINT, "interrupted", False),
+        (signal.SIGTERM, "ended by SIGTERM", False),
+        (signal.SIGTERM, "ended by SIGTERM", True),
+        (signal.SIGHUP, "ended by SIGHUP", True),
+    ],
 )
-@pytest.mark.parametrize("group", [False, True])
 def test_interrupted_it_says_so_and_leaves_nobody_at_work(
     number: signal.Signals, says: str, group: bool, tmp_path: Path
 ) -> None:

@@ -61,7 +61,8 @@ ROUNDS = Range(1, 100_000)
 
 def in_range(prefix: str, part: Any) -> None:
     """Raise InputError unless every number of the dataclass `part` is in the range declared with its field."""
-    for name, allowed in ranges(type(part)).items():
+    kind: type = type(part)
+    for name, allowed in ranges(kind).items():
         check_number(f"{prefix}.{name}" if prefix else name, getattr(part, name), allowed)
 
 
