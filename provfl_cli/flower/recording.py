@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Message, Metadata, MetricRecord, RecordDict
@@ -174,12 +175,13 @@ def finish(
         raise NotRecorded("the new model has other arrays than the clients returned")
     key = weight_key_of(strategy, weight_key)
     bases = {slot: tensors(pending.others[node]) for slot, node in enumerate(order) if node in pending.others}
+    weights: list[Any] = [  # of any kind of number, in place of examples
+        _weight(content, key, register.called(node)) for node, content in zip(order, pending.contents, strict=True)
+    ]
     returned = Returned(
         previous=pending.previous,
         clients=clients,
-        examples=[  # type: ignore[misc]
-            _weight(content, key, register.called(node)) for node, content in zip(order, pending.contents, strict=True)
-        ],
+        examples=weights,
         steps=[0] * len(order),
         buffers=frozenset(),
         bases=bases,

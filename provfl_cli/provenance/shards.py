@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -217,6 +218,7 @@ def _forked(work: Work, shards: int) -> Iterator[Perform]:
 
 def _begin(work: Work, parent: int, library: ctypes.CDLL) -> None:
     die_with(parent, library)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a job: the parent ends this one
     torch.set_num_threads(1)
     _held.append(work)
 
