@@ -175,6 +175,7 @@ def test_wrong_input_is_answered_in_one_line(name: str, workspace: Path, jobs: l
     assert not jobs, "nothing started, not even the first jobs of a sweep"
 
 
+@pytest.mark.slow
 def test_wrong_folders_and_arguments_are_answered_without_torch(workspace: Path) -> None:
     """In every command, so that nobody waits for seconds to be told of a slip."""
     (workspace / "federation").mkdir()

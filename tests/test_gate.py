@@ -122,6 +122,7 @@ def outcome(check: Any) -> str:
     return "fine"
 
 
+@pytest.mark.slow
 def test_whatever_values_are_changed_the_gate_answers(workspace: Path) -> None:
     """Some hundred configurations with values changed at random: each is valid or refused in one line."""
     rng, bases = random.Random(16), gate.composed()
