@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ..config.compose import texts, validated
+from ..config.written import Taken, environment, masked, store
 from ..errors import InputError, RunError
 from .folder import discard_if_nothing_computed
 
@@ -38,6 +39,7 @@ def job(cfg: DictConfig) -> Failure | None:
         print(f"job {hydra.job.num}: {' '.join(overrides)}", flush=True)
     try:
         config = validated(cfg)
+        _store_resolved(cfg, folder, hydra.output_subdir)
         from ..run import run_job
 
         for stale in ("error.log", "summary.json"):  # of an earlier run in this folder: they say how a run ended
@@ -47,28 +49,38 @@ def job(cfg: DictConfig) -> Failure | None:
         discard_if_nothing_computed(folder, hydra.job.name)
         raise
     except Exception as error:
-        failure = _failure(error, overrides, folder, hydra.job.name)
+        failure = _failure(error, overrides, folder, hydra.job.name, environment(cfg))
         if sweep:  # a sweep may go on for hours: said now, and once more at its end
             print(f"provfl: job {hydra.job.num} failed: {failure.message}", file=sys.stderr, flush=True)
         return failure
     return None
 
 
-def _failure(error: Exception, overrides: tuple[str, ...], folder: Path, job_name: str) -> Failure:
+def _store_resolved(cfg: DictConfig, folder: Path, subfolder: str | None) -> None:
+    """Let the folder hold what the settings came to, not how they were composed; values of the environment are not."""
+    file = folder / (subfolder or "") / "config.yaml"
+    if subfolder is not None and file.is_file():
+        store(cfg, file)
+
+
+def _failure(
+    error: Exception, overrides: tuple[str, ...], folder: Path, job_name: str, taken: tuple[Taken, ...]
+) -> Failure:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
     if isinstance(error, InputError):
         discard_if_nothing_computed(folder, job_name)
-        return Failure(overrides, one_line(str(error)), 2, str(folder.absolute()))
+        return Failure(overrides, one_line(masked(str(error), taken)), 2, str(folder.absolute()))
     text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-    return Failure(overrides, f"{one_line(text)} ({_logged(error, folder)})", 1, str(folder.absolute()))
+    line = one_line(masked(text, taken))
+    return Failure(overrides, f"{line} ({_logged(error, folder, taken)})", 1, str(folder.absolute()))
 
 
-def _logged(error: Exception, folder: Path) -> str:
+def _logged(error: Exception, folder: Path, taken: tuple[Taken, ...]) -> str:
     """Write the traceback of `error` into the run folder; where it can be read."""
     path = folder / "error.log"
     try:
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        path.write_text(masked("".join(traceback.format_exception(error)), taken), encoding="utf-8")
     except OSError:  # a full disk may be the error itself
         return "HYDRA_FULL_ERROR=1 shows the traceback"
     return f"traceback in {os.path.relpath(path)}"

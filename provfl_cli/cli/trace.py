@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..errors import InputError, did_you_mean
 from .arguments import parser, read, whole
-from .recorded import add_recorded, refuse_recorded
+from .recorded import DATA, add_recorded, refuse_recorded, refuse_run
 
 if TYPE_CHECKING:
     from ..run.asking import Question
@@ -70,7 +70,10 @@ def _parser() -> ArgumentParser:
     out = made.add_argument_group("the answer")
     out.add_argument("--json", action="store_true", help="one JSON object, for scripts")
     out.add_argument("--out", metavar="FILE", help="write there: .json, or a table (.csv, .parquet)")
-    add_recorded(made)
+    run = made.add_argument_group("of a run (provfl run)")
+    run.add_argument("--trust", action="store_true", help="it is mine: call its own model and methods, by their names")
+    run.add_argument("--checkpoint", metavar="DIR", help="or a hub id: the architecture that its model started from")
+    add_recorded(made, f"{DATA}; of a run: where its dataset is now, a folder, a file or a hub id")
     return made
 
 
@@ -110,9 +113,10 @@ def _opened(args: Namespace) -> Opened:
 
     folder = Path(args.run)
     if is_recorded(folder):
+        refuse_run(args, "trust", "checkpoint")
         return open_recorded(folder, args.model, args.data)
-    refuse_recorded(args, "model", "data")
-    return open_run(folder)
+    refuse_recorded(args, "model")
+    return open_run(folder, args.trust, args.data, args.checkpoint)
 
 
 def _given(args: Namespace, opened: Opened, number: int) -> Given:
@@ -160,6 +164,8 @@ def _write_table(opened: Opened, number: int, given: Given, question: Question, 
     frame = ask_many(opened, number, given, question)
     for line in frame.attrs["warnings"]:
         print(f"warning: {line}", file=sys.stderr)
+    for note in opened.notes:
+        print(harmless(note), file=sys.stderr)
     (write_csv if path.suffix == ".csv" else write_parquet)(path, frame)
     count = len(given.names)
     for note in given.notes:

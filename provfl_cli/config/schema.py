@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import InputError
 from .checks import above, at_least, between, one_of, require_flower, require_ray
 from .tree import models_for
+from .written import Taken
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SOURCES = ("embedded", "hub", "path", "medmnist")
@@ -381,7 +382,8 @@ class Config:
     """Everything that a run depends on, validated. Partition, injection, fusion, privacy are their own dataclasses.
 
     `attribution` are the methods that the run's own provenance is compared with (`attribution.method.Attribution`),
-    `tracker` is where else it is logged (`reporting.trackers.tracker.Tracker`; None: nowhere).
+    `tracker` is where else it is logged (`reporting.trackers.tracker.Tracker`; None: nowhere). `environment` are the
+    values that came from environment variables: they are written nowhere.
     """
 
     dataset: Dataset
@@ -402,6 +404,7 @@ class Config:
     attribution: tuple[Any, ...] = ()
     tracker: Any = None
     experiment: Experiment | None = None
+    environment: tuple[Taken, ...] = ()
 
     def __post_init__(self) -> None:
         between("seed", self.seed, 0, 2**31 - 1)

@@ -59,6 +59,32 @@ def resolve(model: Model) -> Published:
     return Published(folder, weights, line)
 
 
+def config_folder(checkpoint: str, revision: str | None, online: bool = False) -> Path:
+    """The folder that holds the `config.json` of a checkpoint, its weights left where they are.
+
+    Args:
+        checkpoint: a hub id, of which the hub's cache on this machine is looked through; where `online` also a folder.
+        revision: of the hub; None: main.
+        online: whether the hub may be asked.
+
+    Raises:
+        InputError: it is not to be had.
+    """
+    import huggingface_hub
+
+    local = Path(checkpoint).expanduser()
+    if online and local.is_dir():
+        return local.resolve()
+    try:
+        asked = online and reachable(hub_endpoint())
+        found = huggingface_hub.hf_hub_download(
+            checkpoint, "config.json", revision=revision, local_files_only=not asked
+        )
+    except Exception as error:  # of the library, its HTTP client, the disk: in one of several ways it is not there
+        raise InputError(f"{checkpoint}: no such folder, and its config.json is not to be had from the hub") from error
+    return Path(found).parent
+
+
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds all weights as safetensors, in one file or in shards."""
     index = folder / "model.safetensors.index.json"

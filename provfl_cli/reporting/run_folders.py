@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config.reopened import overrides_of, settings_as_shown
 from ..errors import InputError, did_you_mean
+from ..store.links import refuse_links
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,15 +123,18 @@ def failures_below(places: Sequence[Path]) -> list[Absent]:
 def read_run(folder: Path) -> RunFolder | Absent:
     """A run folder, or why it has nothing to show: it failed, or it has not ended (yet)."""
     name = os.path.relpath(folder)
+    try:
+        refuse_links(folder)
+    except InputError as error:
+        return Absent(name, str(error))
     if (folder / "error.log").is_file():
         return Absent(name, f"failed: {_last_words(folder / 'error.log')}")
     if not (folder / "summary.json").is_file():
         return Absent(name, "not finished: it was stopped, or still runs")
     try:
-        settings, following = _settings(folder / ".hydra" / "config.yaml")
-        chosen = _yaml(folder / ".hydra" / "hydra.yaml")["hydra"]["runtime"]["choices"]
-        overrides = [str(one) for one in _yaml(folder / ".hydra" / "overrides.yaml") or ()]
-        groups = {str(group): option for group, option in chosen.items() if not str(group).startswith("hydra/")}
+        settings, following, chosen = settings_as_shown(folder)
+        overrides = overrides_of(folder)
+        groups = {str(group): option for group, option in chosen.items() if not group.startswith("hydra/")}
         keys = (one.lstrip("+~").partition("=")[0].partition("@")[0] for one in overrides)
         return RunFolder(
             folder,
@@ -143,6 +148,8 @@ def read_run(folder: Path) -> RunFolder | Absent:
         )
     except FileNotFoundError as error:
         return Absent(name, f"{os.path.relpath(str(error.filename), folder)} is missing")
+    except InputError as error:
+        return Absent(name, str(error))
     except Exception as error:  # whatever a damaged file makes its reader say
         return Absent(name, f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
 
@@ -153,40 +160,6 @@ def _last_words(path: Path) -> str:
     ends = [number for number, line in enumerate(lines) if re.match(r"[\w.]+(: |$)", line)]
     text = " ".join(" ".join(lines[ends[-1] :] if ends else lines[-1:]).split())
     return text.removeprefix("provfl_cli.errors.RunError: ")[:300]
-
-
-def _yaml(path: Path) -> Any:
-    """A YAML file, by the fast reader where there is one: sweeps have hundreds of them."""
-    import yaml
-
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
-def _settings(path: Path) -> tuple[dict[str, Any], frozenset[str]]:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    raw = _yaml(path)
-    composed = OmegaConf.create(raw)
-    plain, following = {}, set()
-    for key, value in leaves(raw):
-        plain[key] = value
-        if isinstance(value, str) and "${" in value:
-            following.add(key)
-            try:
-                plain[key] = OmegaConf.select(composed, key)
-            except OmegaConfBaseException:  # one that only Hydra knows: as it was written
-                continue
-    return plain, frozenset(following)
-
-
-def leaves(block: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; a list is one value, and so is a mapping of anything but names."""
-    for key, value in block.items():
-        if isinstance(value, Mapping) and value and all(isinstance(name, str) for name in value):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _scores(path: Path) -> pd.DataFrame:

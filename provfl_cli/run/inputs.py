@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,12 +24,14 @@ from ..data.labels import Classes
 from ..data.likeness import Look, unlike
 from ..data.listing import listed
 from ..data.load import test_set
+from ..data.network import without_network
 from ..data.numbering import asked
 from ..data.splits import Split, from_table, joined
 from ..data.tables import FORMATS, read_table
 from ..data.tensors import to_tensor
 from ..data.tokenizer import from_json
 from ..errors import InputError, RunError
+from .again import data_again
 from .manifest import TOKENIZER
 
 UNKNOWN = -1  # stands for a true label, or an index in the test set, that nobody gave
@@ -91,6 +94,7 @@ class RunInputs:
     fingerprint: str
     pictures: PictureFacts = field(default_factory=PictureFacts)
     indexed: bool | None = None  # as `labels.Classes` has it
+    data: str | None = None  # where the user says that the dataset is now
 
     @property
     def classes(self) -> Classes:
@@ -105,6 +109,8 @@ class RunInputs:
                 encode = from_json((self.folder / TOKENIZER).read_text(encoding="utf-8"))
             except OSError as error:
                 raise RunError(f"{error.filename}: {error.strerror}: what turns texts into tokens is gone") from error
+            except Exception as error:  # of the library, of a file that it does not understand
+                raise RunError(f"{self.folder / TOKENIZER} cannot be read: it is no tokenizer of a run") from error
         else:
             encode = partial(to_tensor, mean=self.config.dataset.mean, std=self.config.dataset.std)
         return encode(shown)
@@ -122,11 +128,13 @@ class RunInputs:
         rows = [row for row in self._traced() if row["input"] == index]
         if rows:
             return self._of_rows(rows[:1])
-        test, source = test_set(self.config)
+        dataset = data_again(self.config.dataset, self.fingerprint, self.data)
+        with without_network() if self.data is None else nullcontext():
+            test, source = test_set(replace(self.config, dataset=dataset), self.encode)
         if source.fingerprint != self.fingerprint:
             raise InputError(
                 f"--input {index}: the run has not traced it, and the dataset is not what it was then "
-                f"({source.location}): give one that it traced (inputs.parquet)"
+                f"({source.location}): give one that it traced (inputs.parquet), or --data DIR, where the data are now"
             )
         found = np.flatnonzero(test.indices == index).tolist()
         if not found:

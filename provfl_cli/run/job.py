@@ -16,8 +16,9 @@ from rich.text import Text
 
 from ..config.schema import Config, Provenance
 from ..config.validate import provenance_preset
+from ..config.written import masked
 from ..data.federated import FederatedData
-from ..data.load import federated_data
+from ..data.load import check_functions, federated_data
 from ..evaluation.metrics import localization
 from ..federation.events import (
     ClientFailed,
@@ -34,7 +35,7 @@ from ..federation.events import (
 from ..federation.participation import Roster, rosters, without
 from ..federation.train import federated_rounds
 from ..fusion.accounting import Spent, ledger_of, told
-from ..models.build import build
+from ..models.build import build, check_function
 from ..reporting import console as show
 from ..reporting import label_counts, participation
 from ..reporting.figure_files import write_figure
@@ -126,6 +127,8 @@ def run(config: Config, folder: Path) -> None:
 def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> None:
     began = time.perf_counter()
     device = choose_device(config.device)
+    check_function(config.model)  # what somebody named is asked whether it can serve before data are read
+    check_functions(config.dataset)
     data = federated_data(config)
     model = build(config.model, data.form, len(data.label_names), config.seed)
     check_fit(config, data, model)
@@ -179,7 +182,7 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
     if faded is not None:
         write_figure(folder, "lineage", figure(faded, data.label_names))
     write_json(folder / "summary.json", figures)
-    write_json(folder / "manifest.json", manifest(config, data, device, seconds, last.trace))
+    write_json(folder / "manifest.json", manifest(config, data, model, device, seconds, last.trace))
     _print_results(console, config, data, history, scores, last, counts, note)
     if faded is not None:
         console.print(show.heading("Forgetting: clients' shares of a label over the rounds"))
@@ -277,7 +280,7 @@ def _print_header(
     console.print(
         show.header(
             f"{data.source.name} ({data.source.train_examples:,} + {data.source.test_examples:,} examples)",
-            config.model.name,
+            masked(config.model.name, config.environment, "model"),
             f"{clients}, {federation.rounds} round{'s' if federation.rounds > 1 else ''}",
             type(config.fusion).__name__,
             str(device),

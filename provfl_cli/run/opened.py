@@ -8,31 +8,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from ..attribution.counterfactual import steps_made
 from ..attribution.method import Attribution, Case
-from ..config.schema import Config, Model, Provenance
+from ..config.builtin import names
+from ..config.reopened import HYDRA, reopened
+from ..config.schema import Config, Provenance
+from ..config.targets import working_folder_searched
 from ..config.tree import options
-from ..config.validate import attribution_method, provenance_preset, validated
-from ..data.checkpoint import resolve
+from ..config.validate import attribution_method, provenance_preset
+from ..data.checkpoint import Published, resolve
 from ..data.facts import from_values
 from ..data.federated import Form, Pictures, Texts
 from ..data.labels import Classes
+from ..data.network import without_network
 from ..errors import InputError, RunError, did_you_mean
 from ..models.build import build
 from ..reporting import label_counts as counted
+from ..store.links import refuse_links, refuse_links_of_rounds
 from ..store.rounds import Round, read_round, stored_rounds
+from .again import model_again
 from .device import choose_device
 from .inputs import Given, Inputs, RunInputs
+from .manifest import PUBLISHED
+
+# Of what a model reads, the most that a configuration takes; a vocabulary may be published.
+LARGEST = {"channels": 4, "image_size": 1024, "vocabulary": 2_000_000, "max_tokens": 4096, "padding": 2_000_000}
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ class Opened:
         seed: of everything random.
         device: where to compute.
         config: of the run; None: there was no run.
+        notes: what of the run's configuration is not known, a sentence for each.
     """
 
     folder: Path
@@ -76,6 +87,7 @@ class Opened:
     seed: int
     device: torch.device
     config: Config | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def rounds(self) -> tuple[int, ...]:
@@ -185,20 +197,26 @@ class Opened:
         return Classes(self.label_names)
 
 
-def open_run(folder: Path) -> Opened:
-    """Open the folder of a run that has ended.
+def open_run(folder: Path, trust: bool = False, data: str | None = None, checkpoint: str | None = None) -> Opened:
+    """Open the folder of a run that has ended; it is data, whoever made it, and nothing that it names is run.
+
+    Args:
+        folder: of the run.
+        trust: whether its configuration may call functions that are no part of ProvFL; modules in the working folder
+            are found then too.
+        data: where its data are now, a folder, a file or a hub id; None: found again where that is certain.
+        checkpoint: a folder or a hub id with the architecture of its model; None: what the folder holds.
 
     Raises:
-        InputError: it is none, or its configuration no longer fits.
+        InputError: it is none, its configuration names what may not be called, or no longer fits.
         RunError: a file of it is damaged.
     """
-    config_file = folder / ".hydra" / "config.yaml"
-    if not config_file.is_file():
+    if not (folder / HYDRA / "config.yaml").is_file():
         raise InputError(no_run(folder))
+    refuse_links(folder)
+    refuse_links_of_rounds(folder)
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
-        called_from = Path(str(OmegaConf.select(hydra, "hydra.runtime.cwd")))
         labels = tuple(map(str, manifest["dataset"]["labels"]))
         indexed = manifest["dataset"].get("indexed")  # not known of runs of the time before it was kept
         examples = {int(client): int(count) for client, count in manifest["clients"]["kept"].items()}
@@ -206,19 +224,33 @@ def open_run(folder: Path) -> Opened:
         fingerprint = str(manifest["dataset"]["fingerprint"])
         reads = dict(manifest["inputs"])
         facts = from_values(reads.get("pictures"))
+        form = _form(reads)
+        described = dict(manifest["model"])
     except FileNotFoundError as error:
         raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder / 'manifest.json'} cannot be read ({type(error).__name__}: {error})") from error
-    loaded = OmegaConf.load(config_file)
-    config = validated(loaded, called_from)  # type: ignore[arg-type]
-    form = _form(reads, config.model)
+    with working_folder_searched() if trust else nullcontext():
+        try:
+            found = reopened(folder, trust)
+        except FileNotFoundError as error:
+            raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
+        config = found.config
+        published = str(described.get("weights", "")).startswith(PUBLISHED)
+        model = _built(config, form, len(labels), described.get("network"), published, checkpoint)
     return Opened(
         folder=folder,
-        model=build(config.model, form, len(labels), config.seed),
+        model=model,
         form=form,
         inputs=RunInputs(
-            folder, config, form, labels, fingerprint, facts, indexed=indexed if isinstance(indexed, bool) else None
+            folder,
+            config,
+            form,
+            labels,
+            fingerprint,
+            facts,
+            indexed=indexed if isinstance(indexed, bool) else None,
+            data=data,
         ),
         label_names=labels,
         client_names={},
@@ -233,6 +265,7 @@ def open_run(folder: Path) -> Opened:
         seed=config.seed,
         device=device_like(config.device),
         config=config,
+        notes=found.notes,
     )
 
 
@@ -246,14 +279,28 @@ def no_run(folder: Path) -> str:
     return f"{folder}: neither a run (provfl run) nor a recorded federation (provfl import)"
 
 
-def _form(reads: Mapping[str, Any], model: Model) -> Form:
-    """What the run's model reads, as the manifest says."""
+def _built(
+    config: Config, form: Form, classes: int, network: Any, published: bool, checkpoint: str | None
+) -> nn.Module:
+    """The run's model, with weights of no matter what: those of a round come into it."""
+    if config.model.target not in names()["model"]:  # trusted, else it would have been refused: as when it was run
+        files = resolve(config.model) if isinstance(form, Texts) and published else Published()
+        start = {"checkpoint": str(files.folder)} if files.weights else {}
+        return build(config.model, replace(form, **start), classes, config.seed)
+    model = model_again(config.model, network, published, checkpoint)
+    with without_network():
+        return build(model, form, classes, config.seed)
+
+
+def _form(reads: Mapping[str, Any]) -> Form:
+    """What the run's model reads, as the manifest says; ValueError where no run could have written that."""
+    sizes = {key: int(value) for key, value in reads.items() if key in LARGEST}
+    for key, value in sizes.items():
+        if not 0 <= value <= LARGEST[key]:
+            raise ValueError(f"{key} is {value}")
     if reads["input"] == "image":
-        return Pictures(reads["channels"], reads["image_size"])
-    # Weights come from the round, but the published files also say what the architecture is.
-    published = resolve(model)
-    checkpoint = str(published.folder) if published.weights else None
-    return Texts(reads["vocabulary"], reads["max_tokens"], reads["padding"], checkpoint)
+        return Pictures(sizes["channels"], sizes["image_size"])
+    return Texts(sizes["vocabulary"], sizes["max_tokens"], sizes["padding"])
 
 
 def _label_counts(folder: Path, classes: int) -> dict[int, np.ndarray]:

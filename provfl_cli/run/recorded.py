@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from ..config.targets import working_folder_searched
 from ..config.validate import fusion_option, model_option, provenance_preset
 from ..data.federated import Form, Pictures
 from ..errors import InputError
@@ -96,17 +96,11 @@ def _fusion(recorded: Recorded) -> Any | None:
 def _called(spec: str, option: str) -> Any:
     """What the function that `spec`, MODULE:FUNCTION, names returns; modules of the working folder are found too."""
     module, _, name = spec.partition(":")
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        function: Callable[[], Any] = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-        raise InputError(f"{option} {spec}: cannot be imported ({error}): give MODULE:FUNCTION") from error
-    finally:
-        if added:
-            sys.path.remove(here)
+    with working_folder_searched():
+        try:
+            function: Callable[[], Any] = getattr(import_module(module), name)
+        except Exception as error:  # whatever a module does when it is imported
+            raise InputError(f"{option} {spec}: cannot be imported ({error}): give MODULE:FUNCTION") from error
     try:
         return function()
     except Exception as error:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from ...config.reopened import leaves
 from ...errors import InputError
-from ..run_folders import Absent, RunFolder, leaves
+from ..run_folders import Absent, RunFolder
 from ..settings import common, differing, value, written
 from ..tables import Table, localization_tables
 from . import clients, sweeps
