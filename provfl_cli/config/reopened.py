@@ -70,11 +70,27 @@ def reopened(folder: Path, trust: bool = False) -> Reopened:
     return Reopened(config, tuple(_notes(raw, plain)))
 
 
-def settings_as_shown(folder: Path) -> tuple[dict[str, Any], frozenset[str], dict[str, str | None]]:
-    """For tables and pages: the leaves of a run's configuration by dotted key, those that follow others, the choices.
+@dataclass(frozen=True)
+class Shown:
+    """The configuration of a run for tables and pages.
 
-    References to keys of the file are followed; what else stands for a value, such as `${oc.env:NAME}`, is shown as it
-    was written. A key follows others where it says so, or where the tree does: runs store what it came to.
+    Attributes:
+        settings: its leaves by dotted key. References to keys of the file are followed; what else stands for a value,
+            such as `${oc.env:NAME}`, is as it was written.
+        following: keys that follow others: where the file says so, or where the tree does and nobody set them, since
+            runs store what a key came to.
+        chosen: the option taken in each config group.
+        given: keys that the command line, or the sweep, set.
+    """
+
+    settings: Mapping[str, Any]
+    following: frozenset[str]
+    chosen: Mapping[str, str | None]
+    given: frozenset[str]
+
+
+def shown(folder: Path) -> Shown:
+    """The configuration in a run's folder, nothing of it looked up, called or asked for.
 
     Raises:
         FileNotFoundError, InputError: as `reopened`.
@@ -82,24 +98,23 @@ def settings_as_shown(folder: Path) -> tuple[dict[str, Any], frozenset[str], dic
     file = folder / HYDRA / "config.yaml"
     raw, chosen = read_block(file), choices_of(folder / HYDRA / "hydra.yaml")
     try:
-        shown = dict(leaves(followed(raw, lambda _, text: text)))
+        settings = dict(leaves(followed(raw, lambda _, text: text)))
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
+    groups = {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
+    keys = (one.lstrip("+~").partition("=")[0].partition("@")[0] for one in _overrides(folder))
+    given = frozenset(key for key in keys if key not in groups)
     written = dict(leaves(raw))
     following = {key for key, value in written.items() if refers(value)}
-    following |= {key for key in written if refers(written_default(tuple(key.split(".")), chosen))}
-    return shown, frozenset(following), chosen
+    following |= {key for key in written if key not in given and refers(written_default(tuple(key.split(".")), chosen))}
+    return Shown(settings, frozenset(following), groups, given)
 
 
-def overrides_of(folder: Path) -> list[str]:
-    """What the command line, or the sweep, set.
-
-    Raises:
-        FileNotFoundError, InputError: as `reopened`.
-    """
-    found = read_yaml(folder / HYDRA / "overrides.yaml") or []
+def _overrides(folder: Path) -> list[str]:
+    file = folder / HYDRA / "overrides.yaml"
+    found = read_yaml(file) or []
     if not isinstance(found, list):
-        raise InputError(f"{folder / HYDRA / 'overrides.yaml'}: is no list")
+        raise InputError(f"{file}: is no list")
     return [str(one) for one in found]
 
 
@@ -123,8 +138,7 @@ def _called_from(folder: Path) -> Path:
 def _notes(raw: Mapping[str, Any], plain: Mapping[str, Any]) -> Iterator[str]:
     """Keys whose value is not in the file, and what is taken for them."""
     taken = dict(leaves(plain))
-    shown = dict(leaves(followed(dict(raw), lambda _, text: text)))
-    for key, text in shown.items():
+    for key, text in leaves(followed(dict(raw), lambda _, text: text)):
         block, _, last = key.partition(".")
         if block in UNUSED or last in SPREAD:
             continue

@@ -46,7 +46,7 @@ def imported(target: str, key: str) -> Any:
     """
     module, _, name = target.rpartition(".")
     if not module:
-        raise InputError(f"{key}={target}: a dotted name is asked for, such as package.module.{target or 'name'}")
+        raise InputError(f"{key}={target}: cannot be imported (it is no dotted name, such as package.module.name)")
     try:
         return getattr(import_module(module), name)
     except Exception as error:  # whatever somebody's module does when it is imported

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..config.schema import Model
 from ..errors import InputError
@@ -76,10 +77,12 @@ def config_folder(checkpoint: str, revision: str | None, online: bool = False) -
     if online and local.is_dir():
         return local.resolve()
     try:
-        asked = online and reachable(hub_endpoint())
-        found = huggingface_hub.hf_hub_download(
-            checkpoint, "config.json", revision=revision, local_files_only=not asked
-        )
+        if online and reachable(hub_endpoint()):
+            found: Any = huggingface_hub.hf_hub_download(checkpoint, "config.json", revision=revision)
+        else:
+            found = huggingface_hub.try_to_load_from_cache(checkpoint, "config.json", revision=revision)
+        if not isinstance(found, str):  # not cached, or known not to be there
+            raise FileNotFoundError(checkpoint)
     except Exception as error:  # of the library, its HTTP client, the disk: in one of several ways it is not there
         raise InputError(f"{checkpoint}: no such folder, and its config.json is not to be had from the hub") from error
     return Path(found).parent

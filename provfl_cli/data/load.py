@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ..config import schema
 from ..config.targets import check_call, imported_function
-from ..config.written import masked
 from ..errors import InputError
 from . import folder, hub, medical
 from .checkpoint import resolve
@@ -41,10 +40,6 @@ def federated_data(config: schema.Config) -> FederatedData:
         InputError: data that cannot be had or read, or that the partition or the injection does not fit.
     """
     examples, source, encoding = _prepared(config)
-    source = replace(
-        source,
-        **{name: masked(getattr(source, name), config.environment, "dataset") for name in ("name", "location", "note")},
-    )
     shares = deal(config.partition, examples.train_labels, config.federation.clients, config.seed)
     kept, dropped = drop_small(limit(shares, config.partition), config.partition)
     require_enough(kept, dropped, config.partition, config.federation.clients_per_round)
@@ -69,7 +64,7 @@ def federated_data(config: schema.Config) -> FederatedData:
         lines=(
             *examples.lines,
             *_lines(config, _size(config), kept, dropped, examples.label_names, faults),
-            *masked(encoding.lines, config.environment, "model", "dataset"),
+            *encoding.lines,
             *_trigger_line(faults, test, examples.label_names),
         ),
         tokenizer=encoding.tokenizer,

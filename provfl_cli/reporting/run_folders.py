@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.reopened import overrides_of, settings_as_shown
+from ..config.reopened import shown
 from ..errors import InputError, did_you_mean
 from ..store.links import refuse_links
 
@@ -132,16 +132,13 @@ def read_run(folder: Path) -> RunFolder | Absent:
     if not (folder / "summary.json").is_file():
         return Absent(name, "not finished: it was stopped, or still runs")
     try:
-        settings, following, chosen = settings_as_shown(folder)
-        overrides = overrides_of(folder)
-        groups = {str(group): option for group, option in chosen.items() if not group.startswith("hydra/")}
-        keys = (one.lstrip("+~").partition("=")[0].partition("@")[0] for one in overrides)
+        config = shown(folder)
         return RunFolder(
             folder,
-            settings,
-            following,
-            groups,
-            frozenset(key for key in keys if key not in groups),
+            config.settings,
+            config.following,
+            config.chosen,
+            config.given,
             _scores(folder / "localization.csv"),
             _figures(folder / "summary.json"),
             _accuracy(folder / "metrics.jsonl"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +129,7 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
     device = choose_device(config.device)
     check_function(config.model)  # what somebody named is asked whether it can serve before data are read
     check_functions(config.dataset)
-    data = federated_data(config)
+    data = _as_written(federated_data(config), config)
     model = build(config.model, data.form, len(data.label_names), config.seed)
     check_fit(config, data, model)
     counts = {client.id: client.label_counts for client in data.clients}
@@ -192,6 +192,14 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
     written = {name: meaning for name, meaning in WRITTEN.items() if (folder / name).exists()}
     console.print(show.files(folder, written, Path.cwd()))
     tracking.results(figures, scores, note, folder)
+
+
+def _as_written(data: FederatedData, config: Config) -> FederatedData:
+    """`data`, what is said of them without values of the environment."""
+    said = {name: getattr(data.source, name) for name in ("name", "location", "note")}
+    taken = config.environment
+    source = replace(data.source, **masked(said, taken, "dataset"))
+    return replace(data, source=source, lines=masked(data.lines, taken, "dataset", "model"))
 
 
 def _examples(data: FederatedData) -> list[int]:
