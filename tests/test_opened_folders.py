@@ -204,7 +204,11 @@ def test_what_has_no_effect_is_opened(name: str, theirs: Theirs, capsys: pytest.
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(letter + 1)}: &{chr(letter + 1)} [{','.join(['*' + chr(letter)] * 9)}]\n" for letter in range(97, 110)
 )
-REFERENCES = "".join(f"k{number}: [{','.join([f'${{k{number + 1}}}'] * 9)}]\n" for number in range(20)) + "k20: x\n"
+REFERENCES = "".join(
+    f"k{n}: [{','.join([chr(34) + f'${{k{n + 1}}}' + chr(34)] * 9)}]\n" for n in range(20)
+) + "k20: x\n"
+    "".join(f"k{n}: [{','.join([chr(34) + f'${{k{n + 1}}}' + chr(34)] * 9)}]\n" for n in range(20)) + "k20: x\n"
+)
 LARGE = {
     "aliases": (BOMB, "aliases"),
     "one alias": ("a: &a 1\nb: *a\n", "aliases"),
@@ -226,21 +230,21 @@ def test_what_grows_when_it_is_read_is_refused(
     text, says = LARGE[name]
     follows, a_list = file == "config.yaml", name == "a list" and file == "overrides.yaml"
     (theirs.folder / ".hydra" / file).write_text(text)
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         provfl_cli.load_run(theirs.folder)
         said = ""
     except InputError as error:
         said = str(error)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     if not a_list:
         assert says in said or (not follows and "references" in says) or "is no list" in said
         assert file in said
     if follows:
-        began = time.perf_counter()
+        began = time.process_time()
         code, said = opened_everywhere(theirs.folder, capsys)
         assert code == 2
-        assert time.perf_counter() - began < 5  # five commands
+        assert time.process_time() - began < 5  # five commands
     assert not theirs.canary.exists()
 
 
