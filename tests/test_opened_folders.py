@@ -204,9 +204,7 @@ def test_what_has_no_effect_is_opened(name: str, theirs: Theirs, capsys: pytest.
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(letter + 1)}: &{chr(letter + 1)} [{','.join(['*' + chr(letter)] * 9)}]\n" for letter in range(97, 110)
 )
-REFERENCES = "".join(
-    f"k{n}: [{','.join([chr(34) + f'${{k{n + 1}}}' + chr(34)] * 9)}]\n" for n in range(20)
-) + "k20: x\n"
+REFERENCES = (
     "".join(f"k{n}: [{','.join([chr(34) + f'${{k{n + 1}}}' + chr(34)] * 9)}]\n" for n in range(20)) + "k20: x\n"
 )
 LARGE = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -113,7 +114,8 @@ class Tracking:
         name = type(self._tracker).__name__
         self.lost = f"TRACKER FAILED: {name} has not got all of this run ({type(error).__name__}: {reason})"
         self._say(f"{self.lost}; the run goes on, its log file tells more", "bold red")
-        logging.getLogger(__name__).error("the tracker failed", exc_info=error)  # into the run's own log file
+        trace = masked("".join(traceback.format_exception(error)), self._taken)
+        logging.getLogger(__name__).error("the tracker failed\n%s", trace)  # into the run's own log file
         if log is not None:
             with suppress(Exception):  # what it has may still be closed
                 log.end(True)
