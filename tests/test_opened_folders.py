@@ -8,6 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ import provfl_cli
 from provfl_cli.cli import main
 from provfl_cli.config.builtin import named, names
 from provfl_cli.config.reopened import reopened
+from provfl_cli.config.schema import Dataset
 from provfl_cli.config.tree import conf_dir
 from provfl_cli.data import folder as data_folder
 from provfl_cli.errors import InputError
+from provfl_cli.run.again import data_again
 from provfl_cli.run.opened import open_run
 
 SECRET = "hunter2-of-the-environment"
@@ -380,3 +383,24 @@ def test_the_tree_names_what_experiments_name() -> None:
             assert name in names()[str(where[0])]
     assert "provfl_cli.data.embedded.mnist" in names()["dataset"]
     assert len(names()) == 8
+
+
+def test_data_that_the_own_cache_knows_are_found_again(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By where they are and their fingerprint, both as a run of one's own left them; otherwise the user says where."""
+    monkeypatch.delenv("PROVFL_CACHE", raising=False)
+    dataset = Dataset("mine", "path", path=str(workspace / "mine.csv"))
+    entry = workspace / "outputs" / "cache" / "federations" / "0" / "training.json"
+    entry.parent.mkdir(parents=True)
+    entry.write_text(json.dumps({"came from": {"dataset": asdict(dataset), "source": {"fingerprint": "f"}}}))
+    assert data_again(dataset, "f", None) == dataset
+    for other, fingerprint in ((dataset, "g"), (replace(dataset, path="/etc/passwd"), "f")):
+        with pytest.raises(InputError, match="--data DIR"):
+            data_again(other, fingerprint, None)
+    assert data_again(dataset, "f", "outputs").path == str(workspace / "outputs")
+    named_id = data_again(dataset, "f", "owner/name")
+    assert (named_id.source, named_id.hub_id, named_id.path) == ("hub", "owner/name", None)
+    tree = replace(dataset, source="hub", path=None, hub_id="ylecun/mnist")
+    with pytest.raises(InputError):
+        data_again(tree, "g", None)
+    at = replace(tree, revision="77f3279092a1c1579b2250db8eafed0ad422088c")
+    assert data_again(at, "g", None) == at

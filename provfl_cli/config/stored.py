@@ -162,7 +162,7 @@ def followed(raw: dict[str, Any], instead: Instead) -> dict[str, Any]:
         value = instead(path, text)
         return value, len(text) + 1
 
-    return at(())[0]  # type: ignore[no-any-return]
+    return at(())[0]
 
 
 def bounded(value: Any, size: int) -> tuple[Any, int]:

@@ -87,7 +87,7 @@ def imported_function(target: str, key: str, asks: str) -> Callable[..., Any]:
         known = False
     if not known:
         raise InputError(f"{key}={target}: is written in C, and no function of that kind: {asks}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def check_call(function: Callable[..., Any], target: str, key: str, values: Mapping[str, Any], asks: str) -> None:

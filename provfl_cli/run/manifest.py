@@ -42,7 +42,7 @@ def manifest(
         "seed": config.seed,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "dataset": {**asdict(data.source), "labels": list(data.label_names), "lines": list(data.lines)},
-        "inputs": _inputs(data),
+        "inputs": masked(_inputs(data), config.environment, "dataset"),
         "model": _model(config, data, model),
         "clients": {
             "kept": {str(client.id): len(client.labels) for client in data.clients},
