@@ -26,7 +26,7 @@ from ..config.schema import Config, Provenance
 from ..config.targets import working_folder_searched
 from ..config.tree import options
 from ..config.validate import attribution_method, provenance_preset
-from ..data.checkpoint import Published, resolve
+from ..data.checkpoint import resolve
 from ..data.facts import from_values
 from ..data.federated import Form, Pictures, Texts
 from ..data.labels import Classes
@@ -284,9 +284,9 @@ def _built(
 ) -> nn.Module:
     """The run's model, with weights of no matter what: those of a round come into it."""
     if config.model.target not in names()["model"]:  # trusted, else it would have been refused: as when it was run
-        files = resolve(config.model) if isinstance(form, Texts) and published else Published()
-        start = {"checkpoint": str(files.folder)} if files.weights else {}
-        return build(config.model, replace(form, **start), classes, config.seed)
+        if isinstance(form, Texts) and published and (files := resolve(config.model)).weights:
+            form = replace(form, checkpoint=str(files.folder))
+        return build(config.model, form, classes, config.seed)
     model = model_again(config.model, network, published, checkpoint)
     with without_network():
         return build(model, form, classes, config.seed)
