@@ -4,7 +4,6 @@ A failure is returned, so that the other jobs of a sweep go on, whichever proces
 """
 
 import os
-import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from omegaconf import DictConfig
 
 from ..config.compose import texts, validated
 from ..errors import InputError, RunError
+from ..harmless import harmless, harmless_lines
 from .folder import discard_if_nothing_computed
+from .saying import complain, say
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def job(cfg: DictConfig) -> Failure | None:
     overrides = tuple(texts(hydra.overrides.task))
     sweep = hydra.mode == RunMode.MULTIRUN
     if sweep:
-        print(f"job {hydra.job.num}: {' '.join(overrides)}", flush=True)
+        say(f"job {hydra.job.num}: {' '.join(overrides)}")
     try:
         config = validated(cfg)
         from ..run import run_job
@@ -49,7 +50,7 @@ def job(cfg: DictConfig) -> Failure | None:
     except Exception as error:
         failure = _failure(error, overrides, folder, hydra.job.name)
         if sweep:  # a sweep may go on for hours: said now, and once more at its end
-            print(f"provfl: job {hydra.job.num} failed: {failure.message}", file=sys.stderr, flush=True)
+            complain(f"job {hydra.job.num} failed: {failure.message}")
         return failure
     return None
 
@@ -68,13 +69,13 @@ def _logged(error: Exception, folder: Path) -> str:
     """Write the traceback of `error` into the run folder; where it can be read."""
     path = folder / "error.log"
     try:
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        path.write_text(harmless_lines("".join(traceback.format_exception(error))), encoding="utf-8")
     except OSError:  # a full disk may be the error itself
         return "HYDRA_FULL_ERROR=1 shows the traceback"
     return f"traceback in {os.path.relpath(path)}"
 
 
 def one_line(text: str, limit: int = 500) -> str:
-    """A text without line breaks, cut where it is long."""
-    line = " ".join(text.split())
+    """A text without line breaks and control characters, cut where it is long."""
+    line = harmless(" ".join(text.split()))
     return line if len(line) <= limit else f"{line[:limit]}…"

@@ -11,6 +11,7 @@ from ..errors import InputError
 from .completion import complete
 from .folder import claimed, pruned, unclaimed_pattern
 from .job import Failure, job, one_line
+from .saying import complain, say
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -126,9 +127,9 @@ def _reported(failures: list[Failure], asked: Plan) -> int:
         return 0
     if asked.sweep:
         total = f" of {len(asked.jobs)}" if asked.jobs else ""
-        print(f"provfl: {len(failures)}{total} jobs failed", file=sys.stderr)
+        complain(f"{len(failures)}{total} jobs failed")
         for failure in failures:
-            print(f"  {' '.join(failure.overrides) or '(no overrides)'}: {failure.message}", file=sys.stderr)
+            say(f"  {' '.join(failure.overrides) or '(no overrides)'}: {failure.message}", to=sys.stderr)
     else:
-        print(f"provfl: {failures[0].message}", file=sys.stderr)
+        complain(f"{failures[0].message}")
     return max(failures, key=lambda failure: failure.exit_code == 1).exit_code

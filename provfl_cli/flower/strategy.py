@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
-from flwr.supercore import log
 
 from ..errors import InputError, RunError
 from ..store.recorded import read_recorded
 from ..store.rounds import Metrics, read_round, remove_leftovers, stored_rounds
 from ..threads import one_thread
 from .inversion import Seen, look, observed, require_known
-from .messages import NotRecorded, same_arrays, tensors
+from .messages import NotRecorded, log, same_arrays, tensors
 from .naming import Names, Register
 from .recording import (
     Pending,

@@ -11,10 +11,11 @@ import numpy as np
 
 from ..errors import InputError, did_you_mean
 from ..evaluation.contributions import Trace
+from ..harmless import harmless
 from ..store.disk import replacing
+from .figure_files import figure_text
 from .lineage import COLOURS, MARKERS
 from .page.reading import Opened
-from .texts import harmless
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -262,5 +263,5 @@ def _show_input(axes: Axes, opened: Opened, number: int) -> None:
 
 def _short(text: str, most: int) -> str:
     """A name that fits, with nothing that matplotlib would take for mathematics."""
-    shown = harmless(text).replace("$", r"\$")
-    return shown if len(shown) <= most else f"{shown[:most]}…"
+    shown = harmless(text)
+    return figure_text(shown if len(shown) <= most else f"{shown[:most]}…")

@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
+from ...harmless import harmless_lines, harmless_values
 from ..run_folders import Absent, RunFolder, leaves
 from ..settings import common, differing, value, written
 from ..tables import Table, localization_tables
@@ -28,7 +29,7 @@ DETAILED = 8  # runs that are shown in full
 CELLS = 2_400_000  # numbers in the maps of all runs together
 INPUT_BYTES = 3_000_000  # pictures and texts of all runs together
 SCRIPTS = ("page.js", "tables.js", "maps.js", "charts.js", "figures.js", "cards.js", "compare.js", "main.js")
-_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,9 @@ def _names(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def safe_json(data: Any) -> Markup:
-    """JSON that stays data wherever it stands in a page: `<`, `>`, `&` and U+2028, U+2029 as escapes; no NaN."""
-    text = json.dumps(_finite(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
+    """JSON that stays data wherever it stands in a page: `<`, `>`, `&` as escapes, texts harmless; no NaN."""
+    plain = harmless_values(_finite(data))
+    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
     return _trusted(text.translate(_ESCAPES))
 
 
@@ -222,11 +224,17 @@ def _template(**values: Any) -> str:
     environment = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
+        finalize=_harmless,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2").render(**values)
+
+
+def _harmless(value: Any) -> Any:
+    """What a template shows, before it is escaped; our own files and JSON (`Markup`) as they are."""
+    return harmless_lines(value) if type(value) is str else value
 
 
 def _trusted(text: str) -> Markup:

@@ -17,11 +17,11 @@ from rich.text import Text
 from ...config.plain import as_text
 from ...config.schema import Config
 from ...errors import InputError
+from ...harmless import harmless
 from ...store.rounds import Metrics
 from ..run_folders import RunFolder, leaves, read_run
 from ..settings import NO_RESULT
 from ..tables import localization_tables, to_markdown
-from ..texts import harmless
 from .tracker import Log, Tracker, numbers
 
 if TYPE_CHECKING:
