@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bounded_tables import check_dataset
 from ..config.schema import Dataset
 from ..errors import InputError
 from . import separated
@@ -61,6 +62,7 @@ def read_table(file: Path, dataset: Dataset) -> Table:
         if suffix == ".parquet":
             import pyarrow.parquet as pq
 
+            check_dataset(file)
             return of_arrow(pq.read_table(file, partitioning=None), dataset)
         if suffix in (".csv", ".tsv"):
             names, values, rows, notes = separated.read(file, columns)

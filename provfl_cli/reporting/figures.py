@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.picture import open_picture
 from ..errors import InputError, did_you_mean
 from ..evaluation.contributions import Trace
 from ..harmless import harmless
@@ -246,9 +246,7 @@ def _show_input(axes: Axes, opened: Opened, number: int) -> None:
     if rows is None or rows.empty:
         return
     if "picture" in rows:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(rows["picture"].iloc[0])) as picture:
+        with open_picture(rows["picture"].iloc[0]) as picture:
             axes.imshow(np.asarray(picture), cmap="gray", interpolation="nearest")
         return
     if "text" not in rows:  # of a recorded federation: numbers that are no picture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bounded import read_csv, read_end, read_json, read_json_lines
 from ..errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def failures_below(places: Sequence[Path]) -> list[Absent]:
     found = []
     for path in files.values():
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))["failures"]
+            rows = read_json(path)["failures"]
             found += [Absent(row["job"], row["message"]) for row in rows if not (path.parent / row["folder"]).exists()]
         except (OSError, ValueError, KeyError, TypeError):
             found.append(Absent(os.path.relpath(path), "cannot be read"))
@@ -149,7 +149,7 @@ def read_run(folder: Path) -> RunFolder | Absent:
 
 def _last_words(path: Path) -> str:
     """The exception at the end of a traceback, in one line."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_end(path).splitlines()
     ends = [number for number, line in enumerate(lines) if re.match(r"[\w.]+(: |$)", line)]
     text = " ".join(" ".join(lines[ends[-1] :] if ends else lines[-1:]).split())
     return text.removeprefix("provfl_cli.errors.RunError: ")[:300]
@@ -190,9 +190,7 @@ def leaves(block: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _scores(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    scores = pd.read_csv(path)
+    scores = read_csv(path)
     missing = [name for name in IDENTITY if name not in scores.columns]
     if missing:
         raise ValueError(f"localization.csv has no column {missing[0]}")
@@ -200,12 +198,11 @@ def _scores(path: Path) -> pd.DataFrame:
 
 
 def _figures(path: Path) -> dict[str, Any]:
-    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    figures = read_json(path)
     if figures.get("epsilon") is None and str(figures.get("privacy", "")).startswith(INFINITE):
         figures["epsilon"] = float("inf")
     return figures
 
 
 def _accuracy(path: Path) -> dict[int, float]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    return {row["round"]: row["accuracy"] for row in rows}
+    return {row["round"]: row["accuracy"] for row in read_json_lines(path)}

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..bounded import check_safetensors
 from ..coverage import printable
 from ..errors import InputError, RunError
 from ..fusion.decomposition import Decomposition
@@ -175,6 +176,7 @@ def _read(file: Path, option: str) -> dict[str, Tensor]:
     if not file.is_file():
         raise InputError(f"{option}: {file}: no such file")
     try:
+        check_safetensors(file)
         with safe_open(file, framework="pt") as handle:
             tensors = {name: handle.get_tensor(name) for name in sorted(handle.keys())}
     except (SafetensorError, OSError, ValueError) as error:

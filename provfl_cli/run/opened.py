@@ -6,7 +6,6 @@ clients, only where an input is asked for that the run has not traced.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,8 @@ from torch import nn
 
 from ..attribution.counterfactual import steps_made
 from ..attribution.method import Attribution, Case
+from ..bounded import Oversized, read_json
+from ..bounded_tables import check_run_table
 from ..config.schema import Config, Model, Provenance
 from ..config.tree import options
 from ..config.validate import attribution_method, provenance_preset, validated
@@ -33,6 +34,9 @@ from ..reporting import label_counts as counted
 from ..store.rounds import Round, read_round, stored_rounds
 from .device import choose_device
 from .inputs import Given, Inputs, RunInputs
+
+MOST_SIDE = 8_192  # pixels of the pictures that a model reads
+MOST_TOKENS = 4_000_000  # known to a model, or read by it at a time
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ def open_run(folder: Path) -> Opened:
     if not config_file.is_file():
         raise InputError(no_run(folder))
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / "manifest.json")
         hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
         called_from = Path(str(OmegaConf.select(hydra, "hydra.runtime.cwd")))
         labels = tuple(map(str, manifest["dataset"]["labels"]))
@@ -248,12 +252,22 @@ def no_run(folder: Path) -> str:
 
 def _form(reads: Mapping[str, Any], model: Model) -> Form:
     """What the run's model reads, as the manifest says."""
-    if reads["input"] == "image":
+    if reads.get("input") == "image":
+        _check_size(reads, "channels", 3)
+        _check_size(reads, "image_size", MOST_SIDE)
         return Pictures(reads["channels"], reads["image_size"])
+    _check_size(reads, "vocabulary", MOST_TOKENS)
+    _check_size(reads, "max_tokens", MOST_TOKENS)
     # Weights come from the round, but the published files also say what the architecture is.
     published = resolve(model)
     checkpoint = str(published.folder) if published.weights else None
     return Texts(reads["vocabulary"], reads["max_tokens"], reads["padding"], checkpoint)
+
+
+def _check_size(reads: Mapping[str, Any], name: str, most: int) -> None:
+    size = reads.get(name)
+    if not isinstance(size, int) or not 1 <= size <= most:
+        raise RunError(f"manifest.json: inputs.{name} is {str(size)[:40]}: a whole number from 1 to {most:,} is read")
 
 
 def _label_counts(folder: Path, classes: int) -> dict[int, np.ndarray]:
@@ -270,7 +284,10 @@ def _rounds_traced(folder: Path) -> tuple[int, ...]:
     import pyarrow.parquet as pq
 
     try:
+        check_run_table(folder / "inputs.parquet")
         column = pq.read_table(folder / "inputs.parquet", columns=["round"], partitioning=None).column("round")
+    except Oversized as error:
+        raise RunError(f"{folder / 'inputs.parquet'} is not opened: {error}") from error
     except (OSError, ValueError):
         return ()
     return tuple(sorted(column.unique().to_pylist()))

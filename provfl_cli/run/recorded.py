@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from ..bounded import check_safetensors
 from ..config.validate import fusion_option, model_option, provenance_preset
 from ..data.federated import Form, Pictures
 from ..errors import InputError
@@ -122,6 +123,7 @@ def _data(spec: str) -> tuple[Tensor, np.ndarray]:
         if not path.is_file():
             raise InputError(f"--data {spec}: no such file")
         try:
+            check_safetensors(path)
             found: Any = load_file(path)
         except Exception as error:  # of the library, one of several
             raise InputError(f"--data {spec}: is no safetensors file ({error})") from error

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bounded import read_json
 from ..errors import RunError
 from .disk import replacing
 
@@ -66,7 +67,7 @@ def read_recorded(folder: Path) -> Recorded | None:
     """
     path = folder / RECORDED
     try:
-        text = json.loads(path.read_text(encoding="utf-8"))
+        text = read_json(path)
         if text["format"] != FORMAT:
             raise ValueError(f"format {text['format']} instead of {FORMAT}")
         return Recorded(

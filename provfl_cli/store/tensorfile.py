@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..bounded import check_safetensors
 from ..errors import RunError
 
 ALIGNMENT = 64  # bytes: where the tensors start, so that mapped tensors are aligned as torch's own
@@ -194,6 +195,7 @@ def open_tensors(path: Path, sha256: str | None = None) -> TensorFile:
     if sha256 is not None and checksum(path) != sha256:
         raise RunError(f"{path} is damaged (its checksum differs from the one written with it): {remedy}")
     try:
+        check_safetensors(path)
         handle = safe_open(path, framework="pt")
     except Exception as error:
         raise RunError(f"{path} cannot be read ({error}): {remedy}") from error

@@ -29,7 +29,7 @@ DETAILED = 8  # runs that are shown in full
 CELLS = 2_400_000  # numbers in the maps of all runs together
 INPUT_BYTES = 3_000_000  # pictures and texts of all runs together
 SCRIPTS = ("page.js", "tables.js", "maps.js", "charts.js", "figures.js", "cards.js", "compare.js", "main.js")
-_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
+_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _page(opened: Iterable[Opened], runs: Sequence[RunFolder], absent: Sequence[
         lines=lines,
         curves=curves,
         total=len(runs),
-        data=safe_json(data),
+        data=safe_json(harmless_values(data)),
         style=_trusted(_static("page.css")),
         script=_trusted(script),
         plotly=_trusted(plotly),
@@ -191,9 +191,8 @@ def _names(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def safe_json(data: Any) -> Markup:
-    """JSON that stays data wherever it stands in a page: `<`, `>`, `&` as escapes, texts harmless; no NaN."""
-    plain = harmless_values(_finite(data))
-    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
+    """JSON that stays data wherever it stands in a page: `<`, `>`, `&` and U+2028, U+2029 as escapes; no NaN."""
+    text = json.dumps(_finite(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
     return _trusted(text.translate(_ESCAPES))
 
 
