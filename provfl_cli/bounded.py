@@ -20,7 +20,7 @@ GIGABYTE = 1_000_000_000
 JSON_BYTES = 16 * MEGABYTE  # a manifest of 10,000 clients takes 1
 LINES_BYTES = 64 * MEGABYTE  # metrics.jsonl of 100,000 rounds takes 20
 CSV_BYTES = 64 * MEGABYTE  # participation.csv of 1,000 clients and 1,000 rounds takes 30
-CSV_COLUMNS = 1_000
+CSV_COLUMNS = 10_000
 TOKENIZER_BYTES = 128 * MEGABYTE  # the largest published ones take 35
 LOG_BYTES = 100_000  # of the end of a log
 HEADER_BYTES = 16 * MEGABYTE  # of a safetensors file: 100,000 tensors
@@ -119,11 +119,13 @@ def check_safetensors(path: Path) -> None:
 
 def check_unpacked(unpacked: int, packed: int) -> None:
     """Raise Oversized where `packed` bytes of a file would become far more than data do: `unpacked`."""
-    most = max(UNPACKED_BYTES, UNPACKED_TIMES * packed)
-    if unpacked > most:
-        raise Oversized(
-            f"{in_words(packed)} would become {in_words(unpacked)}; {in_words(most)} are read: split it into files"
-        )
+    if unpacked > (most := most_unpacked(packed)):
+        raise Oversized(f"{in_words(packed)} would become more than the {in_words(most)} that are read of it")
+
+
+def most_unpacked(packed: int) -> int:
+    """How many bytes may become of a data set's file of `packed` bytes."""
+    return max(UNPACKED_BYTES, UNPACKED_TIMES * packed)
 
 
 def check_zip(path: Path) -> None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .bounded import GIGABYTE, Oversized, check_unpacked, in_words
+from .bounded import GIGABYTE, Oversized, check_unpacked, in_words, most_unpacked
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = 1_000
+COLUMNS = 10_000
 BATCH = 1 << 16  # rows looked at together
 
 
@@ -56,22 +56,23 @@ def check_run_table(path: Path) -> None:
     if rows > room.rows:
         raise Oversized(f"{rows:,} rows, at most {room.rows:,} are read")
     if size > room.size:
-        raise Oversized(f"it would take {in_words(size)} of memory, at most {in_words(room.size)} are read")
+        raise Oversized(f"it takes more than the {in_words(room.size)} of memory that a run's table may take")
 
 
 def check_dataset(path: Path, room: Room | None = None) -> None:
     """Raise Oversized where a table of a data set would become far larger than its file; `room`: than this, too."""
     packed = path.stat().st_size
-    rows, size = measured(path, room.size if room is not None else None)
+    most = most_unpacked(packed) if room is None else room.size
+    rows, size = measured(path, most)
     if room is not None and rows > room.rows:
         raise Oversized(f"{rows:,} rows, at most {room.rows:,} are read at a time: split it into files")
     if room is not None and size > room.size:
-        raise Oversized(f"it would take {in_words(size)} of memory, at most {in_words(room.size)} are read: split it")
+        raise Oversized(f"it takes more than {in_words(room.size)} of memory: split it into files")
     check_unpacked(size, packed)
 
 
 def measured(path: Path, enough: int | None = None) -> tuple[int, int]:
-    """Rows of a parquet file, and the bytes that it takes in memory; counting ends where `enough` is passed.
+    """Rows of a parquet file, and the bytes that it takes in memory; where `enough` is passed, counting ends.
 
     Raises:
         Oversized: it has too many columns.
@@ -83,24 +84,27 @@ def measured(path: Path, enough: int | None = None) -> tuple[int, int]:
         footer = file.metadata
         if footer.num_columns > COLUMNS:
             raise Oversized(f"{footer.num_columns:,} columns, at most {COLUMNS:,} are read")
-        size, texts, delta = 0, set[int](), 1
+        rows, size = footer.num_rows, 0
+        kept, unpacked = dict[str, int](), dict[str, int]()  # texts by column: what their largest chunk holds
         for chunk, column in _chunks(footer):
             kind = footer.schema.column(column)
             size += max(chunk.total_uncompressed_size, chunk.num_values * _width(kind))
             if kind.physical_type == "BYTE_ARRAY" and _shares(chunk.encodings):
-                texts.add(column)
-                if any("DELTA" in name for name in chunk.encodings):  # not kept as a dictionary: a few at a time
-                    delta = max(delta, chunk.total_uncompressed_size)
-        if not texts or (enough is not None and size > enough):
-            return footer.num_rows, size
-        names = [footer.schema.column(column).path for column in sorted(texts)]
-        rows = footer.num_rows
-    batch = max(min(BATCH, GIGABYTE // delta), 1)
-    with pq.ParquetFile(path, read_dictionary=names) as file:
-        for part in file.iter_batches(batch_size=batch, columns=names):
-            size += sum(map(_size, part.columns))
-            if enough is not None and size > enough:
-                break
+                # As a dictionary pyarrow reads neither what is nested nor another encoding.
+                nested, delta = kind.path != kind.name, "DELTA_BYTE_ARRAY" in chunk.encodings
+                found = unpacked if nested or delta else kept
+                found[kind.path] = max(found.get(kind.path, 1), chunk.total_uncompressed_size)
+    for columns, dictionaries in ((set(kept) - set(unpacked), True), (set(unpacked), False)):
+        if not columns or (enough is not None and size > enough):
+            continue
+        # Of what is unpacked a row may hold all of its chunk: so many at a time as are sure to fit.
+        batch = BATCH if dictionaries else max(min(BATCH, GIGABYTE // max(unpacked.values())), 1)
+        names = sorted(columns)
+        with pq.ParquetFile(path, read_dictionary=names if dictionaries else None) as file:
+            for part in file.iter_batches(batch_size=batch, columns=names, use_threads=False):
+                size += sum(map(_size, part.columns))
+                if enough is not None and size > enough:
+                    break
     return rows, size
 
 

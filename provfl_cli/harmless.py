@@ -7,6 +7,7 @@ the command line, the console, `InputError` and `RunError`, the writers of table
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -26,8 +27,7 @@ _NEUTRAL: dict[int, int | None] = {
 _LINES = {code: replaced for code, replaced in _NEUTRAL.items() if chr(code) not in "\n\t"}
 # Joiners belong to emoji, Persian and Indic words; behind ASCII they only make two names look the same.
 _STRAY_JOINERS = re.compile("(?<![^\\x00-\\x7f])[\u200c\u200d]+")
-_JSON = {code: f"\\u{code:04x}" for code in _NEUTRAL if 0x7F <= code < 0x10000}
-_JSON |= {code: "\\u{:04x}\\u{:04x}".format(*divmod(code - 0x10000, 0x400)) for code in _NEUTRAL if code > 0xFFFF}
+_JSON = {code: json.dumps(chr(code))[1:-1] for code in _NEUTRAL if code >= 0x7F} | {0x7F: "\\u007f"}
 _FORMULA = re.compile(r"[=+\-@＝＋－＠]")
 
 

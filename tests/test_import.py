@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -425,3 +427,29 @@ def test_figures_call_recorded_clients_by_their_names(files: Path) -> None:
     names = [tick.get_text() for tick in draw(opened, "ranking", 1).axes[1].get_yticklabels()]
     assert sorted(names) == sorted(NAMES)
     assert [tick.get_text() for tick in draw(opened, "heatmap").axes[0].get_yticklabels()] == list(NAMES)
+
+
+@pytest.mark.slow
+def test_a_client_cannot_write_to_the_terminal_or_a_spreadsheet_by_its_name(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("\x1b[31mred\x1b[2J", "=cmd|' /C calc'!A0", "a\u202eb\nqqq")
+    assert main(arguments()) == 0
+    recorded = read_recorded(files / "made")
+    assert recorded is not None
+    write_recorded(files / "made", replace(recorded, clients=dict(enumerate(names))))
+    capsys.readouterr()
+    where = ["trace", "made", "--model", "tests.test_import:net", "--data", "data.safetensors"]
+    assert main([*where, "--without", "x"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    for more in ([], ["--json"], ["--verify", "--without", "0"], ["--out", "a.csv"], ["--out", "a.parquet"]):
+        assert main([*where, *more]) == 0
+        answer = capsys.readouterr()
+        said += answer.out + answer.err
+    said += (files / "a.csv").read_text()
+    said += "".join(pd.read_parquet(files / "a.parquet")["client_name"].dropna())
+    assert not any(order in said for order in ("\x1b", "\u202e", "\nqqq"))
+    assert "␛[31mred" in said
+    assert "'=cmd" in (files / "a.csv").read_text()
+    assert ",=cmd" not in (files / "a.csv").read_text()

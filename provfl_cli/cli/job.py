@@ -4,6 +4,7 @@ A failure is returned, so that the other jobs of a sweep go on, whichever proces
 """
 
 import os
+import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def job(cfg: DictConfig) -> Failure | None:
 
 def _failure(error: Exception, overrides: tuple[str, ...], folder: Path, job_name: str) -> Failure:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)), end="", to=sys.stderr)
     if isinstance(error, InputError):
         discard_if_nothing_computed(folder, job_name)
         return Failure(overrides, one_line(str(error)), 2, str(folder.absolute()))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bounded import Oversized
 from ..bounded_tables import check_dataset
 from ..config.schema import Dataset
 from ..errors import InputError
@@ -68,6 +69,8 @@ def read_table(file: Path, dataset: Dataset) -> Table:
             names, values, rows, notes = separated.read(file, columns)
             return Table(tuple(names), values, rows, written=True, notes=notes)
         return _of_records(_records(file, listed=suffix == ".json"), columns)
+    except Oversized as error:
+        raise InputError(f"{file}: {error}: split it into files") from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:  # pyarrow's errors derive from these
         reason = str(error).partition("\n")[0]
         advice = "fetch it again" if suffix == ".parquet" else "repair it (UTF-8, one record a line)"
