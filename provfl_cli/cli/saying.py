@@ -6,6 +6,8 @@ from typing import TextIO
 
 from ..harmless import harmless, harmless_lines
 
+LONGEST = 4_000  # characters of a complaint, which may quote a name of any length
+
 
 def say(text: str = "", *, end: str = "\n", to: TextIO | None = None) -> None:
     """Print `text`, control characters made visible, at once; `to` is stdout unless another is named."""
@@ -14,7 +16,8 @@ def say(text: str = "", *, end: str = "\n", to: TextIO | None = None) -> None:
 
 def complain(message: str) -> None:
     """Say on stderr, in one line, what went wrong."""
-    _print(f"provfl: {harmless(' '.join(message.split()))}\n", sys.stderr)
+    line = harmless(" ".join(message.split()))
+    _print(f"provfl: {line if len(line) <= LONGEST else f'{line[:LONGEST]}…'}\n", sys.stderr)
 
 
 def _print(text: str, to: TextIO) -> None:

@@ -66,7 +66,7 @@ def for_people(frame: pd.DataFrame, shown: Callable[[str], str] = harmless) -> p
             # By distinct values: a table of contributions has millions of rows and few names.
             texts = {value: shown(value) for value in column.drop_duplicates() if isinstance(value, str)}
             if any(value != text for value, text in texts.items()):
-                made.isetitem(position, column.map(lambda value, texts=texts: texts.get(value, value)))
+                made.isetitem(position, column.map(lambda value, texts=texts: texts.get(value, value)).array)
     made.columns = [shown(name) if isinstance(name, str) else name for name in frame.columns]
     return made
 
