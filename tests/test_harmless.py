@@ -164,7 +164,7 @@ def test_a_frame_keeps_what_is_no_text() -> None:
     assert shown["a"].tolist()[::2] == ["x", "␛"]
     assert shown["a"].isna().tolist() == [False, True, False]
     assert (shown.dtypes[["b", "c"]] == frame.dtypes[["b", "c"]]).all()
-    assert shown["d"].tolist() == [b"\x1b", "y", 1.5]
+    assert shown["d"].tolist() == [b"\x1b", "y", [1.5]]
     assert frame["a"].tolist()[2] == "\x1b"  # the caller's own is not touched
 
 

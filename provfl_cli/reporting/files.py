@@ -64,7 +64,8 @@ def for_people(frame: pd.DataFrame, shown: Callable[[str], str] = harmless) -> p
         if kind.kind not in "biufcmM":
             column = frame.iloc[:, position]
             # By distinct values: a table of contributions has millions of rows and few names.
-            texts = {value: shown(value) for value in column.drop_duplicates() if isinstance(value, str)}
+            values = column if kind == object else column.unique()  # what is no text may not be comparable
+            texts = {value: shown(value) for value in values if isinstance(value, str)}
             if any(value != text for value, text in texts.items()):
                 made.isetitem(position, column.map(lambda value, texts=texts: texts.get(value, value)).array)
     made.columns = [shown(name) if isinstance(name, str) else name for name in frame.columns]
