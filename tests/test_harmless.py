@@ -158,13 +158,13 @@ def test_a_cell_of_a_csv_is_no_formula(text: str, written: str) -> None:
 
 def test_a_frame_keeps_what_is_no_text() -> None:
     frame = pd.DataFrame(
-        {"a": ["x", None, "\x1b"], "b": [1, 2, 3], "c": pd.array([1, None, 3], "Int32"), "d": [b"\x1b", "y", 1.5]}
+        {"a": ["x", None, "\x1b"], "b": [1, 2, 3], "c": pd.array([1, None, 3], "Int32"), "d": [b"\x1b", "y\x07", [1.5]]}
     )
     shown = for_people(frame)
     assert shown["a"].tolist()[::2] == ["x", "␛"]
     assert shown["a"].isna().tolist() == [False, True, False]
     assert (shown.dtypes[["b", "c"]] == frame.dtypes[["b", "c"]]).all()
-    assert shown["d"].tolist() == [b"\x1b", "y", [1.5]]
+    assert shown["d"].tolist() == [b"\x1b", "y␇", [1.5]]
     assert frame["a"].tolist()[2] == "\x1b"  # the caller's own is not touched
 
 

@@ -59,15 +59,22 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 def for_people(frame: pd.DataFrame, shown: Callable[[str], str] = harmless) -> pd.DataFrame:
     """A frame with `shown` of every text and every heading; what is no text stays as it is."""
+    import pandas as pd
+
     made = frame.copy(deep=False)
     for position, kind in enumerate(frame.dtypes):
         if kind.kind not in "biufcmM":
             column = frame.iloc[:, position]
             # By distinct values: a table of contributions has millions of rows and few names.
-            values = column if kind == object else column.unique()  # what is no text may not be comparable
+            # What is no text may not be comparable.
+            values = (
+                column.unique() if isinstance(kind, pd.StringDtype) else [one for one in column if type(one) is str]
+            )
             texts = {value: shown(value) for value in values if isinstance(value, str)}
             if any(value != text for value, text in texts.items()):
-                made.isetitem(position, column.map(lambda value, texts=texts: texts.get(value, value)).array)
+                kept = [texts[value] if isinstance(value, str) else value for value in column]
+                of = "str" if isinstance(kind, pd.CategoricalDtype) else kind
+                made.isetitem(position, pd.Series(kept, index=frame.index, dtype=of).array)
     made.columns = [shown(name) if isinstance(name, str) else name for name in frame.columns]
     return made
 
