@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 MOST_PIXELS = 1 << 26  # 8,192 x 8,192: 200 MB in memory
 # Formats that Pillow decodes itself: for others it starts programs (Ghostscript for EPS), whatever a file is called.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 
-def open_picture(source: Path | bytes) -> Image:
+def open_picture(source: Path | bytes) -> ImageFile:
     """The picture in a file, or in encoded bytes; its pixels are not decoded yet. Of an animation, the first.
 
     Raises:
