@@ -83,12 +83,6 @@ def check_columns(line: bytes, separator: bytes, most: int = CSV_COLUMNS) -> Non
         raise Oversized(f"{columns:,} columns, at most {most:,} are read")
 
 
-def check_cells(columns: int, rows: int) -> None:
-    """Raise Oversized where records have so many different names that a table of them is mostly empty."""
-    if columns > CSV_COLUMNS:
-        raise Oversized(f"{columns:,} columns in {rows:,} records, at most {CSV_COLUMNS:,} are read")
-
-
 def read_end(path: Path, most: int = LOG_BYTES) -> str:
     """The last `most` bytes of a text, what is not UTF-8 replaced; OSError where it cannot be read."""
     _check_plain(path)
