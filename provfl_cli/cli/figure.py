@@ -47,7 +47,7 @@ def _opened(folder: Path, args: Namespace) -> Opened:
     refuse_recorded(args, "model", "data", "round")
     from .table import read_places
 
-    runs, _ = read_places([folder])
+    runs, _ = read_places([folder], whole=True)
     if len(runs) > 1:
         raise InputError(f"{folder}: holds {len(runs)} runs, give one, such as {runs[0].folder}")
     from ..reporting.page.reading import open_run

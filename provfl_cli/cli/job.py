@@ -6,6 +6,7 @@ A failure is returned, so that the other jobs of a sweep go on, whichever proces
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ..config.compose import texts, validated
+from ..config.schema import Config
 from ..errors import InputError, RunError
 from ..harmless import harmless, harmless_lines
-from .folder import discard_if_nothing_computed
+from ..store.locks import Claimed
+from .folder import discard_if_nothing_computed, held
 from .saying import complain, say
 
 
@@ -40,11 +43,10 @@ def job(cfg: DictConfig) -> Failure | None:
         say(f"job {hydra.job.num}: {' '.join(overrides)}")
     try:
         config = validated(cfg)
-        from ..run import run_job
-
-        for stale in ("error.log", "summary.json"):  # of an earlier run in this folder: they say how a run ended
-            (folder / stale).unlink(missing_ok=True)
-        run_job(config, folder)
+        # A sweep holds its own folder, jobs theirs; a run's was taken before Hydra wrote into it.
+        own = sweep and folder.absolute() != Path(hydra.sweep.dir).absolute()
+        with held(folder, config.store.lock) if own else nullcontext():
+            _run(config, folder)
     except KeyboardInterrupt:
         discard_if_nothing_computed(folder, hydra.job.name)
         raise
@@ -56,11 +58,23 @@ def job(cfg: DictConfig) -> Failure | None:
     return None
 
 
+def _run(config: Config, folder: Path) -> None:
+    from ..run import run_job
+
+    for stale in ("error.log", "summary.json", "manifest.json"):  # of an earlier run: they say how it ended
+        try:
+            (folder / stale).unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder / stale} is in the way: not a file; move it away") from error
+    run_job(config, folder)
+
+
 def _failure(error: Exception, overrides: tuple[str, ...], folder: Path, job_name: str) -> Failure:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         say("".join(traceback.format_exception(error)), end="", to=sys.stderr)
     if isinstance(error, InputError):
-        discard_if_nothing_computed(folder, job_name)
+        if not isinstance(error, Claimed):  # then it is another's folder
+            discard_if_nothing_computed(folder, job_name)
         return Failure(overrides, one_line(str(error)), 2, str(folder.absolute()))
     text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
     return Failure(overrides, f"{one_line(text)} ({_logged(error, folder)})", 1, str(folder.absolute()))

@@ -53,7 +53,7 @@ def _runs(places: Sequence[Path], args: Namespace) -> tuple[str, str, Sequence[A
     refuse_recorded(args, "model", "data", "round")
     from .table import read_places
 
-    runs, absent = read_places(places)
+    runs, absent = read_places(places, whole=True)
     from ..reporting.page.document import page
 
     return page(runs, absent), f"{len(runs)} run{'s' * (len(runs) > 1)}", absent

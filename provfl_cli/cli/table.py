@@ -87,11 +87,11 @@ def _round(text: str) -> int | str:
     return int(text)
 
 
-def read_places(places: Sequence[Path]) -> tuple[list[RunFolder], list[Absent]]:
-    """The runs that ended well, and the others; InputError where none did."""
+def read_places(places: Sequence[Path], whole: bool = False) -> tuple[list[RunFolder], list[Absent]]:
+    """The runs that ended well, and the others; InputError where none did. `whole` as `read_run` takes it."""
     from ..reporting.run_folders import Absent, RunFolder, failures_below, read_run, run_folders
 
-    read = [read_run(folder) for folder in run_folders(places)]
+    read = [read_run(folder, whole) for folder in run_folders(places)]
     runs = [one for one in read if isinstance(one, RunFolder)]
     absent = [*(one for one in read if isinstance(one, Absent)), *failures_below(places)]
     if not runs:

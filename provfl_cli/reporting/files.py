@@ -34,12 +34,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def json_text(content: Mapping[str, Any]) -> str:
     """Indented JSON in the order of `content`; numbers that are not finite become null, control characters escapes."""
-    return harmless_json(json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
+    return harmless_json(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line (`metrics.jsonl`: all rounds so far, each time a round ends)."""
-    lines = [harmless_json(json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)) + "\n" for row in rows]
+    lines = [harmless_json(json.dumps(plain(row), ensure_ascii=False, allow_nan=False)) + "\n" for row in rows]
     write_text(path, "".join(lines))
 
 
@@ -89,16 +89,16 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
         pq.write_table(table, beside, compression="zstd")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` in JSON's own types: numpy scalars and arrays, paths, tuples and non-finite numbers translated."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, os.PathLike):

@@ -94,7 +94,7 @@ def load_run(path: str | Path) -> RunResults:
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give one that provfl run made, such as outputs/DATE/TIME")
-    found = read_run(folder)
+    found = read_run(folder, whole=True)
     if isinstance(found, Absent):
         raise InputError(f"{found.name}: {found.reason}")
     try:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..bounded import read_csv, read_end, read_json, read_json_lines
 from ..errors import InputError, did_you_mean
+from ..store.covered import COVERED, FIGURES, FILE, SETTINGS, damage, read_manifest
+from ..store.sealed import Damaged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +90,11 @@ def _below(place: Path) -> Iterator[Path]:
     if (place / ".hydra" / "config.yaml").is_file() or any((place / name).is_file() for name in OWN_FILES):
         yield place
         return
-    for inside in sorted(place.iterdir(), key=_by_number):
+    try:
+        there = sorted(place.iterdir(), key=_by_number)
+    except OSError as error:
+        raise InputError(f"{place} cannot be read ({error.strerror})") from error
+    for inside in there:
         if inside.is_dir() and not inside.is_symlink() and not inside.name.startswith("."):
             yield from _below(inside)
 
@@ -118,14 +124,19 @@ def failures_below(places: Sequence[Path]) -> list[Absent]:
     return found
 
 
-def read_run(folder: Path) -> RunFolder | Absent:
-    """A run folder, or why it has nothing to show: it failed, or it has not ended (yet)."""
+def read_run(folder: Path, whole: bool = False) -> RunFolder | Absent:
+    """A run folder, or why it has nothing to show: it failed, it has not ended (yet), or a file is damaged.
+
+    `whole`: look at the checksums of all its files, not only of those that are read here.
+    """
     name = os.path.relpath(folder)
     if (folder / "error.log").is_file():
         return Absent(name, f"failed: {_last_words(folder / 'error.log')}")
     if not (folder / "summary.json").is_file():
         return Absent(name, "not finished: it was stopped, or still runs")
     try:
+        if wrong := damage(folder, read_manifest(folder), COVERED if whole else (*SETTINGS, *FIGURES)):
+            return Absent(name, wrong)
         settings, following = _settings(folder / ".hydra" / "config.yaml")
         chosen = _yaml(folder / ".hydra" / "hydra.yaml")["hydra"]["runtime"]["choices"]
         overrides = [str(one) for one in _yaml(folder / ".hydra" / "overrides.yaml") or ()]
@@ -143,6 +154,8 @@ def read_run(folder: Path) -> RunFolder | Absent:
         )
     except FileNotFoundError as error:
         return Absent(name, f"{os.path.relpath(str(error.filename), folder)} is missing")
+    except Damaged as error:
+        return Absent(name, f"{FILE} cannot be read ({error})")
     except Exception as error:  # whatever a damaged file makes its reader say
         return Absent(name, f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
 

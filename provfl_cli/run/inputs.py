@@ -33,7 +33,7 @@ from ..data.tables import FORMATS, read_table
 from ..data.tensors import to_tensor
 from ..data.tokenizer import from_json
 from ..errors import InputError, RunError
-from .manifest import TOKENIZER
+from ..store.covered import TOKENIZER
 
 UNKNOWN = -1  # stands for a true label, or an index in the test set, that nobody gave
 

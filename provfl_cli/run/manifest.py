@@ -17,12 +17,12 @@ from ..config.schema import Config
 from ..data.facts import as_values
 from ..data.federated import FederatedData, Texts
 from ..provenance.tracing import Contributions
+from ..store.covered import TOKENIZER
 
 PACKAGES = (
     "provfl", "torch", "torchvision", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets",
     "flwr-datasets", "numpy", "pandas",
 )  # fmt: skip
-TOKENIZER = "tokenizer.json"  # beside the manifest, where inputs are texts
 
 
 def manifest(

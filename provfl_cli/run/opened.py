@@ -19,7 +19,7 @@ from torch import nn
 
 from ..attribution.counterfactual import steps_made
 from ..attribution.method import Attribution, Case
-from ..bounded import Oversized, read_json
+from ..bounded import Oversized
 from ..bounded_tables import check_run_table
 from ..config.schema import Config, Model, Provenance
 from ..config.tree import options
@@ -31,12 +31,17 @@ from ..data.labels import Classes
 from ..errors import InputError, RunError, did_you_mean
 from ..models.build import build
 from ..reporting import label_counts as counted
+from ..store.covered import FILE, SETTINGS, TOKENIZER, damage, read_manifest
+from ..store.recorded import check_names
 from ..store.rounds import Round, read_round, stored_rounds
+from ..store.sealed import Damaged
+from .belonging import check_belongs
 from .device import choose_device
 from .inputs import Given, Inputs, RunInputs
 
 MOST_SIDE = 8_192  # pixels of the pictures that a model reads
 MOST_TOKENS = 4_000_000  # known to a model, or read by it at a time
+READ = (*SETTINGS[:2], "metrics.jsonl", "inputs.parquet", counted.FILE, TOKENIZER)  # of these a trace is made
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Opened:
         seed: of everything random.
         device: where to compute.
         config: of the run; None: there was no run.
+        key: of the run's federation; None: the run is of a time when none was written, or there was none.
     """
 
     folder: Path
@@ -80,6 +86,7 @@ class Opened:
     seed: int
     device: torch.device
     config: Config | None = None
+    key: str | None = None
 
     @cached_property
     def rounds(self) -> tuple[int, ...]:
@@ -91,6 +98,7 @@ class Opened:
 
         Raises:
             InputError: it is not there.
+            RunError: it is damaged, or not of this federation.
         """
         there = self.rounds
         if not there:
@@ -104,7 +112,12 @@ class Opened:
             kept = ", ".join(map(str, there))
             hint = "" if self.config is None else " (store.keep=all keeps all of them)"
             raise InputError(f"--round {number}: not kept; there are: {kept}{hint}")
-        return read_round(self.folder / "rounds", number)
+        stored = read_round(self.folder / "rounds", number)
+        if self.config is None:
+            check_names(self.client_names, stored.clients, stored.names, stored.folder)
+        else:
+            check_belongs(self.folder, stored, self.key)
+        return stored
 
     def case(self, stored: Round, given: Given, classes: np.ndarray) -> Case:
         """The predictions of `given` as attribution methods take them, `classes` int64 `[n]` the ones to explain."""
@@ -200,7 +213,9 @@ def open_run(folder: Path) -> Opened:
     if not config_file.is_file():
         raise InputError(no_run(folder))
     try:
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_manifest(folder)
+        if wrong := damage(folder, manifest, READ):
+            raise RunError(f"{folder}: {wrong}: the same provfl run writes its results again")
         hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
         called_from = Path(str(OmegaConf.select(hydra, "hydra.runtime.cwd")))
         labels = tuple(map(str, manifest["dataset"]["labels"]))
@@ -213,7 +228,8 @@ def open_run(folder: Path) -> Opened:
     except FileNotFoundError as error:
         raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{folder / 'manifest.json'} cannot be read ({type(error).__name__}: {error})") from error
+        why = str(error) if isinstance(error, Damaged) else f"{type(error).__name__}: {error}"
+        raise RunError(f"{folder / FILE} cannot be read ({why})") from error
     loaded = OmegaConf.load(config_file)
     config = validated(loaded, called_from)  # type: ignore[arg-type]
     form = _form(reads, config.model)
@@ -237,6 +253,7 @@ def open_run(folder: Path) -> Opened:
         seed=config.seed,
         device=device_like(config.device),
         config=config,
+        key=manifest.get("key"),
     )
 
 

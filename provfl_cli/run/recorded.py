@@ -21,7 +21,7 @@ from ..fusion.privacy import NoPrivacy
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..provenance.checks import ONE_LOGIT, check_finite_inputs
-from ..store.recorded import Recorded, read_recorded
+from ..store.recorded import Recorded, read_whole
 from ..store.rounds import read_round, stored_rounds
 from .inputs import UNKNOWN, TensorInputs
 from .opened import Opened, device_like, no_run
@@ -40,7 +40,7 @@ def open_recorded(folder: Path, model: str | None, data: str | None) -> Opened:
         InputError: what was given does not fit, or is missing.
         RunError: a file of it is damaged.
     """
-    recorded = read_recorded(folder)
+    recorded = read_whole(folder)
     if recorded is None:
         raise InputError(no_run(folder))
     if model is None:
