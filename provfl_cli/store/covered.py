@@ -12,7 +12,7 @@ from typing import Any
 
 from ..bounded import read_json
 from .disk import checksum
-from .sealed import check_seal, sealed
+from .sealed import Damaged, check_seal, sealed
 
 FORMAT = 2
 FILE = "manifest.json"
@@ -34,10 +34,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        Damaged: its checksum differs or is missing.
-        ValueError, OSError: it cannot be read.
+        Damaged: its checksum differs or is missing, it is too large, or no JSON.
+        OSError: it cannot be read.
     """
-    content = read_json(folder / FILE)
+    try:
+        content = read_json(folder / FILE)
+    except ValueError as error:
+        raise Damaged(str(error)) from error
     check_seal(content, FORMAT)
     return content
 
