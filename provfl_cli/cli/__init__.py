@@ -13,6 +13,7 @@ from keyword import iskeyword
 from .. import __version__
 from ..errors import InputError, RunError, did_you_mean
 from ..garbage import collect_rarely
+from .saying import complain, say
 
 COMMANDS = {  # name: what it does, an example
     "run": ("train a federation, trace predictions to clients, write tables", "provfl run model=resnet18 seed=1"),
@@ -42,26 +43,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on from the last whole round")
+        complain("interrupted; the same command goes on from the last whole round")
         return INTERRUPTED
     except BrokenPipeError:  # such as `provfl ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            traceback.print_exc()
+            say(traceback.format_exc(), end="", to=sys.stderr)
         known = isinstance(error, InputError | RunError)
-        _say(str(error) if known else f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows the traceback)")
+        complain(str(error) if known else f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows the traceback)")
         return WRONG_INPUT if isinstance(error, InputError) else FAILED
 
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_help())
+        say(_help())
         return OK
     name, *rest = arguments
     if name == "--version":
-        print(f"provfl {__version__}")
+        say(f"provfl {__version__}")
         return OK
     if name in COMPLETION_FLAGS:  # a shell asks the program, whatever the command
         name, rest = "run", arguments
@@ -82,7 +83,3 @@ def _help() -> str:
         '  eval "$(provfl run -sc install=bash)" completes keys and options by the tab key (also zsh, fish).',
     ]
     return "\n".join(lines)
-
-
-def _say(message: str) -> None:
-    print(f"provfl: {' '.join(message.split())}", file=sys.stderr)

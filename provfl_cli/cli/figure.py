@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from .arguments import parser, read
 from .recorded import DATA, add_recorded, refuse_recorded, traced
+from .saying import say
 
 if TYPE_CHECKING:
     from ..reporting.page.reading import Opened
@@ -31,9 +32,9 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"--input {args.input}: must be the number of a traced input, from 0")
     opened = _opened(Path(args.run), args)
     for line in opened.warnings:
-        print(f"warning: {line}", file=sys.stderr)
+        say(f"warning: {line}", to=sys.stderr)
     save(draw(opened, args.kind, None if args.input is None else int(args.input)), out)
-    print(f"{args.kind} -> {out}")
+    say(f"{args.kind} -> {out}")
     return 0
 
 
@@ -46,7 +47,7 @@ def _opened(folder: Path, args: Namespace) -> Opened:
     refuse_recorded(args, "model", "data", "round")
     from .table import read_places
 
-    runs, _ = read_places([folder])
+    runs, _ = read_places([folder], whole=True)
     if len(runs) > 1:
         raise InputError(f"{folder}: holds {len(runs)} runs, give one, such as {runs[0].folder}")
     from ..reporting.page.reading import open_run

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, did_you_mean
 from .arguments import parser, read
+from .saying import say
 
 if TYPE_CHECKING:
     from ..run.imported import Client
@@ -45,10 +46,10 @@ def main(arguments: list[str]) -> int:
         )
     )
     stored = done.stored
-    print(f"round {stored.number}: {len(stored.clients)} clients, fusion={args.fusion[0]} -> {folder}")
+    say(f"round {stored.number}: {len(stored.clients)} clients, fusion={args.fusion[0]} -> {folder}")
     for line in done.lines:
-        print(line)
-    print(f"trace it: provfl trace {folder} --model MODEL --data FILE.safetensors")
+        say(line)
+    say(f"trace it: provfl trace {folder} --model MODEL --data FILE.safetensors")
     return 0
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..config.compose import Plan, hydra_session, parse, parser, plan, runnable
 from ..errors import InputError
 from .completion import complete
-from .folder import claimed, pruned, unclaimed_pattern
+from .folder import claimed, held, named, pruned, unclaimed_pattern
 from .job import Failure, job, one_line
+from .saying import complain, say
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -61,24 +62,26 @@ def _answered(hydra: "Hydra", args: Namespace) -> bool:
 def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
     """Run the jobs of the plan in a folder that is this process's own; what failed."""
     key = "sweep" if asked.sweep else "run"
-    folder = claimed(asked.base, key) if unclaimed_pattern(asked.base, key) else None
+    made = claimed(asked.base, key) if unclaimed_pattern(asked.base, key) else None
     overrides = asked.overrides
-    if folder is not None:
-        quoted = str(folder).replace("'", "\\'")
+    if made is not None:
+        quoted = str(made).replace("'", "\\'")
         overrides = [*overrides, f"hydra.{key}.dir='{quoted}'"]
     runnable(hydra)
     try:
-        if asked.sweep:
-            returned, failures = _swept(hydra, asked, overrides)
-            _joined(returned, folder, failures, asked)
-            return failures
-        returned = hydra.run(asked.config_name, job, overrides)
-        return list(_failures(returned))
+        # Held before Hydra writes the configuration there.
+        with held(made or named(asked.base, key), str(asked.base.store.lock)):
+            if asked.sweep:
+                returned, failures = _swept(hydra, asked, overrides)
+                _joined(returned, made, failures, asked)
+                return failures
+            returned = hydra.run(asked.config_name, job, overrides)
+            return list(_failures(returned))
     except OSError as error:  # what happens inside a job is returned; Hydra makes the folder that the user named
         raise InputError(f"{error.filename}: the run folder cannot be made ({error.strerror})") from error
     finally:
-        if folder is not None:
-            pruned(folder)
+        if made is not None:
+            pruned(made)
 
 
 def _swept(hydra: "Hydra", asked: Plan, overrides: list[str]) -> tuple[Any, list[Failure]]:
@@ -126,9 +129,9 @@ def _reported(failures: list[Failure], asked: Plan) -> int:
         return 0
     if asked.sweep:
         total = f" of {len(asked.jobs)}" if asked.jobs else ""
-        print(f"provfl: {len(failures)}{total} jobs failed", file=sys.stderr)
+        complain(f"{len(failures)}{total} jobs failed")
         for failure in failures:
-            print(f"  {' '.join(failure.overrides) or '(no overrides)'}: {failure.message}", file=sys.stderr)
+            say(f"  {' '.join(failure.overrides) or '(no overrides)'}: {failure.message}", to=sys.stderr)
     else:
-        print(f"provfl: {failures[0].message}", file=sys.stderr)
+        complain(f"{failures[0].message}")
     return max(failures, key=lambda failure: failure.exit_code == 1).exit_code

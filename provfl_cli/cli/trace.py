@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from ..errors import InputError, did_you_mean
 from .arguments import parser, read, whole
 from .recorded import DATA, add_recorded, refuse_recorded, refuse_run
+from .saying import say
 
 if TYPE_CHECKING:
     from ..run.asking import Question
@@ -131,9 +132,9 @@ def _given(args: Namespace, opened: Opened, number: int) -> Given:
 
 
 def _one(args: Namespace, opened: Opened, number: int, given: Given, question: Question) -> int:
-    from ..reporting.console import make_console
     from ..reporting.files import json_text, write_text
     from ..reporting.prediction import as_json, show
+    from ..reporting.terminal import make_console
     from ..run.asking import ask_one
 
     if args.out is not None and Path(args.out).suffix in TABLES:
@@ -148,7 +149,7 @@ def _one(args: Namespace, opened: Opened, number: int, given: Given, question: Q
     ):
         answer = ask_one(opened, number, given, question)
     if args.json:
-        print(json_text(as_json(answer)), end="")
+        say(json_text(as_json(answer)), end="")
     else:
         console.print(show(answer))
     if args.out is not None and Path(args.out).suffix == ".json":
@@ -157,17 +158,19 @@ def _one(args: Namespace, opened: Opened, number: int, given: Given, question: Q
 
 
 def _write_table(opened: Opened, number: int, given: Given, question: Question, path: Path, told: TextIO) -> None:
-    from ..reporting.files import write_csv, write_parquet
-    from ..reporting.texts import harmless
+    from ..reporting.files import for_people, write_csv, write_parquet
     from ..run.asking import ask_many
 
     frame = ask_many(opened, number, given, question)
     for line in frame.attrs["warnings"]:
-        print(f"warning: {line}", file=sys.stderr)
+        say(f"warning: {line}", to=sys.stderr)
     for note in opened.notes:
-        print(harmless(note), file=sys.stderr)
-    (write_csv if path.suffix == ".csv" else write_parquet)(path, frame)
+        say(note, to=sys.stderr)
+    if path.suffix == ".csv":
+        write_csv(path, frame)
+    else:
+        write_parquet(path, for_people(frame))
     count = len(given.names)
     for note in given.notes:
-        print(harmless(note), file=told)
-    print(f"{count:,} input{'' if count == 1 else 's'}, {len(frame):,} rows -> {path}", file=told)
+        say(note, to=told)
+    say(f"{count:,} input{'' if count == 1 else 's'}, {len(frame):,} rows -> {path}", to=told)

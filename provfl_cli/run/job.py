@@ -39,16 +39,18 @@ from ..models.build import build, check_function
 from ..reporting import console as show
 from ..reporting import label_counts, participation
 from ..reporting.figure_files import write_figure
-from ..reporting.files import write_csv, write_json, write_jsonl, write_parquet, write_text
+from ..reporting.files import plain, write_csv, write_json, write_jsonl, write_parquet, write_text
 from ..reporting.lineage import fading, figure, show_fading
 from ..reporting.progress import RoundProgress
 from ..reporting.rankings import example_rankings, show_rankings
 from ..reporting.tables import cost_table, localization_tables, to_latex, to_markdown
 from ..reporting.trackers.tracking import Tracking, tracked
-from ..store.rounds import Metrics, Round
+from ..store.covered import FILE, TOKENIZER, covering
+from ..store.rounds import Metrics
 from .checks import check_fit
 from .device import choose_device
-from .manifest import TOKENIZER, manifest
+from .manifest import manifest
+from .results import clear, link_rounds
 from .summary import summary
 from .tracing import TracedRound, trace_round
 
@@ -142,6 +144,7 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
         console.print()
     loaded = time.perf_counter()
 
+    clear(folder)
     methods, wanted = _methods(config), _wanted(config)
     watch, traced = Watch(console, folder, tracking), list[TracedRound]()
     with (
@@ -151,8 +154,8 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
         tracking.start(config, folder)
         for stored in rounds:
             traced.append(trace_round(config, methods, data, model, stored, counts, device))
-            _link_rounds(folder, stored)
-            history = stored.history
+            link_rounds(folder, stored)
+            history, key = stored.history, stored.folder.parent.parent.name
     write_jsonl(folder / "metrics.jsonl", map(asdict, watch.history or history))
     tracking.rounds(history)
 
@@ -182,7 +185,8 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
     if faded is not None:
         write_figure(folder, "lineage", figure(faded, data.label_names))
     write_json(folder / "summary.json", figures)
-    write_json(folder / "manifest.json", manifest(config, data, model, device, seconds, last.trace))
+    made_of = {"key": key, **manifest(config, data, model, device, seconds, last.trace)}
+    write_json(folder / FILE, covering(folder, plain(made_of)))  # the last, since it covers the others
     _print_results(console, config, data, history, scores, last, counts, note)
     if faded is not None:
         console.print(show.heading("Forgetting: clients' shares of a label over the rounds"))
@@ -235,14 +239,6 @@ def _wanted(config: Config) -> set[int]:
     if asked == "last":
         return {rounds}
     return set(range(1, rounds + 1)) if asked == "all" else set(asked)
-
-
-def _link_rounds(folder: Path, stored: Round) -> None:
-    """Let `rounds` in the run folder point into the training cache."""
-    link = folder / "rounds"
-    target = os.path.relpath(stored.folder.parent, folder)
-    if not link.is_symlink():
-        link.symlink_to(target, target_is_directory=True)
 
 
 def _scores(

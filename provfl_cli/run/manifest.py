@@ -20,13 +20,13 @@ from ..data.facts import as_values
 from ..data.federated import FederatedData, Texts
 from ..models.text import network_settings
 from ..provenance.tracing import Contributions
+from ..store.covered import TOKENIZER
 
 PACKAGES = (
     "provfl", "torch", "torchvision", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets",
     "flwr-datasets", "numpy", "pandas",
 )  # fmt: skip
 PUBLISHED = "published"  # begins what is said of weights that were not drawn from the seed
-TOKENIZER = "tokenizer.json"  # beside the manifest, where inputs are texts
 
 
 def manifest(

@@ -6,7 +6,6 @@ clients, only where an input is asked for that the run has not traced.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -20,6 +19,8 @@ from torch import nn
 
 from ..attribution.counterfactual import steps_made
 from ..attribution.method import Attribution, Case
+from ..bounded import Oversized
+from ..bounded_tables import check_run_table
 from ..config.builtin import names
 from ..config.reopened import HYDRA, reopened
 from ..config.schema import Config, Provenance
@@ -34,15 +35,21 @@ from ..data.network import without_network
 from ..errors import InputError, RunError, did_you_mean
 from ..models.build import build
 from ..reporting import label_counts as counted
+from ..store.covered import FILE, SETTINGS, TOKENIZER, damage, read_manifest
 from ..store.links import refuse_links, refuse_links_of_rounds
+from ..store.recorded import check_names
 from ..store.rounds import Round, read_round, stored_rounds
+from ..store.sealed import Damaged
 from .again import model_again
+from .belonging import check_belongs
 from .device import choose_device
 from .inputs import Given, Inputs, RunInputs
 from .manifest import PUBLISHED
 
 # Of what a model reads, the most that a configuration takes; a vocabulary may be published.
 LARGEST = {"channels": 4, "image_size": 1024, "vocabulary": 2_000_000, "max_tokens": 4096, "padding": 2_000_000}
+
+READ = (*SETTINGS[:2], "metrics.jsonl", "inputs.parquet", counted.FILE, TOKENIZER)  # of these a trace is made
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Opened:
         device: where to compute.
         config: of the run; None: there was no run.
         notes: what of the run's configuration is not known, a sentence for each.
+        key: of the run's federation; None: the run is of a time when none was written, or there was none.
     """
 
     folder: Path
@@ -88,6 +96,7 @@ class Opened:
     device: torch.device
     config: Config | None = None
     notes: tuple[str, ...] = ()
+    key: str | None = None
 
     @cached_property
     def rounds(self) -> tuple[int, ...]:
@@ -99,6 +108,7 @@ class Opened:
 
         Raises:
             InputError: it is not there.
+            RunError: it is damaged, or not of this federation.
         """
         there = self.rounds
         if not there:
@@ -112,7 +122,12 @@ class Opened:
             kept = ", ".join(map(str, there))
             hint = "" if self.config is None else " (store.keep=all keeps all of them)"
             raise InputError(f"--round {number}: not kept; there are: {kept}{hint}")
-        return read_round(self.folder / "rounds", number)
+        stored = read_round(self.folder / "rounds", number)
+        if self.config is None:
+            check_names(self.client_names, stored.clients, stored.names, stored.folder)
+        else:
+            check_belongs(self.folder, stored, self.key)
+        return stored
 
     def case(self, stored: Round, given: Given, classes: np.ndarray) -> Case:
         """The predictions of `given` as attribution methods take them, `classes` int64 `[n]` the ones to explain."""
@@ -216,7 +231,9 @@ def open_run(folder: Path, trust: bool = False, data: str | None = None, checkpo
     refuse_links(folder)
     refuse_links_of_rounds(folder)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_manifest(folder)
+        if wrong := damage(folder, manifest, READ):
+            raise RunError(f"{folder}: {wrong}: the same provfl run writes its results again")
         labels = tuple(map(str, manifest["dataset"]["labels"]))
         indexed = manifest["dataset"].get("indexed")  # not known of runs of the time before it was kept
         examples = {int(client): int(count) for client, count in manifest["clients"]["kept"].items()}
@@ -229,7 +246,8 @@ def open_run(folder: Path, trust: bool = False, data: str | None = None, checkpo
     except FileNotFoundError as error:
         raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{folder / 'manifest.json'} cannot be read ({type(error).__name__}: {error})") from error
+        why = str(error) if isinstance(error, Damaged) else f"{type(error).__name__}: {error}"
+        raise RunError(f"{folder / FILE} cannot be read ({why})") from error
     with working_folder_searched() if trust else nullcontext():
         try:
             found = reopened(folder, trust)
@@ -266,6 +284,7 @@ def open_run(folder: Path, trust: bool = False, data: str | None = None, checkpo
         device=device_like(config.device),
         config=config,
         notes=found.notes,
+        key=manifest.get("key"),
     )
 
 
@@ -293,14 +312,18 @@ def _built(
 
 
 def _form(reads: Mapping[str, Any]) -> Form:
-    """What the run's model reads, as the manifest says; ValueError where no run could have written that."""
-    sizes = {key: int(value) for key, value in reads.items() if key in LARGEST}
-    for key, value in sizes.items():
-        if not 0 <= value <= LARGEST[key]:
-            raise ValueError(f"{key} is {value}")
-    if reads["input"] == "image":
-        return Pictures(sizes["channels"], sizes["image_size"])
-    return Texts(sizes["vocabulary"], sizes["max_tokens"], sizes["padding"])
+    """What the run's model reads, as the manifest says; RunError where no run could have written that."""
+
+    def size(name: str) -> int:
+        value, least = reads.get(name), 0 if name == "padding" else 1
+        if not isinstance(value, int) or not least <= value <= LARGEST[name]:
+            asked = f"a whole number from {least} to {LARGEST[name]:,} is read"
+            raise RunError(f"{FILE}: inputs.{name} is {str(value)[:40]}: {asked}")
+        return value
+
+    if reads.get("input") == "image":
+        return Pictures(size("channels"), size("image_size"))
+    return Texts(size("vocabulary"), size("max_tokens"), size("padding"))
 
 
 def _label_counts(folder: Path, classes: int) -> dict[int, np.ndarray]:
@@ -317,7 +340,10 @@ def _rounds_traced(folder: Path) -> tuple[int, ...]:
     import pyarrow.parquet as pq
 
     try:
+        check_run_table(folder / "inputs.parquet")
         column = pq.read_table(folder / "inputs.parquet", columns=["round"], partitioning=None).column("round")
+    except Oversized as error:
+        raise RunError(f"{folder / 'inputs.parquet'} is not opened: {error}") from error
     except (OSError, ValueError):
         return ()
     return tuple(sorted(column.unique().to_pylist()))

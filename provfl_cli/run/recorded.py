@@ -12,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from ..bounded import check_safetensors
 from ..config.targets import working_folder_searched
 from ..config.validate import fusion_option, model_option, provenance_preset
 from ..data.federated import Form, Pictures
@@ -20,7 +21,7 @@ from ..fusion.privacy import NoPrivacy
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..provenance.checks import ONE_LOGIT, check_finite_inputs
-from ..store.recorded import Recorded, read_recorded
+from ..store.recorded import Recorded, read_whole
 from ..store.rounds import read_round, stored_rounds
 from .inputs import UNKNOWN, TensorInputs
 from .opened import Opened, device_like, no_run
@@ -39,7 +40,7 @@ def open_recorded(folder: Path, model: str | None, data: str | None) -> Opened:
         InputError: what was given does not fit, or is missing.
         RunError: a file of it is damaged.
     """
-    recorded = read_recorded(folder)
+    recorded = read_whole(folder)
     if recorded is None:
         raise InputError(no_run(folder))
     if model is None:
@@ -116,6 +117,7 @@ def _data(spec: str) -> tuple[Tensor, np.ndarray]:
         if not path.is_file():
             raise InputError(f"--data {spec}: no such file")
         try:
+            check_safetensors(path)
             found: Any = load_file(path)
         except Exception as error:  # of the library, one of several
             raise InputError(f"--data {spec}: is no safetensors file ({error})") from error

@@ -20,11 +20,11 @@ from ...config.reopened import leaves
 from ...config.schema import Config
 from ...config.written import Taken, masked
 from ...errors import InputError
+from ...harmless import harmless
 from ...store.rounds import Metrics
 from ..run_folders import RunFolder, read_run
 from ..settings import NO_RESULT
 from ..tables import localization_tables, to_markdown
-from ..texts import harmless
 from .tracker import Log, Tracker, numbers
 
 if TYPE_CHECKING:
