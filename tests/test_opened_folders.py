@@ -25,6 +25,7 @@ from provfl_cli.data import folder as data_folder
 from provfl_cli.errors import InputError
 from provfl_cli.run.again import data_again
 from provfl_cli.run.opened import open_run
+from provfl_cli.store.covered import covering
 
 SECRET = "hunter2-of-the-environment"
 SMALL = [
@@ -64,6 +65,14 @@ class Theirs:
     def manifest(self, **blocks: Any) -> None:
         file = self.folder / "manifest.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | blocks))
+
+    @property
+    def sent(self) -> Path:
+        """The folder with checksums that fit what it now holds: whoever changes it can compute them too."""
+        file = self.folder / "manifest.json"
+        content = {key: value for key, value in json.loads(file.read_text()).items() if key not in ("sha256", "files")}
+        file.write_text(json.dumps(covering(self.folder, content)))
+        return self.folder
 
     def module(self, name: str) -> None:
         (self.folder.parent / f"{name}.py").write_text(EVIL.format(canary=str(self.canary)))
@@ -154,7 +163,7 @@ NAMES: dict[str, tuple[Callable[[Theirs], None], str]] = {
 def test_what_the_tree_does_not_name_is_refused(name: str, theirs: Theirs, capsys: pytest.CaptureFixture[str]) -> None:
     change, would_call = NAMES[name]
     change(theirs)
-    code, said = opened_everywhere(theirs.folder, capsys)
+    code, said = opened_everywhere(theirs.sent, capsys)
     assert code == 2
     assert would_call in said
     assert "--trust calls it" in said
@@ -167,9 +176,9 @@ def test_whoever_trusts_a_folder_runs_its_own_model(theirs: Theirs, capsys: pyte
     )
     (theirs.folder.parent / "mine_alone.py").write_text(module)
     theirs.config(model={"_target_": "mine_alone.lenet"})
-    assert main(["trace", str(theirs.folder)]) == 2
+    assert main(["trace", str(theirs.sent)]) == 2
     assert not theirs.canary.exists()
-    assert main(["trace", str(theirs.folder), "--trust"]) == 0
+    assert main(["trace", str(theirs.sent), "--trust"]) == 0
     assert theirs.canary.exists()
 
 
@@ -194,7 +203,7 @@ HARMLESS: dict[str, Callable[[Theirs], None]] = {
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_has_no_effect_is_opened(name: str, theirs: Theirs, capsys: pytest.CaptureFixture[str]) -> None:
     HARMLESS[name](theirs)
-    code, said = opened_everywhere(theirs.folder, capsys)
+    code, said = opened_everywhere(theirs.sent, capsys)
     assert code == 0
     assert SECRET not in said
     assert not theirs.canary.exists()
@@ -233,7 +242,7 @@ def test_what_grows_when_it_is_read_is_refused(
     (theirs.folder / ".hydra" / file).write_text(text)
     began = time.process_time()
     try:
-        provfl_cli.load_run(theirs.folder)
+        provfl_cli.load_run(theirs.sent)
         said = ""
     except InputError as error:
         said = str(error)
@@ -243,7 +252,7 @@ def test_what_grows_when_it_is_read_is_refused(
         assert file in said
     if follows:
         began = time.process_time()
-        code, said = opened_everywhere(theirs.folder, capsys)
+        code, said = opened_everywhere(theirs.sent, capsys)
         assert code == 2
         assert time.process_time() - began < 5  # five commands
     assert not theirs.canary.exists()
@@ -264,7 +273,7 @@ def test_a_checkpoint_is_neither_read_nor_asked_for(
     checkpoint: str, theirs: Theirs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text_run(theirs, checkpoint=checkpoint)
-    code, said = opened_everywhere(theirs.folder, capsys)
+    code, said = opened_everywhere(theirs.sent, capsys)
     assert code == 2
     assert f"started from {checkpoint}" in said
     assert "--checkpoint" in said
@@ -285,7 +294,7 @@ def test_data_are_neither_read_nor_asked_for(
     (theirs.folder.parent / "secret").mkdir()
     theirs.config(dataset=dataset)
     monkeypatch.setattr(data_folder, "read", lambda *given: theirs.canary.write_text(f"read {given}"))
-    code, said = opened_everywhere(theirs.folder, capsys)
+    code, said = opened_everywhere(theirs.sent, capsys)
     assert code == 0, "what it has traced is in the folder"
     assert "--data DIR" in said
     assert not theirs.canary.exists()
@@ -295,8 +304,8 @@ def test_data_that_the_user_names_must_be_the_same(theirs: Theirs, capsys: pytes
     other = theirs.folder.parent / "other.csv"
     other.write_text("image,label\n" + "\n".join(f'"[[{n},0],[0,{n}]]",{n % 2}' for n in range(40)))
     theirs.config(dataset={"source": "path", "path": "elsewhere"})
-    assert main(["trace", str(theirs.folder), "--input", "999999", "--data", str(other)]) == 2
-    assert main(["trace", str(theirs.folder), "--input", "999999", "--data", "no such/place/here"]) == 2
+    assert main(["trace", str(theirs.sent), "--input", "999999", "--data", str(other)]) == 2
+    assert main(["trace", str(theirs.sent), "--input", "999999", "--data", "no such/place/here"]) == 2
     assert "--data no such/place/here: no such folder or file" in capsys.readouterr().err
 
 
@@ -305,7 +314,7 @@ def test_links_lead_nowhere_else(theirs: Theirs, capsys: pytest.CaptureFixture[s
     secret.write_text(f"Error: {SECRET}\n")
     for name in ("error.log", ".hydra/more.yaml"):
         (theirs.folder / name).symlink_to(secret)
-        code, said = opened_everywhere(theirs.folder, capsys)
+        code, said = opened_everywhere(theirs.sent, capsys)
         assert code == 2
         assert SECRET not in said
         assert "is a link" in said
@@ -313,13 +322,13 @@ def test_links_lead_nowhere_else(theirs: Theirs, capsys: pytest.CaptureFixture[s
     (theirs.folder / "rounds").unlink()
     (theirs.folder.parent / "anything" / "leases").mkdir(parents=True)
     (theirs.folder / "rounds").symlink_to(theirs.folder.parent / "anything")
-    assert main(["trace", str(theirs.folder)]) == 2
+    assert main(["trace", str(theirs.sent)]) == 2
     assert "no training cache" in capsys.readouterr().err
 
 
 def test_sizes_that_no_run_has_are_refused(theirs: Theirs, capsys: pytest.CaptureFixture[str]) -> None:
     theirs.manifest(inputs={"input": "image", "channels": 1, "image_size": 10**9})
-    assert main(["trace", str(theirs.folder)]) == 1
+    assert main(["trace", str(theirs.sent)]) == 1
     assert "image_size is 1000000000" in capsys.readouterr().err
 
 
@@ -365,14 +374,14 @@ def test_a_run_of_the_last_version_is_opened(theirs: Theirs, capsys: pytest.Capt
     assert (after.evaluation, after.federation) == (before.evaluation, before.federation)
     assert after.provenance.threshold == 0.0
     assert after.dataset.mean == before.dataset.std
-    code, said = opened_everywhere(theirs.folder, capsys)
+    code, said = opened_everywhere(theirs.sent, capsys)
     assert code == 0
     assert "dataset.name was ${oc.env:PROVFL_SECRET}, which is not followed: taken as digits" in said
 
 
 def test_notes_say_what_is_not_known(theirs: Theirs) -> None:
     theirs.config(federation={"momentum": "${oc.env:MOMENTUM}"}, seed="${oc.env:SEED}")
-    config, notes = reopened(theirs.folder).config, open_run(theirs.folder).notes
+    config, notes = reopened(theirs.folder).config, open_run(theirs.sent).notes
     assert (config.federation.momentum, config.seed) == (0.9, 0)
     assert {note.partition(" was ")[0] for note in notes} == {"dataset.name", "federation.momentum", "seed"}
 
