@@ -3,12 +3,21 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from .harmless import harmless_lines
 
-class InputError(Exception):
+
+class _Said(Exception):
+    """Its message may quote data: it is made harmless here, so that no place that raises can forget it."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(harmless_lines(message))
+
+
+class InputError(_Said):
     """Something that the user gave is wrong (exit code 2); the message says what, what is accepted, what to type."""
 
 
-class RunError(Exception):
+class RunError(_Said):
     """The input was fine and the run failed all the same (exit code 1)."""
 
 

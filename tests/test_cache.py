@@ -106,3 +106,77 @@ def test_an_unusable_cache_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"store\.cache=DIR"), open_entry(tmp_path / "file", "k", {}, 1):
         pass
+
+
+STRANGE = (".DS_Store", "._0001", "Thumbs.db", "0001~", ".0001.swp", "notes")
+
+
+def strew(folder: Path) -> set[str]:
+    """Put what file managers, editors and file systems leave into a folder; returns the names of all that is there."""
+    for name in STRANGE:
+        (folder / name).write_bytes(b"\xff\x00")
+    (folder / "lost+found").mkdir()
+    (folder / "lost+found" / "big").write_bytes(bytes(3_000_000))
+    return {path.name for path in folder.iterdir()}
+
+
+def test_strange_files_in_a_cache_are_left_alone(tmp_path: Path) -> None:
+    fill(tmp_path, "a", 100)
+    home = tmp_path / "federations"
+    with open_entry(tmp_path, "k", {}, 1000) as entry:
+        before = {folder: strew(folder) for folder in (entry.rounds, entry.folder, entry.folder / "leases", home)}
+        (entry.rounds / ".0003.partial").mkdir()
+        (entry.rounds / ".0004.removed").write_text("")  # a file, whoever made it
+        with entry.training(until=lambda: False, waiting=lambda: None):
+            assert entry.stored() == []
+        entry.tidy(below=9)
+        for folder, names in before.items():
+            assert {path.name for path in folder.iterdir()} >= names
+        assert {path.name for path in entry.rounds.iterdir()} == before[entry.rounds]
+    assert sorted(prune(home, 1e-9)) == ["a", "k"]
+    assert {path.name for path in home.iterdir()} == (before[home] | {".lock", ".locks"}) - {"a", "k"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, ", "7", "null", '["x"]', "[[1]]", '{"rounds": [1]}', "\0\0"])
+def test_a_damaged_list_of_rounds_to_keep_loses_none(text: str, tmp_path: Path) -> None:
+    with open_entry(tmp_path, "k", {}, 1000) as entry:
+        for number in (1, 2, 3):
+            (entry.rounds / f"{number:04d}").mkdir()
+        entry.keep({1})
+        assert entry.kept() == {1}
+        (entry.folder / "keep.json").write_text(text)
+        entry.drop(below=9)
+        assert entry.stored() == [1, 2, 3]
+        entry.keep({3})
+        assert entry.kept() == {1, 2, 3}
+
+
+def test_a_changed_list_of_rounds_to_keep_is_found(tmp_path: Path) -> None:
+    with open_entry(tmp_path, "k", {}, 1000) as entry:
+        (entry.rounds / "0001").mkdir()
+        entry.keep({1, 7})
+        path = entry.folder / "keep.json"
+        path.write_text(path.read_text().replace("[1", "[2"))
+        assert entry.kept() == {1}, "all there are"
+        path.write_text("[7]")  # as it was written before it had a checksum
+        assert entry.kept() == {7}
+
+
+@pytest.mark.parametrize("name", ["keep.json", "keep.lock", "train.lock"])
+def test_a_folder_in_the_place_of_a_file_is_named(name: str, tmp_path: Path) -> None:
+    with open_entry(tmp_path, "k", {}, 1000) as entry:
+        (entry.folder / name).mkdir()
+        with pytest.raises(RunError, match=name), entry.training(lambda: False, lambda: None):
+            entry.keep({1})
+
+
+@pytest.mark.parametrize("name", ["rounds", "leases", "training.json"])
+def test_a_file_in_the_place_of_a_folder_is_named(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "federations" / "k"
+    folder.mkdir(parents=True)
+    if name == "training.json":
+        (folder / name).mkdir()
+    else:
+        (folder / name).write_text("")
+    with pytest.raises(RunError, match=r"cannot be used .*store\.cache=DIR"), open_entry(tmp_path, "k", {}, 1000):
+        pass

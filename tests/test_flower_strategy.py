@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -518,3 +519,69 @@ def test_the_example_app_changes_fewer_than_twenty_lines() -> None:
     assert 0 < len(marked) < 20
     assert any("ProvenanceStrategy" in line for line in marked)
     assert not any("provfl_cli" in line or "ProvenanceStrategy" in line for line in lines if line not in marked)
+
+
+def test_a_second_server_records_in_a_folder_of_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Both are made before either is started, and the second runs while the first waits for its clients."""
+    logging.getLogger("flwr").propagate = True
+    first, second, strict = (
+        ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path / "records", names="partition-id", strict=strict)
+        for strict in (False, False, True)
+    )
+    asked: list[int] = []
+
+    def answer(index: int, number: int, arrays: dict[str, np.ndarray]) -> RecordDict:
+        if not asked:
+            asked.append(index)
+            run(second, clients=2, rounds=3)
+            with pytest.raises(InputError, match=r"another server records into .*records: give another folder"):
+                run(strict, lambda *_: pytest.fail("trained"), clients=2, rounds=1)
+            with pytest.raises(InputError, match="another server records into"):
+                ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path / "records", first_round=2)
+        return trained(index, number, arrays)
+
+    run(first, answer, clients=3, rounds=3)
+    assert first.recorded == second.recorded == [1, 2, 3]
+    assert (first.missed, second.missed) == ({}, {})
+    assert (first.folder, second.folder) == (tmp_path / "records", tmp_path / "records-2")
+    assert f"another server records into {first.folder}: this one is recorded in {second.folder}" in caplog.text
+    assert f"3 rounds recorded in {second.folder}" in caplog.text
+    for folder, clients in ((first.folder, 3), (second.folder, 2)):
+        stored = read_round(folder / "rounds", 3)
+        assert stored.names == tuple(f"partition-id {number}" for number in range(clients))
+        assert sorted(path.name for path in folder.iterdir()) == ["flower.jsonl", "recorded.json", "rounds"]
+    with pytest.raises(InputError, match="holds rounds up to 3"):  # as if there had been one
+        ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path / "records")
+
+
+def test_servers_started_at_the_same_moment_lose_no_round(tmp_path: Path) -> None:
+    servers = [ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path / "records") for _ in range(3)]
+    start = threading.Barrier(len(servers))
+
+    def serve(server: ProvenanceStrategy) -> None:
+        start.wait()
+        server.start(Clients(2, trained), initial(), num_rounds=4)
+
+    threads = [threading.Thread(target=serve, args=(server,)) for server in servers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [server.recorded for server in servers] == [[1, 2, 3, 4]] * 3
+    assert {server.folder.name for server in servers} == {"records", "records-2", "records-3"}
+
+
+def test_a_folder_that_cannot_be_recorded_into_is_named_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "rounds").write_text("")
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    for name, words in (("file", "is not a folder"), ("odd", "rounds is not a folder"), ("run", "the folder of a run")):
+        with pytest.raises(InputError, match=words):
+            ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path / name)
+    (tmp_path / "good" / "rounds").mkdir(parents=True)
+    (tmp_path / "good" / "rounds" / ".DS_Store").write_text("")
+    strategy = ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path / "good", strict=True)
+    run(strategy, clients=2, rounds=2)
+    assert strategy.recorded == [1, 2]
+    assert (tmp_path / "good" / "rounds" / ".DS_Store").exists()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,6 +21,7 @@ from provfl_cli.cli import main
 from provfl_cli.cli.recorded import traced
 from provfl_cli.provenance import from_state_dicts, trace
 from provfl_cli.reporting.figures import draw
+from provfl_cli.run import imported
 from provfl_cli.store.recorded import JOURNAL, Recorded, read_recorded, write_recorded
 from provfl_cli.store.rounds import read_round, stored_rounds
 
@@ -446,3 +450,196 @@ def test_figures_call_recorded_clients_by_their_names(files: Path) -> None:
     names = [tick.get_text() for tick in draw(opened, "ranking", 1).axes[1].get_yticklabels()]
     assert sorted(names) == sorted(NAMES)
     assert [tick.get_text() for tick in draw(opened, "heatmap").axes[0].get_yticklabels()] == list(NAMES)
+
+
+@pytest.mark.slow
+def test_a_client_cannot_write_to_the_terminal_or_a_spreadsheet_by_its_name(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("\x1b[31mred\x1b[2J", "=cmd|' /C calc'!A0", "a\u202eb\nqqq")
+    assert main(arguments()) == 0
+    recorded = read_recorded(files / "made")
+    assert recorded is not None
+    write_recorded(files / "made", replace(recorded, clients=dict(enumerate(names))))
+    stored = files / "made" / "rounds" / "0001" / "round.json"
+    content = {key: value for key, value in json.loads(stored.read_text()).items() if key not in ("sha256", "names")}
+    stored.write_text(json.dumps(content | {"format": 2}))  # of a time when the recording alone had the names
+    capsys.readouterr()
+    where = ["trace", "made", "--model", "tests.test_import:net", "--data", "data.safetensors"]
+    assert main([*where, "--without", "x"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    for more in ([], ["--json"], ["--verify", "--without", "0"], ["--out", "a.csv"], ["--out", "a.parquet"]):
+        assert main([*where, *more]) == 0
+        answer = capsys.readouterr()
+        said += answer.out + answer.err
+    said += (files / "a.csv").read_text()
+    said += "".join(pd.read_parquet(files / "a.parquet")["client_name"].dropna())
+    assert not any(order in said for order in ("\x1b", "\u202e", "\nqqq"))
+    assert "␛[31mred" in said
+    assert "'=cmd" in (files / "a.csv").read_text()
+    assert ",=cmd" not in (files / "a.csv").read_text()
+
+
+def together(files: Path, calls: list[list[str]]) -> list[int]:
+    """The exit codes of several imports that start at the same moment."""
+    start, codes = threading.Barrier(len(calls)), [-1] * len(calls)
+
+    def call(at: int) -> None:
+        start.wait()
+        codes[at] = main(calls[at])
+
+    threads = [threading.Thread(target=call, args=(at,)) for at in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return codes
+
+
+def pair(folder: str) -> list[list[str]]:
+    """Two imports of rounds that do not follow each other, with other clients in another order."""
+    first = tuple(f"{n}={f}.safetensors:{k}" for n, f, k in zip(NAMES, "abc", EXAMPLES, strict=True))
+    second = tuple(
+        f"{n}={f}.safetensors:{k}" for n, f, k in zip(("dora", "carol", "emil"), "abc", EXAMPLES, strict=True)
+    )
+    return [
+        arguments("--round", str(number), "--out", folder, clients=clients)
+        for number, clients in ((1, first), (5, second))
+    ]
+
+
+def named(folder: Path, number: int) -> dict[str, int]:
+    """The examples of each client in a round, by the name that it has in the recording."""
+    recorded, stored = read_recorded(folder), read_round(folder / "rounds", number)
+    assert recorded is not None
+    assert [recorded.clients[client] for client in stored.clients] == list(stored.names)
+    return {recorded.clients[client]: count for client, count in zip(stored.clients, stored.examples, strict=True)}
+
+
+def test_imports_at_once_into_one_folder_lose_no_name(files: Path) -> None:
+    for turn in range(12):
+        folder = f"made {turn}"
+        assert together(files, pair(folder)) == [0, 0]
+        assert named(files / folder, 1) == dict(zip(NAMES, EXAMPLES, strict=True))
+        assert named(files / folder, 5) == {"dora": 10, "carol": 20, "emil": 30}
+        assert sorted(path.name for path in (files / folder).iterdir()) == ["recorded.json", "rounds"]
+
+
+def test_an_import_waits_until_the_other_has_written_its_names(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = pair("made")
+    begun, commit = threading.Event(), imported.commit_round
+    other = threading.Thread(target=lambda: begun.wait() and main(second))
+    other.start()
+
+    def slow(*args: Any, **named: Any) -> Any:
+        done = commit(*args, **named)
+        if args[1] == 1:  # its round is there, its names are not
+            begun.set()
+            other.join(timeout=1)
+            assert other.is_alive()
+        return done
+
+    monkeypatch.setattr(imported, "commit_round", slow)
+    assert main(first) == 0
+    other.join()
+    assert named(files / "made", 1) == dict(zip(NAMES, EXAMPLES, strict=True))
+    assert named(files / "made", 5) == {"dora": 10, "carol": 20, "emil": 30}
+
+
+def test_an_import_of_the_same_round_at_once_is_refused_and_harms_nothing(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sorted(together(files, [arguments("--round", "1"), arguments("--round", "1")])) == [0, 2]
+    error = capsys.readouterr().err
+    assert "has it already: another number, or another --out" in error
+    assert "delete" not in error
+    assert named(files / "made", 1) == dict(zip(NAMES, EXAMPLES, strict=True))
+
+
+def test_names_of_an_import_that_was_killed_are_in_its_round(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = pair("made")
+    with monkeypatch.context() as patched:
+        patched.setattr(imported, "write_recorded", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(first) == 130
+    assert not (files / "made" / "recorded.json").exists()
+    where = ["--model", "tests.test_import:net", "--data", "tests.test_import:data", "--json"]
+    capsys.readouterr()
+    assert main(["trace", "made", *where]) == 0
+    traced = json.loads(capsys.readouterr().out)["methods"][0]["clients"]
+    assert {client["name"] for client in traced} == set(NAMES)
+    assert main(second) == 0
+    assert named(files / "made", 1) == dict(zip(NAMES, EXAMPLES, strict=True))
+    assert named(files / "made", 5) == {"dora": 10, "carol": 20, "emil": 30}
+
+
+def test_names_that_contradict_each_other_and_damage_are_found(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for call in pair("made"):
+        assert main(call) == 0
+    where = ["trace", "made", "--model", "tests.test_import:net", "--data", "tests.test_import:data"]
+    path = files / "made" / "recorded.json"
+    whole = path.read_text()
+    recorded = read_recorded(files / "made")
+    assert recorded is not None
+    clients = {**recorded.clients, 0: recorded.clients[1], 1: recorded.clients[0]}
+    for change, words in (
+        (whole.replace("alice", "alicf"), "recorded.json cannot be read (it is damaged"),
+        (whole.replace('"sha256"', '"sha257"'), "recorded.json cannot be read (it is damaged"),
+        (whole.replace('"format": 2', '"format": 1'), "recorded.json cannot be read (it is damaged"),
+        (None, "calls client 0 'alice', recorded.json or another round 'b<b>'"),
+    ):
+        if change is None:
+            write_recorded(files / "made", replace(recorded, clients=clients))
+        else:
+            assert change != whole
+            path.write_text(change)
+        capsys.readouterr()
+        assert main([*where, "--round", "1"]) == 1
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+    path.write_text(whole)
+    folder = files / "made" / "rounds" / "0005" / "global.safetensors"
+    folder.write_bytes(folder.read_bytes()[:-1] + b"!")
+    assert main(where) == 1
+    assert "delete" not in capsys.readouterr().err  # nobody trains the round of others again
+
+
+def test_recordings_of_a_time_before_checksums_are_read(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments()) == 0
+    for path, number in ((files / "made" / "recorded.json", 1), (files / "made" / "rounds/0001/round.json", 2)):
+        content = json.loads(path.read_text())
+        for name in ("sha256", "names", "source") if number == 2 else ("sha256",):
+            del content[name]
+        path.write_text(json.dumps(content | {"format": number}))
+    where = ["trace", "made", "--model", "tests.test_import:net", "--data", "tests.test_import:data", "--json"]
+    capsys.readouterr()
+    assert main(where) == 0
+    traced = json.loads(capsys.readouterr().out)["methods"][0]["clients"]
+    assert {client["name"] for client in traced} == set(NAMES)
+    assert main(pair("made")[1]) == 0
+    assert read_round(files / "made" / "rounds", 1).names == ()
+    recorded = read_recorded(files / "made")
+    assert recorded is not None
+    assert recorded.clients == dict(enumerate((*NAMES, "dora", "emil")))
+
+
+def test_nothing_is_imported_into_the_folder_of_a_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "made" / ".hydra").mkdir(parents=True)
+    assert main(arguments()) == 2
+    assert "--out: made is the folder of a run" in capsys.readouterr().err
+
+
+def test_strange_files_in_a_recording_are_left_alone(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rounds = files / "made" / "rounds"
+    rounds.mkdir(parents=True)
+    for name in (".DS_Store", "._0001", "Thumbs.db", "0002~", "0003", "12", "٠٠٠٤"):
+        (rounds / name).write_text("")
+    (rounds / "lost+found").mkdir()
+    assert main(arguments()) == 0
+    assert stored_rounds(rounds) == [1]
+    assert len(list(rounds.iterdir())) == 9
+    assert main(arguments("--round", "3")) == 1
+    assert "0003 is in the way of round 3: not a folder" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from provfl_cli.config.schema import Store
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.store import cache as caching
 from provfl_cli.store.cache import Entry, in_use, open_entry, prune
+from provfl_cli.store.locks import BEATS
 
 LEASE = 1.0  # seconds, in these tests
 KINDS = ("flock", "lease")
@@ -150,7 +151,7 @@ def train_until_overtaken(entry: Entry, other: SoftFileLease) -> None:
 def test_a_trainer_whose_lease_was_taken_over_is_told(tmp_path: Path, short: None) -> None:
     with open_entry(tmp_path, "k", {}, 1000, "lease") as entry:
         marker = entry.folder / "train.lock"
-        other = SoftFileLease(marker, lease_duration=LEASE, heartbeat_interval=LEASE / caching.BEATS)
+        other = SoftFileLease(marker, lease_duration=LEASE, heartbeat_interval=LEASE / BEATS)
         with pytest.raises(RunError, match=r"no sign of life .* continues from the last whole round"):
             train_until_overtaken(entry, other)
         assert other.is_lock_held_by_us  # and not taken from it

@@ -6,7 +6,9 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from provfl_cli.errors import RunError
 from provfl_cli.fusion.decomposition import Decomposition, Multiplier
 from provfl_cli.store import rounds as store
+from provfl_cli.store.cache import Entry
 from provfl_cli.store.disk import replacing
+from provfl_cli.store.sealed import sealed
 from provfl_cli.store.tensorfile import (
     NAMES,
     allocate,
@@ -212,7 +216,9 @@ def test_what_a_killed_process_left_goes_with_the_next_write_and_nobody_elses(tm
     code = f"""
 import os, signal, sys
 from pathlib import Path
+from provfl_cli.store.cache import Entry
 from provfl_cli.store.disk import replacing
+from provfl_cli.store.sealed import sealed
 with replacing(Path({str(tmp_path / "rows [1].csv")!r})) as beside:
     beside.write_text("half")
     print("written", flush=True)
@@ -237,3 +243,111 @@ with replacing(Path({str(tmp_path / "rows [1].csv")!r})) as beside:
     assert (tmp_path / "rows [1].csv").read_text() == "whole"
     lives.communicate(b"")
     assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "rows [1].csv"]
+
+
+def changed(path: Path, change: Any, seal: bool = False) -> None:
+    """Change the manifest of a round, and its checksum too where `seal`."""
+    content = json.loads(path.read_text())
+    change(content)
+    if seal:
+        content.pop("sha256", None)
+        content = sealed(content)
+    path.write_text(json.dumps(content))
+
+
+MANIFEST_DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "clients exchanged": lambda text: text["clients"].reverse(),
+    "examples exchanged": lambda text: text["examples"].reverse(),
+    "weights exchanged": lambda text: text["example_weights"].reverse(),
+    "a buffer": lambda text: text["buffers"].clear(),
+    "an accuracy": lambda text: text["history"][0].update(accuracy=1.0),
+    "no checksums": lambda text: text["checksums"].clear(),
+    "another key": lambda text: text.update(key="b"),
+    "no checksum of its own": lambda text: text.pop("sha256"),
+    "of an older format": lambda text: text.update(format=2),
+}
+
+
+@pytest.mark.parametrize("damage", MANIFEST_DAMAGE)
+def test_the_manifest_of_a_round_covers_itself(damage: str, tmp_path: Path) -> None:
+    folder = commit(tmp_path, 1, sample_state(50), key="a").folder
+    assert store.read_round(tmp_path, 1).key == "a"
+    changed(folder / store.MANIFEST, MANIFEST_DAMAGE[damage])
+    with pytest.raises(RunError, match=r"round\.json cannot be read \(it is damaged.*delete .*0001"):
+        store.read_round(tmp_path, 1)
+
+
+@pytest.mark.parametrize("number", [2, store.FORMAT])
+def test_a_manifest_lists_every_file_of_its_round(number: int, tmp_path: Path) -> None:
+    unsent = {"noise": {"b": torch.ones(3)}}
+    weights = torch.tensor([1 / 6, 1 / 3, 0.5], dtype=torch.float64)
+    folder = commit(tmp_path, 1, sample_state(50), decomposition=Decomposition(weights, {}, unsent)).folder
+    whole = (folder / store.MANIFEST).read_text()
+
+    def of_format(text: dict[str, Any]) -> None:
+        text["format"] = number
+        text.pop("sha256", None)
+
+    for name in (store.CLIENTS, store.NEXT_STATE, store.DECOMPOSITION):
+        (folder / store.MANIFEST).write_text(whole)
+        changed(folder / store.MANIFEST, lambda text, name=name: text["checksums"].pop(name), seal=True)
+        changed(folder / store.MANIFEST, of_format, seal=number == store.FORMAT)
+        with pytest.raises(RunError, match=f"the checksum of {name} is missing"):
+            store.read_round(tmp_path, 1)
+    (folder / store.MANIFEST).write_text(whole)
+    changed(folder / store.MANIFEST, of_format, seal=number == store.FORMAT)
+    assert set(store.read_round(tmp_path, 1).decomposition.unsent) == {"noise"}
+
+
+def test_a_round_in_the_place_of_another_is_found(tmp_path: Path) -> None:
+    commit(tmp_path, 1, sample_state(50)).folder.rename(tmp_path / "0007")
+    with pytest.raises(RunError, match="it is that of round 1"):
+        store.read_round(tmp_path, 7)
+
+
+def test_rounds_of_another_federation_are_refused(tmp_path: Path) -> None:
+    mine, other = Entry(tmp_path / "a"), Entry(tmp_path / "b")
+    for number, key, source in ((1, "a", ""), (2, None, ""), (3, "b", ""), (4, None, "import")):
+        names = ["x", "y", "z"] if source else []
+        commit(mine.rounds, number, sample_state(50), key=key, source=source, names=names)
+    assert [mine.read(number).key for number in (1, 2)] == ["a", None]
+    for number, whose in ((3, "b"), (4, "import")):
+        with pytest.raises(RunError, match=f"is of another federation, {whose}"):
+            mine.read(number)
+    mine.rounds.rename(tmp_path / "moved")
+    other.folder.mkdir()
+    (tmp_path / "moved").rename(other.rounds)
+    with pytest.raises(RunError, match="is of another federation, a"):
+        other.read(1)
+
+
+def test_what_a_file_manager_leaves_beside_a_rounds_tensors_is_not_part_of_it(tmp_path: Path) -> None:
+    temporary = store.begin_round(tmp_path, 1, specs_of(sample_state()), 3)
+    (temporary / ".DS_Store").write_text("")
+    (temporary / "._clients.safetensors").write_text("")
+    for slot in range(3):
+        write_slot(temporary / store.CLIENTS, sample_state(slot), slot)
+    weights = Decomposition(torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64))
+    stored = store.commit_round(
+        temporary, 1, clients=[0, 1, 2], examples=[2, 3, 5], weights=sample_state(), previous=sample_state(1),
+        state={}, next_state={}, decomposition=weights, buffers=frozenset(), history=[METRICS],
+    )  # fmt: skip
+    assert set(stored.checksums) == set(store.ALWAYS)
+    store.remove_round(tmp_path, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_way_of_a_round_is_named_and_left(tmp_path: Path) -> None:
+    (tmp_path / "0001").write_text("mine")
+    with pytest.raises(RunError, match="0001 is in the way of round 1: not a folder"):
+        store.begin_round(tmp_path, 1, specs_of(sample_state()), 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["0001"]
+
+
+def test_rounds_that_may_not_be_seen_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(store.os, "scandir", denied)
+    with pytest.raises(RunError, match=r"cannot be read \(Permission denied\)"):
+        store.stored_rounds(tmp_path)

@@ -95,6 +95,7 @@ def made(
         "privacy": None,
     }
     (folder / "summary.json").write_text(json.dumps(own | (summary or {})))
+    (folder / "manifest.json").write_text("{}")
     return folder
 
 

@@ -17,6 +17,7 @@ from ..config.checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
 from ..garbage import collect_rarely
 from .ended import Ended, answer_signals
+from .saying import complain, say
 
 COMMANDS = {  # name: what it does, an example
     "run": ("train a federation, trace predictions to clients, write tables", "provfl run model=resnet18 seed=1"),
@@ -52,22 +53,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         resumed = "; the same command goes on from the last whole round" if arguments[:1] in RESUMED else ""
         with suppress(OSError):  # the terminal may be what has gone
-            _say(f"ended by {error}{resumed}" if isinstance(error, Ended) else f"interrupted{resumed}")
+            complain(f"ended by {error}{resumed}" if isinstance(error, Ended) else f"interrupted{resumed}")
         return 128 + error.number if isinstance(error, Ended) else INTERRUPTED
     except BrokenPipeError:  # such as `provfl ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:  # of a file that is named on the command line, or lies in a folder that is
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            traceback.print_exc()
+            say(traceback.format_exc(), end="", to=sys.stderr)
         place = error.filename2 or error.filename
-        _say(f"{excerpt(place) if place else type(error).__name__}: {(error.strerror or str(error)).lower()}")
+        complain(f"{excerpt(place) if place else type(error).__name__}: {(error.strerror or str(error)).lower()}")
         return WRONG_INPUT if error.errno in OF_THE_USER else FAILED
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            traceback.print_exc()
+            say(traceback.format_exc(), end="", to=sys.stderr)
         known = isinstance(error, InputError | RunError)
-        _say(
+        complain(
             str(error)
             if known
             else f"{type(error).__name__}: {excerpt(error, 500)} (HYDRA_FULL_ERROR=1 shows the traceback)"
@@ -77,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_help())
+        say(_help())
         return OK
     name, *rest = arguments
     if name == "--version":
-        print(f"provfl {__version__}")
+        say(f"provfl {__version__}")
         return OK
     if name in COMPLETION_FLAGS:  # a shell asks the program, whatever the command
         name, rest = "run", arguments
@@ -102,7 +103,3 @@ def _help() -> str:
         '  eval "$(provfl run -sc install=bash)" completes keys and options by the tab key (also zsh, fish).',
     ]
     return "\n".join(lines)
-
-
-def _say(message: str) -> None:
-    print(f"provfl: {' '.join(message.split())}", file=sys.stderr)

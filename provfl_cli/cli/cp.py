@@ -7,6 +7,7 @@ from shutil import copyfile
 from ..config.flags import no_such_flag
 from ..config.tree import groups, option_file, options
 from ..errors import InputError, did_you_mean
+from .saying import say
 
 USAGE = "provfl cp GROUP/OPTION FILE [--force]: copies an option's file out; FILE may be a folder"
 
@@ -14,7 +15,7 @@ USAGE = "provfl cp GROUP/OPTION FILE [--force]: copies an option's file out; FIL
 def main(arguments: list[str]) -> int:
     """Copy one option's file; refuses to overwrite without `--force`."""
     if any(argument in ("-h", "--help") for argument in arguments):
-        print(USAGE)
+        say(USAGE)
         return 0
     force = "--force" in arguments
     names = [argument for argument in arguments if argument != "--force"]
@@ -30,8 +31,8 @@ def main(arguments: list[str]) -> int:
         copyfile(source, target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
-    print(f"{names[0]} -> {target}")
-    print(_how_to_use(names[0].partition("/")[0], target))
+    say(f"{names[0]} -> {target}")
+    say(_how_to_use(names[0].partition("/")[0], target))
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from .arguments import check_out, parser, read, whole
 from .recorded import DATA, add_recorded, refuse_recorded, traced
+from .saying import say
 
 if TYPE_CHECKING:
     from ..reporting.page.reading import Opened
@@ -31,9 +32,9 @@ def main(arguments: list[str]) -> int:
     number = None if args.input is None else whole("input", args.input, 0)
     opened = _opened(Path(args.run), args)
     for line in opened.warnings:
-        print(f"warning: {line}", file=sys.stderr)
+        say(f"warning: {line}", to=sys.stderr)
     save(draw(opened, args.kind, number), out)
-    print(f"{args.kind} -> {out}")
+    say(f"{args.kind} -> {out}")
     return 0
 
 
@@ -46,7 +47,7 @@ def _opened(folder: Path, args: Namespace) -> Opened:
     refuse_recorded(args, "model", "data", "round")
     from .table import read_places
 
-    runs, _ = read_places([folder])
+    runs, _ = read_places([folder], whole=True)
     if len(runs) > 1:
         raise InputError(f"{folder}: holds {len(runs)} runs, give one, such as {runs[0].folder}")
     from ..reporting.page.reading import open_run

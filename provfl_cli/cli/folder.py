@@ -1,6 +1,7 @@
-"""Run folders: claimed so that two runs of the same second never share one, removed where nothing came of a run."""
+"""Run folders: each written by one run at a time, removed where nothing came of a run."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from shutil import rmtree
@@ -9,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import InputError
+from ..store.locks import CLAIM, Claimed, claim, give_back
 
 
 def unclaimed_pattern(cfg: DictConfig, key: str) -> bool:
@@ -30,6 +32,34 @@ def wanted(cfg: DictConfig, key: str) -> Path:
         HydraConfig.instance().cfg = before
 
 
+@contextmanager
+def held(folder: Path, kind: str) -> Iterator[None]:
+    """Within the context no other run writes into the folder, which is made where it is missing.
+
+    What is left empty goes again. `kind` is that of the cache's locks, `store.lock`.
+
+    Raises:
+        Claimed: another run does.
+        InputError: the folder is none for a run.
+        OSError: it cannot be made, or not be written to.
+    """
+    rounds = folder / "rounds"
+    if rounds.exists() and not rounds.is_symlink():
+        raise InputError(f"{rounds} is in the way: a run keeps a link of that name in its folder; move it away")
+    try:
+        lock = claim(folder, kind)
+    except Claimed:
+        raise Claimed(
+            f"{folder}: another run is writing into it: wait until it has ended, or give this one another folder "
+            "(hydra.run.dir, of a sweep hydra.sweep.dir)"
+        ) from None
+    try:
+        yield
+    finally:
+        give_back(lock)
+        pruned(folder)
+
+
 def claimed(cfg: DictConfig, key: str) -> Path:
     """Make the folder `hydra.KEY.dir`, or one beside it with -2, -3, … where another run was there first."""
     first = wanted(cfg, key)
@@ -48,7 +78,7 @@ def claimed(cfg: DictConfig, key: str) -> Path:
 
 def discard_if_nothing_computed(folder: Path, job_name: str) -> None:
     """Remove the run folder when it holds nothing but Hydra's own files."""
-    own = {".hydra", f"{job_name}.log"}
+    own = {".hydra", f"{job_name}.log", CLAIM}
     if folder.is_dir() and {path.name for path in folder.iterdir()} <= own:
         rmtree(folder / ".hydra", ignore_errors=True)
         (folder / f"{job_name}.log").unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import InputError, did_you_mean
 from ..run.place import MISMATCH, require_file
 from .arguments import check_out, parser, read, whole
+from .saying import say
 
 STATELESS = (  # fusions that need nothing from the server or the clients but the models and numbers of examples
     "fedavg", "fedprox", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "norm_clipping",
@@ -49,10 +50,10 @@ def main(arguments: list[str]) -> int:
         )
     )
     stored = done.stored
-    print(f"round {stored.number}: {len(stored.clients)} clients, fusion={args.fusion[0]} -> {folder}")
+    say(f"round {stored.number}: {len(stored.clients)} clients, fusion={args.fusion[0]} -> {folder}")
     for line in done.lines:
-        print(line)
-    print(f"trace it: provfl trace {folder} --model MODEL --data FILE.safetensors")
+        say(line)
+    say(f"trace it: provfl trace {folder} --model MODEL --data FILE.safetensors")
     return 0
 
 

@@ -35,6 +35,13 @@ def refuse_recorded(args: Namespace, *names: str) -> None:
             raise InputError(f"--{name} is for recorded federations, a run brings its own: leave it out")
 
 
+def refuse_run(args: Namespace, *names: str) -> None:
+    """InputError where an option for runs is given with a recorded federation."""
+    for name in names:
+        if getattr(args, name):
+            raise InputError(f"--{name} is for runs (provfl run), this is a recorded federation: leave it out")
+
+
 def traced(folder: Path, args: Namespace, last_only: bool = False) -> tuple[Opened, str]:
     """A recorded federation with all given inputs traced, and how much that is.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from .arguments import check_out, parser, read
 from .recorded import DATA, add_recorded, refuse_recorded, traced
+from .saying import say
 
 if TYPE_CHECKING:
     from ..reporting.run_folders import Absent
@@ -39,11 +40,11 @@ def main(arguments: list[str]) -> int:
 
     write_text(out, text)
     megabytes = out.stat().st_size / 1e6
-    print(f"{shown} -> {out} ({megabytes:.1f} MB, needs no network)")
+    say(f"{shown} -> {out} ({megabytes:.1f} MB, needs no network)")
     for one in absent:
-        print(f"not in it: {one.name}: {one.reason}")
+        say(f"not in it: {one.name}: {one.reason}")
     if args.open and not webbrowser.open(out.absolute().as_uri()):
-        print("no browser could be started: open the file yourself")
+        say("no browser could be started: open the file yourself")
     return 0
 
 
@@ -52,7 +53,7 @@ def _runs(places: Sequence[Path], args: Namespace) -> tuple[str, str, Sequence[A
     refuse_recorded(args, "model", "data", "round")
     from .table import read_places
 
-    runs, absent = read_places(places)
+    runs, absent = read_places(places, whole=True)
     from ..reporting.page.document import page
 
     return page(runs, absent), f"{len(runs)} run{'s' * (len(runs) > 1)}", absent

@@ -15,6 +15,7 @@ from ..config.flags import no_such_flag
 from ..config.tree import conf_dir
 from ..errors import InputError, RunError, did_you_mean
 from .arguments import check_out, parser
+from .saying import complain, say
 
 SCALES = ("smoke", "small", "paper")
 ALL = "all"
@@ -54,9 +55,9 @@ def main(arguments: list[str]) -> int:
         return _one(args.name, args.scale, args.out, overrides)
     codes = {name: _whatever_comes(name, args.scale, args.out, overrides) for name in known}
     failed = [name for name, code in codes.items() if code]
-    print(f"{len(codes) - len(failed)} of {len(codes)} experiments done")
+    say(f"{len(codes) - len(failed)} of {len(codes)} experiments done")
     if failed:
-        print(f"provfl: failed: {', '.join(failed)}", file=sys.stderr)
+        complain(f"failed: {', '.join(failed)}")
     return max(codes.values(), key=lambda code: code == 1)
 
 
@@ -90,14 +91,15 @@ def _parser() -> ArgumentParser:
 
 def _list(known: list[Listed]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from ..reporting.terminal import make_console
 
     table = Table("experiment", "shows", box=box.SIMPLE_HEAD, caption="minutes: --scale small on two cores, about")
     table.add_column("minutes", justify="right")
     for each in known:
         table.add_row(each.name, each.shows, f"{each.minutes:g}")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    make_console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _one(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
@@ -121,11 +123,11 @@ def _option(name: str, scale: str) -> str:
 
 def _whatever_comes(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
     """One of many: what is wrong with it is said, and the others go on."""
-    print(f"experiment {name}, {scale}", flush=True)
+    say(f"experiment {name}, {scale}")
     try:
         return _one(name, scale, out, overrides)
     except (InputError, RunError) as error:
-        print(f"provfl: {name}: {error}", file=sys.stderr, flush=True)
+        complain(f"{name}: {error}")
         return 2 if isinstance(error, InputError) else 1
 
 
@@ -137,7 +139,7 @@ def _copied(folder: Path, out: Path, name: str) -> None:
     for file in files_of(name):
         with replacing(out / file) as beside:
             beside.write_bytes((folder / file).read_bytes())
-    print(f"{name}.md, .tex, .csv, .png, .pdf in {os.path.relpath(out)}/")
+    say(f"{name}.md, .tex, .csv, .png, .pdf in {os.path.relpath(out)}/")
 
 
 def _again(args: Namespace) -> int:
@@ -160,5 +162,5 @@ def _again(args: Namespace) -> int:
         written = write_experiment(out, experiment, runs, absent, option)
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror})") from error
-    print(written)
+    say(written)
     return 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..config.checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
 from .arguments import check_out, parser, read, whole
+from .saying import complain, say
 
 if TYPE_CHECKING:
     from ..config.schema import Experiment
@@ -92,11 +93,11 @@ def _round(text: str) -> int | str:
     return whole("round", text, 1)
 
 
-def read_places(places: Sequence[Path]) -> tuple[list[RunFolder], list[Absent]]:
-    """The runs that ended well, and the others; InputError where none did."""
+def read_places(places: Sequence[Path], whole: bool = False) -> tuple[list[RunFolder], list[Absent]]:
+    """The runs that ended well, and the others; InputError where none did. `whole` as `read_run` takes it."""
     from ..reporting.run_folders import Absent, RunFolder, failures_below, read_run, run_folders
 
-    read = [read_run(folder) for folder in run_folders(places)]
+    read = [read_run(folder, whole) for folder in run_folders(places)]
     runs = [one for one in read if isinstance(one, RunFolder)]
     absent = [*(one for one in read if isinstance(one, Absent)), *failures_below(places)]
     if not runs:
@@ -106,11 +107,12 @@ def read_places(places: Sequence[Path]) -> tuple[list[RunFolder], list[Absent]]:
 
 
 def _text(joined: Joined, chosen: str, tidy: bool) -> str:
+    from ..reporting.files import csv_text
     from ..reporting.joined_views import below, tidy_csv, wide, wide_csv
     from ..reporting.tables import to_latex, to_markdown
 
     if chosen == "csv":
-        return (tidy_csv if tidy else wide_csv)(joined).to_csv(index=False, lineterminator="\n")
+        return csv_text((tidy_csv if tidy else wide_csv)(joined))
     lines = [line.strip() for line in below(joined)]
     if chosen == "latex":
         return to_latex([wide(joined)], "; ".join(lines))
@@ -118,15 +120,15 @@ def _text(joined: Joined, chosen: str, tidy: bool) -> str:
 
 
 def _shown(joined: Joined, chosen: str, tidy: bool) -> None:
-    from ..reporting.console import make_console
     from ..reporting.joined_views import Shown, below, wide
+    from ..reporting.terminal import make_console
 
     if chosen == "console":
         make_console().print(Shown(wide(joined), tuple(below(joined)), len(joined.keys)))
         return
-    print(_text(joined, chosen, tidy), end="")
+    say(_text(joined, chosen, tidy), end="")
     if chosen == "csv" and joined.absent:  # a file of numbers has no room for it
-        print("\n".join(below(joined)[len(joined.notes) :]), file=sys.stderr)
+        say("\n".join(below(joined)[len(joined.notes) :]), to=sys.stderr)
 
 
 def _written(joined: Joined, path: Path, chosen: str, tidy: bool) -> None:
@@ -136,18 +138,16 @@ def _written(joined: Joined, path: Path, chosen: str, tidy: bool) -> None:
     if chosen == "console":
         from io import StringIO
 
-        from rich.console import Console
+        from ..reporting.terminal import make_console
 
         text = StringIO()
-        Console(file=text, width=120, markup=False, emoji=False, highlight=False).print(
-            Shown(wide(joined), tuple(below(joined)), len(joined.keys))
-        )
+        make_console(text, width=120).print(Shown(wide(joined), tuple(below(joined)), len(joined.keys)))
         write_text(path, text.getvalue())
     else:
         write_text(path, _text(joined, chosen, tidy))
-    print(f"{len(joined.sizes)} rows -> {path}")
+    say(f"{len(joined.sizes)} rows -> {path}")
     for line in below(joined)[len(joined.notes) :]:
-        print(line)
+        say(line)
 
 
 def _leave_failures(folder: Path, failures: Sequence[Failure]) -> None:
@@ -200,11 +200,12 @@ def sweep_table(
     """
     from dataclasses import replace
 
-    from ..reporting.console import heading, make_console
+    from ..reporting.console import heading
     from ..reporting.files import write_text
     from ..reporting.joined import Asked, join
     from ..reporting.joined_views import Shown, below, wide
     from ..reporting.run_folders import Absent, RunFolder, read_run, run_folders
+    from ..reporting.terminal import make_console
 
     failed = [Absent(_job(each), each.message) for each in failures]
     told = {each.folder for each in failures}
@@ -221,7 +222,7 @@ def sweep_table(
         write_text(folder / "table.csv", _text(whole, "csv", False))
         line = "" if experiment is None else write_experiment(folder, experiment, runs, whole.absent, option)
     except (InputError, RunError) as error:
-        print(f"provfl: no table of the sweep: {error}", file=sys.stderr)
+        complain(f"no table of the sweep: {error}")
         return
     console = make_console()
     console.print(heading("The jobs of the sweep"))

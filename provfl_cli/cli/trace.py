@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..errors import InputError, did_you_mean
 from .arguments import check_out, parser, read, whole
-from .recorded import add_recorded, refuse_recorded
+from .recorded import DATA, add_recorded, refuse_recorded, refuse_run
+from .saying import say
 
 if TYPE_CHECKING:
     from ..run.asking import Question
@@ -71,7 +72,10 @@ def _parser() -> ArgumentParser:
     out = made.add_argument_group("the answer")
     out.add_argument("--json", action="store_true", help="one JSON object, for scripts")
     out.add_argument("--out", metavar="FILE", help="write there: .json, or a table (.csv, .parquet)")
-    add_recorded(made)
+    run = made.add_argument_group("of a run (provfl run)")
+    run.add_argument("--trust", action="store_true", help="it is mine: call its own model and methods, by their names")
+    run.add_argument("--checkpoint", metavar="DIR", help="or a hub id: the architecture that its model started from")
+    add_recorded(made, f"{DATA}; of a run: where its dataset is now, a folder, a file or a hub id")
     return made
 
 
@@ -128,9 +132,10 @@ def _opened(args: Namespace) -> Opened:
 
     folder = Path(args.run)
     if is_recorded(folder):
+        refuse_run(args, "trust", "checkpoint")
         return open_recorded(folder, args.model, args.data)
-    refuse_recorded(args, "model", "data")
-    return open_run(folder)
+    refuse_recorded(args, "model")
+    return open_run(folder, args.trust, args.data, args.checkpoint)
 
 
 def _given(args: Namespace, opened: Opened, number: int) -> Given:
@@ -145,9 +150,9 @@ def _given(args: Namespace, opened: Opened, number: int) -> Given:
 
 
 def _one(args: Namespace, opened: Opened, number: int, given: Given, question: Question) -> int:
-    from ..reporting.console import make_console
     from ..reporting.files import json_text, write_text
     from ..reporting.prediction import as_json, show
+    from ..reporting.terminal import make_console
     from ..run.asking import ask_one
 
     if args.out is not None and Path(args.out).suffix in TABLES:
@@ -162,7 +167,7 @@ def _one(args: Namespace, opened: Opened, number: int, given: Given, question: Q
     ):
         answer = ask_one(opened, number, given, question)
     if args.json:
-        print(json_text(as_json(answer)), end="")
+        say(json_text(as_json(answer)), end="")
     else:
         console.print(show(answer))
     if args.out is not None and Path(args.out).suffix == ".json":
@@ -171,15 +176,19 @@ def _one(args: Namespace, opened: Opened, number: int, given: Given, question: Q
 
 
 def _write_table(opened: Opened, number: int, given: Given, question: Question, path: Path, told: TextIO) -> None:
-    from ..reporting.files import write_csv, write_parquet
-    from ..reporting.texts import harmless
+    from ..reporting.files import for_people, write_csv, write_parquet
     from ..run.asking import ask_many
 
     frame = ask_many(opened, number, given, question)
     for line in frame.attrs["warnings"]:
-        print(f"warning: {line}", file=sys.stderr)
-    (write_csv if path.suffix == ".csv" else write_parquet)(path, frame)
+        say(f"warning: {line}", to=sys.stderr)
+    for note in opened.notes:
+        say(note, to=sys.stderr)
+    if path.suffix == ".csv":
+        write_csv(path, frame)
+    else:
+        write_parquet(path, for_people(frame))
     count = len(given.names)
     for note in given.notes:
-        print(harmless(note), file=told)
-    print(f"{count:,} input{'' if count == 1 else 's'}, {len(frame):,} rows -> {path}", file=told)
+        say(note, to=told)
+    say(f"{count:,} input{'' if count == 1 else 's'}, {len(frame):,} rows -> {path}", to=told)

@@ -31,6 +31,7 @@ from .flags import unknown_flag
 from .schema import Experiment
 from .tree import conf_dir
 from .validate import check_model_options, provenance_preset, validated
+from .written import environment, hiding
 
 __all__ = ["Plan", "compose_jobs", "conf_dir", "hydra_session", "parse", "plan", "provenance_preset", "validated"]
 
@@ -212,7 +213,8 @@ def _check(hydra: Hydra, cfg: DictConfig, files: dict[str, dict[str, Any]]) -> N
         if choice is not None:
             if choice not in files:
                 files[choice] = _keys_of(hydra, f"model/{choice}")
-            check_model_options(cfg, files[choice], choice)
+            with hiding(environment(cfg), InputError):
+                check_model_options(cfg, files[choice], choice)
         validated(cfg)
     finally:
         HydraConfig.instance().cfg = before

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
-from importlib import import_module
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ from ..errors import InputError, did_you_mean
 from .checks import check_number, check_plain, excerpt, ranges
 from .fields import converted, fitted, shown
 from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Provenance, Store
+from .targets import imported_part
 from .tree import conf_dir, option_file, options
+from .written import Taken, anchored, environment, hiding
 
 BLOCKS = {
     "dataset": Dataset,
@@ -31,17 +32,30 @@ SCALARS = ("seed", "device", "threshold", "tracefl_beside")
 MODEL_FIELDS = ("name", "input", "min_image_size", "checkpoint", "revision", "pretrained", "tokenizer")
 
 
-def validated(cfg: DictConfig, called_from: Path | None = None) -> Config:
+def validated(cfg: DictConfig) -> Config:
     """The composed `cfg` as `schema.Config`; its paths absolute, from the folder that `provfl` was called from.
-
-    `called_from` is that folder, of a run that has ended: data that were read then need not be there any more.
 
     Raises InputError, one line, for the first thing that is wrong. Imports nothing heavy.
     """
-    plain = _resolved(cfg)
+    plain = _anchored(_resolved(cfg))
+    taken = anchored(environment(cfg), plain)
+    with hiding(taken, InputError):
+        config = fitted_config(plain, taken)
+        if config.dataset.path is not None and not Path(config.dataset.path).exists():
+            raise InputError(f"dataset.path={config.dataset.path}: no such folder")
+        if config.tracker is not None:
+            config.tracker.check()
+    return config
+
+
+def fitted_config(plain: Mapping[str, Any], taken: tuple[Taken, ...] = ()) -> Config:
+    """`schema.Config` made of plain values, some `taken` from the environment, whatever there is of what they name.
+
+    Raises:
+        InputError: one line, for the first thing that is wrong.
+    """
     check_plain(plain)
-    plain = _anchored(plain, called_from)
-    expected = {field.name for field in fields(Config)}
+    expected = {field.name for field in fields(Config)} - {"environment"}
     for key in plain:
         if key not in expected:
             raise InputError(f"{key}: no such key, {did_you_mean(key, expected)}")
@@ -61,12 +75,7 @@ def validated(cfg: DictConfig, called_from: Path | None = None) -> Config:
     parts["model"] = _model(plain["model"])
     if plain.get("experiment") is not None:
         parts["experiment"] = fitted(Experiment, plain["experiment"], "experiment")
-    config = Config(**parts, **scalars)
-    if called_from is None and config.dataset.path is not None and not Path(config.dataset.path).exists():
-        raise InputError(f"dataset.path={config.dataset.path}: no such folder")
-    if called_from is None and config.tracker is not None:
-        config.tracker.check()
-    return config
+    return Config(**parts, **scalars, environment=taken)
 
 
 def check_model_options(cfg: DictConfig, defaults: Mapping[str, Any], choice: str) -> None:
@@ -165,15 +174,7 @@ def _target(given: Any, group: str) -> type:
     listed = group.partition(".")[0]
     if not isinstance(given, dict) or not isinstance(given.get("_target_"), str):
         raise InputError(f"{group}: needs _target_, the dotted name of a dataclass ({listed}=…, provfl ls {listed})")
-    target = given["_target_"]
-    module, _, name = target.rpartition(".")
-    try:
-        kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{group}._target_={target}: cannot be imported ({error})") from error
-    if not (isinstance(kind, type) and is_dataclass(kind)):
-        raise InputError(f"{group}._target_={target}: not a dataclass")
-    return kind
+    return imported_part(given["_target_"], group)
 
 
 def _model(given: Any) -> Model:
@@ -184,10 +185,10 @@ def _model(given: Any) -> Model:
     return fitted(Model, {"target": given["_target_"], **own, "options": rest}, "model")
 
 
-def _anchored(plain: dict[str, Any], called_from: Path | None) -> dict[str, Any]:
+def _anchored(plain: dict[str, Any]) -> dict[str, Any]:
     """`plain` with `store.cache`, `dataset.path`, `tracker.folder`, a `model.checkpoint` on disk as absolute paths."""
     # Inside a job the working folder may be the run's own (hydra.job.chdir): Hydra remembers the one called from.
-    calling = called_from or (Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd())
+    calling = Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()
     for group, key in (("store", "cache"), ("dataset", "path"), ("tracker", "folder"), ("model", "checkpoint")):
         block = plain.get(group)
         if isinstance(block, dict) and isinstance(block.get(key), str):

@@ -114,6 +114,7 @@ def train_round(training: Training, state: State) -> Round:
             history=[*state.history, metrics],
             bases=bases,
             lineage=_lineage(training, state, fused, [client.id for client in clients]),
+            key=training.entry.key,
         )
 
 

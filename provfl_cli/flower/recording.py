@@ -209,6 +209,8 @@ def finish(
         buffers=frozenset(types) - set(parameters),
         history=[*history, entry],
         bases={slot: _typed(base, types) for slot, base in bases.items()},
+        names=[register.nodes[node] for node in order],
+        source="flower",
     )
     return entry, dict(zip(numbers, examples, strict=True))
 

@@ -9,18 +9,21 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from filelock import BaseFileLock
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
-from flwr.supercore import log
 
 from ..errors import InputError, RunError
-from ..store.recorded import read_recorded
+from ..store.locks import give_back
+from ..store.recorded import read_whole
 from ..store.rounds import Metrics, read_round, remove_leftovers, stored_rounds
 from ..threads import one_thread
 from .inversion import Seen, look, observed, require_known
-from .messages import NotRecorded, same_arrays, tensors
+from .messages import NotRecorded, log, same_arrays, tensors
 from .naming import Names, Register
+from .place import check_continues, take
+from .place import look as look_at
 from .recording import (
     Pending,
     begin,
@@ -54,7 +57,9 @@ class ProvenanceStrategy(Strategy):
     central differential privacy. For any other, `weight_key` declares that it averages by that metric.
 
     Recording never stops the federation unless `strict` is set: a round that cannot be recorded is left out, the log
-    says so and why, and the end of `start` says how many there were.
+    says so and why, and the end of `start` says how many there were. While it records nobody else writes into the
+    folder: a second server that is started with the same one records into one beside it, with -2, -3, … behind its
+    name, which the log says and `folder` holds; with `first_round` or `strict` it is refused before training.
 
     Args:
         strategy: what to wrap.
@@ -72,7 +77,7 @@ class ProvenanceStrategy(Strategy):
 
     Raises:
         InputError: it is not known how the strategy aggregates; the folder holds rounds and `first_round` does not
-            continue them; `keep` is none of those.
+            continue them, or it is no folder for a recording, or another server continues it; `keep` is none of those.
 
     Example:
         >>> from flwr.serverapp.strategy import FedAvg
@@ -106,14 +111,14 @@ class ProvenanceStrategy(Strategy):
         self.strict = strict
         self.recorded: list[int] = []
         self.missed: dict[int, str] = {}
-        self._rounds = self.folder / "rounds"
         self._configure, self._aggregate = strategy.configure_train, strategy.aggregate_train
         self._first, self._offset = first_round, 0 if first_round is None else None
         self._pending: Pending | None = None
         self._history: list[Metrics] = []
         self._latest: ArrayRecord | None = None
         self._register = Register(names)
-        self._open()
+        self._held: BaseFileLock | None = None
+        look_at(self.folder, first_round, self._must)
 
     def __repr__(self) -> str:
         return f"ProvenanceStrategy({type(self.strategy).__name__})"
@@ -128,9 +133,10 @@ class ProvenanceStrategy(Strategy):
     ) -> Iterable[Message]:
         """What the wrapped strategy sends; what it begins with is noted."""
         before = self._guarded(server_round, lambda: tensors(arrays))  # first: a strategy may change its arrays
+        self._guarded(server_round, self._open)  # where it was not started by `start`
         messages = list(self._configure(server_round, arrays, config, grid))
         self._pending = None
-        if messages and before is not None:
+        if messages and before is not None and self._held is not None:
             number = self._number(server_round)
             self._pending = self._guarded(
                 server_round,
@@ -177,7 +183,12 @@ class ProvenanceStrategy(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Run the federation, by the wrapped strategy's own `start` where it has one."""
+        """Run the federation, by the wrapped strategy's own `start` where it has one.
+
+        Raises:
+            InputError: another server records into the folder, and this one has to continue it, or is strict.
+        """
+        self._open()
         own = type(self.strategy).start is not Strategy.start
         run = self.strategy.start if own else super().start
         if own:  # its loop calls its own methods: let it come by here
@@ -188,27 +199,47 @@ class ProvenanceStrategy(Strategy):
             if own:
                 del vars(self.strategy)["configure_train"], vars(self.strategy)["aggregate_train"]
             self._conclude()
+            self._close()
 
     @property
     def _key(self) -> str | None:
         return getattr(self.strategy, "arrayrecord_key", None)
 
+    @property
+    def _rounds(self) -> Path:
+        return self.folder / "rounds"
+
+    @property
+    def _must(self) -> bool:
+        """Whether the recording may be in no other folder than this one."""
+        return self._first is not None or self.strict
+
     def _open(self) -> None:
-        """Make the folder, or continue it: clients that it knows keep their numbers."""
-        self._rounds.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(self._rounds)
-        stored = stored_rounds(self._rounds)
-        if stored and (self._first is None or self._first <= stored[-1]):
-            raise InputError(
-                f"ProvenanceStrategy: {self.folder} holds rounds up to {stored[-1]}: give another folder, or "
-                f"first_round={stored[-1] + 1} to continue it"
-            )
-        if stored:
-            self._history += read_round(self._rounds, stored[-1]).history
-        known = read_recorded(self.folder)
+        """Take the folder, and make it, or continue it: clients that it knows keep their numbers."""
+        if self._held is not None:
+            return
+        self.folder, self._held = take(self.folder, self._must)
+        try:
+            if not self._history:
+                check_continues(self.folder, self._first)
+            self._rounds.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self._rounds)
+            stored = stored_rounds(self._rounds)
+            if stored and not self._history:
+                self._history += read_round(self._rounds, stored[-1]).history
+            known = read_whole(self.folder, every=True)
+        except BaseException:
+            self._close()
+            raise
         if known is not None:
             self._register.numbers |= {name: number for number, name in known.clients.items()}
             self._register.examples |= known.examples
+
+    def _close(self) -> None:
+        """Let others write into the folder."""
+        if self._held is not None:
+            give_back(self._held)
+            self._held = None
 
     def _number(self, server_round: int) -> int:
         """Under which number a round is recorded."""

@@ -304,6 +304,7 @@ def _doubts(given: Given, probabilities: np.ndarray) -> tuple[str, ...]:
 
 def _notes(opened: Opened, given: Given, question: Question) -> Iterator[str]:
     """What a reader has to know."""
+    yield from opened.notes
     yield from given.notes
     if given.chosen:
         yield f"{given.names[0]} is the first there is; another: --input INDEX"

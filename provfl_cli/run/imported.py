@@ -14,19 +14,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..bounded import check_safetensors
 from ..coverage import printable
 from ..errors import InputError, RunError
 from ..fusion.decomposition import Decomposition
 from ..fusion.fuse import fuse
 from ..fusion.state_dicts import require_finite, require_same
 from ..fusion.updates import Returned
-from ..store.recorded import Recorded, read_recorded, write_recorded
+from ..store.locks import claimed
+from ..store.recorded import Recorded, read_whole, require_no_run, write_recorded
 from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round, read_round, stored_rounds
 from ..store.tensorfile import open_tensors, specs_of, write_slot
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # last parts of the names of normalisation's buffers
 ROUNDING = 1e-5  # of a tensor's largest number: what another order of summing may change
 DIFFERENCE = "difference"  # the row of what the fusion of the clients does not explain
+PATIENCE = 600.0  # seconds in which another import into the same folder should have ended
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,28 @@ class Imported:
 
 
 def import_round(asked: Import) -> Imported:
-    """Store a round, so that it can be traced.
+    """Store a round, so that it can be traced. Imports into one folder wait for each other.
 
     Raises:
         InputError: files that cannot be read or do not fit each other, or a global model that the fusion does not give.
         RunError: the disk is full.
     """
-    recorded = read_recorded(asked.folder)
+    require_no_run(asked.folder, "--out")
+    new = [place for place in (asked.folder, *asked.folder.parents) if not place.exists()]
+    try:
+        with claimed(asked.folder, wait=PATIENCE):
+            return _import(asked)
+    except OSError as error:
+        raise RunError(f"{asked.folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        for made in new:
+            with suppress(OSError):  # it holds something, as it should
+                made.rmdir()
+
+
+def _import(asked: Import) -> Imported:
+    """As `import_round`, in a folder that nobody else writes into."""
+    recorded = read_whole(asked.folder, every=True)
     numbers = _numbers(asked.clients, recorded)
     rounds = asked.folder / "rounds"
     there = stored_rounds(rounds)
@@ -129,14 +147,13 @@ def import_round(asked: Import) -> Imported:
             decomposition=parts,
             buffers=buffers,
             history=[empty],
+            names=[client.name for client in order],
+            source="import",
         )
-    except OSError as error:
-        raise RunError(f"{asked.folder}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        for made in (rounds, asked.folder):
-            with suppress(OSError):  # it holds something, as it should
-                made.rmdir()
+        with suppress(OSError):  # it holds something, as it should
+            rounds.rmdir()
     exact = not worst or asked.mismatch == "fusion"
     _record(asked, recorded, numbers, dict(zip((numbers[client.name] for client in order), counts, strict=True)), exact)
     if all(client.examples is None for client in order):
@@ -174,6 +191,7 @@ def _read(file: Path, option: str) -> dict[str, Tensor]:
     if not file.is_file():
         raise InputError(f"{option}: {file}: no such file")
     try:
+        check_safetensors(file)
         with safe_open(file, framework="pt") as handle:
             tensors = {name: handle.get_tensor(name) for name in sorted(handle.keys())}
     except (SafetensorError, OSError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ from rich.text import Text
 
 from ..config.schema import Config, Provenance
 from ..config.validate import provenance_preset
+from ..config.written import masked
 from ..data.federated import FederatedData
-from ..data.load import federated_data
+from ..data.load import check_functions, federated_data
 from ..evaluation.metrics import localization
 from ..federation.events import (
     ClientFailed,
@@ -34,20 +35,22 @@ from ..federation.events import (
 from ..federation.participation import Roster, rosters, without
 from ..federation.train import federated_rounds
 from ..fusion.accounting import Spent, ledger_of, told
-from ..models.build import build
+from ..models.build import build, check_function
 from ..reporting import console as show
 from ..reporting import label_counts, participation
 from ..reporting.figure_files import write_figure
-from ..reporting.files import write_csv, write_json, write_jsonl, write_parquet, write_text
+from ..reporting.files import plain, write_csv, write_json, write_jsonl, write_parquet, write_text
 from ..reporting.lineage import fading, figure, show_fading
 from ..reporting.progress import RoundProgress
 from ..reporting.rankings import example_rankings, show_rankings
 from ..reporting.tables import cost_table, localization_tables, to_latex, to_markdown
 from ..reporting.trackers.tracking import Tracking, tracked
-from ..store.rounds import Metrics, Round
+from ..store.covered import FILE, TOKENIZER, covering
+from ..store.rounds import Metrics
 from .checks import check_fit
 from .device import choose_device
-from .manifest import TOKENIZER, manifest
+from .manifest import manifest
+from .results import clear, link_rounds
 from .summary import summary
 from .tracing import TracedRound, trace_round
 
@@ -126,7 +129,9 @@ def run(config: Config, folder: Path) -> None:
 def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> None:
     began = time.perf_counter()
     device = choose_device(config.device)
-    data = federated_data(config)
+    check_function(config.model)  # what somebody named is asked whether it can serve before data are read
+    check_functions(config.dataset)
+    data = _as_written(federated_data(config), config)
     model = build(config.model, data.form, len(data.label_names), config.seed)
     check_fit(config, data, model)
     counts = {client.id: client.label_counts for client in data.clients}
@@ -139,6 +144,7 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
         console.print()
     loaded = time.perf_counter()
 
+    clear(folder)
     methods, wanted = _methods(config), _wanted(config)
     watch, traced = Watch(console, folder, tracking), list[TracedRound]()
     with (
@@ -148,8 +154,8 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
         tracking.start(config, folder)
         for stored in rounds:
             traced.append(trace_round(config, methods, data, model, stored, counts, device))
-            _link_rounds(folder, stored)
-            history = stored.history
+            link_rounds(folder, stored)
+            history, key = stored.history, stored.folder.parent.parent.name
     write_jsonl(folder / "metrics.jsonl", map(asdict, watch.history or history))
     tracking.rounds(history)
 
@@ -179,7 +185,8 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
     if faded is not None:
         write_figure(folder, "lineage", figure(faded, data.label_names))
     write_json(folder / "summary.json", figures)
-    write_json(folder / "manifest.json", manifest(config, data, device, seconds, last.trace))
+    made_of = {"key": key, **manifest(config, data, model, device, seconds, last.trace)}
+    write_json(folder / FILE, covering(folder, plain(made_of)))  # the last, since it covers the others
     _print_results(console, config, data, history, scores, last, counts, note)
     if faded is not None:
         console.print(show.heading("Forgetting: clients' shares of a label over the rounds"))
@@ -189,6 +196,14 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
     written = {name: meaning for name, meaning in WRITTEN.items() if (folder / name).exists()}
     console.print(show.files(folder, written, Path.cwd()))
     tracking.results(figures, scores, note, folder)
+
+
+def _as_written(data: FederatedData, config: Config) -> FederatedData:
+    """`data`, what is said of them without values of the environment."""
+    said = {name: getattr(data.source, name) for name in ("name", "location", "note")}
+    taken = config.environment
+    source = replace(data.source, **masked(said, taken, "dataset"))
+    return replace(data, source=source, lines=masked(data.lines, taken, "dataset", "model"))
 
 
 def _examples(data: FederatedData) -> list[int]:
@@ -224,14 +239,6 @@ def _wanted(config: Config) -> set[int]:
     if asked == "last":
         return {rounds}
     return set(range(1, rounds + 1)) if asked == "all" else set(asked)
-
-
-def _link_rounds(folder: Path, stored: Round) -> None:
-    """Let `rounds` in the run folder point into the training cache."""
-    link = folder / "rounds"
-    target = os.path.relpath(stored.folder.parent, folder)
-    if not link.is_symlink():
-        link.symlink_to(target, target_is_directory=True)
 
 
 def _scores(
@@ -277,7 +284,7 @@ def _print_header(
     console.print(
         show.header(
             f"{data.source.name} ({data.source.train_examples:,} + {data.source.test_examples:,} examples)",
-            config.model.name,
+            masked(config.model.name, config.environment, "model"),
             f"{clients}, {federation.rounds} round{'s' if federation.rounds > 1 else ''}",
             type(config.fusion).__name__,
             str(device),

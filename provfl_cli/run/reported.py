@@ -11,8 +11,8 @@ from ..provenance.tracing import Contributions
 from ..reporting.page.reading import Opened as Page
 from ..reporting.page.reading import read_traces
 from ..reporting.run_folders import IDENTITY, RunFolder
-from ..store.recorded import Recorded, read_recorded
-from ..store.rounds import Round, read_round
+from ..store.recorded import Recorded, read_whole
+from ..store.rounds import Round
 from .asking import Asked, Question, ask
 from .inputs import UNKNOWN, Given
 from .opened import Opened
@@ -32,7 +32,7 @@ def reported(opened: Opened, numbers: Sequence[int], given: Given, model: str, d
         InputError: a round that there is not.
         RunError: a stored file is damaged, or conservation fails.
     """
-    recorded = read_recorded(opened.folder)
+    recorded = read_whole(opened.folder)
     assert recorded is not None
     own = opened.provenance.name
     rows, history = list[pd.DataFrame](), list[dict[str, float]]()
@@ -42,7 +42,7 @@ def reported(opened: Opened, numbers: Sequence[int], given: Given, model: str, d
         history += _measured(asked, given)
     last, stored = asked.found.found[own, "round"], asked.stored
     contributions = pd.concat(rows, ignore_index=True)
-    rounds = [read_round(opened.folder / "rounds", number) for number in opened.rounds]
+    rounds = [opened.round(number) for number in opened.rounds]
     names = {client: opened.name_of(client) for one in rounds for client in one.clients} | dict(opened.client_names)
     return Page(
         run=RunFolder(

@@ -12,12 +12,15 @@ Several machines may share the folder. A `flock` belongs to the kernel, on NFSv4
 with its holder. Where there is none, a `lease` is a file whose holder touches it again and again: a holder of this
 machine that is dead is found out at once, one of another when its file has stayed untouched for `LEASE` seconds. Nobody
 compares clocks: waiting is timed by who waits, ages by times of files that the same server has stamped.
+
+What is none of these files is left alone: nothing that ProvFL has not made is deleted.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -25,14 +28,18 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
+from filelock import BaseFileLock, SoftFileLease, Timeout
 
+from ..bounded import read_text
 from ..errors import InputError, RunError
+from .locks import LEASE, give_back, lock
 from .rounds import Round, read_round, remove_leftovers, remove_round, stored_rounds
+from .sealed import check_seal, sealed
+from .tensorfile import remedy
 
 POLL = 0.2  # seconds between two looks at a lock that another process holds
-LEASE = 60.0  # seconds without a sign of life after which a lease is taken over; the same on all machines
-BEATS = 6  # signs of life in that time: five may go amiss
+KEEP_FORMAT = 2  # of keep.json; 1 was a bare list, without a checksum
+LEASE_FILE = re.compile(r"\d+-[0-9a-f]{8}\.lock")
 
 
 @dataclass(frozen=True)
@@ -51,33 +58,55 @@ class Entry:
         """Numbers of the whole rounds on disk, ascending."""
         return stored_rounds(self.rounds)
 
+    @property
+    def key(self) -> str:
+        """The key of the federation."""
+        return self.folder.name
+
     def kept(self) -> set[int]:
-        """Numbers of the rounds that some run asked to keep."""
+        """Numbers of the rounds that some run asked to keep; all there are where the list of them is damaged."""
         try:
-            return set(json.loads((self.folder / "keep.json").read_text(encoding="utf-8")))
+            content = json.loads(read_text(self.folder / "keep.json"))
+            if isinstance(content, dict):
+                check_seal(content, since=1)
+                content = content["rounds"]
+            return {int(number) for number in content}
         except FileNotFoundError:
             return set()
+        except (ValueError, KeyError, TypeError):
+            return set(self.stored())
+        except OSError as error:
+            raise RunError(f"{self.folder / 'keep.json'} cannot be read ({error.strerror}): move it away") from error
 
     def keep(self, numbers: Iterable[int]) -> None:
         """Ask to keep these rounds, for this run and all later ones."""
-        with _lock(self.folder / "keep.lock", self.kind):
-            _replace(self.folder / "keep.json", json.dumps(sorted(self.kept().union(numbers))))
+        with _locked(self.folder / "keep.lock", self.kind):
+            content = sealed({"format": KEEP_FORMAT, "rounds": sorted(self.kept().union(numbers))})
+            _replace(self.folder / "keep.json", json.dumps(content))
 
     def read(self, number: int) -> Round:
-        """Open a stored round."""
-        return read_round(self.rounds, number)
+        """Open a stored round.
+
+        Raises:
+            RunError: it is damaged, or of another federation.
+        """
+        stored = read_round(self.rounds, number)
+        if stored.source or stored.key not in (None, self.key):
+            raise RunError(
+                f"{stored.folder} is of another federation, {stored.source or stored.key}: {remedy(stored.folder)}"
+            )
+        return stored
 
     def drop(self, below: int) -> None:
         """Delete the rounds before round `below` that nobody asked to keep; only under the training lock."""
-        with _lock(self.folder / "keep.lock", self.kind):
+        with _locked(self.folder / "keep.lock", self.kind):
             for number in set(self.stored()) - self.kept():
                 if number < below:
                     remove_round(self.rounds, number)
 
     def tidy(self, below: int) -> None:
         """Clear what a killed process left, as `drop` and the start of training do, unless somebody trains here now."""
-        lock = _lock(self.folder / "train.lock", self.kind)
-        with suppress(Timeout), lock.acquire(timeout=0):
+        with suppress(Timeout), _locked(self.folder / "train.lock", self.kind, timeout=0):
             remove_leftovers(self.rounds)
             self.drop(below)
 
@@ -90,11 +119,11 @@ class Entry:
         Raises:
             RunError: on the way out, where another process has taken a lease over in the meantime.
         """
-        lock = _lock(self.folder / "train.lock", self.kind)
+        held = _lock(self.folder / "train.lock", self.kind)
         told = False
         while not until():
             try:
-                lock.acquire(timeout=POLL if told else 0)
+                _acquire(held, POLL if told else 0)
                 break
             except Timeout:
                 if not told:
@@ -111,9 +140,9 @@ class Entry:
             try:
                 yield True
             finally:
-                _check_still_held(lock)
+                _check_still_held(held)
         finally:
-            lock.release()
+            held.release()
 
 
 @contextmanager
@@ -144,7 +173,7 @@ def open_entry(
             with _lock(home / ".lock", kind):
                 (entry.folder / "leases").mkdir(parents=True, exist_ok=True)
                 entry.rounds.mkdir(exist_ok=True)
-                stack.callback(_give_back, _taken(entry.folder, kind))
+                stack.callback(give_back, _taken(entry.folder, kind))
                 _replace(entry.folder / "training.json", json.dumps(description, indent=1, sort_keys=True) + "\n")
                 _mark_used(entry.folder)
         except OSError as error:
@@ -179,7 +208,7 @@ def in_use(rounds: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        _give_back(lease)
+        give_back(lease)
 
 
 def prune(home: Path, max_gb: float) -> list[str]:
@@ -191,10 +220,10 @@ def prune(home: Path, max_gb: float) -> list[str]:
     if not home.is_dir():
         return pruned
     kind = _kind(home)
-    with _lock(home / ".lock", kind):
+    with _locked(home / ".lock", kind):
         for leftover in home.glob(".*.removed"):
             shutil.rmtree(leftover, ignore_errors=True)
-        entries = [folder for folder in home.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+        entries = [folder for folder in home.iterdir() if _is_entry(folder)]
         sizes = {folder: disk_usage(folder) for folder in entries}
         total = sum(sizes.values())
         for folder in sorted(entries, key=lambda folder: folder.stat().st_mtime):
@@ -203,7 +232,10 @@ def prune(home: Path, max_gb: float) -> list[str]:
             if _is_open(folder, kind):
                 continue
             doomed = home / f".{folder.name}.removed"
-            folder.rename(doomed)  # first out of sight, so that no half entry is ever found
+            try:
+                folder.rename(doomed)  # first out of sight, so that no half entry is ever found
+            except OSError:  # it is not for us to delete
+                continue
             shutil.rmtree(doomed, ignore_errors=True)
             total -= sizes[folder]
             pruned.append(folder.name)
@@ -217,7 +249,7 @@ def disk_usage(folder: Path) -> int:
         for name in files:
             try:
                 status = os.lstat(os.path.join(root, name))
-            except FileNotFoundError:  # another process is at work here
+            except OSError:  # another process is at work here, or it is not for us to see
                 continue
             seen[status.st_dev, status.st_ino] = status.st_size
     return sum(seen.values())
@@ -233,17 +265,39 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
+def _is_entry(folder: Path) -> bool:
+    """Whether a folder in the cache is that of a federation, not somebody's own such as `lost+found`."""
+    return not folder.name.startswith(".") and not folder.is_symlink() and (folder / "leases").is_dir()
+
+
 def _lock(path: Path, kind: str) -> BaseFileLock:
-    """A lock that its holder's death frees, on this machine or another."""
-    if kind == "lease":
-        return SoftFileLease(path, lease_duration=LEASE, heartbeat_interval=LEASE / BEATS)
-    return FileLock(path, fallback_to_soft=False)  # a soft lock of a dead machine would stay for ever
+    return lock(path, kind, LEASE)
+
+
+@contextmanager
+def _locked(path: Path, kind: str, timeout: float = -1) -> Iterator[None]:
+    """Hold a lock of the cache; Timeout where somebody else holds it for longer, RunError where it cannot be locked."""
+    held = _lock(path, kind)
+    _acquire(held, timeout)
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _acquire(held: BaseFileLock, timeout: float) -> None:
+    try:
+        held.acquire(timeout=timeout)
+    except (Timeout, FileNotFoundError):  # the latter: the cache was cleared by hand
+        raise
+    except OSError as error:
+        raise RunError(f"{held.lock_file} cannot be locked ({error.strerror or error})") from error
 
 
 def _kind(home: Path) -> str:
     """How a cache is locked."""
     try:
-        return (home / ".locks").read_text(encoding="utf-8").strip()
+        return (home / ".locks").read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         return "flock"
 
@@ -265,10 +319,10 @@ def _agree(home: Path, kind: str) -> None:
         )
 
 
-def _check_still_held(lock: BaseFileLock) -> None:
-    if isinstance(lock, SoftFileLease) and lock.compromise is not None:
+def _check_still_held(held: BaseFileLock) -> None:
+    if isinstance(held, SoftFileLease) and held.compromise is not None:
         raise RunError(
-            f"{lock.lock_file} gave no sign of life for {LEASE:g} seconds (this process or its file system was "
+            f"{held.lock_file} gave no sign of life for {LEASE:g} seconds (this process or its file system was "
             "stopped), so that another process may train here; the same command continues from the last whole round"
         )
 
@@ -283,15 +337,17 @@ def _taken(folder: Path, kind: str) -> BaseFileLock:
 def _is_open(folder: Path, kind: str) -> bool:
     """Whether a living process has the entry open; leases of dead ones are cleared away."""
     for path in (folder / "leases").glob("*.lock"):
-        lock = _lock(path, kind)
+        if not LEASE_FILE.fullmatch(path.name):
+            continue
+        held = _lock(path, kind)
         try:
-            lock.acquire(timeout=0)
+            held.acquire(timeout=0)
         except Timeout:
             if kind == "lease" and _age(path) > 2 * LEASE:  # of a machine that does not touch it any more
                 path.unlink(missing_ok=True)
                 continue
             return True
-        _give_back(lock)
+        give_back(held)
     return False
 
 
@@ -312,13 +368,6 @@ def _mark_used(folder: Path) -> None:
     """Let the folder's time say when it was used last."""
     with suppress(FileNotFoundError):  # somebody has cleared the cache by hand
         os.utime(folder)
-
-
-def _give_back(lease: BaseFileLock) -> None:
-    """Release a lease and remove its file."""
-    if not isinstance(lease, SoftFileLease):  # which does so itself
-        Path(lease.lock_file).unlink(missing_ok=True)
-    lease.release()
 
 
 def _replace(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
-"""Having the system put on the disk what was written, whole or not at all."""
+"""Having the system put on the disk what was written, whole or not at all, and checking that it is still the same."""
 
+import hashlib
 import os
 import socket
 from collections.abc import Iterator
@@ -17,6 +18,12 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -3,20 +3,24 @@
     FOLDER/rounds/0001/…     as `rounds.py` writes them
            recorded.json     where they come from, what the clients are called, how many examples each has
 
+Each round names its clients itself, so that a process that is killed before it has written `recorded.json` loses none.
 There is no configuration and no data: whoever traces such a round brings the model and the inputs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import RunError
+from ..bounded import read_json
+from ..errors import InputError, RunError
 from .disk import replacing
+from .sealed import check_seal, sealed
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)  # of 1 there is no checksum
 RECORDED = "recorded.json"
 JOURNAL = "flower.jsonl"  # a line a round, of those that could not be recorded as well
 LONGEST = 300  # characters of a reason that are repeated
@@ -57,7 +61,7 @@ def write_recorded(folder: Path, recorded: Recorded) -> None:
         "fusion": list(recorded.fusion),
     }
     with replacing(folder / RECORDED) as beside:
-        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(sealed(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_recorded(folder: Path) -> Recorded | None:
@@ -68,9 +72,10 @@ def read_recorded(folder: Path) -> Recorded | None:
     """
     path = folder / RECORDED
     try:
-        text = json.loads(path.read_text(encoding="utf-8"))
-        if text["format"] != FORMAT:
+        text = read_json(path)
+        if text["format"] not in READABLE:
             raise ValueError(f"format {text['format']} instead of {FORMAT}")
+        check_seal(text, since=FORMAT)
         return Recorded(
             source=str(text["source"]),
             clients={int(number): str(name) for number, name in text["clients"].items()},
@@ -84,9 +89,55 @@ def read_recorded(folder: Path) -> Recorded | None:
         raise RunError(f"{path} cannot be read ({error}): record the federation again") from error
 
 
+def read_whole(folder: Path, every: bool = False) -> Recorded | None:
+    """`recorded.json`, and the clients that only the last round names, or with `every` any round: a process that was
+    killed has not written them down any more. None where there is no recorded federation.
+
+    Raises:
+        RunError: a file is damaged, or a round calls a client otherwise.
+    """
+    from .rounds import read_round, stored_rounds
+
+    rounds = folder / "rounds"
+    recorded = read_recorded(folder)
+    numbers = stored_rounds(rounds)
+    found = recorded or Recorded("", {}, {})
+    for number in numbers if every or recorded is None else numbers[-1:]:
+        stored = read_round(rounds, number)
+        if not stored.source:
+            continue
+        check_names(found.clients, stored.clients, stored.names, stored.folder)
+        found = replace(
+            found,
+            source=found.source or stored.source,
+            clients={**dict(zip(stored.clients, stored.names, strict=True)), **found.clients},
+            examples={**dict(zip(stored.clients, stored.examples, strict=True)), **found.examples},
+        )
+    return found if found.source else None
+
+
+def check_names(known: Mapping[int, str], clients: Sequence[int], names: Sequence[str], folder: Path) -> None:
+    """Raise RunError where the round in `folder` calls its clients otherwise than they are known."""
+    for client, name in zip(clients, names, strict=False):  # older rounds have no names
+        if known.get(client, name) != name:
+            raise RunError(
+                f"{folder} calls client {client} {name!r}, {RECORDED} or another round {known[client]!r}: they are not "
+                "of one recording"
+            )
+
+
+def require_no_run(folder: Path, asked: str) -> None:
+    """Raise InputError where a folder, named by `asked`, is that of a run: its rounds are in the training cache."""
+    if (folder / "rounds").is_symlink() or (folder / ".hydra").exists():
+        raise InputError(f"{asked}: {folder} is the folder of a run: give another, or a new one")
+
+
 def is_recorded(folder: Path) -> bool:
     """Whether a folder is that of a recorded federation, not of a run; perhaps none of its rounds could be recorded."""
-    return (folder / RECORDED).is_file() or (folder / JOURNAL).is_file()
+    rounds = folder / "rounds"
+    if (folder / RECORDED).is_file() or (folder / JOURNAL).is_file():
+        return True
+    return not (rounds.is_symlink() or (folder / ".hydra").exists()) and any(rounds.glob("[0-9]*/round.json"))
 
 
 def why_nothing(folder: Path) -> str:

@@ -10,7 +10,10 @@
                 corrections.safetensors          how far control variates moved the clients, where there are any
                 lineage.safetensors              what each client sent over all rounds, where that is asked for
                 initial.safetensors              W_0, with it; one file for all rounds
-                round.json                       client ids, examples, q_k, buffers, metrics, checksums
+                round.json                       client ids, examples, q_k, buffers, metrics, checksums, its own as well
+
+A round says to which federation of the training cache it belongs, and one that others trained what its clients are
+called. Rounds of format 2, whose `round.json` has no checksum of its own, are read as they are.
 
 A round is written into a temporary folder beside it and renamed into place: there are whole rounds, or none.
 """
@@ -20,6 +23,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -30,13 +34,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..bounded import LINES_BYTES as ROUND_BYTES
+from ..bounded import read_json
 from ..errors import RunError
 from ..fusion.decomposition import Decomposition, Multiplier
 from ..fusion.lineage import Lineage, LineageRows, NextLineage
-from .disk import flush
-from .tensorfile import Specs, allocate, checksum, open_tensors, stacked, write_pieces, write_tensors
+from .disk import checksum, flush
+from .sealed import check_seal, sealed
+from .tensorfile import Specs, allocate, open_tensors, remedy, stacked, write_pieces, write_tensors
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, FORMAT)
 MANIFEST = "round.json"
 CLIENTS, GLOBAL, PREVIOUS = "clients.safetensors", "global.safetensors", "previous.safetensors"
 STATE, NEXT_STATE, DECOMPOSITION, BASES = (
@@ -46,6 +54,9 @@ STATE, NEXT_STATE, DECOMPOSITION, BASES = (
     "bases.safetensors",
 )
 CORRECTIONS, LINEAGE, INITIAL = "corrections.safetensors", "lineage.safetensors", "initial.safetensors"
+ALWAYS = (CLIENTS, GLOBAL, PREVIOUS, STATE, NEXT_STATE)  # files that every round has; of the others some
+SOMETIMES = (DECOMPOSITION, BASES, CORRECTIONS, LINEAGE, INITIAL)
+LEFTOVER = re.compile(r"\.\d{4,}\.(partial|removed)")  # what a killed process leaves
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,9 @@ class Round:
         history: metrics of this round (last) and of all before it.
         checksums: SHA-256 of every file beside the manifest.
         lineage_rows: rows of the accumulators over all rounds; None where the federation was trained without.
+        key: of the federation in the training cache; None where others trained it, and in rounds of format 2.
+        names: what the clients are called, in their order; () in rounds of our own, and in those of format 2.
+        source: what recorded a round that others trained, such as `import` or `flower`; "" in rounds of our own.
     """
 
     folder: Path
@@ -91,6 +105,9 @@ class Round:
     history: tuple[Metrics, ...]
     checksums: Mapping[str, str]
     lineage_rows: LineageRows | None = None
+    key: str | None = None
+    names: tuple[str, ...] = ()
+    source: str = ""
 
     @property
     def metrics(self) -> Metrics:
@@ -187,7 +204,7 @@ class Round:
         return None if rows is None else Lineage(rows, self._open(INITIAL), self._open(LINEAGE))
 
     def _open(self, name: str) -> Mapping[str, Tensor]:
-        return open_tensors(self.folder / name, self.checksums.get(name))
+        return open_tensors(self.folder / name, self.checksums[name])
 
 
 def round_folder(rounds: Path, number: int) -> Path:
@@ -196,25 +213,35 @@ def round_folder(rounds: Path, number: int) -> Path:
 
 
 def stored_rounds(rounds: Path) -> list[int]:
-    """Numbers of the whole rounds in a folder, ascending."""
-    if not rounds.is_dir():
+    """Numbers of the whole rounds in a folder, ascending; whatever else lies there is left alone.
+
+    Raises:
+        RunError: the folder cannot be read.
+    """
+    try:
+        with os.scandir(rounds) as entries:
+            names = [entry.name for entry in entries if re.fullmatch("[0-9]{4,}", entry.name) and entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(int(entry.name) for entry in rounds.iterdir() if entry.name.isdecimal())
+    except OSError as error:
+        raise RunError(f"{rounds} cannot be read ({error.strerror})") from error
+    return sorted(int(name) for name in names if round_folder(rounds, int(name)).name == name)
 
 
 def read_round(rounds: Path, number: int) -> Round:
     """Open a stored round.
 
     Raises:
-        RunError: where its manifest is missing or damaged.
+        RunError: where its manifest is missing or damaged, or is that of another round.
     """
     folder = round_folder(rounds, number)
     path = folder / MANIFEST
     try:
-        text = json.loads(path.read_text(encoding="utf-8"))
-        if text["format"] != FORMAT:
+        text = read_json(path, ROUND_BYTES)
+        if text["format"] not in READABLE:
             raise ValueError(f"format {text['format']} instead of {FORMAT}")
-        return Round(
+        check_seal(text, since=FORMAT)
+        stored = Round(
             folder=folder,
             number=int(text["number"]),
             clients=tuple(text["clients"]),
@@ -222,13 +249,31 @@ def read_round(rounds: Path, number: int) -> Round:
             example_weights=tuple(text["example_weights"]),
             buffers=frozenset(text["buffers"]),
             history=tuple(_metrics(entry) for entry in text["history"]),
-            checksums=text["checksums"],
+            checksums=dict(text["checksums"]),
             lineage_rows=_lineage_rows(text.get("lineage")),
+            key=text.get("key"),
+            names=tuple(map(str, text.get("names", ()))),
+            source=str(text.get("source", "")),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path} cannot be read ({error}): delete {folder} and run again: the round is trained anew"
-        ) from error
+        _check_whole(stored, number)
+        return stored
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} cannot be read ({error}): {remedy(folder)}") from error
+
+
+def _check_whole(stored: Round, number: int) -> None:
+    """Raise ValueError unless a manifest is that of this round and speaks of all of it."""
+    if stored.number != number:
+        raise ValueError(f"it is that of round {stored.number}")
+    clients = len(stored.clients)
+    if not clients == len(stored.examples) == len(stored.example_weights):
+        raise ValueError("it does not give each client its examples and its weight")
+    if stored.names and len(stored.names) != clients:
+        raise ValueError("it does not name each client")
+    there = (name for name in SOMETIMES if (stored.folder / name).exists())
+    for name in (*ALWAYS, *there):
+        if name not in stored.checksums:
+            raise ValueError(f"it is damaged: the checksum of {name} is missing")
 
 
 def has_lineage(stored: Round, decay: float | None) -> bool:
@@ -240,7 +285,13 @@ def has_lineage(stored: Round, decay: float | None) -> bool:
 
 
 def begin_round(rounds: Path, number: int, specs: Specs, clients: int) -> Path:
-    """Make the temporary folder of a round, with room for what its clients will return; returns that folder."""
+    """Make the temporary folder of a round, with room for what its clients will return; returns that folder.
+
+    Raises:
+        RunError: something that is no folder has the round's name.
+        OSError: the disk is full, or cannot be written to.
+    """
+    _require_way(rounds, number)
     temporary = rounds / f".{number:04d}.partial"
     temporary.mkdir(parents=True)
     allocate(temporary / CLIENTS, stacked(specs, clients))
@@ -262,11 +313,15 @@ def commit_round(
     history: Sequence[Metrics],
     bases: Mapping[int, Mapping[str, Tensor]] | None = None,
     lineage: NextLineage | None = None,
+    key: str | None = None,
+    names: Sequence[str] = (),
+    source: str = "",
 ) -> Round:
     """Write what is missing beside the clients' tensors, and rename the temporary folder into place.
 
     Until the rename there is no such round; after it, it is whole, also when the machine loses its power. A round of
-    that number that is there already, trained without the lineage that is wanted now, is replaced.
+    that number that is there already, trained without the lineage that is wanted now, is replaced. `key`, `names` and
+    `source` are those of `Round`.
     """
     rounds = temporary.parent
     write_tensors(temporary / GLOBAL, weights)
@@ -291,8 +346,8 @@ def commit_round(
         allocate(temporary / LINEAGE, lineage.specs)
         pieces = ((piece.name, piece.row, piece.start, piece.values) for piece in lineage.pieces)
         write_pieces(temporary / LINEAGE, pieces)
-        source = before / INITIAL if number > 1 else temporary / PREVIOUS
-        _link_or_write(source, temporary / INITIAL, lineage.initial)
+        initial = before / INITIAL if number > 1 else temporary / PREVIOUS
+        _link_or_write(initial, temporary / INITIAL, lineage.initial)
     manifest = {
         "format": FORMAT,
         "number": number,
@@ -301,14 +356,19 @@ def commit_round(
         "example_weights": decomposition.example_weights.tolist(),
         "buffers": sorted(buffers),
         "history": [_written(metrics) for metrics in history],
-        "checksums": {file.name: checksum(file) for file in sorted(temporary.iterdir())},
+        "checksums": {file.name: checksum(file) for file in sorted(temporary.glob("[!.]*.safetensors"))},
     }
+    if key is not None:
+        manifest["key"] = key
+    if source:
+        manifest |= {"source": source, "names": list(names)}
     if lineage is not None:
         manifest["lineage"] = asdict(lineage.rows)
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (temporary / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for file in temporary.iterdir():
         flush(file)
     flush(temporary)
+    _require_way(rounds, number)
     if round_folder(rounds, number).exists():
         remove_round(rounds, number)
     temporary.rename(round_folder(rounds, number))
@@ -326,9 +386,17 @@ def remove_round(rounds: Path, number: int) -> None:
 
 
 def remove_leftovers(rounds: Path) -> None:
-    """Delete what a killed process left unfinished; only under the lock of the one who trains here."""
+    """Delete what a killed process left unfinished, and nothing else; only under the lock of who trains here."""
     for entry in list(rounds.glob(".*")):
-        shutil.rmtree(entry)
+        if LEFTOVER.fullmatch(entry.name):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _require_way(rounds: Path, number: int) -> None:
+    """Raise RunError where something that is no folder has the name of the round."""
+    folder = round_folder(rounds, number)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise RunError(f"{folder} is in the way of round {number}: not a folder; move it away")
 
 
 def _written(metrics: Metrics) -> dict[str, Any]:

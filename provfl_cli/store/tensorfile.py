@@ -6,7 +6,6 @@ model. The layout is that of the safetensors format: eight bytes with the header
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import struct
@@ -19,7 +18,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..bounded import check_safetensors
 from ..errors import RunError
+from .disk import checksum
 
 ALIGNMENT = 64  # bytes: where the tensors start, so that mapped tensors are aligned as torch's own
 DTYPES = {
@@ -152,12 +153,6 @@ def _write_all(file: IO[bytes], content: memoryview, offset: int) -> None:
         content = content[file.write(content) :]
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @dataclass(frozen=True)
 class TensorFile(Mapping[str, Tensor]):
     """The tensors of a safetensors file by name, memory-mapped: only the pages that are read leave the disk.
@@ -188,13 +183,24 @@ def open_tensors(path: Path, sha256: str | None = None) -> TensorFile:
     Raises:
         RunError: where the file is missing, damaged, or not what was written.
     """
-    remedy = f"delete {path.parent} and run again: the round is trained anew"
     if not path.is_file():
-        raise RunError(f"{path} is missing: {remedy}")
-    if sha256 is not None and checksum(path) != sha256:
-        raise RunError(f"{path} is damaged (its checksum differs from the one written with it): {remedy}")
+        raise RunError(f"{path} is missing: {remedy(path.parent)}")
     try:
+        if sha256 is not None and checksum(path) != sha256:
+            raise RunError(
+                f"{path} is damaged (its checksum differs from the one written with it): {remedy(path.parent)}"
+            )
+        check_safetensors(path)
         handle = safe_open(path, framework="pt")
+    except RunError:
+        raise
     except Exception as error:
-        raise RunError(f"{path} cannot be read ({error}): {remedy}") from error
+        raise RunError(f"{path} cannot be read ({error}): {remedy(path.parent)}") from error
     return TensorFile(path, tuple(sorted(handle.keys())), handle)
+
+
+def remedy(folder: Path) -> str:
+    """What to do where a file of the stored round in `folder` is damaged: what others trained is not trained anew."""
+    if (folder.resolve().parents[1] / "recorded.json").is_file():
+        return "copy the recorded federation again from where it came, or record it again in another folder"
+    return f"delete {folder} and run again: the round is trained anew"
