@@ -114,7 +114,7 @@ def _check_places(args: Namespace) -> None:
         if read_recorded(folder) is not None:
             require_model_and_data(folder, args.model, args.data)
         return
-    refuse_recorded(args, "model", "data")
+    refuse_recorded(args, "model")
     if args.image is not None:
         require_file("--image", Path(args.image))
     if args.inputs is not None:

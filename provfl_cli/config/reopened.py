@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import InputError
 from .builtin import defaults, refuse_other_names, written_default
+from .checks import check_plain
 from .schema import Config
 from .stored import choices_of, followed, read_block, read_yaml, refers
 from .validate import fitted_config
@@ -64,6 +65,7 @@ def reopened(folder: Path, trust: bool = False) -> Reopened:
         # By its letters alone: the disk is not asked about a path that somebody wrote.
         plain["dataset"] = {**dataset, "path": os.path.normpath(called_from / dataset["path"])}
     try:
+        check_plain(plain)
         config = fitted_config(plain)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None

@@ -37,8 +37,11 @@ def validated(cfg: DictConfig) -> Config:
 
     Raises InputError, one line, for the first thing that is wrong. Imports nothing heavy.
     """
-    plain = _anchored(_resolved(cfg))
-    taken = anchored(environment(cfg), plain)
+    plain, taken = _resolved(cfg), environment(cfg)
+    with hiding(taken, InputError):
+        check_plain(plain)
+    plain = _anchored(plain)
+    taken = anchored(taken, plain)
     with hiding(taken, InputError):
         config = fitted_config(plain, taken)
         if config.dataset.path is not None and not Path(config.dataset.path).exists():
@@ -54,7 +57,6 @@ def fitted_config(plain: Mapping[str, Any], taken: tuple[Taken, ...] = ()) -> Co
     Raises:
         InputError: one line, for the first thing that is wrong.
     """
-    check_plain(plain)
     expected = {field.name for field in fields(Config)} - {"environment"}
     for key in plain:
         if key not in expected:
