@@ -27,6 +27,8 @@ def load_run(path: str | PathLike[str]) -> RunResults:
         ours = run.contributions.query("method == 'provfl' and kind == 'client'")
         ours.groupby(["label", "client"])["share"].mean().unstack()  # who is behind which label
 
+    The folder is data, whoever made it: nothing that its configuration names is imported or called.
+
     Args:
         path: the folder that `provfl run` made.
 

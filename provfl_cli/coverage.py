@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from .harmless import harmless
+
 NAMES_SHOWN = 5
 LONGEST = 80  # characters of a name
 
@@ -47,6 +49,6 @@ def recorded_warning(trace: Any) -> str:
 
 
 def printable(name: str) -> str:
-    """A name without control and direction characters, and not longer than a line takes."""
-    plain = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    """A name as `harmless` shows it, and not longer than a line takes."""
+    plain = harmless(name)
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from .harmless import harmless_lines
+
 STYLE = "text-align:right;padding:2px 10px;font-variant-numeric:tabular-nums"
 BLUE, ORANGE = "#0072b2", "#d55e00"  # of Okabe and Ito: told apart by the colour-blind too
 
@@ -15,7 +17,7 @@ def cell(value: object) -> Markup:
     """A value as HTML: `Markup` as it is, numbers to four digits, everything else escaped."""
     if isinstance(value, Markup):
         return value
-    return Markup(escape(f"{value:.4g}" if isinstance(value, float) else str(value)))
+    return Markup(escape(f"{value:.4g}" if isinstance(value, float) else harmless_lines(str(value))))
 
 
 def bar(value: float, largest: float, width: int = 120) -> Markup:

@@ -436,7 +436,7 @@ def test_what_is_wrong_is_said_in_one_line(argv: list[str], message: str, worksp
         (lambda: FedDebug(generator="normall"), "generator=normall: did you mean normal"),
         (lambda: FedDebug(threshold=float("nan")), "threshold=nan"),
         (lambda: Traced("some", neurons="best"), "attribution.some.neurons=best: accepted: all"),
-        (lambda: Traced("some", fraction=0.0), "fraction=0: must be above 0"),
+        (lambda: Traced("some", fraction=0.0), "fraction=0.0: must be above 0"),
         (lambda: Traced("some", preset="fatihful"), "did you mean faithful"),
         (lambda: replace(provenance_preset("provfl"), layers="first"), "all, last, or a list"),
         (lambda: replace(provenance_preset("provfl"), neurons="best"), "provenance.neurons=best"),

@@ -1,10 +1,12 @@
 """The command line through its real entry point: exit codes, one line for what is wrong, help without torch."""
 
+import errno
 import gc
 import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from omegaconf import OmegaConf
 import provfl_cli.run as run_part
 from provfl_cli.cli import COMMANDS, main
 from provfl_cli.cli.completion import split_line, words
+from provfl_cli.cli.ended import answer_signals
 from provfl_cli.config.schema import Config
 from provfl_cli.config.tree import options
 from provfl_cli.errors import InputError, RunError
@@ -85,7 +88,7 @@ WRONG = {  # a command line, and what its one line has to contain
     "wrong type: threshold": (["run", "threshold=high"], "threshold=high: must be a number or null"),
     "wrong word": (["run", "federation.optimizer=adamm"], "did you mean adam or adamw?"),
     "out of range: rounds": (["run", "federation.rounds=0"], "federation.rounds=0: must be 1 or more"),
-    "out of range: rate": (["run", "federation.learning_rate=nan"], "finite number above 0"),
+    "out of range: rate": (["run", "federation.learning_rate=nan"], "finite number"),
     "out of range: seed": (["run", "seed=-1"], "seed=-1"),
     "out of range: alpha": (["run", "partition.alpha=0"], "partition.alpha=0"),
     "cross-field: clients": (["run", "federation.clients_per_round=11"], "federation.clients=10"),
@@ -114,9 +117,46 @@ WRONG = {  # a command line, and what its one line has to contain
     "sweep: an option of a later job": (["run", "-m", "model=lenet,lennet"], "did you mean lenet"),
     "sweep: no such sweep": (["run", "-m", "threshold=interval(0,1)"], "INTERVAL"),
     "shell": (["run", "-sc", "install=csh"], "csh"),
+    "unknown flag: the nearest": (["run", "--multi-run"], "did you mean --multirun?"),
+    "unknown flag of trace": (["trace", "x", "--verfy"], "--verfy: no such flag, did you mean --verify?"),
+    "unknown flag of table": (["table", "x", "--fromat", "csv"], "did you mean --format?"),
+    "unknown flag of cp": (["cp", "--forc", "model/lenet", "x"], "did you mean --force?"),
+    "unknown flag of reproduce": (["reproduce", "thresholds", "--scal", "smoke"], "did you mean --scale?"),
+    "unknown flag of ls": (["ls", "--hlep"], "did you mean --help?"),
+    "one argument too many": (["trace", "x", "y"], "y: more than the command takes"),
+    "capitals": (["run", "dataset=MNIST"], "dataset=MNIST: did you mean mnist?"),
+    "capitals: a word": (["run", "federation.optimizer=Adam"], "did you mean adam?"),
+    "capitals: a command": (["RUN"], "did you mean run?"),
+    "device: gpu": (["run", "device=gpu"], "did you mean cuda (NVIDIA, AMD)"),
+    "device: which": (["run", "device=cuda:1"], "CUDA_VISIBLE_DEVICES"),
+    "ls: an option": (["ls", "lenet"], "lenet is an option of model: provfl ls model"),
+    "ls: a group and an option": (["ls", "model/LeNet"], "provfl ls model"),
+    "ls: a key": (["ls", "federation.rounds"], "provfl ls federation"),
+    "cp: without its group": (["cp", "lenet", "x"], "did you mean model/lenet?"),
+    "empty: a folder": (["trace", ""], "RUN: is empty"),
+    "empty: a value": (["trace", "x", "--out", ""], "--out: is empty"),
+    "empty: one of several": (["table", "x", ""], "RUNS: is empty"),
+    "long: a folder": (["trace", "x" * 5000], "RUN xxx"),
+    "long: a name": (["trace", "x" * 300], "file name too long"),
+    "long: a number": (
+        ["trace", "x", "--input", "9" * 4000],
+        "must be a whole number, 0 or more",
+    ),
+    "table: ending": (["table", ".", "--out", "x.xlsx"], "--out x.xlsx: must end in one of .txt .csv .md .tex"),
+    "table: a folder": (["table", "nowhere"], "nowhere: no such folder"),
+    "report: a folder": (["report", "nowhere"], "nowhere: no such folder"),
+    "figure: a folder": (["figure", "nowhere", "ranking", "--out", "x.pdf"], "nowhere: no such folder"),
+    "import: a file": (["import", "--global", "a", "--previous", "b", "--client", "c=d"], "--global a: no such file"),
+    "import: a client": (["import", "--global", "a", "--previous", "b", "--client", "c=d:-5"], "1 or more"),
+    "empty: the run folder": (["run", "hydra.run.dir="], "hydra.run.dir: is empty"),
+    "empty: the sweep's folder": (["run", "-m", "seed=1,2", "hydra.sweep.dir="], "hydra.sweep.dir: is empty"),
+    "missing config path": (["run", "--config-path", "nowhere"], "--config-path nowhere: no such folder"),
+    "out: below a file": (["table", "x", "--out", f"{__file__}/x.csv"], "test_cli.py is a file, no folder can be made"),
+    "out: a folder": (["trace", "x", "--out", "/tmp"], "--out /tmp: is a folder, give a file"),
+    "out: a file": (["reproduce", "thresholds", "--out", __file__], "test_cli.py: is a file, give a folder"),
     "ls: unknown group": (["ls", "modle"], "did you mean model?"),
     "ls: two groups": (["ls", "model", "fusion"], "one group"),
-    "cp: unknown group": (["cp", "modle/lenet", "x.yaml"], "did you mean model?"),
+    "cp: unknown group": (["cp", "modle/lenet", "x.yaml"], "did you mean model/lenet?"),
     "cp: unknown option": (["cp", "model/lennet", "x.yaml"], "did you mean lenet"),
     "cp: no file": (["cp", "model/lenet"], "provfl cp"),
 }
@@ -133,6 +173,110 @@ def test_wrong_input_is_answered_in_one_line(name: str, workspace: Path, jobs: l
     assert captured.out == ""
     assert not list(workspace.iterdir()), "no run folder"
     assert not jobs, "nothing started, not even the first jobs of a sweep"
+
+
+@pytest.mark.slow
+def test_wrong_folders_and_arguments_are_answered_without_torch(workspace: Path) -> None:
+    """In every command, so that nobody waits for seconds to be told of a slip."""
+    (workspace / "federation").mkdir()
+    (workspace / "federation" / "recorded.json").write_text(
+        '{"format": 1, "source": "import", "clients": {}, "examples": {}, "labels": [], "fusion": []}'
+    )
+    (workspace / "run" / ".hydra").mkdir(parents=True)
+    (workspace / "run" / ".hydra" / "config.yaml").write_text("seed: 0\n")
+    lines = [
+        *(
+            arguments
+            for arguments, _ in WRONG.values()
+            if arguments[0] in ("trace", "table", "report", "import", "figure")
+        ),
+        ["trace", "."],
+        ["trace", "run", "--model", "lenet"],
+        ["trace", "run", "--image", "nothere.png"],
+        ["trace", "run", "--inputs", "nothere.csv", "--out", "a.csv"],
+        ["trace", "federation"],
+        ["trace", "federation", "--model", "lennet", "--data", "x"],
+        ["trace", "federation", "--model", "lenet", "--data", "nothere.safetensors"],
+        ["trace", "federation", "--model", "lenet", "--data", "."],
+        ["report", "federation"],
+        ["figure", "federation", "ranking", "--out", "x.pdf"],
+        ["import", "--global", ".", "--previous", "b", "--client", "c=d"],
+        ["import", "--global", "a", "--previous", "b", "--client", "c=d", "--mismatch", "refus"],
+        ["reproduce", "thresholds", "--runs", "nowhere"],
+        ["run", "device=gpu"],
+    ]
+    code = (
+        "import sys; from provfl_cli.cli import main\n"
+        f"codes = [main(arguments) for arguments in {lines!r}]\n"
+        "print(codes, [m for m in ('torch', 'datasets', 'matplotlib') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
+    )
+    assert result.stdout == f"{[2] * len(lines)} []\n", result.stderr
+    assert len(result.stderr.splitlines()) == len(lines)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_that_ends_a_command_is_answered_in_one_line(
+    name: str, code: int, workspace: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = getattr(signal, name)
+    before = {each: signal.signal(getattr(signal, each), signal.SIG_DFL) for each in ("SIGTERM", "SIGHUP")}
+
+    def hit(config: Config, folder: Path) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr(run_part, "run_job", hit, raising=False)
+    monkeypatch.setattr(sys, "argv", ["provfl", "run", "-m", "seed=1,2"])
+    try:
+        assert main() == code
+    finally:
+        for each, handler in before.items():
+            signal.signal(getattr(signal, each), handler)
+    error = capsys.readouterr().err
+    assert error == f"provfl: ended by {name}; the same command goes on from the last whole round\n"
+    assert not list(workspace.rglob("config.yaml")), "no folder of a job in which nothing was computed"
+
+
+def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        answer_signals()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_full_disk_is_said_with_the_folder(
+    sweep: bool, workspace: Path, jobs: list[Config], capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra._internal.hydra import Hydra
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # of a write: it names no file
+
+    monkeypatch.setattr(Hydra, "multirun" if sweep else "run", full)
+    flags = ["-m", "seed=1,2", "hydra.sweep.dir=here"] if sweep else ["hydra.run.dir=here"]
+    assert main(["run", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error == "provfl: here: the run folder cannot be made or written to (No space left on device)\n"
+
+
+def test_a_file_of_the_system_that_cannot_be_read_is_named(
+    workspace: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import provfl_cli.cli.ls as ls
+
+    def closed(arguments: list[str]) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "secret/config.yaml")
+
+    monkeypatch.setattr(ls, "main", closed)
+    assert main(["ls"]) == 2
+    assert capsys.readouterr().err == "provfl: secret/config.yaml: permission denied\n"
 
 
 def test_wrong_files_of_the_user(workspace: Path, jobs: list[Config], capsys: Captured) -> None:

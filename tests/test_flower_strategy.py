@@ -344,6 +344,29 @@ def test_any_strategy_with_a_declared_weight_key(tmp_path: Path) -> None:
     assert "no number under the weight key 'size' (its metrics: num-examples, trust)" in missing.missed[6]
 
 
+@pytest.mark.parametrize("count", [-10, -0.5, float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize(("made", "key"), [(flower.FedAvg, None), (flower.FedMedian, None), (ByTrust, "trust")])
+def test_a_count_that_no_client_can_have_is_not_recorded_and_trains_as_without_us(
+    made: Any, key: str | None, count: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(index: int, number: int, arrays: dict[str, np.ndarray]) -> RecordDict:
+        values = {name: value + np.float32(index + number) for name, value in arrays.items()}
+        return reply(values, **{"num-examples": count if (index, number % 5) == (1, 2) else 40, "trust": 1.0})
+
+    first = 0 if key is None else 5  # ByTrust counts its rounds from 6
+    settings = {} if key else quiet
+    alone = run(made(**settings), answer, clients=3, rounds=3)
+    wrapped = ProvenanceStrategy(made(**settings), tmp_path / "a", weight_key=key)
+    beside = run(wrapped, answer, clients=3, rounds=3)
+    assert all(
+        np.array_equal(value.numpy(), getattr(alone, "arrays", alone)[name].numpy(), equal_nan=True)
+        for name, value in getattr(beside, "arrays", beside).items()
+    )
+    assert "num-examples=" in wrapped.missed[first + 2]
+    assert "mend that client" in wrapped.missed[first + 2]
+    assert first + 2 not in stored_rounds(tmp_path / "a" / "rounds")
+
+
 class Personal(ByTrust):
     """Sends every client a model of its own."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,7 +22,7 @@ from provfl_cli.cli.recorded import traced
 from provfl_cli.provenance import from_state_dicts, trace
 from provfl_cli.reporting.figures import draw
 from provfl_cli.run import imported
-from provfl_cli.store.recorded import Recorded, read_recorded, write_recorded
+from provfl_cli.store.recorded import JOURNAL, Recorded, read_recorded, write_recorded
 from provfl_cli.store.rounds import read_round, stored_rounds
 
 from .federations import make_model
@@ -102,6 +103,27 @@ def test_an_imported_round_is_traced_as_its_state_dicts_are(files: Path, capsys:
     refused = answer["what_if"][0]
     assert refused["without"] == ["carol"]
     assert list(refused["probabilities"].values()) == pytest.approx(without, abs=1e-5)
+
+
+def test_without_all_clients_nobody_is_left(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments()) == 0
+    capsys.readouterr()
+    where = ["trace", "made", "--model", "tests.test_import:net", "--data", "data.safetensors"]
+    assert main([*where, "--without", ",".join(NAMES), "--json"]) == 0
+    for what in json.loads(capsys.readouterr().out)["what_if"]:
+        assert (what["prediction"], what["probabilities"]) == (None, None)
+        assert "nobody is left" in what["reason"]
+
+
+def test_a_recording_without_a_round_says_why(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [{"round": number, "reason": f"client {number} sent \x1b[2Jnothing\nat all"} for number in (1, 2)]
+    (workspace / "made").mkdir()
+    (workspace / "made" / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for arguments in (["trace", "made"], ["report", "made"], ["figure", "made", "ranking", "--out", "x.pdf"]):
+        assert main([*arguments, "--model", "lenet", "--data", "x.safetensors"]) == 2
+        error = capsys.readouterr().err
+        assert "made: no round of it could be recorded (round 2: client 2 sent ␛[2Jnothing at all)" in error
+        assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -428,6 +450,35 @@ def test_figures_call_recorded_clients_by_their_names(files: Path) -> None:
     names = [tick.get_text() for tick in draw(opened, "ranking", 1).axes[1].get_yticklabels()]
     assert sorted(names) == sorted(NAMES)
     assert [tick.get_text() for tick in draw(opened, "heatmap").axes[0].get_yticklabels()] == list(NAMES)
+
+
+@pytest.mark.slow
+def test_a_client_cannot_write_to_the_terminal_or_a_spreadsheet_by_its_name(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("\x1b[31mred\x1b[2J", "=cmd|' /C calc'!A0", "a\u202eb\nqqq")
+    assert main(arguments()) == 0
+    recorded = read_recorded(files / "made")
+    assert recorded is not None
+    write_recorded(files / "made", replace(recorded, clients=dict(enumerate(names))))
+    stored = files / "made" / "rounds" / "0001" / "round.json"
+    content = {key: value for key, value in json.loads(stored.read_text()).items() if key not in ("sha256", "names")}
+    stored.write_text(json.dumps(content | {"format": 2}))  # of a time when the recording alone had the names
+    capsys.readouterr()
+    where = ["trace", "made", "--model", "tests.test_import:net", "--data", "data.safetensors"]
+    assert main([*where, "--without", "x"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    for more in ([], ["--json"], ["--verify", "--without", "0"], ["--out", "a.csv"], ["--out", "a.parquet"]):
+        assert main([*where, *more]) == 0
+        answer = capsys.readouterr()
+        said += answer.out + answer.err
+    said += (files / "a.csv").read_text()
+    said += "".join(pd.read_parquet(files / "a.parquet")["client_name"].dropna())
+    assert not any(order in said for order in ("\x1b", "\u202e", "\nqqq"))
+    assert "␛[31mred" in said
+    assert "'=cmd" in (files / "a.csv").read_text()
+    assert ",=cmd" not in (files / "a.csv").read_text()
 
 
 def together(files: Path, calls: list[list[str]]) -> list[int]:

@@ -31,7 +31,8 @@ def process(folder: Path, *overrides: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         # Whoever runs the tests in the background has interrupts ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)],
+        start_new_session=True,
     )
 
 
@@ -90,16 +91,32 @@ def test_killed_and_called_again_it_ends_with_the_same_bytes(tmp_path: Path) -> 
     assert Result(folder / "result").content() == unbroken.content()
 
 
-def test_interrupted_it_says_so_and_leaves_nobody_at_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "says", "group"),
+    [
+        (signal.SIGINT, "interrupted", False),
+        (signal.SIGTERM, "ended by SIGTERM", False),
+        (signal.SIGTERM, "ended by SIGTERM", True),
+        (signal.SIGHUP, "ended by SIGHUP", True),
+    ],
+)
+def test_interrupted_it_says_so_and_leaves_nobody_at_work(
+    number: signal.Signals, says: str, group: bool, tmp_path: Path
+) -> None:
+    """By a signal to the process, or to all of its group as a terminal or a scheduler sends it."""
     folder = tmp_path / "interrupted"
     folder.mkdir()
-    started = process(folder, "federation.rounds=1000", "provenance.rounds=last")
+    sweep = ["-m", "seed=0,1", "hydra.sweep.dir=sweep"] if group else []
+    started = process(folder, "federation.rounds=1000", "provenance.rounds=last", *sweep)
     until_training(started)
     assert wait_for(lambda: any(folder.glob("cache/federations/*/rounds/[0-9]*")), 60)
     workers = children(started.pid)
     assert workers
-    started.send_signal(signal.SIGINT)
+    if group:
+        os.killpg(started.pid, number)
+    else:
+        started.send_signal(number)
     _, errors = started.communicate(timeout=20)
-    assert started.returncode == 130
-    assert errors == "provfl: interrupted; the same command goes on from the last whole round\n"
+    assert started.returncode == 128 + number
+    assert errors == f"provfl: {says}; the same command goes on from the last whole round\n"
     assert wait_for(lambda: all(gone(pid) for pid in workers))

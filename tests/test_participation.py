@@ -174,10 +174,10 @@ def test_late_work_arrives_when_it_should_or_is_lost() -> None:
     ("changes", "message"),
     [
         ({"sampling": "markow"}, "did you mean markov"),
-        ({"go_offline": 1.5}, "federation.go_offline=1.5: must lie between 0 and 1"),
+        ({"go_offline": 1.5}, "federation.go_offline=1.5: must be 0 or more and at most 1"),
         ({"come_online": 0.0}, "federation.come_online=0.0: must be above 0"),
         ({"dropout": 1.0}, "federation.dropout=1.0: must be 0 or more and below 1"),
-        ({"stragglers": -0.1}, "federation.stragglers=-0.1: must lie between 0 and 1"),
+        ({"stragglers": -0.1}, "federation.stragglers=-0.1: must be 0 or more and at most 1"),
         ({"straggler_work": "early"}, "federation.straggler_work=early"),
         ({"straggler_delay": 0}, "federation.straggler_delay=0: must be 1 or more"),
         (
@@ -186,7 +186,7 @@ def test_late_work_arrives_when_it_should_or_is_lost() -> None:
         ),
         ({"joins": {8: 2}}, "federation.joins: client 8: clients are numbered 0 to 7"),
         ({"leaves": {-1: 2}}, "federation.leaves: client -1: clients are numbered 0 to 7"),
-        ({"leaves": {1: 0}}, "federation.leaves: client 1: 0 is no round"),
+        ({"leaves": {1: 0}}, "federation.leaves=0: each value must be 1 or more"),
         ({"joins": {1: 41}}, "the federation has only federation.rounds=40"),
         ({"joins": {1: 9}, "leaves": {1: 8}}, "before it joins in round 9"),
     ],

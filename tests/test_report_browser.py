@@ -99,6 +99,28 @@ def test_every_figure_is_drawn_without_errors_requests_or_sideways_scrolling(
         assert opened.faults == []
 
 
+WIDE = {  # fonts that nobody has named, by what a browser lets everybody set
+    "monospace": "* { font-family: monospace !important }",
+    "letters far apart": "* { letter-spacing: .12em !important; word-spacing: .16em !important }",  # WCAG 1.4.12
+    "twice as large": "html { font-size: 200% } body { font-size: 32px !important }",  # WCAG 1.4.4
+}
+
+
+@pytest.mark.parametrize("name", ["pictures", "texts", "both"])
+def test_no_font_makes_the_page_scroll_sideways(browser: Any, pages: dict[str, Path], name: str) -> None:
+    with Open(browser, pages[name], viewport={"width": 390, "height": 850}) as opened:
+        page = opened.scrolled()
+        page.evaluate("document.head.append(Object.assign(document.createElement('style'), { id: 'own' }))")
+        widths = {}
+        for width in (390, 320):
+            page.set_viewport_size({"width": width, "height": 850})
+            for font, rule in WIDE.items():
+                page.evaluate("(rule) => { document.getElementById('own').textContent = rule; }", rule)
+                page.wait_for_timeout(100)  # charts follow the width of their place
+                widths[width, font] = page.evaluate("document.documentElement.scrollWidth")
+        assert {key: found for key, found in widths.items() if found > key[0]} == {}
+
+
 def test_a_label_that_is_a_script_shows_as_text(browser: Any, pages: dict[str, Path]) -> None:
     for name in ("pictures", "texts"):
         with Open(browser, pages[name]) as opened:

@@ -197,6 +197,9 @@ def test_ci_makes_its_own_environment_and_shows_the_closing_lines(project: Path)
         for name, code in (("ruff", 0), ("mypy", 1))
     )
     fake.write_text(FAKE_PYTHON.replace('touch "$4/pyvenv.cfg"', f'touch "$4/pyvenv.cfg"; {tools}'))
+    nobody = fake.with_name("id")  # who may not install a browser
+    nobody.write_text("#!/usr/bin/env bash\necho 1000\n")
+    nobody.chmod(0o755)
     result = subprocess.run(
         [str(project / ".ci" / "run")], env=environment(project), capture_output=True, text=True, timeout=30
     )
@@ -209,3 +212,62 @@ def test_ci_makes_its_own_environment_and_shows_the_closing_lines(project: Path)
 def test_scripts_are_executable() -> None:
     for name in ("scripts/provfl", "scripts/test", ".ci/run"):
         assert os.access(REPOSITORY / name, os.X_OK)
+
+
+FAKE_TOOLS = {
+    "ruff": "exit 0",
+    "mypy": "exit ${FAKE_MYPY:-0}",
+    "python": """case "$*" in
+"-m pytest"*) echo "${FAKE_SUMMARY:-}"; echo "==== 5 passed, 1 skipped in 1.0s ===="; exit ${FAKE_TESTS:-0} ;;
+esac""",
+}
+SKIPPED = "SKIPPED [16] tests/test_report_browser.py:26: no browser: apt-get install chromium"
+
+
+def checked(root: Path, *path: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """What `.ci/run` says where everything that it calls is a stand-in."""
+    shutil.copytree(REPOSITORY / ".ci", root / ".ci", dirs_exist_ok=True)
+    venv, tools = root / "venv" / "bin", root.parent / "tools"
+    venv.mkdir(parents=True, exist_ok=True)
+    for name, body in FAKE_TOOLS.items():
+        (venv / name).write_text(f"#!/bin/bash\n{body}\n")
+        (venv / name).chmod(0o755)
+    (root / "scripts" / "environment").write_text("root=$PWD\nvenv=$PROVFL_VENV\nprepare() { :; }\n")
+    tools.mkdir(exist_ok=True)
+    for name in ("bash", "env", "dirname", "mktemp", "sed", "tee", "rm", "timeout", "cat"):
+        if not (tools / name).exists():
+            (tools / name).symlink_to(shutil.which(name))  # type: ignore[arg-type]
+    search = ":".join(map(str, (*path, tools)))
+    variables = {"PATH": search, "PROVFL_VENV": str(root / "venv"), "HOME": str(root), "LOG": str(root / "log"), **more}
+    command = (str(root / ".ci" / "run"),)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=30)
+
+
+@pytest.mark.parametrize(("more", "code"), [({}, 0), ({"FAKE_TESTS": "1"}, 1), ({"FAKE_MYPY": "1"}, 1)])
+def test_a_check_without_a_browser_says_so_last(project: Path, more: dict[str, str], code: int) -> None:
+    done = checked(project, FAKE_SUMMARY=SKIPPED, **more)
+    assert done.returncode == code
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "not tested: the page in a browser (no browser: apt-get install chromium)"
+    assert "==== 5 passed, 1 skipped in 1.0s ====" in lines
+    assert any(line.startswith("failed: ") for line in lines) == bool(code)
+    other = checked(project, FAKE_SUMMARY="SKIPPED [1] tests/test_run.py:3: no GPU", **more)
+    assert other.returncode == code
+    assert "not tested" not in other.stdout
+
+
+@pytest.mark.parametrize(
+    ("user", "browser", "asked"), [("0", "", True), ("1000", "", False), ("0", "chromium-browser", False)]
+)
+def test_a_check_installs_a_browser_where_it_may(project: Path, user: str, browser: str, asked: bool) -> None:
+    there = project.parent / "there"
+    there.mkdir()
+    # It fails, as without a network: the check goes on.
+    tools = {"id": f"echo {user}", "apt-get": 'echo "$*" >>"$LOG"; echo noise; [[ $1 == update ]]'}
+    for name, body in {**tools, **({browser: "exit 0"} if browser else {})}.items():
+        (there / name).write_text(f"#!/bin/bash\n{body}\n")
+        (there / name).chmod(0o755)
+    done = checked(project, there)
+    assert (done.returncode, "noise" in done.stdout + done.stderr) == (0, False)
+    log = project / "log"
+    assert (log.exists() and log.read_text().splitlines()[1].endswith("chromium")) == asked

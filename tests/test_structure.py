@@ -69,3 +69,22 @@ assert "seaborn" in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+UNPICKLING = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+
+
+def test_nothing_that_unpickles_is_imported_or_called() -> None:
+    """What comes from a file or another process is arrays, JSON and YAML."""
+    for module in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            where = f"{module.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Import):
+                assert not UNPICKLING & {alias.name.split(".")[0] for alias in node.names}, where
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                assert (node.module or "").split(".")[0] not in UNPICKLING, where
+            elif isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("torch.load", "pd.read_pickle", "pandas.read_pickle"), where
+                # np.load of an .npz refuses objects only where it is told to.
+                assert called != "np.load" or "allow_pickle=False" in ast.unparse(node), where

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from torch import nn
 
 from provfl_cli.config.compose import compose_jobs
 from provfl_cli.config.schema import Model
-from provfl_cli.config.validate import validated
+from provfl_cli.config.validate import model_option, validated
 from provfl_cli.data.federated import Texts
 from provfl_cli.errors import InputError
 from provfl_cli.models.build import build
+from provfl_cli.models.text import network_settings
+from provfl_cli.run.again import model_again
 
 SMALL: dict[str, dict[str, Any]] = {
     "openai-gpt": {"n_layer": 2, "n_embd": 16, "n_head": 2},
@@ -188,3 +191,35 @@ def test_gpt_is_the_papers() -> None:
     ((_, cfg),) = compose_jobs(["dataset=custom", "dataset.path=.", "++dataset.input=text", "model=gpt"])
     model = build(validated(cfg).model, Texts(40478, 64, 40477), 4, 0)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(116.5, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["bert", "openai-gpt"])
+def test_an_architecture_is_built_again_without_its_checkpoint(kind: str, tmp_path: Path) -> None:
+    """From what a run records of it, or from the `config.json` of a folder that the user names."""
+    saved(tmp_path, kind)
+    form = replace(FORM, vocabulary=51, padding=50)
+    asked = replace(text_model(None), checkpoint=str(tmp_path / "gone"), pretrained=True)
+    started = build(asked, replace(form, checkpoint=str(tmp_path)), 5, 0)
+    recorded = json.loads(json.dumps(network_settings(started)))
+    for network, named in ((recorded, None), (None, str(tmp_path))):
+        own = model_again(asked, network, published=True, named=named)
+        assert (own.checkpoint, own.pretrained) == (None, False)
+        again = build(own, form, 5, 0)
+        again.load_state_dict(started.state_dict())
+        tokens = some_texts(50)
+        with torch.no_grad():
+            assert torch.equal(started.eval()(tokens), again.eval()(tokens))
+    with pytest.raises(InputError, match="--checkpoint DIR"):
+        model_again(asked, None, published=True, named=None)
+
+
+def test_a_checkpoint_of_the_tree_is_known_by_its_architecture() -> None:
+    tree = model_option("distilbert")
+    assert model_again(tree, None, published=True, named=None).options == tree.options
+    with pytest.raises(InputError, match="--checkpoint DIR"):
+        model_again(replace(tree, checkpoint="other/distilbert"), None, published=True, named=None)
+
+
+def test_what_transformers_keeps_for_itself_is_not_taken_from_a_stored_configuration() -> None:
+    stored = text_model("bert", config={"_name_or_path": "evil/net", "hidden_size": 16})
+    assert model_again(stored, None, published=False, named=None).options["config"] == {"hidden_size": 16}

@@ -18,7 +18,9 @@ from rich.console import Console
 
 from provfl_cli.cli import main
 from provfl_cli.config.compose import compose_jobs, validated
+from provfl_cli.config.reopened import reopened
 from provfl_cli.config.schema import Config
+from provfl_cli.config.written import store
 from provfl_cli.errors import InputError
 from provfl_cli.reporting.run_folders import RunFolder, read_run
 from provfl_cli.reporting.settings import differing, identity
@@ -108,7 +110,11 @@ def test_a_folder_of_its_name_is_no_package(workspace: Path, monkeypatch: pytest
 def test_a_run_that_has_ended_is_opened_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ((_, composed),) = compose_jobs([*SMALL, "tracker=tensorboard"])
     monkeypatch.setattr("provfl_cli.reporting.trackers.tracker.find_spec", lambda wanted: None)
-    assert validated(composed, tmp_path).tracker == TensorBoard()
+    folder = tmp_path / ".hydra"
+    folder.mkdir()
+    store(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]), folder / "config.yaml")
+    (folder / "hydra.yaml").write_text(OmegaConf.to_yaml({"hydra": {"runtime": {"cwd": str(tmp_path), "choices": {}}}}))
+    assert reopened(tmp_path).config.tracker is None, "it has no effect any more"
     with pytest.raises(InputError, match="tensorboard"):
         validated(composed)
 

@@ -23,10 +23,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..config.checks import at_least, one_of
-from ..errors import InputError, RunError
+from ..config.checks import Range, in_range, one_of
+from ..errors import RunError
 from .method import Attributed, Case, for_every_input, used_clients
 
 if TYPE_CHECKING:
@@ -52,15 +52,13 @@ class FedDebug:
     """
 
     name: str = "feddebug"
-    threshold: float = 0.003
-    inputs: int = 10
+    threshold: Annotated[float, Range(-1e6, 1e6)] = 0.003
+    inputs: Annotated[int, Range(1, 100_000)] = 10
     generator: str = "kaiming_normal"
 
     def __post_init__(self) -> None:
-        at_least(f"attribution.{self.name}.inputs", self.inputs, 1)
+        in_range(f"attribution.{self.name}", self)
         one_of(f"attribution.{self.name}.generator", self.generator, GENERATORS)
-        if self.threshold != self.threshold:
-            raise InputError(f"attribution.{self.name}.threshold=nan: give a number")
 
     def check(self, config: Config) -> None:
         """Nothing to check."""

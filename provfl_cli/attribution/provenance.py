@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..config.checks import between, one_of
+from ..config.checks import POSITIVE_FRACTION, in_range, one_of
 from ..config.schema import NEURONS
 from ..config.validate import provenance_preset
 from ..errors import InputError
@@ -35,14 +35,12 @@ class Traced:
     preset: str | None = None
     layers: Any = None
     neurons: str = "all"
-    fraction: float = 1.0
+    fraction: Annotated[float, POSITIVE_FRACTION] = 1.0
 
     def __post_init__(self) -> None:
         key = f"attribution.{self.name}"
         one_of(f"{key}.neurons", self.neurons, NEURONS)
-        between(f"{key}.fraction", self.fraction, 0, 1)
-        if self.fraction == 0:
-            raise InputError(f"{key}.fraction=0: must be above 0 and at most 1")
+        in_range(key, self)
         if self.preset is not None:
             provenance_preset(self.preset)
 

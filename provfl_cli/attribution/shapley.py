@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import at_least, between, one_of
-from ..errors import InputError
+from ..config.checks import Range, in_range, one_of
 from .settings import KINDS, VALUES, check_fewer, explained, method_name
 
 if TYPE_CHECKING:
@@ -41,17 +40,14 @@ class Shapley:
 
     counterfactual: str = "refuse"
     value: str = "log_probability"
-    exact_up_to: int = 8
-    permutations: int = 50
-    tolerance: float = 0.01
+    exact_up_to: Annotated[int, Range(0, MOST_EXACT)] = 8
+    permutations: Annotated[int, Range(2, 1_000_000)] = 50
+    tolerance: Annotated[float, Range(0, 1e6)] = 0.01
 
     def __post_init__(self) -> None:
         one_of("attribution.shapley.counterfactual", self.counterfactual, KINDS)
         one_of("attribution.shapley.value", self.value, VALUES)
-        between("attribution.shapley.exact_up_to", self.exact_up_to, 0, MOST_EXACT)
-        at_least("attribution.shapley.permutations", self.permutations, 2)
-        if not 0 <= self.tolerance < float("inf"):
-            raise InputError(f"attribution.shapley.tolerance={self.tolerance}: must be a finite number, 0 or more")
+        in_range("attribution.shapley", self)
 
     @property
     def name(self) -> str:

@@ -3,16 +3,21 @@
 A command is one module of this package with `main(arguments) -> exit code`, and one line in `COMMANDS`.
 """
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from keyword import iskeyword
 
 from .. import __version__
+from ..config.checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
 from ..garbage import collect_rarely
+from .ended import Ended, answer_signals
+from .saying import complain, say
 
 COMMANDS = {  # name: what it does, an example
     "run": ("train a federation, trace predictions to clients, write tables", "provfl run model=resnet18 seed=1"),
@@ -31,37 +36,53 @@ COMMANDS = {  # name: what it does, an example
     "ls": ("list the config groups and their options", "provfl ls model"),
     "cp": ("copy an option's file out, to edit it", "provfl cp model/lenet my/model/wide.yaml"),
 }
+RESUMED = (["run"], ["reproduce"])  # what they have computed is found again
+OF_THE_USER = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 COMPLETION_FLAGS = ("--shell-completion", "-sc")
 OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0 fine, 1 failed, 2 wrong input, 130 interrupted."""
+    """Run one command line and return its exit code: 0 fine, 1 failed, 2 wrong input, 128 + its number for a signal."""
     if argv is None:  # the process is ours
         collect_rarely()
+        answer_signals()
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
-    except KeyboardInterrupt:
-        _say("interrupted; the same command goes on from the last whole round")
-        return INTERRUPTED
+        return _dispatch(arguments)
+    except KeyboardInterrupt as error:
+        resumed = "; the same command goes on from the last whole round" if arguments[:1] in RESUMED else ""
+        with suppress(OSError):  # the terminal may be what has gone
+            complain(f"ended by {error}{resumed}" if isinstance(error, Ended) else f"interrupted{resumed}")
+        return 128 + error.number if isinstance(error, Ended) else INTERRUPTED
     except BrokenPipeError:  # such as `provfl ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:  # of a file that is named on the command line, or lies in a folder that is
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            say(traceback.format_exc(), end="", to=sys.stderr)
+        place = error.filename2 or error.filename
+        complain(f"{excerpt(place) if place else type(error).__name__}: {(error.strerror or str(error)).lower()}")
+        return WRONG_INPUT if error.errno in OF_THE_USER else FAILED
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            traceback.print_exc()
+            say(traceback.format_exc(), end="", to=sys.stderr)
         known = isinstance(error, InputError | RunError)
-        _say(str(error) if known else f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows the traceback)")
+        complain(
+            str(error)
+            if known
+            else f"{type(error).__name__}: {excerpt(error, 500)} (HYDRA_FULL_ERROR=1 shows the traceback)"
+        )
         return WRONG_INPUT if isinstance(error, InputError) else FAILED
 
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_help())
+        say(_help())
         return OK
     name, *rest = arguments
     if name == "--version":
-        print(f"provfl {__version__}")
+        say(f"provfl {__version__}")
         return OK
     if name in COMPLETION_FLAGS:  # a shell asks the program, whatever the command
         name, rest = "run", arguments
@@ -82,7 +103,3 @@ def _help() -> str:
         '  eval "$(provfl run -sc install=bash)" completes keys and options by the tab key (also zsh, fish).',
     ]
     return "\n".join(lines)
-
-
-def _say(message: str) -> None:
-    print(f"provfl: {' '.join(message.split())}", file=sys.stderr)

@@ -1,10 +1,16 @@
 """Parsers of commands that answer a wrong flag in one line."""
 
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from ..config.checks import LONGEST_TEXT, excerpt
+from ..config.flags import unknown_flag
 from ..errors import InputError
+
+MOST, DIGITS = 1_000_000_000, 10  # of a number on the command line
 
 
 def parser(command: str, hints: Mapping[str, str] | None = None, **given: Any) -> ArgumentParser:
@@ -20,7 +26,7 @@ def parser(command: str, hints: Mapping[str, str] | None = None, **given: Any) -
         for word, hint in (hints or {}).items():
             if word in message:
                 message = hint
-        raise InputError(f"{message} (provfl {command} --help)")
+        raise InputError(f"{unknown_flag(message, made)} (provfl {command} --help)")
 
     made = ArgumentParser(prog=f"provfl {command}", allow_abbrev=False, **given)
     made.error = refuse  # type: ignore[method-assign]
@@ -32,11 +38,44 @@ def read(own: ArgumentParser, arguments: Sequence[str]) -> Namespace | None:
     if any(argument in ("-h", "--help") for argument in arguments):
         own.print_help()
         return None
-    return own.parse_args(arguments)
+    args = own.parse_args(arguments)
+    flags = {action.dest: next(iter(action.option_strings), str(action.metavar)) for action in own._actions}
+    for name, value in vars(args).items():
+        for text in _texts(value):
+            _check(flags[name], text)
+    return args
 
 
-def whole(name: str, text: str, least: int) -> int:
+def whole(name: str, text: str, least: int, most: int = MOST) -> int:
     """The number that an option's text is; InputError where it is none."""
-    if not text.isdecimal() or int(text) < least:
-        raise InputError(f"--{name} {text}: must be a whole number, {least} or more")
+    if not text.isdecimal() or len(text) > DIGITS or not least <= int(text) <= most:
+        raise InputError(f"--{name} {excerpt(text)}: must be a whole number, {least} or more and at most {most}")
     return int(text)
+
+
+def check_out(path: Path, folder: bool = False) -> None:
+    """InputError where nothing can be written at `--out` (a file; or a `folder`): said before any work is done."""
+    if folder and path.exists() and not path.is_dir():
+        raise InputError(f"--out {path}: is a file, give a folder")
+    if not folder and path.is_dir():
+        raise InputError(f"--out {path}: is a folder, give a file")
+    above = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if above != path and not above.is_dir():
+        raise InputError(f"--out {path}: {above} is a file, no folder can be made in it")
+    if not os.access(above, os.W_OK):
+        raise InputError(f"--out {path}: {above} cannot be written to")
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in an argument, which may be a list of lists of them."""
+    if isinstance(value, list):
+        return [text for each in value for text in _texts(each)]
+    return [value] if isinstance(value, str) else []
+
+
+def _check(flag: str, text: str) -> None:
+    """Refuse what is no name of anything, and what the system would refuse in words of its own."""
+    if not text.strip():
+        raise InputError(f"{flag}: is empty")
+    if flag != "--text" and len(text) > LONGEST_TEXT:
+        raise InputError(f"{flag} {excerpt(text)}: has {len(text):,} characters, at most {LONGEST_TEXT:,} are accepted")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..config.tree import groups, options, variants
 from . import COMMANDS
+from .saying import say
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -27,7 +28,7 @@ def complete(hydra: "Hydra", config_name: str, arguments: list[str]) -> None:
     line = os.environ.get("COMP_LINE", "")
     command, rest = split_line(line)
     if command != "run":
-        print("\n".join(words(command, rest)) if "query=fish" in arguments else " ".join(words(command, rest)))
+        say("\n".join(words(command, rest)) if "query=fish" in arguments else " ".join(words(command, rest)))
         return
     os.environ["COMP_LINE"] = f"provfl {rest}"
     try:

@@ -4,8 +4,10 @@ import shlex
 from pathlib import Path
 from shutil import copyfile
 
+from ..config.flags import no_such_flag
 from ..config.tree import groups, option_file, options
 from ..errors import InputError, did_you_mean
+from .saying import say
 
 USAGE = "provfl cp GROUP/OPTION FILE [--force]: copies an option's file out; FILE may be a folder"
 
@@ -13,11 +15,13 @@ USAGE = "provfl cp GROUP/OPTION FILE [--force]: copies an option's file out; FIL
 def main(arguments: list[str]) -> int:
     """Copy one option's file; refuses to overwrite without `--force`."""
     if any(argument in ("-h", "--help") for argument in arguments):
-        print(USAGE)
+        say(USAGE)
         return 0
     force = "--force" in arguments
     names = [argument for argument in arguments if argument != "--force"]
-    if len(names) != 2 or any(name.startswith("-") for name in names):
+    for flag in (name for name in names if name.startswith("-")):
+        raise InputError(f"{no_such_flag(flag, ['--force', '--help'])} (provfl cp --help)")
+    if len(names) != 2 or not all(names):
         raise InputError("give an option and a file: provfl cp model/lenet my/model/wide.yaml")
     source, target = _source(names[0]), _target(names[0], names[1])
     if target.exists() and not force:
@@ -27,15 +31,17 @@ def main(arguments: list[str]) -> int:
         copyfile(source, target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
-    print(f"{names[0]} -> {target}")
-    print(_how_to_use(names[0].partition("/")[0], target))
+    say(f"{names[0]} -> {target}")
+    say(_how_to_use(names[0].partition("/")[0], target))
     return 0
 
 
 def _source(name: str) -> Path:
     group, _, option = name.removesuffix(".yaml").rpartition("/")
     if group not in groups():
-        raise InputError(f"{name}: no such config group, {did_you_mean(group or name, groups())} (GROUP/OPTION)")
+        holders = [f"{each}/{option}" for each in groups() if option in options(each)]
+        answer = f"did you mean {' or '.join(holders[:3])}?" if holders else did_you_mean(group or name, groups())
+        raise InputError(f"{name}: no such config group, {answer} (GROUP/OPTION)")
     if option not in options(group):
         raise InputError(f"{name}: {did_you_mean(option, options(group))}")
     return option_file(group, option)

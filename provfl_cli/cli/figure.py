@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .arguments import parser, read
+from .arguments import check_out, parser, read, whole
 from .recorded import DATA, add_recorded, refuse_recorded, traced
+from .saying import say
 
 if TYPE_CHECKING:
     from ..reporting.page.reading import Opened
@@ -24,16 +25,16 @@ def main(arguments: list[str]) -> int:
     from ..reporting.figures import check_ending, check_kind, draw, save
 
     check_kind(args.kind)
+    check_out(out)
     check_ending(out)
     if args.input is not None and args.kind != "ranking":
         raise InputError(f"--input is for ranking, {args.kind} shows all inputs: leave it out")
-    if args.input is not None and not args.input.isdecimal():
-        raise InputError(f"--input {args.input}: must be the number of a traced input, from 0")
+    number = None if args.input is None else whole("input", args.input, 0)
     opened = _opened(Path(args.run), args)
     for line in opened.warnings:
-        print(f"warning: {line}", file=sys.stderr)
-    save(draw(opened, args.kind, None if args.input is None else int(args.input)), out)
-    print(f"{args.kind} -> {out}")
+        say(f"warning: {line}", to=sys.stderr)
+    save(draw(opened, args.kind, number), out)
+    say(f"{args.kind} -> {out}")
     return 0
 
 

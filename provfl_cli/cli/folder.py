@@ -19,12 +19,15 @@ def unclaimed_pattern(cfg: DictConfig, key: str) -> bool:
     return "${now:" in str(raw["dir"])  # type: ignore[index, call-overload]
 
 
-def named(cfg: DictConfig, key: str) -> Path:
-    """The folder `hydra.KEY.dir`."""
+def wanted(cfg: DictConfig, key: str) -> Path:
+    """The folder `hydra.KEY.dir`, what it refers to filled in."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(cfg)
     try:
-        return Path(cfg.hydra[key].dir)
+        folder = str(cfg.hydra[key].dir)
+        if not folder.strip():
+            raise InputError(f"hydra.{key}.dir: is empty, give a folder (. is the one you are in)")
+        return Path(folder)
     finally:
         HydraConfig.instance().cfg = before
 
@@ -59,9 +62,9 @@ def held(folder: Path, kind: str) -> Iterator[None]:
 
 def claimed(cfg: DictConfig, key: str) -> Path:
     """Make the folder `hydra.KEY.dir`, or one beside it with -2, -3, … where another run was there first."""
-    wanted = named(cfg, key)
+    first = wanted(cfg, key)
     for number in count(1):
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
         try:
             folder.mkdir(parents=True)
             return folder

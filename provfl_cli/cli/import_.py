@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InputError, did_you_mean
-from .arguments import parser, read
-
-if TYPE_CHECKING:
-    from ..run.imported import Client
+from ..run.place import MISMATCH, require_file
+from .arguments import check_out, parser, read, whole
+from .saying import say
 
 STATELESS = (  # fusions that need nothing from the server or the clients but the models and numbers of examples
     "fedavg", "fedprox", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "norm_clipping",
@@ -23,20 +23,25 @@ def main(arguments: list[str]) -> int:
     if args is None:
         return 0
     fusion = _fusion(args.fusion)
-    if args.round is not None and (not args.round.isdecimal() or int(args.round) < 1):
-        raise InputError(f"--round {args.round}: must be a whole number, 1 or more")
+    number = None if args.round is None else whole("round", args.round, 1)
     folder = Path(args.out) if args.out is not None else _new_folder()
-    from ..run.imported import MISMATCH, Import, import_round
-
+    check_out(folder, folder=True)
     if args.mismatch not in MISMATCH:
         raise InputError(f"--mismatch {args.mismatch}: {did_you_mean(args.mismatch, MISMATCH)}")
+    clients = [_parts(text) for given in args.client for text in given]
+    for flag, file in (("--global", args.after), ("--previous", args.previous)):
+        require_file(flag, Path(file))
+    for name, path, _ in clients:
+        require_file(f"--client {name}", path)
+    from ..run.imported import Client, Import, import_round
+
     done = import_round(
         Import(
             after=Path(args.after),
             before=Path(args.previous),
-            clients=tuple(_client(text) for given in args.client for text in given),
+            clients=tuple(Client(*client) for client in clients),
             folder=folder,
-            number=None if args.round is None else int(args.round),
+            number=number,
             fusion=fusion,
             called=tuple(args.fusion),
             buffers=tuple(args.buffers),
@@ -45,10 +50,10 @@ def main(arguments: list[str]) -> int:
         )
     )
     stored = done.stored
-    print(f"round {stored.number}: {len(stored.clients)} clients, fusion={args.fusion[0]} -> {folder}")
+    say(f"round {stored.number}: {len(stored.clients)} clients, fusion={args.fusion[0]} -> {folder}")
     for line in done.lines:
-        print(line)
-    print(f"trace it: provfl trace {folder} --model MODEL --data FILE.safetensors")
+        say(line)
+    say(f"trace it: provfl trace {folder} --model MODEL --data FILE.safetensors")
     return 0
 
 
@@ -89,18 +94,15 @@ def _parser() -> ArgumentParser:
     return made
 
 
-def _client(text: str) -> Client:
-    from ..run.imported import Client
-
+def _parts(text: str) -> tuple[str, Path, int | None]:
+    """A client's name, file and number of examples."""
     name, equals, rest = text.partition("=")
     file, colon, count = rest.rpartition(":")
-    if not (colon and count.isdecimal()):
+    if not (colon and re.fullmatch(r"[+-]?[\d.]+", count)):
         file, count = rest, ""
     if not (name and equals and file):
         raise InputError(f"--client {text}: give NAME=FILE or NAME=FILE:EXAMPLES")
-    if count and int(count) < 1:
-        raise InputError(f"--client {text}: examples must be 1 or more")
-    return Client(name, Path(file), int(count) if count else None)
+    return (name, Path(file), whole(f"client {name}", count, 1, 10**12) if count else None)
 
 
 def _fusion(given: list[str]) -> Any:

@@ -16,9 +16,12 @@ from omegaconf import DictConfig
 
 from ..config.compose import texts, validated
 from ..config.schema import Config
+from ..config.written import Taken, environment, masked, store
 from ..errors import InputError, RunError
+from ..harmless import harmless, harmless_lines
 from ..store.locks import Claimed
 from .folder import discard_if_nothing_computed, held
+from .saying import complain, say
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,10 @@ def job(cfg: DictConfig) -> Failure | None:
     overrides = tuple(texts(hydra.overrides.task))
     sweep = hydra.mode == RunMode.MULTIRUN
     if sweep:
-        print(f"job {hydra.job.num}: {' '.join(overrides)}", flush=True)
+        say(f"job {hydra.job.num}: {' '.join(overrides)}")
     try:
         config = validated(cfg)
+        _store_resolved(cfg, folder, hydra.output_subdir)
         # A sweep holds its own folder, jobs theirs; a run's was taken before Hydra wrote into it.
         own = sweep and folder.absolute() != Path(hydra.sweep.dir).absolute()
         with held(folder, config.store.lock) if own else nullcontext():
@@ -49,11 +53,18 @@ def job(cfg: DictConfig) -> Failure | None:
         discard_if_nothing_computed(folder, hydra.job.name)
         raise
     except Exception as error:
-        failure = _failure(error, overrides, folder, hydra.job.name)
+        failure = _failure(error, overrides, folder, hydra.job.name, environment(cfg))
         if sweep:  # a sweep may go on for hours: said now, and once more at its end
-            print(f"provfl: job {hydra.job.num} failed: {failure.message}", file=sys.stderr, flush=True)
+            complain(f"job {hydra.job.num} failed: {failure.message}")
         return failure
     return None
+
+
+def _store_resolved(cfg: DictConfig, folder: Path, subfolder: str | None) -> None:
+    """Let the folder hold what the settings came to, not how they were composed; values of the environment are not."""
+    file = folder / (subfolder or "") / "config.yaml"
+    if subfolder is not None and file.is_file():
+        store(cfg, file)
 
 
 def _run(config: Config, folder: Path) -> None:
@@ -67,28 +78,31 @@ def _run(config: Config, folder: Path) -> None:
     run_job(config, folder)
 
 
-def _failure(error: Exception, overrides: tuple[str, ...], folder: Path, job_name: str) -> Failure:
+def _failure(
+    error: Exception, overrides: tuple[str, ...], folder: Path, job_name: str, taken: tuple[Taken, ...]
+) -> Failure:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)), end="", to=sys.stderr)
     if isinstance(error, InputError):
         if not isinstance(error, Claimed):  # then it is another's folder
             discard_if_nothing_computed(folder, job_name)
-        return Failure(overrides, one_line(str(error)), 2, str(folder.absolute()))
+        return Failure(overrides, one_line(masked(str(error), taken)), 2, str(folder.absolute()))
     text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-    return Failure(overrides, f"{one_line(text)} ({_logged(error, folder)})", 1, str(folder.absolute()))
+    line = one_line(masked(text, taken))
+    return Failure(overrides, f"{line} ({_logged(error, folder, taken)})", 1, str(folder.absolute()))
 
 
-def _logged(error: Exception, folder: Path) -> str:
+def _logged(error: Exception, folder: Path, taken: tuple[Taken, ...]) -> str:
     """Write the traceback of `error` into the run folder; where it can be read."""
     path = folder / "error.log"
     try:
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        path.write_text(harmless_lines(masked("".join(traceback.format_exception(error)), taken)), encoding="utf-8")
     except OSError:  # a full disk may be the error itself
         return "HYDRA_FULL_ERROR=1 shows the traceback"
     return f"traceback in {os.path.relpath(path)}"
 
 
 def one_line(text: str, limit: int = 500) -> str:
-    """A text without line breaks, cut where it is long."""
-    line = " ".join(text.split())
+    """A text without line breaks and control characters, cut where it is long."""
+    line = harmless(" ".join(text.split()))
     return line if len(line) <= limit else f"{line[:limit]}…"

@@ -2,8 +2,10 @@
 
 import sys
 
-from ..config.tree import block, blocks, described, groups
+from ..config.flags import no_such_flag
+from ..config.tree import block, blocks, described, groups, options
 from ..errors import InputError, did_you_mean
+from .saying import say
 
 USAGE = "provfl ls [GROUP]: lists the config groups and their options, or those of one group"
 
@@ -11,28 +13,43 @@ USAGE = "provfl ls [GROUP]: lists the config groups and their options, or those 
 def main(arguments: list[str]) -> int:
     """List every group, or the one that is named; for a plain block of keys, its lines with their comments."""
     if any(argument in ("-h", "--help") for argument in arguments):
-        print(USAGE)
+        say(USAGE)
         return 0
-    if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
+    for flag in (argument for argument in arguments if argument.startswith("-")):
+        raise InputError(f"{no_such_flag(flag, ['--help'])} ({USAGE.split(':')[0]})")
+    if len(arguments) > 1:
         raise InputError(f"{' '.join(arguments)}: one group at most ({USAGE.split(':')[0]})")
     if arguments and block(arguments[0]):
-        print(block(arguments[0]))
+        say(block(arguments[0]))
         return 0
     known = groups()
     for group in arguments:
         if group not in known:
-            raise InputError(f"{group}: no such config group, {did_you_mean(group, [*known, *blocks()])}")
+            raise InputError(f"{group}: no such config group, {where_else(group, [*known, *blocks()])}")
     _show(arguments or known)
     if not arguments:
-        print(f"choose by GROUP=OPTION; keys beside the groups: provfl ls {' | '.join(blocks())}")
+        say(f"choose by GROUP=OPTION; keys beside the groups: provfl ls {' | '.join(blocks())}")
     return 0
+
+
+def where_else(name: str, known: list[str]) -> str:
+    """What to type for a group that there is not: the group of an option of that name, or the nearest name."""
+    option = name.rpartition("/")[2].removesuffix(".yaml")
+    holders = [group for group in groups() if option.casefold() in map(str.casefold, options(group))]
+    if holders:
+        return f"{option} is an option of {' and '.join(holders)}: provfl ls {' or provfl ls '.join(holders)}"
+    block, _, key = name.partition(".")
+    if key and block in (*groups(), *blocks()):
+        return f"its key stands in {block}: provfl ls {block}"
+    return did_you_mean(name, known)
 
 
 def _show(chosen: list[str]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from ..reporting.terminal import make_console
 
     table = Table("group", "option", "what it is", box=box.SIMPLE_HEAD, caption="* taken when nothing is said")
     for group in chosen:
@@ -41,4 +58,4 @@ def _show(chosen: list[str]) -> None:
             table.add_row(group if number == 0 else "", name, escape(option.summary))
         table.add_section()
     # Into a pipe every option keeps its own line, however long.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    make_console(width=None if sys.stdout.isatty() else 200, markup=True).print(table)

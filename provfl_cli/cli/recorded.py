@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..run.place import require_model_and_data
+from ..store.recorded import read_recorded
 from .arguments import whole
 
 if TYPE_CHECKING:
@@ -33,12 +35,21 @@ def refuse_recorded(args: Namespace, *names: str) -> None:
             raise InputError(f"--{name} is for recorded federations, a run brings its own: leave it out")
 
 
+def refuse_run(args: Namespace, *names: str) -> None:
+    """InputError where an option for runs is given with a recorded federation."""
+    for name in names:
+        if getattr(args, name):
+            raise InputError(f"--{name} is for runs (provfl run), this is a recorded federation: leave it out")
+
+
 def traced(folder: Path, args: Namespace, last_only: bool = False) -> tuple[Opened, str]:
     """A recorded federation with all given inputs traced, and how much that is.
 
     Of the round that `args.round` names; of none, in all rounds, or where `last_only` in the last.
     """
     number = None if args.round is None else whole("round", args.round, 1)
+    if read_recorded(folder) is not None:
+        require_model_and_data(folder, args.model, args.data)
     from ..reporting.console import make_console
     from ..run.recorded import open_recorded
     from ..run.reported import reported

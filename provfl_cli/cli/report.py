@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .arguments import parser, read
+from .arguments import check_out, parser, read
 from .recorded import DATA, add_recorded, refuse_recorded, traced
+from .saying import say
 
 if TYPE_CHECKING:
     from ..reporting.run_folders import Absent
@@ -25,8 +26,8 @@ def main(arguments: list[str]) -> int:
         return 0
     places = [Path(place) for place in args.runs]
     out = Path(args.out) if args.out else (places[0] if len(places) == 1 else Path()) / NAME
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a folder, give a file")
+    if args.out:
+        check_out(out)
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"--out {out}: must end in .html")
     from ..store.recorded import is_recorded
@@ -39,11 +40,11 @@ def main(arguments: list[str]) -> int:
 
     write_text(out, text)
     megabytes = out.stat().st_size / 1e6
-    print(f"{shown} -> {out} ({megabytes:.1f} MB, needs no network)")
+    say(f"{shown} -> {out} ({megabytes:.1f} MB, needs no network)")
     for one in absent:
-        print(f"not in it: {one.name}: {one.reason}")
+        say(f"not in it: {one.name}: {one.reason}")
     if args.open and not webbrowser.open(out.absolute().as_uri()):
-        print("no browser could be started: open the file yourself")
+        say("no browser could be started: open the file yourself")
     return 0
 
 

@@ -11,9 +11,11 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config.flags import no_such_flag
 from ..config.tree import conf_dir
 from ..errors import InputError, RunError, did_you_mean
-from .arguments import parser
+from .arguments import check_out, parser
+from .saying import complain, say
 
 SCALES = ("smoke", "small", "paper")
 ALL = "all"
@@ -36,7 +38,7 @@ def main(arguments: list[str]) -> int:
         return 0
     args, overrides = own.parse_known_args(arguments)
     for flag in (each for each in overrides if each.startswith("-")):
-        raise InputError(f"{flag}: no such flag (provfl reproduce --help)")
+        raise InputError(f"{no_such_flag(flag, ['--scale', '--out', '--runs', '--help'])} (provfl reproduce --help)")
     known = {each.name: each for each in experiments()}
     if args.name is None:
         _list(list(known.values()))
@@ -45,15 +47,17 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"--scale {args.scale}: {did_you_mean(args.scale, SCALES)}")
     if args.name != ALL and args.name not in known:
         raise InputError(f"{args.name}: no such experiment, {did_you_mean(args.name, [*known, ALL])}")
+    if args.out is not None:
+        check_out(Path(args.out), folder=True)
     if args.runs:
         return _again(args)
     if args.name != ALL:
         return _one(args.name, args.scale, args.out, overrides)
     codes = {name: _whatever_comes(name, args.scale, args.out, overrides) for name in known}
     failed = [name for name, code in codes.items() if code]
-    print(f"{len(codes) - len(failed)} of {len(codes)} experiments done")
+    say(f"{len(codes) - len(failed)} of {len(codes)} experiments done")
     if failed:
-        print(f"provfl: failed: {', '.join(failed)}", file=sys.stderr)
+        complain(f"failed: {', '.join(failed)}")
     return max(codes.values(), key=lambda code: code == 1)
 
 
@@ -87,14 +91,15 @@ def _parser() -> ArgumentParser:
 
 def _list(known: list[Listed]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from ..reporting.terminal import make_console
 
     table = Table("experiment", "shows", box=box.SIMPLE_HEAD, caption="minutes: --scale small on two cores, about")
     table.add_column("minutes", justify="right")
     for each in known:
         table.add_row(each.name, each.shows, f"{each.minutes:g}")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    make_console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _one(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
@@ -118,11 +123,11 @@ def _option(name: str, scale: str) -> str:
 
 def _whatever_comes(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
     """One of many: what is wrong with it is said, and the others go on."""
-    print(f"experiment {name}, {scale}", flush=True)
+    say(f"experiment {name}, {scale}")
     try:
         return _one(name, scale, out, overrides)
     except (InputError, RunError) as error:
-        print(f"provfl: {name}: {error}", file=sys.stderr, flush=True)
+        complain(f"{name}: {error}")
         return 2 if isinstance(error, InputError) else 1
 
 
@@ -134,7 +139,7 @@ def _copied(folder: Path, out: Path, name: str) -> None:
     for file in files_of(name):
         with replacing(out / file) as beside:
             beside.write_bytes((folder / file).read_bytes())
-    print(f"{name}.md, .tex, .csv, .png, .pdf in {os.path.relpath(out)}/")
+    say(f"{name}.md, .tex, .csv, .png, .pdf in {os.path.relpath(out)}/")
 
 
 def _again(args: Namespace) -> int:
@@ -157,5 +162,5 @@ def _again(args: Namespace) -> int:
         written = write_experiment(out, experiment, runs, absent, option)
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror})") from error
-    print(written)
+    say(written)
     return 0

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..config.compose import Plan, hydra_session, parse, parser, plan, runnable
 from ..errors import InputError
 from .completion import complete
-from .folder import claimed, held, named, pruned, unclaimed_pattern
+from .folder import claimed, held, pruned, unclaimed_pattern, wanted
 from .job import Failure, job, one_line
+from .saying import complain, say
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -61,6 +62,7 @@ def _answered(hydra: "Hydra", args: Namespace) -> bool:
 def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
     """Run the jobs of the plan in a folder that is this process's own; what failed."""
     key = "sweep" if asked.sweep else "run"
+    where = wanted(asked.base, key)
     made = claimed(asked.base, key) if unclaimed_pattern(asked.base, key) else None
     overrides = asked.overrides
     if made is not None:
@@ -69,7 +71,7 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
     runnable(hydra)
     try:
         # Held before Hydra writes the configuration there.
-        with held(made or named(asked.base, key), str(asked.base.store.lock)):
+        with held(made or where, str(asked.base.store.lock)):
             if asked.sweep:
                 returned, failures = _swept(hydra, asked, overrides)
                 _joined(returned, made, failures, asked)
@@ -77,7 +79,8 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
             returned = hydra.run(asked.config_name, job, overrides)
             return list(_failures(returned))
     except OSError as error:  # what happens inside a job is returned; Hydra makes the folder that the user named
-        raise InputError(f"{error.filename}: the run folder cannot be made ({error.strerror})") from error
+        place = error.filename or error.filename2 or where
+        raise InputError(f"{place}: the run folder cannot be made or written to ({error.strerror or error})") from error
     finally:
         if made is not None:
             pruned(made)
@@ -128,9 +131,9 @@ def _reported(failures: list[Failure], asked: Plan) -> int:
         return 0
     if asked.sweep:
         total = f" of {len(asked.jobs)}" if asked.jobs else ""
-        print(f"provfl: {len(failures)}{total} jobs failed", file=sys.stderr)
+        complain(f"{len(failures)}{total} jobs failed")
         for failure in failures:
-            print(f"  {' '.join(failure.overrides) or '(no overrides)'}: {failure.message}", file=sys.stderr)
+            say(f"  {' '.join(failure.overrides) or '(no overrides)'}: {failure.message}", to=sys.stderr)
     else:
-        print(f"provfl: {failures[0].message}", file=sys.stderr)
+        complain(f"{failures[0].message}")
     return max(failures, key=lambda failure: failure.exit_code == 1).exit_code

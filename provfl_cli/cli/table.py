@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..config.checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
-from .arguments import parser, read
+from .arguments import check_out, parser, read, whole
+from .saying import complain, say
 
 if TYPE_CHECKING:
     from ..config.schema import Experiment
@@ -27,14 +29,11 @@ def main(arguments: list[str]) -> int:
     args = read(_parser(), arguments)
     if args is None:
         return 0
-    chosen = _format(args)
+    chosen, number = _format(args), _round(args.round)
+    runs, absent = read_places([Path(place) for place in args.runs])
     from ..reporting.joined import Asked, join
 
-    asked = Asked(
-        _listed(args.by), _listed(args.metric), _listed(args.method), args.scope, _round(args.round), args.paired
-    )
-    places = [Path(place) for place in args.runs]
-    runs, absent = read_places(places)
+    asked = Asked(_listed(args.by), _listed(args.metric), _listed(args.method), args.scope, number, args.paired)
     joined = join(runs, asked, absent)
     if args.out is not None:
         _written(joined, Path(args.out), chosen, args.tidy)
@@ -65,7 +64,15 @@ def _parser() -> ArgumentParser:
 def _format(args: Namespace) -> str:
     if args.scope is not None and args.scope not in SCOPES:
         raise InputError(f"--scope {args.scope}: {did_you_mean(args.scope, SCOPES)}")
-    by_name = {end: name for name, end in FORMATS.items()}.get(Path(args.out).suffix) if args.out else None
+    if args.out is not None:
+        check_out(Path(args.out))
+    endings = {end: name for name, end in FORMATS.items()}
+    by_name = None
+    if args.out is not None:
+        suffix = Path(args.out).suffix.lower()
+        by_name = endings.get(suffix)
+        if by_name is None and (suffix or args.format is None):
+            raise InputError(f"--out {args.out}: must end in one of {' '.join(endings)}")
     chosen = args.format or ("csv" if args.tidy else by_name or "console")
     if chosen not in FORMATS:
         raise InputError(f"--format {chosen}: {did_you_mean(chosen, FORMATS)}")
@@ -81,9 +88,9 @@ def _listed(given: Sequence[str]) -> tuple[str, ...]:
 def _round(text: str) -> int | str:
     if text in ("last", "each", "pooled"):
         return text
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"--round {text}: must be last, each, pooled, or a round's number from 1")
-    return int(text)
+    if not text.isdecimal():
+        raise InputError(f"--round {excerpt(text)}: must be last, each, pooled, or a round's number from 1")
+    return whole("round", text, 1)
 
 
 def read_places(places: Sequence[Path], whole: bool = False) -> tuple[list[RunFolder], list[Absent]]:
@@ -100,11 +107,12 @@ def read_places(places: Sequence[Path], whole: bool = False) -> tuple[list[RunFo
 
 
 def _text(joined: Joined, chosen: str, tidy: bool) -> str:
+    from ..reporting.files import csv_text
     from ..reporting.joined_views import below, tidy_csv, wide, wide_csv
     from ..reporting.tables import to_latex, to_markdown
 
     if chosen == "csv":
-        return (tidy_csv if tidy else wide_csv)(joined).to_csv(index=False, lineterminator="\n")
+        return csv_text((tidy_csv if tidy else wide_csv)(joined))
     lines = [line.strip() for line in below(joined)]
     if chosen == "latex":
         return to_latex([wide(joined)], "; ".join(lines))
@@ -112,38 +120,34 @@ def _text(joined: Joined, chosen: str, tidy: bool) -> str:
 
 
 def _shown(joined: Joined, chosen: str, tidy: bool) -> None:
-    from ..reporting.console import make_console
     from ..reporting.joined_views import Shown, below, wide
+    from ..reporting.terminal import make_console
 
     if chosen == "console":
         make_console().print(Shown(wide(joined), tuple(below(joined)), len(joined.keys)))
         return
-    print(_text(joined, chosen, tidy), end="")
+    say(_text(joined, chosen, tidy), end="")
     if chosen == "csv" and joined.absent:  # a file of numbers has no room for it
-        print("\n".join(below(joined)[len(joined.notes) :]), file=sys.stderr)
+        say("\n".join(below(joined)[len(joined.notes) :]), to=sys.stderr)
 
 
 def _written(joined: Joined, path: Path, chosen: str, tidy: bool) -> None:
     from ..reporting.files import write_text
     from ..reporting.joined_views import Shown, below, wide
 
-    if path.is_dir():
-        raise InputError(f"--out {path}: is a folder, give a file")
     if chosen == "console":
         from io import StringIO
 
-        from rich.console import Console
+        from ..reporting.terminal import make_console
 
         text = StringIO()
-        Console(file=text, width=120, markup=False, emoji=False, highlight=False).print(
-            Shown(wide(joined), tuple(below(joined)), len(joined.keys))
-        )
+        make_console(text, width=120).print(Shown(wide(joined), tuple(below(joined)), len(joined.keys)))
         write_text(path, text.getvalue())
     else:
         write_text(path, _text(joined, chosen, tidy))
-    print(f"{len(joined.sizes)} rows -> {path}")
+    say(f"{len(joined.sizes)} rows -> {path}")
     for line in below(joined)[len(joined.notes) :]:
-        print(line)
+        say(line)
 
 
 def _leave_failures(folder: Path, failures: Sequence[Failure]) -> None:
@@ -196,11 +200,12 @@ def sweep_table(
     """
     from dataclasses import replace
 
-    from ..reporting.console import heading, make_console
+    from ..reporting.console import heading
     from ..reporting.files import write_text
     from ..reporting.joined import Asked, join
     from ..reporting.joined_views import Shown, below, wide
     from ..reporting.run_folders import Absent, RunFolder, read_run, run_folders
+    from ..reporting.terminal import make_console
 
     failed = [Absent(_job(each), each.message) for each in failures]
     told = {each.folder for each in failures}
@@ -217,7 +222,7 @@ def sweep_table(
         write_text(folder / "table.csv", _text(whole, "csv", False))
         line = "" if experiment is None else write_experiment(folder, experiment, runs, whole.absent, option)
     except (InputError, RunError) as error:
-        print(f"provfl: no table of the sweep: {error}", file=sys.stderr)
+        complain(f"no table of the sweep: {error}")
         return
     console = make_console()
     console.print(heading("The jobs of the sweep"))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import InputError, did_you_mean
-from .arguments import parser, read, whole
-from .recorded import add_recorded, refuse_recorded
+from .arguments import check_out, parser, read, whole
+from .recorded import DATA, add_recorded, refuse_recorded, refuse_run
+from .saying import say
 
 if TYPE_CHECKING:
     from ..run.asking import Question
@@ -26,6 +27,7 @@ def main(arguments: list[str]) -> int:
     if args is None:
         return 0
     _check(args)
+    _check_places(args)
     from ..store.cache import in_use
 
     opened = _opened(args)
@@ -70,7 +72,10 @@ def _parser() -> ArgumentParser:
     out = made.add_argument_group("the answer")
     out.add_argument("--json", action="store_true", help="one JSON object, for scripts")
     out.add_argument("--out", metavar="FILE", help="write there: .json, or a table (.csv, .parquet)")
-    add_recorded(made)
+    run = made.add_argument_group("of a run (provfl run)")
+    run.add_argument("--trust", action="store_true", help="it is mine: call its own model and methods, by their names")
+    run.add_argument("--checkpoint", metavar="DIR", help="or a hub id: the architecture that its model started from")
+    add_recorded(made, f"{DATA}; of a run: where its dataset is now, a folder, a file or a hub id")
     return made
 
 
@@ -86,8 +91,7 @@ def _check(args: Namespace) -> None:
     kinds = TABLES if args.inputs is not None else (".json", *TABLES)
     if args.out is not None:
         path = Path(args.out)
-        if path.is_dir():
-            raise InputError(f"--out {path}: is a folder, give a file")
+        check_out(path)
         if path.suffix not in kinds:
             raise InputError(f"--out {path}: {did_you_mean(path.suffix, kinds)}")
     if args.inputs is None:
@@ -97,6 +101,24 @@ def _check(args: Namespace) -> None:
     for name in ("without", "verify", "json"):
         if getattr(args, name):
             raise InputError(f"--{name} is for one prediction, --inputs for many: one of them")
+
+
+def _check_places(args: Namespace) -> None:
+    """InputError for folders and files that are not there, before anything is imported that takes seconds."""
+    from ..run.place import require_file, require_model_and_data, require_place
+    from ..store.recorded import is_recorded, read_recorded
+
+    folder = Path(args.run)
+    require_place(folder)
+    if is_recorded(folder):
+        if read_recorded(folder) is not None:
+            require_model_and_data(folder, args.model, args.data)
+        return
+    refuse_recorded(args, "model")
+    if args.image is not None:
+        require_file("--image", Path(args.image))
+    if args.inputs is not None:
+        require_file("--inputs", Path(args.inputs), folder_too=True)
 
 
 def _listed(given: list[str]) -> tuple[str, ...]:
@@ -110,9 +132,10 @@ def _opened(args: Namespace) -> Opened:
 
     folder = Path(args.run)
     if is_recorded(folder):
+        refuse_run(args, "trust", "checkpoint")
         return open_recorded(folder, args.model, args.data)
-    refuse_recorded(args, "model", "data")
-    return open_run(folder)
+    refuse_recorded(args, "model")
+    return open_run(folder, args.trust, args.data, args.checkpoint)
 
 
 def _given(args: Namespace, opened: Opened, number: int) -> Given:
@@ -127,9 +150,9 @@ def _given(args: Namespace, opened: Opened, number: int) -> Given:
 
 
 def _one(args: Namespace, opened: Opened, number: int, given: Given, question: Question) -> int:
-    from ..reporting.console import make_console
     from ..reporting.files import json_text, write_text
     from ..reporting.prediction import as_json, show
+    from ..reporting.terminal import make_console
     from ..run.asking import ask_one
 
     if args.out is not None and Path(args.out).suffix in TABLES:
@@ -144,7 +167,7 @@ def _one(args: Namespace, opened: Opened, number: int, given: Given, question: Q
     ):
         answer = ask_one(opened, number, given, question)
     if args.json:
-        print(json_text(as_json(answer)), end="")
+        say(json_text(as_json(answer)), end="")
     else:
         console.print(show(answer))
     if args.out is not None and Path(args.out).suffix == ".json":
@@ -153,15 +176,19 @@ def _one(args: Namespace, opened: Opened, number: int, given: Given, question: Q
 
 
 def _write_table(opened: Opened, number: int, given: Given, question: Question, path: Path, told: TextIO) -> None:
-    from ..reporting.files import write_csv, write_parquet
-    from ..reporting.texts import harmless
+    from ..reporting.files import for_people, write_csv, write_parquet
     from ..run.asking import ask_many
 
     frame = ask_many(opened, number, given, question)
     for line in frame.attrs["warnings"]:
-        print(f"warning: {line}", file=sys.stderr)
-    (write_csv if path.suffix == ".csv" else write_parquet)(path, frame)
+        say(f"warning: {line}", to=sys.stderr)
+    for note in opened.notes:
+        say(note, to=sys.stderr)
+    if path.suffix == ".csv":
+        write_csv(path, frame)
+    else:
+        write_parquet(path, for_people(frame))
     count = len(given.names)
     for note in given.notes:
-        print(harmless(note), file=told)
-    print(f"{count:,} input{'' if count == 1 else 's'}, {len(frame):,} rows -> {path}", file=told)
+        say(note, to=told)
+    say(f"{count:,} input{'' if count == 1 else 's'}, {len(frame):,} rows -> {path}", to=told)

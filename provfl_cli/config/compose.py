@@ -24,11 +24,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..errors import InputError
+from .checks import check_override
 from .explain import explained
 from .fields import fitted
+from .flags import unknown_flag
 from .schema import Experiment
 from .tree import conf_dir
 from .validate import check_model_options, provenance_preset, validated
+from .written import environment, hiding
 
 __all__ = ["Plan", "compose_jobs", "conf_dir", "hydra_session", "parse", "plan", "provenance_preset", "validated"]
 
@@ -52,7 +55,7 @@ def parser() -> ArgumentParser:
     """Hydra's own parser of flags and overrides, which answers with an InputError instead of its usage."""
 
     def refuse(message: str) -> NoReturn:
-        raise InputError(f"{message} (provfl run --help)")
+        raise InputError(f"{unknown_flag(message, made)} (provfl run --help)")
 
     made: ArgumentParser = get_args_parser()
     made.error = refuse  # type: ignore[method-assign]
@@ -64,6 +67,8 @@ def parse(argv: Sequence[str]) -> Namespace:
     args = parser().parse_intermixed_args(list(argv))
     if args.experimental_rerun is not None:
         raise InputError("--experimental-rerun reads pickles: use --config-dir RUN/.hydra to repeat a run")
+    for override in args.overrides:
+        check_override(override)
     return args
 
 
@@ -74,6 +79,8 @@ def hydra_session(args: Namespace) -> Iterator[Hydra]:
     Every error of composition inside the block leaves it as a one-line InputError.
     """
     version.setbase("1.3")
+    if args.config_path is not None and not Path(args.config_path).is_dir():
+        raise InputError(f"--config-path {args.config_path}: no such folder")
     search_path = create_config_search_path(str(Path(args.config_path or conf_dir()).absolute()))
     if args.config_dir is not None:
         if not Path(args.config_dir).is_dir():
@@ -206,7 +213,8 @@ def _check(hydra: Hydra, cfg: DictConfig, files: dict[str, dict[str, Any]]) -> N
         if choice is not None:
             if choice not in files:
                 files[choice] = _keys_of(hydra, f"model/{choice}")
-            check_model_options(cfg, files[choice], choice)
+            with hiding(environment(cfg), InputError):
+                check_model_options(cfg, files[choice], choice)
         validated(cfg)
     finally:
         HydraConfig.instance().cfg = before

@@ -14,8 +14,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from ..errors import InputError, did_you_mean
+from .checks import excerpt
 from .tree import options
 
+LONGEST_MESSAGE = 800  # characters: some repeat a value in full
 LAUNCHER = "hydra/launcher"
 LAUNCHERS = {  # that come with an extra of the project: its name
     "joblib": "joblib",
@@ -33,15 +35,17 @@ def explained(hydra: Hydra, config_name: str, overrides: list[str]) -> Iterator[
         yield
     except OverrideParseException as error:
         raise InputError(
-            f"{error.override}: cannot be read as an override: KEY=VALUE, a list as KEY=[a,b], "
+            f"{excerpt(error.override)}: cannot be read as an override: KEY=VALUE, a list as KEY=[a,b], "
             "special characters in quotes ('KEY=\"a b\"')"
         ) from error
     except MissingConfigException as error:
-        raise InputError(_missing(hydra, error)) from error
+        raise InputError(excerpt(_missing(hydra, error), LONGEST_MESSAGE)) from error
     except YAMLError as error:
         raise InputError(f"not valid YAML: {_one_line(error)}") from error
+    except RecursionError as error:
+        raise InputError("the configuration refers to itself, or its blocks are too deep inside each other") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise InputError(_composition(hydra, config_name, overrides, error)) from error
+        raise InputError(excerpt(_composition(hydra, config_name, overrides, error), LONGEST_MESSAGE)) from error
 
 
 def _missing(hydra: Hydra, error: MissingConfigException) -> str:

@@ -1,6 +1,7 @@
 """From plain values to a dataclass: unknown keys, missing keys and wrong types, each answered in one line."""
 
 from dataclasses import MISSING, fields
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -8,6 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError, did_you_mean
+from .checks import excerpt
 
 T = TypeVar("T")
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
@@ -19,7 +21,7 @@ def fitted(kind: type[T], given: Any, prefix: str) -> T:
     Raises InputError for a value that is no mapping, and what `converted` and the dataclass itself raise.
     """
     if not isinstance(given, dict):
-        raise InputError(f"{prefix}={shown(given)}: {prefix} is a block of keys: {prefix}.KEY=VALUE")
+        raise InputError(f"{prefix}={excerpt(shown(given))}: {prefix} is a block of keys: {prefix}.KEY=VALUE")
     return kind(**converted(kind, given, f"{prefix}."))
 
 
@@ -34,21 +36,29 @@ def converted(
     known = {field.name: field for field in fields(kind) if names is None or field.name in names}
     for key in given:
         if key not in known:
-            raise InputError(f"{prefix}{key}: no such key, {did_you_mean(str(key), known)}")
+            raise InputError(f"{prefix}{excerpt(key)}: no such key, {did_you_mean(str(key), known)}")
     for name, field in known.items():
         needed = field.default is MISSING and field.default_factory is MISSING
         if (needed and name not in given) or given.get(name) == "???":
             raise InputError(f"{prefix}{name} is missing: give {prefix}{name}=VALUE, {wording(hint_of(kind, name))}")
-    schema = OmegaConf.structured(kind)
+    schema = _schema(kind)
     try:
         return _merged(schema, given)
-    except OmegaConfBaseException:  # one by one, to tell which it was: slower
+    except (OmegaConfBaseException, OverflowError):  # one by one, to tell which it was: slower
         for key, value in given.items():
             try:
                 _merged(schema, {key: value})
-            except OmegaConfBaseException:
-                raise InputError(f"{prefix}{key}={shown(value)}: must be {wording(hint_of(kind, key))}") from None
+            except (OmegaConfBaseException, OverflowError):
+                raise InputError(
+                    f"{prefix}{key}={excerpt(shown(value))}: must be {wording(hint_of(kind, key))}"
+                ) from None
         raise
+
+
+@cache
+def _schema(kind: type) -> Any:
+    """What OmegaConf makes of a dataclass; merging copies it."""
+    return OmegaConf.structured(kind)
 
 
 def _merged(schema: Any, given: dict[Any, Any]) -> dict[Any, Any]:

@@ -6,13 +6,33 @@ those modules are light as well.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 from ..errors import InputError
-from .checks import above, at_least, between, one_of, require_flower, require_ray
+from .checks import (
+    BELOW_ONE,
+    BETWEEN_0_AND_1,
+    CLIENTS,
+    COUNT,
+    FRACTION,
+    LARGEST,
+    POSITIVE_FRACTION,
+    RATE,
+    ROUNDS,
+    Range,
+    check_number,
+    excerpt,
+    in_range,
+    one_of,
+    require_flower,
+    require_ray,
+)
+from .network import check_size
 from .tree import models_for
+from .written import Taken
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+OTHER_WORDS = ("gpu", "gpus", "nvidia", "amd", "rocm", "hip", "metal", "cuda")  # for a GPU; cuda with a number
 SOURCES = ("embedded", "hub", "path", "medmnist")
 INPUTS = ("image", "text")
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -20,6 +40,9 @@ SAMPLINGS = ("uniform", "weighted", "round_robin", "markov")
 PRECISIONS = ("float32", "bfloat16")  # float16 would need its loss scaled
 TARGETS = ("logit", "centred", "margin")
 NEURONS = ("all", "gradient", "random")
+SEEDS = Range(0, 2**31 - 1)
+MOST_CHANNELS = 4
+MOST_TURNS = 100_000_000  # of clients in rounds: who takes part is planned for all rounds
 
 
 @dataclass(frozen=True)
@@ -35,36 +58,30 @@ class Dataset:
     medmnist: str | None = None  # the name of one of the sets of the medmnist package
     input_column: Any = "image"  # a column; for text also a list of columns, joined
     label_column: str = "label"
-    image_size: int = 28
-    mean: list[float] = field(default_factory=lambda: [0.5])
-    std: list[float] = field(default_factory=lambda: [0.5])
-    max_test_examples: int = 2048
-    test_fraction: float = 0.2
+    image_size: Annotated[int, Range(8, 1024)] = 28
+    mean: Annotated[list[float], Range(-1000, 1000)] = field(default_factory=lambda: [0.5])
+    std: Annotated[list[float], Range(0.001, 1000)] = field(default_factory=lambda: [0.5])
+    max_test_examples: Annotated[int, COUNT] = 2048
+    test_fraction: Annotated[float, BETWEEN_0_AND_1] = 0.2
     full_size: str | None = None
     input: str = "image"
-    max_tokens: int = 64  # of a text; what is longer is cut
-    vocabulary: int = 2000  # of a tokenizer trained here
-    public_examples: int = 1000  # training texts that no client gets: such a tokenizer is trained on them
+    max_tokens: Annotated[int, Range(2, 4096)] = 64  # of a text; what is longer is cut
+    vocabulary: Annotated[int, Range(300, 100_000)] = 2000  # of a tokenizer trained here
+    public_examples: Annotated[int, COUNT] = 1000  # training texts that no client gets, for such a tokenizer
 
     def __post_init__(self) -> None:
         one_of("dataset.source", self.source, SOURCES)
         one_of("dataset.input", self.input, INPUTS)
-        between("dataset.max_tokens", self.max_tokens, 2, 4096)
-        between("dataset.vocabulary", self.vocabulary, 300, 100_000)
-        at_least("dataset.public_examples", self.public_examples, 1)
+        in_range("dataset", self)
         columns = self.input_column if isinstance(self.input_column, list) else [self.input_column]
         if not columns or not all(isinstance(column, str) for column in columns):
             raise InputError(f"dataset.input_column={self.input_column}: a column, or a list such as [title,content]")
         if self.input == "image" and len(columns) > 1:
             raise InputError(f"dataset.input_column={self.input_column}: only texts are joined from several columns")
-        between("dataset.image_size", self.image_size, 8, 1024)
-        at_least("dataset.max_test_examples", self.max_test_examples, 1)
-        if not 0 < self.test_fraction < 1:
-            raise InputError(f"dataset.test_fraction={self.test_fraction}: must lie between 0 and 1")
         if len(self.mean) != len(self.std) or not self.mean:
             raise InputError("dataset.mean and dataset.std: give as many values in the one as in the other")
-        for value in self.std:
-            above("dataset.std", value, 0)
+        if len(self.mean) > MOST_CHANNELS:
+            raise InputError(f"dataset.mean: {len(self.mean)} values, give one a channel: 1, or 3 for colours")
         if self.path is not None:
             object.__setattr__(self, "source", "path")
         if self.source == "path" and self.path is None:
@@ -92,7 +109,7 @@ class Model:
     target: str
     name: str
     input: str = "image"
-    min_image_size: int = 1
+    min_image_size: Annotated[int, Range(1, 1024)] = 1
     checkpoint: str | None = None
     revision: str | None = None
     pretrained: Any = False
@@ -100,6 +117,11 @@ class Model:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        in_range("model", self)
+        for name, value in self.options.items():
+            check_number(f"model.{name}", value, Range(-LARGEST, LARGEST))
+        if isinstance(self.options.get("config"), dict):
+            check_size(self.options["config"])
         one_of("model.input", self.input, INPUTS)
         one_of("model.tokenizer", self.tokenizer, ("auto", "own", "trained"))
         if self.pretrained not in (True, False, "auto"):
@@ -118,24 +140,20 @@ class Engine:
     """Where clients train. All but `name` and `workers` belong to the engine `flower`."""
 
     name: str
-    workers: int | None = None
+    workers: Annotated[int | None, Range(1, 1024)] = None
     address: str | None = None
-    cpus_per_client: int = 1
-    gpus_per_client: float = 0.0
+    cpus_per_client: Annotated[int, Range(1, 1024)] = 1
+    gpus_per_client: Annotated[float, Range(0, 64)] = 0.0
     on_failure: str = "retry"
-    retries: int = 2
-    timeout: float = 3600.0
+    retries: Annotated[int, Range(0, 1000)] = 2
+    timeout: Annotated[float, Range(0, 31_536_000, open_least=True)] = 3600.0  # a year at most
 
     def __post_init__(self) -> None:
         one_of("engine.name", self.name, ("local", "flower"))
-        at_least("engine.workers", self.workers, 1)
-        at_least("engine.cpus_per_client", self.cpus_per_client, 1)
-        at_least("engine.gpus_per_client", self.gpus_per_client, 0)
+        in_range("engine", self)
         if self.gpus_per_client > 1 and self.gpus_per_client % 1:
             raise InputError(f"engine.gpus_per_client={self.gpus_per_client}: above 1 only whole GPUs")
         one_of("engine.on_failure", self.on_failure, ("retry", "dropout"))
-        at_least("engine.retries", self.retries, 0)
-        above("engine.timeout", self.timeout, 0)
         if self.address is not None and self.workers is not None:
             raise InputError(
                 f"engine.workers={self.workers}: in the cluster at engine.address={self.address} its own CPUs and "
@@ -147,59 +165,49 @@ class Engine:
 class Federation:
     """Clients, rounds, and what a client does in a round."""
 
-    clients: int
-    clients_per_round: int | None
-    rounds: int
-    local_epochs: int
-    batch_size: int
+    clients: Annotated[int, CLIENTS]
+    clients_per_round: Annotated[int | None, CLIENTS]
+    rounds: Annotated[int, ROUNDS]
+    local_epochs: Annotated[int, Range(1, 100_000)]
+    batch_size: Annotated[int, Range(1, 100_000)]
     optimizer: str
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    warmup_steps: int = 0
-    accumulate: int = 1
-    clip_norm: float | None = None
+    learning_rate: Annotated[float, RATE]
+    momentum: Annotated[float, BELOW_ONE]
+    weight_decay: Annotated[float, Range(0, 1000)]
+    warmup_steps: Annotated[int, Range(0, 10_000_000)] = 0
+    accumulate: Annotated[int, Range(1, 100_000)] = 1
+    clip_norm: Annotated[float | None, RATE] = None
     precision: str = "float32"
     sampling: str = "uniform"
-    go_offline: float = 0.2
-    come_online: float = 0.4
-    dropout: float = 0.0
-    stragglers: float = 0.0
+    go_offline: Annotated[float, FRACTION] = 0.2
+    come_online: Annotated[float, POSITIVE_FRACTION] = 0.4
+    dropout: Annotated[float, BELOW_ONE] = 0.0
+    stragglers: Annotated[float, FRACTION] = 0.0
     straggler_work: str = "late"
-    straggler_delay: int = 1
-    joins: dict[int, int] | None = None  # client: its first round
-    leaves: dict[int, int] | None = None  # client: its last round
+    straggler_delay: Annotated[int, Range(1, 1000)] = 1
+    joins: Annotated[dict[int, int] | None, ROUNDS] = None  # client: its first round
+    leaves: Annotated[dict[int, int] | None, ROUNDS] = None  # client: its last round
 
     def __post_init__(self) -> None:
-        for key in ("clients", "rounds", "local_epochs", "batch_size"):
-            at_least(f"federation.{key}", getattr(self, key), 1)
-        at_least("federation.clients_per_round", self.clients_per_round, 1)
+        in_range("federation", self)
         one_of("federation.optimizer", self.optimizer, OPTIMIZERS)
         one_of("federation.precision", self.precision, PRECISIONS)
-        at_least("federation.warmup_steps", self.warmup_steps, 0)
-        at_least("federation.accumulate", self.accumulate, 1)
-        if self.clip_norm is not None:
-            above("federation.clip_norm", self.clip_norm, 0)
-        above("federation.learning_rate", self.learning_rate, 0)
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"federation.momentum={self.momentum}: must be 0 or more and below 1")
-        at_least("federation.weight_decay", self.weight_decay, 0)
         if self.clients_per_round is not None and self.clients_per_round > self.clients:
             raise InputError(
                 f"federation.clients_per_round={self.clients_per_round}: more than federation.clients={self.clients}"
+            )
+        a_round = self.clients_per_round or self.clients
+        if a_round * self.rounds > MOST_TURNS:
+            raise InputError(
+                f"federation.rounds={self.rounds}: with {a_round} clients a round, clients would train "
+                f"{a_round * self.rounds:,} times, at most {MOST_TURNS:,} fit into memory: fewer rounds, or a smaller "
+                "federation.clients_per_round"
             )
         self._check_participation()
 
     def _check_participation(self) -> None:
         one_of("federation.sampling", self.sampling, SAMPLINGS)
-        between("federation.go_offline", self.go_offline, 0, 1)
-        if not 0 < self.come_online <= 1:
-            raise InputError(f"federation.come_online={self.come_online}: must be above 0 and at most 1")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"federation.dropout={self.dropout}: must be 0 or more and below 1")
-        between("federation.stragglers", self.stragglers, 0, 1)
         one_of("federation.straggler_work", self.straggler_work, ("late", "partial"))
-        at_least("federation.straggler_delay", self.straggler_delay, 1)
         if self.stragglers and self.straggler_work == "partial" and self.local_epochs == 1:
             raise InputError(
                 "federation.straggler_work=partial: of federation.local_epochs=1 nothing can be left out: "
@@ -236,30 +244,27 @@ class Provenance:
     of: str
     client_weighting: str
     target: str
-    threshold: float | None
+    threshold: Annotated[float | None, Range(-1e6, 1e6)]
     threshold_scale: str
-    layer_decay: float
+    layer_decay: Annotated[float, POSITIVE_FRACTION]
     layers: Any
-    rounds: Any
-    batch_size: int | None
-    memory_mb: int
+    rounds: Annotated[Any, ROUNDS]
+    batch_size: Annotated[int | None, Range(1, 100_000)]
+    memory_mb: Annotated[int, Range(1, 10_000_000)]
     scope: str = "round"
-    lineage_decay: float = 1.0
-    shards: int | None = None
+    lineage_decay: Annotated[float, POSITIVE_FRACTION] = 1.0
+    shards: Annotated[int | None, Range(1, 1024)] = None
     shard_on: str | None = None
     neurons: str = "all"
-    neuron_fraction: float = 1.0
-    neuron_seed: int = 0
+    neuron_fraction: Annotated[float, POSITIVE_FRACTION] = 1.0
+    neuron_seed: Annotated[int, SEEDS] = 0
 
     def __post_init__(self) -> None:
         one_of("provenance.of", self.of, ("updates", "weights", "gradients"))
         one_of("provenance.client_weighting", self.client_weighting, ("none", "fusion"))
         one_of("provenance.target", self.target, TARGETS)
         one_of("provenance.threshold_scale", self.threshold_scale, ("absolute", "minmax"))
-        if not 0 < self.layer_decay <= 1:
-            raise InputError(f"provenance.layer_decay={self.layer_decay}: must be above 0 and at most 1")
-        if self.threshold is not None and self.threshold != self.threshold:
-            raise InputError("threshold=nan: give a number, or null for no threshold")
+        in_range("provenance", self)
         if self.layers not in ("all", "last") and not (
             isinstance(self.layers, list) and self.layers and all(isinstance(x, str) for x in self.layers)
         ):
@@ -272,9 +277,6 @@ class Provenance:
             and all(isinstance(x, int) and not isinstance(x, bool) and x >= 1 for x in self.rounds)
         ):
             raise InputError(f"provenance.rounds={self.rounds}: last, all, or a list of round numbers such as [1,5]")
-        at_least("provenance.batch_size", self.batch_size, 1)
-        at_least("provenance.memory_mb", self.memory_mb, 1)
-        at_least("provenance.shards", self.shards, 1)
         if self.shards and self.shard_on is not None:
             require_ray()
         one_of("provenance.scope", self.scope, ("round", "lineage"))
@@ -283,11 +285,7 @@ class Provenance:
                 "provenance.of=gradients: over all rounds (provenance.scope=lineage) only what clients sent is kept: "
                 "provenance.of=updates, or provenance.scope=round"
             )
-        if not 0 < self.lineage_decay <= 1:
-            raise InputError(f"provenance.lineage_decay={self.lineage_decay}: must be above 0 and at most 1")
         one_of("provenance.neurons", self.neurons, NEURONS)
-        if not 0 < self.neuron_fraction <= 1:
-            raise InputError(f"provenance.neuron_fraction={self.neuron_fraction}: must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -295,15 +293,15 @@ class Store:
     """Where trained rounds are kept, which, how much space they may take (GB), and how processes lock them."""
 
     cache: str
-    keep: Any
-    max_gb: float
+    keep: Annotated[Any, ROUNDS]
+    max_gb: Annotated[float, RATE]
     lock: str = "flock"
 
     def __post_init__(self) -> None:
         number = isinstance(self.keep, int) and not isinstance(self.keep, bool) and self.keep >= 1
         if self.keep not in ("all", "last") and not number:
             raise InputError(f"store.keep={self.keep}: all, last, or the number of last rounds to keep, 1 or more")
-        above("store.max_gb", self.max_gb, 0)
+        in_range("store", self)
         one_of("store.lock", self.lock, ("flock", "lease"))
 
 
@@ -312,15 +310,13 @@ class Evaluation:
     """Which predictions are traced, how often for the clock, and from how many examples on a client holds a label."""
 
     inputs: str
-    max_inputs: int
-    min_examples: int
-    repeats: int = 1
+    max_inputs: Annotated[int, COUNT]
+    min_examples: Annotated[int, COUNT]
+    repeats: Annotated[int, Range(1, 1000)] = 1
 
     def __post_init__(self) -> None:
         one_of("evaluation.inputs", self.inputs, ("correct", "wrong", "all", "triggered", "faults"))
-        at_least("evaluation.max_inputs", self.max_inputs, 1)
-        at_least("evaluation.min_examples", self.min_examples, 1)
-        at_least("evaluation.repeats", self.repeats, 1)
+        in_range("evaluation", self)
 
 
 @dataclass(frozen=True)
@@ -344,7 +340,7 @@ class Experiment:
 
     name: str
     shows: str
-    minutes: float
+    minutes: Annotated[float, Range(0, 1e6)]
     by: list[str]
     methods: list[str] = field(default_factory=list)
     metrics: list[str] = field(default_factory=lambda: ["localization_accuracy"])
@@ -356,7 +352,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         one_of("experiment.rounds", self.rounds, ("last", "each", "pooled"))
-        at_least("experiment.minutes", self.minutes, 0)
+        in_range("experiment", self)
         for key in ("by", "metrics"):
             if not getattr(self, key):
                 raise InputError(f"experiment.{key}: name at least one")
@@ -381,7 +377,8 @@ class Config:
     """Everything that a run depends on, validated. Partition, injection, fusion, privacy are their own dataclasses.
 
     `attribution` are the methods that the run's own provenance is compared with (`attribution.method.Attribution`),
-    `tracker` is where else it is logged (`reporting.trackers.tracker.Tracker`; None: nowhere).
+    `tracker` is where else it is logged (`reporting.trackers.tracker.Tracker`; None: nowhere). `environment` are the
+    values that came from environment variables: they are written nowhere.
     """
 
     dataset: Dataset
@@ -395,16 +392,22 @@ class Config:
     provenance: Provenance
     store: Store
     evaluation: Evaluation
-    seed: int
+    seed: Annotated[int, SEEDS]
     device: str
-    threshold: float | None
+    threshold: Annotated[float | None, Range(-1e6, 1e6)]
     tracefl_beside: bool
     attribution: tuple[Any, ...] = ()
     tracker: Any = None
     experiment: Experiment | None = None
+    environment: tuple[Taken, ...] = ()
 
     def __post_init__(self) -> None:
-        between("seed", self.seed, 0, 2**31 - 1)
+        in_range("", self)
+        if self.device not in DEVICES and self.device.partition(":")[0].lower() in OTHER_WORDS:
+            raise InputError(
+                f"device={excerpt(self.device)}: did you mean cuda (NVIDIA, AMD) or mps (Apple)? accepted: "
+                f"{', '.join(DEVICES)}; which GPU of several: CUDA_VISIBLE_DEVICES=0 in front of the command"
+            )
         one_of("device", self.device, DEVICES)
         if isinstance(self.provenance.rounds, list) and max(self.provenance.rounds) > self.federation.rounds:
             raise InputError(

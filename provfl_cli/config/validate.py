@@ -1,8 +1,8 @@
 """From a composed configuration to the schema: every value resolved, typed and within its range."""
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from importlib import import_module
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError, did_you_mean
+from .checks import check_number, check_plain, excerpt, ranges
 from .fields import converted, fitted, shown
 from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Provenance, Store
+from .targets import imported_part
 from .tree import conf_dir, option_file, options
+from .written import Taken, anchored, environment, hiding
 
 BLOCKS = {
     "dataset": Dataset,
@@ -29,15 +32,32 @@ SCALARS = ("seed", "device", "threshold", "tracefl_beside")
 MODEL_FIELDS = ("name", "input", "min_image_size", "checkpoint", "revision", "pretrained", "tokenizer")
 
 
-def validated(cfg: DictConfig, called_from: Path | None = None) -> Config:
+def validated(cfg: DictConfig) -> Config:
     """The composed `cfg` as `schema.Config`; its paths absolute, from the folder that `provfl` was called from.
-
-    `called_from` is that folder, of a run that has ended: data that were read then need not be there any more.
 
     Raises InputError, one line, for the first thing that is wrong. Imports nothing heavy.
     """
-    plain = _anchored(_resolved(cfg), called_from)
-    expected = {field.name for field in fields(Config)}
+    plain, taken = _resolved(cfg), environment(cfg)
+    with hiding(taken, InputError):
+        check_plain(plain)
+    plain = _anchored(plain)
+    taken = anchored(taken, plain)
+    with hiding(taken, InputError):
+        config = fitted_config(plain, taken)
+        if config.dataset.path is not None and not Path(config.dataset.path).exists():
+            raise InputError(f"dataset.path={config.dataset.path}: no such folder")
+        if config.tracker is not None:
+            config.tracker.check()
+    return config
+
+
+def fitted_config(plain: Mapping[str, Any], taken: tuple[Taken, ...] = ()) -> Config:
+    """`schema.Config` made of plain values, some `taken` from the environment, whatever there is of what they name.
+
+    Raises:
+        InputError: one line, for the first thing that is wrong.
+    """
+    expected = {field.name for field in fields(Config)} - {"environment"}
     for key in plain:
         if key not in expected:
             raise InputError(f"{key}: no such key, {did_you_mean(key, expected)}")
@@ -47,6 +67,9 @@ def validated(cfg: DictConfig, called_from: Path | None = None) -> Config:
             raise InputError(
                 f"{group} is missing: " + (f"choose {group}=one of {choices}" if choices else "a block of keys")
             )
+    scalars = converted(Config, {key: plain[key] for key in SCALARS if key in plain}, names=SCALARS)
+    for key in ranges(Config):  # before the blocks, some of which take their values over
+        check_number(key, scalars[key], ranges(Config)[key])
     parts: dict[str, Any] = {group: fitted(kind, plain[group], group) for group, kind in BLOCKS.items()}
     parts |= {group: _targeted(plain[group], group) for group in TARGETED}
     parts["attribution"] = _methods(plain.get("attribution") or {})
@@ -54,13 +77,7 @@ def validated(cfg: DictConfig, called_from: Path | None = None) -> Config:
     parts["model"] = _model(plain["model"])
     if plain.get("experiment") is not None:
         parts["experiment"] = fitted(Experiment, plain["experiment"], "experiment")
-    scalars = converted(Config, {key: plain[key] for key in SCALARS if key in plain}, names=SCALARS)
-    config = Config(**parts, **scalars)
-    if called_from is None and config.dataset.path is not None and not Path(config.dataset.path).exists():
-        raise InputError(f"dataset.path={config.dataset.path}: no such folder")
-    if called_from is None and config.tracker is not None:
-        config.tracker.check()
-    return config
+    return Config(**parts, **scalars, environment=taken)
 
 
 def check_model_options(cfg: DictConfig, defaults: Mapping[str, Any], choice: str) -> None:
@@ -78,6 +95,8 @@ def check_model_options(cfg: DictConfig, defaults: Mapping[str, Any], choice: st
             raise InputError(f"model.{key}: model={choice} has no such key, {did_you_mean(key, defaults)}")
         default = defaults[key]
         fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+        if key == "min_image_size" and isinstance(default, int) and isinstance(value, int) and value < default:
+            raise InputError(f"model.min_image_size={value}: model={choice} reads pictures of {default} or more pixels")
         if default is not None and key not in MODEL_FIELDS and not fits:
             raise InputError(f"model.{key}={shown(value)}: must be like its default, {key}={shown(default)}")
 
@@ -124,7 +143,7 @@ def model_option(name: str) -> Model:
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
     """`cfg` without the `hydra` node as plain values, every interpolation replaced by what it stands for."""
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]) if "hydra" in cfg else cfg
     try:
         plain = OmegaConf.to_container(own, resolve=True)
     except OmegaConfBaseException as error:
@@ -157,15 +176,7 @@ def _target(given: Any, group: str) -> type:
     listed = group.partition(".")[0]
     if not isinstance(given, dict) or not isinstance(given.get("_target_"), str):
         raise InputError(f"{group}: needs _target_, the dotted name of a dataclass ({listed}=…, provfl ls {listed})")
-    target = given["_target_"]
-    module, _, name = target.rpartition(".")
-    try:
-        kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{group}._target_={target}: cannot be imported ({error})") from error
-    if not (isinstance(kind, type) and is_dataclass(kind)):
-        raise InputError(f"{group}._target_={target}: not a dataclass")
-    return kind
+    return imported_part(given["_target_"], group)
 
 
 def _model(given: Any) -> Model:
@@ -176,14 +187,28 @@ def _model(given: Any) -> Model:
     return fitted(Model, {"target": given["_target_"], **own, "options": rest}, "model")
 
 
-def _anchored(plain: dict[str, Any], called_from: Path | None) -> dict[str, Any]:
+def _anchored(plain: dict[str, Any]) -> dict[str, Any]:
     """`plain` with `store.cache`, `dataset.path`, `tracker.folder`, a `model.checkpoint` on disk as absolute paths."""
     # Inside a job the working folder may be the run's own (hydra.job.chdir): Hydra remembers the one called from.
-    calling = called_from or (Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd())
+    calling = Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()
     for group, key in (("store", "cache"), ("dataset", "path"), ("tracker", "folder"), ("model", "checkpoint")):
         block = plain.get(group)
         if isinstance(block, dict) and isinstance(block.get(key), str):
-            path = (calling / Path(block[key]).expanduser()).resolve()
+            path = _absolute(f"{group}.{key}", block[key], calling)
             if key != "checkpoint" or path.is_dir():  # else a hub id
                 plain[group] = {**block, key: str(path)}
     return plain
+
+
+def _absolute(key: str, text: str, calling: Path) -> Path:
+    """The path that `text` is, seen from the folder `calling`; InputError where none can be of that name."""
+    if not text.strip():
+        raise InputError(f"{key}: is empty, give a path")
+    try:
+        path = (calling / Path(text).expanduser()).resolve()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, behind a closed folder, ~ of nobody
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{key}={excerpt(text)}: cannot be a path ({reason})") from error
+    return path

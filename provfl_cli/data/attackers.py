@@ -5,12 +5,11 @@ What such a client returns it decides itself, after any clipping and noise that 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..config.checks import at_least, one_of
+from ..config.checks import FRACTION, LABEL, POSITIVE_FRACTION, RATE, Range, in_range, one_of
 from ..config.schema import Config, Federation
 from ..errors import InputError, RunError
 from .backdoor import Backdoor
@@ -39,13 +38,11 @@ class FreeRider(NoInjection):
     """
 
     clients: Any = (0,)
-    noise: float = 0.0
+    noise: Annotated[float, Range(0, 1e6)] = 0.0
 
     def __post_init__(self) -> None:
         check_client_list("injection.clients", self.clients)
-        at_least("injection.noise", self.noise, 0)
-        if not math.isfinite(self.noise):
-            raise InputError(f"injection.noise={self.noise}: must be a finite number, 0 or more")
+        in_range("injection", self)
 
     def check(self, federation: Federation) -> None:
         """Refuse client numbers that no client has."""
@@ -100,23 +97,22 @@ class ScaledUpdate(NoInjection):
     """
 
     clients: Any = (0,)
-    factor: float = 10.0
+    factor: Annotated[float, RATE] = 10.0
     poison: str = "label_flip"
     mapping: Any = None
-    label: int | None = None
-    share: float | None = None
-    size: int | None = None
+    label: Annotated[int | None, LABEL] = None
+    share: Annotated[float | None, POSITIVE_FRACTION] = None
+    size: Annotated[int | None, Range(1, 1024)] = None
     position: str | None = None
-    value: float | None = None
+    value: Annotated[float | None, FRACTION] = None
     word: str | None = None
 
     def __post_init__(self) -> None:
         check_client_list("injection.clients", self.clients)
         one_of("injection.poison", self.poison, tuple(POISONS))
-        if not 0 < self.factor < math.inf or self.factor == 1:
-            raise InputError(
-                f"injection.factor={self.factor}: must be a finite number above 0 other than 1, which changes nothing"
-            )
+        in_range("injection", self)
+        if self.factor == 1:
+            raise InputError(f"injection.factor={self.factor}: changes nothing, give another number than 1")
         for poison, keys in POISONS.items():
             for key in keys:
                 if poison != self.poison and getattr(self, key) is not None:

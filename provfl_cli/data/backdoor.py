@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..config.checks import between, one_of
+from ..config.checks import FRACTION, LABEL, POSITIVE_FRACTION, Range, in_range, one_of
 from ..config.schema import Config, Federation
 from ..errors import InputError
 from .federated import Faults
-from .injection import STREAM, NoInjection, check_client_list, check_label, check_numbers, natural, require_kept
+from .injection import STREAM, NoInjection, check_client_list, check_label, check_numbers, require_kept
 from .partition import Share
 from .trigger import POSITIONS, Trigger
 
@@ -33,25 +33,18 @@ class Backdoor(NoInjection):
     """
 
     clients: Any = (0,)
-    label: int = 0
-    share: float = 0.5
-    size: int | None = None
+    label: Annotated[int, LABEL] = 0
+    share: Annotated[float, POSITIVE_FRACTION] = 0.5
+    size: Annotated[int | None, Range(1, 1024)] = None
     position: str | None = None
-    value: float | None = None
+    value: Annotated[float | None, FRACTION] = None
     word: str | None = None
 
     def __post_init__(self) -> None:
         check_client_list("injection.clients", self.clients)
-        if not natural(self.label):
-            raise InputError(f"injection.label={self.label}: must be a whole number, 0 or more")
-        if not 0 < self.share <= 1:
-            raise InputError(f"injection.share={self.share}: must be above 0 and at most 1")
-        if self.size is not None:
-            between("injection.size", self.size, 1, 1024)
+        in_range("injection", self)
         if self.position is not None:
             one_of("injection.position", self.position, POSITIONS)
-        if self.value is not None:
-            between("injection.value", self.value, 0, 1)
         if self.word is not None and not self.word.strip():
             raise InputError("injection.word: is empty: give a word that texts seldom hold, such as cf")
 

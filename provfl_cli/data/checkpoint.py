@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..config.schema import Model
 from ..errors import InputError
@@ -57,6 +58,34 @@ def resolve(model: Model) -> Published:
         )
     line = None if weights or not wanted else f"weights are drawn from the seed, not the published ones: {reason}"
     return Published(folder, weights, line)
+
+
+def config_folder(checkpoint: str, revision: str | None, online: bool = False) -> Path:
+    """The folder that holds the `config.json` of a checkpoint, its weights left where they are.
+
+    Args:
+        checkpoint: a hub id, of which the hub's cache on this machine is looked through; where `online` also a folder.
+        revision: of the hub; None: main.
+        online: whether the hub may be asked.
+
+    Raises:
+        InputError: it is not to be had.
+    """
+    import huggingface_hub
+
+    local = Path(checkpoint).expanduser()
+    if online and local.is_dir():
+        return local.resolve()
+    try:
+        if online and reachable(hub_endpoint()):
+            found: Any = huggingface_hub.hf_hub_download(checkpoint, "config.json", revision=revision)
+        else:
+            found = huggingface_hub.try_to_load_from_cache(checkpoint, "config.json", revision=revision)
+        if not isinstance(found, str):  # not cached, or known not to be there
+            raise FileNotFoundError(checkpoint)
+    except Exception as error:  # of the library, its HTTP client, the disk: in one of several ways it is not there
+        raise InputError(f"{checkpoint}: no such folder, and its config.json is not to be had from the hub") from error
+    return Path(found).parent
 
 
 def has_weights(folder: Path) -> bool:

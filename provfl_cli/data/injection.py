@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
+from ..config.checks import CLIENT, LABEL, POSITIVE_FRACTION, in_range
 from ..config.schema import Config, Federation
 from ..errors import InputError
 from .federated import Faults
@@ -159,12 +160,11 @@ class NoisyLabels(NoInjection):
     """
 
     clients: Any = (0,)
-    rate: float = 0.3
+    rate: Annotated[float, POSITIVE_FRACTION] = 0.3
 
     def __post_init__(self) -> None:
         check_client_list("injection.clients", self.clients)
-        if not 0 < self.rate <= 1:
-            raise InputError(f"injection.rate={self.rate}: must be above 0 and at most 1")
+        in_range("injection", self)
 
     def check(self, federation: Federation) -> None:
         """Refuse client numbers that no client has."""
@@ -196,13 +196,11 @@ class ExclusiveLabel(NoInjection):
     Without a `client` it is the one that holds most examples of the label. Nothing is wrong with that client.
     """
 
-    client: int | None = 0
-    label: int = 0
+    client: Annotated[int | None, CLIENT] = 0
+    label: Annotated[int, LABEL] = 0
 
     def __post_init__(self) -> None:
-        for key, value in (("client", self.client), ("label", self.label)):
-            if not natural(value) and (key, value) != ("client", None):
-                raise InputError(f"injection.{key}={value}: must be a whole number, 0 or more")
+        in_range("injection", self)
 
     def check(self, federation: Federation) -> None:
         """Refuse a client number that no client has."""
@@ -235,12 +233,11 @@ class Duplicate(NoInjection):
     in equal parts: a ranking has to leave them tied.
     """
 
-    client: int = 0
+    client: Annotated[int, CLIENT] = 0
     copies: Any = (1,)
 
     def __post_init__(self) -> None:
-        if not natural(self.client):
-            raise InputError(f"injection.client={self.client}: must be a whole number, 0 or more")
+        in_range("injection", self)
         check_client_list("injection.copies", self.copies)
         if self.client in self.copies:
             raise InputError(f"injection.copies={list(self.copies)}: holds injection.client={self.client} itself")

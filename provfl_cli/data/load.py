@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 from ..config import schema
+from ..config.targets import check_call, imported_function
 from ..errors import InputError
 from . import folder, hub, medical
 from .checkpoint import resolve
@@ -22,6 +22,15 @@ from .splits import to_examples
 from .trigger import Trigger
 
 TEST_STREAM = 1  # of the run's seed; the partition has stream 0
+EMBEDDED = "dataset.embedded"
+ASKS = "it takes no argument and returns provfl_cli.data.examples.Examples"
+
+
+def check_functions(dataset: schema.Dataset) -> None:
+    """Raise InputError where `dataset.embedded` is to be called and cannot be; nothing is called."""
+    if dataset.source == "embedded":
+        target = str(dataset.embedded)
+        check_call(imported_function(target, EMBEDDED, ASKS), target, EMBEDDED, {}, ASKS)
 
 
 def federated_data(config: schema.Config) -> FederatedData:
@@ -63,17 +72,26 @@ def federated_data(config: schema.Config) -> FederatedData:
     )
 
 
-def test_set(config: schema.Config) -> tuple[TestData, Source]:
+def test_set(  # no test of pytest's, whatever its name
+    config: schema.Config,
+    encode: Encode | None = None,  # noqa: PT028
+) -> tuple[TestData, Source]:
     """What predictions of a run are traced of, and where it came from; nothing is dealt to clients.
+
+    `encode`: how the run turns inputs into tensors, where that is known; the files of a checkpoint are not asked for.
 
     Raises:
         InputError: data that cannot be had or read.
     """
-    examples, source, encoding = _prepared(config)
-    test = _test(examples, config.dataset, encoding.encode, config.seed)
+    if encode is None:
+        examples, source, encoding = _prepared(config)
+        encode = encoding.encode
+    else:
+        examples, source = load(config.dataset, _size(config))
+    test = _test(examples, config.dataset, encode, config.seed)
     trigger = getattr(config.injection, "trigger", None)
     if trigger is not None and config.evaluation.inputs == "triggered":
-        test = _triggered(test, trigger, encoding.encode)
+        test = _triggered(test, trigger, encode)
     return test, source
 
 
@@ -132,12 +150,9 @@ def _embedded(dataset: schema.Dataset, size: int) -> Examples:
     """Examples that a function returns (`dataset.embedded`)."""
     import numpy as np
 
-    target = str(dataset.embedded)
-    module, _, name = target.rpartition(".")
-    try:
-        examples: Examples = getattr(import_module(module), name)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"dataset.embedded={target}: cannot be imported ({error})") from None
+    examples = imported_function(str(dataset.embedded), EMBEDDED, ASKS)()
+    if not isinstance(examples, Examples):
+        raise InputError(f"{EMBEDDED}={dataset.embedded}: returns {type(examples).__name__}: {ASKS}")
     if dataset.input == "text":
         return examples
     both = (examples.train_inputs, examples.test_inputs)

@@ -4,6 +4,21 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_allowed: ContextVar[bool] = ContextVar("allowed", default=True)
+
+
+@contextmanager
+def without_network() -> Iterator[None]:
+    """Within the context no server is asked: what is to be had from one is looked for on this machine alone."""
+    before = _allowed.set(False)
+    try:
+        yield
+    finally:
+        _allowed.reset(before)
 
 
 def hub_endpoint() -> str:
@@ -13,6 +28,8 @@ def hub_endpoint() -> str:
 
 def reachable(url: str, seconds: float = 3.0) -> bool:
     """Return whether `url` answers within `seconds`; a refusal on the way (403, 407) or a server error counts as no."""
+    if not _allowed.get():
+        return False
     answered: list[bool] = []
 
     def ask() -> None:

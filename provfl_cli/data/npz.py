@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..bounded import Oversized, check_zip
 from ..errors import InputError
 from .pixels import CHANNELS
 from .splits import Split
@@ -30,6 +31,7 @@ def read(file: Path, names: tuple[str, ...] | None = None) -> dict[str, Split]:
 
     splits = {}
     try:
+        check_zip(file)
         with np.load(file, allow_pickle=False) as arrays:
             for split in ("train", "val", "test"):
                 keys = f"{split}_images", f"{split}_labels"
@@ -37,7 +39,9 @@ def read(file: Path, names: tuple[str, ...] | None = None) -> dict[str, Split]:
                     images, labels = (arrays[key] for key in keys)
                     splits[split] = _split(f"{file} {split}", images, labels, names)
             found = ", ".join(arrays)
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except Oversized as error:
+        raise InputError(f"{file}: {error}") from None
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, MemoryError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{file}: broken npz file: {reason}: fetch it again") from None
     if "train" not in splits:

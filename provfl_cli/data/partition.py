@@ -9,9 +9,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
-from ..config.checks import above, at_least
+from ..config.checks import COUNT, Range, in_range
 from ..config.schema import Federation
 from ..errors import InputError
 from ..imports import put_off
@@ -43,13 +43,12 @@ class Share:
 class Limits:
     """What every partition has: how much a client keeps of its share, and what it needs to take part."""
 
-    max_examples_per_client: int | None = None
-    min_examples_per_label: int = 10
-    min_examples_per_client: int = 32
+    max_examples_per_client: Annotated[int | None, COUNT] = None
+    min_examples_per_label: Annotated[int, COUNT] = 10
+    min_examples_per_client: Annotated[int, COUNT] = 32
 
     def __post_init__(self) -> None:
-        for key in ("max_examples_per_client", "min_examples_per_label", "min_examples_per_client"):
-            at_least(f"partition.{key}", getattr(self, key), 1)
+        in_range("partition", self)
         for key in ("min_examples_per_label", "min_examples_per_client"):
             if self.max_examples_per_client is not None and getattr(self, key) > self.max_examples_per_client:
                 raise InputError(
@@ -78,14 +77,9 @@ class Partition(Protocol):
 class Dirichlet(Limits):
     """Each label's shares over the clients are drawn from a Dirichlet distribution (Yurochkin et al. 2019)."""
 
-    alpha: float = 0.3
-    min_partition_size: int = 0
+    alpha: Annotated[float, Range(0, 1e6, open_least=True)] = 0.3
+    min_partition_size: Annotated[int, Range(0, COUNT.most)] = 0
     self_balancing: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        above("partition.alpha", self.alpha, 0)
-        at_least("partition.min_partition_size", self.min_partition_size, 0)
 
     def partitioner(self, labels: np.ndarray, clients: int, seed: int) -> Partitioner:
         """See `Partition`."""
@@ -111,11 +105,7 @@ class Dirichlet(Limits):
 class Pathological(Limits):
     """Each client holds `classes_per_client` labels, client `k` those from number `k` on (McMahan et al. 2017)."""
 
-    classes_per_client: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("partition.classes_per_client", self.classes_per_client, 1)
+    classes_per_client: Annotated[int, Range(1, 100_000)] = 2
 
     def partitioner(self, labels: np.ndarray, clients: int, seed: int) -> Partitioner:
         """See `Partition`."""
@@ -139,11 +129,7 @@ class Pathological(Limits):
 class Shard(Limits):
     """Examples sorted by label, cut into equal shards, `shards_per_client` of them to each client at random."""
 
-    shards_per_client: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("partition.shards_per_client", self.shards_per_client, 1)
+    shards_per_client: Annotated[int, COUNT] = 2
 
     def partitioner(self, labels: np.ndarray, clients: int, seed: int) -> Partitioner:
         """See `Partition`."""

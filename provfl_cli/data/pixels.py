@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError
+from .picture import open_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ def read(where: str, cell: Any, upright: bool = True, transparent: bool = True) 
         InputError: it cannot be read.
     """
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
         if isinstance(cell, np.ndarray):
@@ -70,7 +70,7 @@ def read(where: str, cell: Any, upright: bool = True, transparent: bool = True) 
         return _file(cell, upright, transparent)
     except UnidentifiedImageError:
         reason = "not a picture in a known format"
-    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, TypeError) as error:
         reason = str(error).partition("\n")[0]
     raise InputError(f"unreadable picture: {where}: {reason}: repair or remove it")
 
@@ -145,9 +145,8 @@ def _opacity(alpha: np.ndarray) -> np.ndarray:
 
 def _file(source: Any, upright: bool, transparent: bool) -> Stored:
     import numpy as np
-    from PIL import Image
 
-    with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as picture:
+    with open_picture(source) as picture:
         deep = picture.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in picture.tile[:1])
         picture.load()
         if deep and picture.format == "PNG" and (values := _deep_png(source)) is not None:

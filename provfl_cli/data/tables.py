@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bounded import Oversized
+from ..bounded_tables import check_dataset
 from ..config.schema import Dataset
 from ..errors import InputError
 from . import separated
@@ -61,11 +63,14 @@ def read_table(file: Path, dataset: Dataset) -> Table:
         if suffix == ".parquet":
             import pyarrow.parquet as pq
 
+            check_dataset(file)
             return of_arrow(pq.read_table(file, partitioning=None), dataset)
         if suffix in (".csv", ".tsv"):
             names, values, rows, notes = separated.read(file, columns)
             return Table(tuple(names), values, rows, written=True, notes=notes)
         return _of_records(_records(file, listed=suffix == ".json"), columns)
+    except Oversized as error:
+        raise InputError(f"{file}: {error}: split it into files") from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:  # pyarrow's errors derive from these
         reason = str(error).partition("\n")[0]
         advice = "fetch it again" if suffix == ".parquet" else "repair it (UTF-8, one record a line)"

@@ -135,12 +135,14 @@ def die_with(parent: int, library: ctypes.CDLL) -> None:
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does a terminal that closes
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _work(site: Site, pipe: Connection, parent: int, library: ctypes.CDLL) -> None:
     """Life of a worker: perform what comes through the pipe, until killed; die with the parent."""
     die_with(parent, library)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a job: the parent ends its workers
     torch.set_num_threads(1)
     while True:
         kind, fields = json.loads(pipe.recv_bytes())

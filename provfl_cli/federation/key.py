@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import schema
+from ..config.written import masked
 from ..data.federated import FederatedData
 from .participation import PARTICIPATION, settings_that_matter
 
@@ -58,7 +59,9 @@ def training_key(
         "partition": _settings(config.partition),
         "injection": _settings(config.injection),
     }
-    return key, json.loads(json.dumps({"determined by": determines, "came from": for_people}, default=str))
+    described = json.loads(json.dumps({"determined by": determines, "came from": for_people}, default=str))
+    parts = ("dataset", "model", "partition", "injection", "fusion", "privacy", "federation")
+    return key, masked(described, config.environment, *parts)
 
 
 def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:

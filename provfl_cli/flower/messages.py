@@ -6,9 +6,16 @@ from collections.abc import Mapping
 
 import torch
 from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.supercore import log as flower_log
 from torch import Tensor
 
 from ..errors import RunError
+from ..harmless import harmless
+
+
+def log(level: int, text: str, *values: object) -> None:
+    """Flower's log; `values`, which may come from clients, made harmless."""
+    flower_log(level, text, *(value if isinstance(value, int) else harmless(str(value)) for value in values))
 
 
 class NotRecorded(RunError):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Message, Metadata, MetricRecord, RecordDict
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..fusion.state_dicts import not_finite
 from ..fusion.updates import Returned
-from ..store.recorded import Recorded, write_recorded
+from ..store.recorded import JOURNAL, Recorded, write_recorded
 from ..store.rounds import (
     CLIENTS,
     PREVIOUS,
@@ -35,7 +36,7 @@ from .messages import NotRecorded, arrays_of, metric_of, same_arrays, tensors, w
 from .naming import Register
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # torch's own names of statistics
-JOURNAL = "flower.jsonl"
+MOST_EXAMPLES = 10**12  # of one client
 LONGEST = 300  # characters of a client's error that are kept
 
 
@@ -174,10 +175,13 @@ def finish(
         raise NotRecorded("the new model has other arrays than the clients returned")
     key = weight_key_of(strategy, weight_key)
     bases = {slot: tensors(pending.others[node]) for slot, node in enumerate(order) if node in pending.others}
+    weights: list[Any] = [  # of any kind of number, in place of examples
+        _weight(content, key, register.called(node)) for node, content in zip(order, pending.contents, strict=True)
+    ]
     returned = Returned(
         previous=pending.previous,
         clients=clients,
-        examples=[weight_of(content, key) for content in pending.contents],  # type: ignore[misc]
+        examples=weights,
         steps=[0] * len(order),
         buffers=frozenset(),
         bases=bases,
@@ -283,6 +287,22 @@ def _typed(arrays: Mapping[str, Tensor], types: Mapping[str, torch.dtype]) -> di
         )
         for name, value in arrays.items()
     }
+
+
+def _weight(content: RecordDict, key: str, client: str) -> float:
+    """The number by which a client counts.
+
+    Raises:
+        NotRecorded: it sent none, or one that no client can count by: below 0, not finite, too large for a count.
+    """
+    weight = weight_of(content, key)
+    for name, value in ((key, weight), ("num-examples", metric_of(content, "num-examples"))):
+        if isinstance(value, int | float) and not 0 <= value <= MOST_EXAMPLES:
+            raise NotRecorded(
+                f"{client} sent {name}={value:g}: a client's number of examples, or its weight, is 0 or more and at "
+                f"most {MOST_EXAMPLES:g}. The strategy may have weighed its model by it: mend that client"
+            )
+    return weight
 
 
 def _examples(content: RecordDict, key: str) -> int:

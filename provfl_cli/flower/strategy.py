@@ -13,7 +13,6 @@ from filelock import BaseFileLock
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
-from flwr.supercore import log
 
 from ..errors import InputError, RunError
 from ..store.locks import give_back
@@ -21,7 +20,7 @@ from ..store.recorded import read_whole
 from ..store.rounds import Metrics, read_round, remove_leftovers, stored_rounds
 from ..threads import one_thread
 from .inversion import Seen, look, observed, require_known
-from .messages import NotRecorded, same_arrays, tensors
+from .messages import NotRecorded, log, same_arrays, tensors
 from .naming import Names, Register
 from .place import check_continues, take
 from .place import look as look_at

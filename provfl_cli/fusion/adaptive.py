@@ -5,10 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import above, at_least
-from ..errors import InputError
+from ..config.checks import BELOW_ONE, RATE, Range, in_range
 from .fedavg import FedAvg
 
 if TYPE_CHECKING:
@@ -25,16 +24,13 @@ class Adaptive(FedAvg, ABC):
     a tensor that all clients share; what `m` carries over from earlier rounds is `U`.
     """
 
-    eta: float = 0.01
-    beta1: float = 0.9
-    tau: float = 1e-3
-    initial_v: float | None = None  # v before the first round; None: tau^2
+    eta: Annotated[float, RATE] = 0.01
+    beta1: Annotated[float, BELOW_ONE] = 0.9
+    tau: Annotated[float, RATE] = 1e-3
+    initial_v: Annotated[float | None, Range(0, 1e6)] = None  # v before the first round; None: tau^2
 
     def __post_init__(self) -> None:
-        above("fusion.eta", self.eta, 0)
-        _below_one("fusion.beta1", self.beta1)
-        above("fusion.tau", self.tau, 0)
-        at_least("fusion.initial_v", self.initial_v, 0)
+        in_range("fusion", self)
 
     @property
     def decay(self) -> float:
@@ -72,13 +68,4 @@ class Adaptive(FedAvg, ABC):
 class TwoBetas(Adaptive):
     """Those in which `v` forgets, at a pace that `beta2` sets."""
 
-    beta2: float = 0.99
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _below_one("fusion.beta2", self.beta2)
-
-
-def _below_one(key: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise InputError(f"{key}={value}: must be 0 or more and below 1")
+    beta2: Annotated[float, BELOW_ONE] = 0.99

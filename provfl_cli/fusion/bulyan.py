@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import at_least, one_of
+from ..config.checks import CLIENTS, Range, in_range, one_of
 from .conditions import check_attackers, require_returned
 from .fedavg import FedAvg
 
@@ -26,11 +26,11 @@ class Bulyan(FedAvg):
     with the lowest scores among all, as Flower does.
     """
 
-    attackers: int = 1
+    attackers: Annotated[int, Range(0, CLIENTS.most)] = 1
     selection: str = "iterated"
 
     def __post_init__(self) -> None:
-        at_least("fusion.attackers", self.attackers, 0)
+        in_range("fusion", self)
         one_of("fusion.selection", self.selection, ("iterated", "once"))
 
     def check(self, federation: Federation) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from ..config.checks import BELOW_ONE, RATE
 from .adaptive import Adaptive
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 class FedAdagrad(Adaptive):
     """`v` is the sum of all `Delta^2`; without momentum, as in the paper's experiments, unless `beta1` is set."""
 
-    eta: float = 0.1
-    beta1: float = 0.0
+    eta: Annotated[float, RATE] = 0.1
+    beta1: Annotated[float, BELOW_ONE] = 0.0
 
     def second_moment(self, before: Tensor, square: Tensor) -> Tensor:
         """`v + Delta^2`."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import above
-from ..errors import InputError
+from ..config.checks import BELOW_ONE, RATE, in_range
 from .fedavg import FedAvg
 
 if TYPE_CHECKING:
@@ -21,13 +20,11 @@ class FedAvgM(FedAvg):
     `A_k = learning_rate p_k`; what the momentum carries over from earlier rounds is `U`.
     """
 
-    momentum: float = 0.9
-    learning_rate: float = 1.0
+    momentum: Annotated[float, BELOW_ONE] = 0.9
+    learning_rate: Annotated[float, RATE] = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"fusion.momentum={self.momentum}: must be 0 or more and below 1")
-        above("fusion.learning_rate", self.learning_rate, 0)
+        in_range("fusion", self)
 
     @property
     def decay(self) -> float:

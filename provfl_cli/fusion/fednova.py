@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import at_least, one_of
+from ..config.checks import BELOW_ONE, Range, in_range, one_of
 from ..errors import InputError
 from .fedavg import FedAvg
 
@@ -24,15 +24,13 @@ class FedNova(FedAvg):
     `steps`, `sum p_k tau_k`. For plain SGD the two are one. A client that made no step has no share.
     """
 
-    momentum: float = 0.0  # of the clients' SGD
-    warmup_steps: int = 0
+    momentum: Annotated[float, BELOW_ONE] = 0.0  # of the clients' SGD
+    warmup_steps: Annotated[int, Range(0, 10_000_000)] = 0
     effective_steps: str = "norms"
 
     def __post_init__(self) -> None:
         one_of("fusion.effective_steps", self.effective_steps, ("norms", "steps"))
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"fusion.momentum={self.momentum}: must be 0 or more and below 1")
-        at_least("fusion.warmup_steps", self.warmup_steps, 0)
+        in_range("fusion", self)
 
     def check(self, federation: Federation) -> None:
         """Refuse clients whose update is no sum of gradients with known factors, and factors that are not theirs."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import at_least
+from ..config.checks import Range, in_range
 from .fedavg import FedAvg
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ class FedProx(FedAvg):
     The term is applied as its gradient `mu * (w - w_start)`, exact and free of another backward pass.
     """
 
-    mu: float = 0.01
+    mu: Annotated[float, Range(0, 1e6)] = 0.01
 
     def __post_init__(self) -> None:
-        at_least("fusion.mu", self.mu, 0)
+        in_range("fusion", self)
 
     def correct_gradients(self, gradients: list[Tensor], weights: list[Tensor], start: list[Tensor]) -> None:
         """Add the gradient of the proximal term, in place."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import above, at_least
+from ..config.checks import RATE, Range, in_range
 from .fedavg import FedAvg
 
 if TYPE_CHECKING:
@@ -21,12 +21,11 @@ class GeometricMedian(FedAvg):
     `p_k / max(epsilon, |E_k - mean|)`. The last weights are the clients' shares.
     """
 
-    iterations: int = 3
-    epsilon: float = 1e-6
+    iterations: Annotated[int, Range(1, 10_000)] = 3
+    epsilon: Annotated[float, RATE] = 1e-6
 
     def __post_init__(self) -> None:
-        at_least("fusion.iterations", self.iterations, 1)
-        above("fusion.epsilon", self.epsilon, 0)
+        in_range("fusion", self)
 
     def shares(self, updates: Updates) -> Shares:
         """By number of examples over the distance to the mean of the last step but one."""

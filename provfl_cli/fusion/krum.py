@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import at_least
+from ..config.checks import CLIENTS, Range, in_range
 from .conditions import check_attackers, require_returned
 from .fedavg import FedAvg
 
@@ -25,10 +25,10 @@ class Krum(FedAvg):
     counts, and clients that returned the same model.
     """
 
-    attackers: int = 1
+    attackers: Annotated[int, Range(0, CLIENTS.most)] = 1
 
     def __post_init__(self) -> None:
-        at_least("fusion.attackers", self.attackers, 0)
+        in_range("fusion", self)
 
     def check(self, federation: Federation) -> None:
         """Refuse fewer clients than the paper's condition asks for."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import at_least
+from ..config.checks import CLIENTS, Range, in_range
 from ..errors import InputError
 from .conditions import check_attackers, clients_a_round, require_returned
 from .fedavg import FedAvg
@@ -24,13 +24,12 @@ class MultiKrum(FedAvg):
     Clients that score exactly the same at the border share equally.
     """
 
-    attackers: int = 1
-    keep: int | None = None
+    attackers: Annotated[int, Range(0, CLIENTS.most)] = 1
+    keep: Annotated[int | None, CLIENTS] = None
     weighted: bool = False
 
     def __post_init__(self) -> None:
-        at_least("fusion.attackers", self.attackers, 0)
-        at_least("fusion.keep", self.keep, 1)
+        in_range("fusion", self)
 
     def check(self, federation: Federation) -> None:
         """Refuse fewer clients than the paper's condition asks for, or than shall be kept."""

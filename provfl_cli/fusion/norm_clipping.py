@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import above
+from ..config.checks import RATE, in_range
 from .fedavg import FedAvg
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ class NormClipping(FedAvg):
     The norm is that of the distance between the client's model and the global one, over all parameters.
     """
 
-    max_norm: float = 1.0
+    max_norm: Annotated[float, RATE] = 1.0
 
     def __post_init__(self) -> None:
-        above("fusion.max_norm", self.max_norm, 0)
+        in_range("fusion", self)
 
     def shares(self, updates: Updates) -> Shares:
         """By number of examples, times how much of the update is left."""

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
-from ..config.checks import above, at_least, between
+from ..config.checks import BETWEEN_0_AND_1, FRACTION, RATE, Range, in_range
 from ..data.submission import Submission
 from ..errors import InputError
 from .accounting import Ledger, Spent, central, local, require_accountant
@@ -123,20 +123,21 @@ class CentralDP(NoPrivacy):
 
     private: ClassVar[bool] = True
 
-    clip_norm: float = 1.0
-    noise_multiplier: float = 0.1
-    delta: float | None = None
+    clip_norm: Annotated[float, RATE] = 1.0
+    noise_multiplier: Annotated[float, Range(0, 1e6)] = 0.1
+    delta: Annotated[float | None, BETWEEN_0_AND_1] = None
     adaptive: bool = False
-    target_quantile: float = 0.5
-    clip_learning_rate: float = 0.2
-    count_noise: float | None = None
+    target_quantile: Annotated[float, FRACTION] = 0.5
+    clip_learning_rate: Annotated[float, Range(0, 100, open_least=True)] = 0.2
+    count_noise: Annotated[float | None, RATE] = None
 
     def __post_init__(self) -> None:
-        _check_common(self.clip_norm, self.noise_multiplier, self.delta)
-        between("privacy.target_quantile", self.target_quantile, 0, 1)
-        above("privacy.clip_learning_rate", self.clip_learning_rate, 0)
-        if self.count_noise is not None:
-            above("privacy.count_noise", self.count_noise, self.noise_multiplier / 2)
+        in_range("privacy", self)
+        if self.count_noise is not None and self.count_noise <= self.noise_multiplier / 2:
+            raise InputError(
+                f"privacy.count_noise={self.count_noise}: must be above {self.noise_multiplier / 2}, half of "
+                "privacy.noise_multiplier"
+            )
 
     def check(self, federation: Federation, fusion: Fusion) -> None:
         """The accountant must be there."""
@@ -221,12 +222,12 @@ class LocalDP(NoPrivacy):
 
     private: ClassVar[bool] = True
 
-    clip_norm: float = 1.0
-    noise_multiplier: float = 0.01
-    delta: float | None = None
+    clip_norm: Annotated[float, RATE] = 1.0
+    noise_multiplier: Annotated[float, Range(0, 1e6)] = 0.01
+    delta: Annotated[float | None, BETWEEN_0_AND_1] = None
 
     def __post_init__(self) -> None:
-        _check_common(self.clip_norm, self.noise_multiplier, self.delta)
+        in_range("privacy", self)
 
     def check(self, federation: Federation, fusion: Fusion) -> None:
         """The accountant must be there."""
@@ -309,15 +310,6 @@ def check_model(privacy: Privacy, model: nn.Module) -> None:
             f"privacy: {type(model).__name__} has one weight under several names, each of which would get noise of its "
             "own: choose a model without tied weights, such as model=lenet or model=gpt_mini"
         )
-
-
-def _check_common(clip_norm: float, noise_multiplier: float, delta: float | None) -> None:
-    above("privacy.clip_norm", clip_norm, 0)
-    at_least("privacy.noise_multiplier", noise_multiplier, 0)
-    if noise_multiplier == float("inf"):
-        raise InputError("privacy.noise_multiplier=inf: must be a finite number, 0 or more")
-    if delta is not None and not 0 < delta < 1:
-        raise InputError(f"privacy.delta={delta}: must lie between 0 and 1, or null for clients^-1.1")
 
 
 def _moved(submission: Submission, name: str) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import above, one_of
+from ..config.checks import RATE, in_range, one_of
 from ..errors import InputError
 from .fedavg import FedAvg
 
@@ -37,12 +37,12 @@ class Scaffold(FedAvg):
     """
 
     option: str = "II"
-    global_learning_rate: float = 1.0
+    global_learning_rate: Annotated[float, RATE] = 1.0
     weighted: bool = False
 
     def __post_init__(self) -> None:
         one_of("fusion.option", self.option, OPTIONS)
-        above("fusion.global_learning_rate", self.global_learning_rate, 0)
+        in_range("fusion", self)
 
     def check(self, federation: Federation) -> None:
         """Plain SGD only, as the algorithm is written: with it a client's way is the sum of its gradients."""

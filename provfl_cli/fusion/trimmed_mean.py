@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import at_least
+from ..config.checks import CLIENTS, Range, in_range
 from ..errors import InputError
 from .conditions import clients_a_round, require_returned
 from .fedavg import FedAvg
@@ -24,13 +24,11 @@ class TrimmedMean(FedAvg):
     From each end `count` clients are cut, or where that is None `fraction` of them, rounded down.
     """
 
-    fraction: float = 0.2
-    count: int | None = None
+    fraction: Annotated[float, Range(0, 0.5, open_most=True)] = 0.2  # it is cut at each end
+    count: Annotated[int | None, Range(0, CLIENTS.most)] = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.fraction < 0.5:
-            raise InputError(f"fusion.fraction={self.fraction}: must be 0 or more and below 0.5, it is cut at each end")
-        at_least("fusion.count", self.count, 0)
+        in_range("fusion", self)
 
     def check(self, federation: Federation) -> None:
         """Refuse a `count` that leaves nobody."""

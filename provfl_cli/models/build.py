@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict
-from importlib import import_module
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from ..config.schema import Model
-from ..data.federated import Form, Pictures
+from ..config.targets import check_call, imported_function
+from ..data.federated import Form, Pictures, Texts
 from ..errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+KEY = "model._target_"
+
+
+def check_function(model: Model) -> None:
+    """Raise InputError where `model.target` is no function that could build a model; nothing is called.
+
+    To be asked before data are loaded: what only a call can tell, `build` says.
+    """
+    form = Pictures if model.input == "image" else Texts
+    values = {"classes": 2, **dict.fromkeys(field.name for field in fields(form))}
+    _call(model, values)
 
 
 def build(model: Model, form: Form, classes: int, seed: int) -> nn.Module:
@@ -23,35 +36,48 @@ def build(model: Model, form: Form, classes: int, seed: int) -> nn.Module:
     random state stays as it was.
 
     Raises:
-        InputError: no such function, an option that it does not take, or what the function itself refuses.
+        InputError: no such function, one that cannot be called so or returns no module, an option that it does not
+            take, or what the function itself refuses.
     """
     import torch
 
-    function = _function(model.target)
-    taken = inspect.signature(function).parameters
-    given = {"classes": classes, **asdict(form)} | ({"pretrained": model.pretrained} if "pretrained" in taken else {})
-    options = [name for name in taken if name not in given]
-    settable = [*options, *(["pretrained"] if "pretrained" in taken else [])]
-    for option in model.options:
-        if option not in options:
-            known = did_you_mean(option, settable) if settable else "it has no options"
-            raise InputError(f"model.{option}: model={model.name} has no such option, {known}")
+    function, values = _call(model, {"classes": classes, **asdict(form)})
     if isinstance(form, Pictures) and form.image_size < model.min_image_size:
         raise InputError(
             f"model={model.name} reads pictures of {model.min_image_size} pixels or more, not {form.image_size}"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return function(**given, **model.options)
+        module = function(**values)
+    if not isinstance(module, torch.nn.Module):
+        raise InputError(f"{KEY}={model.target}: returns {type(module).__name__}, no torch.nn.Module: {_asks(model)}")
+    return module
 
 
-def _function(target: str) -> Callable[..., Any]:
-    """The function of that dotted name."""
-    module, _, name = target.rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"model._target_={target}: cannot be imported ({error})") from None
-    if not callable(found):
-        raise InputError(f"model._target_={target}: not a function")
-    return found
+def _call(model: Model, given: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function that `model` names, and what it is to be called with."""
+    asks = _asks(model)
+    function = imported_function(model.target, KEY, asks)
+    taken = inspect.signature(function).parameters
+    given = given | ({"pretrained": model.pretrained} if "pretrained" in taken else {})
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        settable = list(model.options)
+    else:
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        options = [name for name, parameter in taken.items() if parameter.kind in named and name not in given]
+        settable = [*options, *(["pretrained"] if "pretrained" in taken else [])]
+        check_call(function, model.target, KEY, given | dict.fromkeys(options), asks)
+    for option in model.options:
+        if option not in settable or option in given:
+            known = did_you_mean(option, settable) if settable else "it has no options"
+            raise InputError(f"model.{option}: model={model.name} has no such option, {known}")
+    values = {**given, **model.options}
+    check_call(function, model.target, KEY, values, asks)
+    return function, values
+
+
+def _asks(model: Model) -> str:
+    """What a model function takes and returns, in words."""
+    form = Pictures if model.input == "image" else Texts
+    taken = ", ".join(sorted({"classes", *(field.name for field in fields(form))}))
+    return f"a model function takes ({taken}) by name, and options, and returns a torch.nn.Module"

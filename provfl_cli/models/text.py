@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,11 @@ from torch import Tensor, nn
 from ..errors import InputError, did_you_mean
 
 OURS = ("num_labels", "vocab_size", "pad_token_id")  # fields of a network's config that follow from the data
+# Of those that say nothing about how it computes: labels, versions, and where it came from.
+ASIDE = (
+    *OURS, "_name_or_path", "architectures", "dtype", "id2label", "label2id", "model_type", "return_dict",
+    "transformers_version", "use_cache",
+)  # fmt: skip
 
 
 class TextClassifier(nn.Module):
@@ -78,6 +84,34 @@ def sequence_classifier(
         model = TextClassifier(network, padding)
         _check_padding(model, classes, vocabulary, max_tokens)
     return model
+
+
+def network_settings(model: nn.Module) -> dict[str, Any] | None:
+    """The architecture of a `TextClassifier` as plain values, from which it is built again; None of other models.
+
+    `architecture` and `config` are options of `sequence_classifier`.
+    """
+    settings = getattr(getattr(model, "network", None), "config", None)
+    return None if settings is None or not hasattr(settings, "model_type") else _plain(settings)
+
+
+def published_settings(folder: Path) -> dict[str, Any]:
+    """The same of the published network in a folder, by its `config.json` alone.
+
+    Raises:
+        InputError: there is none, or none of a known architecture.
+    """
+    with _quiet():
+        return _plain(_settings(str(folder), None, {}))
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    """What an architecture has of its own among its settings: nothing that names code or files."""
+    from transformers import AutoConfig
+
+    known = AutoConfig.for_model(settings.model_type).to_dict()
+    fields = {name: value for name, value in settings.to_dict().items() if name in known and name not in ASIDE}
+    return {"architecture": settings.model_type, "config": json.loads(json.dumps(fields))}
 
 
 def _settings(checkpoint: str | None, architecture: str | None, changes: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import ctypes
 import logging
 import multiprocessing
 import os
-import pickle
+import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +31,7 @@ from ..errors import RunError
 from ..federation.engine import can_fork, die_with
 from ..store.tensorfile import TensorFile, open_tensors
 from ..threads import one_thread
+from .answers import packed, unpacked
 from .batch import Pass, Sums, Target, trace_batch
 from .calls import TooLarge
 from .depth import chosen_layers, layer_weights
@@ -142,13 +143,13 @@ def _hands(work: Work, count: int) -> Iterator[Perform]:
             yield lambda spans: map(work.sums, spans)
 
 
-_Answer = bytes | str | None  # pickled sums; what went wrong; None: the batch is too large
+_Answer = bytes | str | None  # packed sums; what went wrong; None: the batch is too large
 
 
 def _answer(work: Work, span: Span) -> _Answer:
     """Trace one batch in another process."""
     try:
-        return pickle.dumps([replace(sums, attended=None) for sums in work.sums(span)])
+        return packed([replace(sums, attended=None) for sums in work.sums(span)])
     except TooLarge:
         return None
     except RunError as error:
@@ -176,7 +177,7 @@ def _in_order(submit: Callable[[Span], Future[_Answer]], ahead: int, remedy: str
                     raise TooLarge
                 if isinstance(answer, str):
                     raise RunError(answer)
-                yield pickle.loads(answer)
+                yield unpacked(answer)
         finally:
             for _, future in waiting:
                 future.cancel()
@@ -217,6 +218,7 @@ def _forked(work: Work, shards: int) -> Iterator[Perform]:
 
 def _begin(work: Work, parent: int, library: ctypes.CDLL) -> None:
     die_with(parent, library)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a job: the parent ends this one
     torch.set_num_threads(1)
     _held.append(work)
 

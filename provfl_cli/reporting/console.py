@@ -6,7 +6,6 @@ Everything fits 80 columns and reads without colour; where output is not a termi
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,28 +15,14 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from ..harmless import harmless
 from . import tables
 from .drawing import bar, heat, in_colour, shade
-from .texts import harmless
+from .terminal import make_console as make_console
 
 ROUNDS_SHOWN = 20
 CLIENTS_SHOWN = 12
 LABELS_SHOWN = 12
-
-
-def make_console() -> Console:
-    """The console of a run: 80 columns where the width is unknown, and never a crash over a character."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
-    return _Console(highlight=False, emoji=False, markup=False)
-
-
-class _Console(Console):
-    """Falls silent when nobody reads any more (`provfl run | head`): the run and its files matter more."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def heading(text: str) -> RenderableType:

@@ -12,9 +12,8 @@ import pandas as pd
 
 from ..config.schema import Experiment
 from .experiment import Published, Reproduction, fits, in_order, name_of, same
-from .figure_files import COLOURS, MARKERS
+from .figure_files import COLOURS, MARKERS, figure_text
 from .joined_views import plain
-from .texts import harmless
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +65,7 @@ def drawn(found: Reproduction) -> Figure:
     for axes, panel in zip(all_axes, panels, strict=True):
         theirs = found.published if panel.metric == experiment.metrics[0] else ()
         published = [one for one in theirs if fits(one, panel.setting)]
-        axes.set_title(harmless(panel.title), fontsize=9)
+        axes.set_title(figure_text(panel.title), fontsize=9)
         if experiment.x:
             _lines(axes, panel.rows, experiment.x, keys, looks, published)
         else:
@@ -74,7 +73,7 @@ def drawn(found: Reproduction) -> Figure:
         _label(axes, panel.metric, experiment.x)
     handles = {text: line for axes in all_axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     made.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7.5, frameon=False)
-    made.supxlabel(harmless(_caption(found)), fontsize=7, wrap=True)
+    made.supxlabel(figure_text(_caption(found)), fontsize=7, wrap=True)
     return made
 
 
@@ -133,21 +132,21 @@ def _lines(
                 "linewidth": 1.3,
                 "markersize": 4 + look.order if len(own) <= 20 else 0,
             }
-            axes.errorbar(at, own["mean"], yerr=_half(own), label=harmless(name), **look.drawing, **shape)
+            axes.errorbar(at, own["mean"], yerr=_half(own), label=figure_text(name), **look.drawing, **shape)
         chance = part.groupby(part[x].map(place))["chance"].mean().sort_index()
         if chance.notna().any():
             name = f"chance, {other}" if len(others) > 1 else "chance"
-            axes.plot(chance.index, chance, color=CHANCE, linestyle=dash, linewidth=1.0, label=harmless(name))
+            axes.plot(chance.index, chance, color=CHANCE, linestyle=dash, linewidth=1.0, label=figure_text(name))
     for number, name in enumerate(dict.fromkeys(one.name for one in published)):
         theirs = [one for one in published if one.name == name and x in one.setting]
         points = sorted((place[word], one.value) for one in theirs for word in words if same(word, one.setting[x]))
         if points:
             axes.plot(
                 *zip(*points, strict=True), linestyle="", marker=HOLLOW[number % len(HOLLOW)], color="black",
-                markerfacecolor="none", markersize=7, label=harmless(f"published: {name}"),
+                markerfacecolor="none", markersize=7, label=figure_text(f"published: {name}"),
             )  # fmt: skip
     if words and list(place.values()) == list(range(len(words))):
-        axes.set_xticks(range(len(words)), [harmless(word) for word in words], fontsize=8)
+        axes.set_xticks(range(len(words)), [figure_text(word) for word in words], fontsize=8)
 
 
 def _places(values: pd.Series) -> tuple[list[str], dict[str, float]]:
@@ -191,7 +190,13 @@ def _dots(
             at = row + 0.6 * ((number + 0.5) / len(looks) - 0.5)
             where = [at] * len(own)
             axes.errorbar(
-                own["mean"], where, xerr=_half(own), linestyle="", markersize=5, label=harmless(method), **look.drawing
+                own["mean"],
+                where,
+                xerr=_half(own),
+                linestyle="",
+                markersize=5,
+                label=figure_text(method),
+                **look.drawing,
             )
         chance = part["chance"].mean()
         if not np.isnan(chance):
@@ -201,12 +206,12 @@ def _dots(
         for number, one in enumerate(one for one in published if fits(one, setting)):
             axes.plot(
                 one.value, row, marker=HOLLOW[number % len(HOLLOW)], color="black", markerfacecolor="none",
-                markersize=9, linestyle="", label=harmless(f"published: {one.name}"),
+                markersize=9, linestyle="", label=figure_text(f"published: {one.name}"),
             )  # fmt: skip
         if row:
             axes.axhline(row - 0.5, color="0.9", linewidth=0.6, zorder=0)
     shown = [name.partition("=")[2] if len(keys) == 1 else name for name in names]
-    axes.set_yticks(range(len(names)), [harmless(name) for name in shown], fontsize=8)
+    axes.set_yticks(range(len(names)), [figure_text(name) for name in shown], fontsize=8)
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
@@ -216,9 +221,9 @@ def _half(rows: pd.DataFrame) -> np.ndarray:
 
 def _label(axes: Axes, metric: str, x: str | None) -> None:
     """Axes named and, for scores, cut to where scores can be."""
-    name = fill(harmless(name_of(metric).partition(":")[0]), 40)
+    name = fill(figure_text(name_of(metric).partition(":")[0]), 40)
     bounded = metric.endswith(("accuracy", "top", "ties", "share")) or metric == "ndcg"
-    axes.set_xlabel(harmless(_short(x)) if x else name, fontsize=9)
+    axes.set_xlabel(figure_text(_short(x)) if x else name, fontsize=9)
     axes.tick_params(labelsize=8)
     if x:
         axes.set_ylabel(name, fontsize=9)

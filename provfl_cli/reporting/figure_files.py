@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..harmless import harmless
 from ..store.disk import replacing
 
 if TYPE_CHECKING:
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by colour-blind readers; dashes and markers tell lines apart without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def figure_text(text: str) -> str:
+    """A text from data as matplotlib is to draw it: harmless, and no mathematics."""
+    return harmless(text).replace("$", r"\$")
 
 
 def write_figure(folder: Path, name: str, drawn: Figure) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.picture import open_picture
 from ..errors import InputError, did_you_mean
 from ..evaluation.contributions import Trace
+from ..harmless import harmless
 from ..store.disk import replacing
+from .figure_files import figure_text
 from .lineage import COLOURS, MARKERS
 from .page.reading import Opened
-from .texts import harmless
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -245,9 +246,7 @@ def _show_input(axes: Axes, opened: Opened, number: int) -> None:
     if rows is None or rows.empty:
         return
     if "picture" in rows:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(rows["picture"].iloc[0])) as picture:
+        with open_picture(rows["picture"].iloc[0]) as picture:
             axes.imshow(np.asarray(picture), cmap="gray", interpolation="nearest")
         return
     if "text" not in rows:  # of a recorded federation: numbers that are no picture
@@ -262,5 +261,5 @@ def _show_input(axes: Axes, opened: Opened, number: int) -> None:
 
 def _short(text: str, most: int) -> str:
     """A name that fits, with nothing that matplotlib would take for mathematics."""
-    shown = harmless(text).replace("$", r"\$")
-    return shown if len(shown) <= most else f"{shown[:most]}…"
+    shown = harmless(text)
+    return figure_text(shown if len(shown) <= most else f"{shown[:most]}…")

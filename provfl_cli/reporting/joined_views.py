@@ -14,10 +14,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ..harmless import harmless
 from .joined import CHANCE, LARGEST, Joined, grouped, records
 from .settings import MISSING, short
 from .tables import Table
-from .texts import harmless
 
 HEADINGS = {
     "localization_accuracy": "accuracy",

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..bounded import Oversized, read_csv
+
 if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "clients.csv"
 COLUMNS = ("client", "label", "examples")
+MOST_COUNTS = 20_000_000  # clients x labels
 
 
 def frame(label_counts: Mapping[int, np.ndarray]) -> pd.DataFrame:
@@ -38,13 +41,13 @@ def read(path: Path, classes: int) -> dict[int, np.ndarray]:
         ValueError: a column is missing, or a label is not below `classes`.
         FileNotFoundError: there is no such file.
     """
-    import pandas as pd
-
-    rows = pd.read_csv(path)
+    rows = read_csv(path)
     if missing := [name for name in COLUMNS if name not in rows]:
         raise ValueError(f"{path.name} has no column {missing[0]}")
     if len(rows) and not 0 <= rows["label"].min() <= rows["label"].max() < classes:
         raise ValueError(f"{path.name} has labels beyond the {classes} that there are")
+    if rows["client"].nunique() * classes > MOST_COUNTS:
+        raise Oversized(f"{path.name}: more than the {MOST_COUNTS:,} numbers of clients x labels that are read")
     found: dict[int, np.ndarray] = {}
     for client, label, examples in rows[list(COLUMNS)].itertuples(index=False):
         found.setdefault(int(client), np.zeros(classes, dtype=np.int64))[label] = examples

@@ -13,8 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .figure_files import COLOURS, MARKERS
-from .texts import harmless
+from ..harmless import harmless
+from .figure_files import COLOURS, MARKERS, figure_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +115,7 @@ def figure(found: Sequence[Fading], label_names: Sequence[str]) -> Figure:
     for number, one in enumerate([one for one in found if not np.isnan(one.shares).all()][:CLIENTS_SHOWN]):
         colour, marker = COLOURS[number], MARKERS[number]
         rounds, shares = np.asarray(one.rounds), np.asarray(one.shares)
-        name = f"client {one.client}, label {harmless(label_names[one.label])}"
+        name = f"client {one.client}, label {figure_text(label_names[one.label])}"
         taking_part = rounds <= one.last
         axes.plot(rounds[taking_part], shares[taking_part], color=colour, marker=marker, markersize=4, label=name)
         since = rounds >= (rounds[taking_part].max() if taking_part.any() else rounds.min())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from ..bounded import LINES_BYTES, read_csv, read_json, read_text
+from ..bounded_tables import read_run_table
 from ..coverage import recorded_warning
 from ..errors import InputError
 from ..markup import Markup, cell, table
@@ -96,15 +98,15 @@ def load_run(path: str | Path) -> RunResults:
     if isinstance(found, Absent):
         raise InputError(f"{found.name}: {found.reason}")
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / "manifest.json")
         return RunResults(
             folder=folder,
-            contributions=pd.read_parquet(folder / "contributions.parquet"),
-            inputs=pd.read_parquet(folder / "inputs.parquet"),
-            layers=pd.read_parquet(folder / "layers.parquet"),
+            contributions=read_run_table(folder / "contributions.parquet"),
+            inputs=read_run_table(folder / "inputs.parquet"),
+            layers=read_run_table(folder / "layers.parquet"),
             localization=found.scores,
-            participation=pd.read_csv(folder / "participation.csv"),
-            metrics=pd.read_json(folder / "metrics.jsonl", lines=True),
+            participation=read_csv(folder / "participation.csv"),
+            metrics=pd.read_json(io.StringIO(read_text(folder / "metrics.jsonl", LINES_BYTES)), lines=True),
             summary=found.figures,
             settings=found.settings,
             labels=tuple(map(str, manifest["dataset"]["labels"])),

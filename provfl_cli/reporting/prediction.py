@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..coverage import coverage_warning
+from ..harmless import harmless
 from .console import heading
 from .drawing import Picture, bar
 from .rankings import Ranked, clients_table
-from .texts import Excerpt, harmless
+from .texts import Excerpt
 
 LABELS_SHOWN = 3
 LAYERS_SHOWN = 8

@@ -13,8 +13,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..harmless import harmless
 from .drawing import Picture, bar
-from .texts import Excerpt, harmless
+from .texts import Excerpt
 
 if TYPE_CHECKING:
     import pandas as pd

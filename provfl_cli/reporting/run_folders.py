@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bounded import read_csv, read_end, read_json, read_json_lines
+from ..config.reopened import shown
 from ..errors import InputError, did_you_mean
 from ..store.covered import COVERED, FIGURES, FILE, SETTINGS, damage, read_manifest
+from ..store.links import refuse_links
 from ..store.sealed import Damaged
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ def failures_below(places: Sequence[Path]) -> list[Absent]:
     found = []
     for path in files.values():
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))["failures"]
+            rows = read_json(path)["failures"]
             found += [Absent(row["job"], row["message"]) for row in rows if not (path.parent / row["folder"]).exists()]
         except (OSError, ValueError, KeyError, TypeError):
             found.append(Absent(os.path.relpath(path), "cannot be read"))
@@ -130,6 +132,10 @@ def read_run(folder: Path, whole: bool = False) -> RunFolder | Absent:
     `whole`: look at the checksums of all its files, not only of those that are read here.
     """
     name = os.path.relpath(folder)
+    try:
+        refuse_links(folder)
+    except InputError as error:
+        return Absent(name, str(error))
     if (folder / "error.log").is_file():
         return Absent(name, f"failed: {_last_words(folder / 'error.log')}")
     if not (folder / "summary.json").is_file():
@@ -137,23 +143,21 @@ def read_run(folder: Path, whole: bool = False) -> RunFolder | Absent:
     try:
         if wrong := damage(folder, read_manifest(folder), COVERED if whole else (*SETTINGS, *FIGURES)):
             return Absent(name, wrong)
-        settings, following = _settings(folder / ".hydra" / "config.yaml")
-        chosen = _yaml(folder / ".hydra" / "hydra.yaml")["hydra"]["runtime"]["choices"]
-        overrides = [str(one) for one in _yaml(folder / ".hydra" / "overrides.yaml") or ()]
-        groups = {str(group): option for group, option in chosen.items() if not str(group).startswith("hydra/")}
-        keys = (one.lstrip("+~").partition("=")[0].partition("@")[0] for one in overrides)
+        config = shown(folder)
         return RunFolder(
             folder,
-            settings,
-            following,
-            groups,
-            frozenset(key for key in keys if key not in groups),
+            config.settings,
+            config.following,
+            config.chosen,
+            config.given,
             _scores(folder / "localization.csv"),
             _figures(folder / "summary.json"),
             _accuracy(folder / "metrics.jsonl"),
         )
     except FileNotFoundError as error:
         return Absent(name, f"{os.path.relpath(str(error.filename), folder)} is missing")
+    except InputError as error:
+        return Absent(name, str(error))
     except Damaged as error:
         return Absent(name, f"{FILE} cannot be read ({error})")
     except Exception as error:  # whatever a damaged file makes its reader say
@@ -162,50 +166,14 @@ def read_run(folder: Path, whole: bool = False) -> RunFolder | Absent:
 
 def _last_words(path: Path) -> str:
     """The exception at the end of a traceback, in one line."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_end(path).splitlines()
     ends = [number for number, line in enumerate(lines) if re.match(r"[\w.]+(: |$)", line)]
     text = " ".join(" ".join(lines[ends[-1] :] if ends else lines[-1:]).split())
     return text.removeprefix("provfl_cli.errors.RunError: ")[:300]
 
 
-def _yaml(path: Path) -> Any:
-    """A YAML file, by the fast reader where there is one: sweeps have hundreds of them."""
-    import yaml
-
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
-def _settings(path: Path) -> tuple[dict[str, Any], frozenset[str]]:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    raw = _yaml(path)
-    composed = OmegaConf.create(raw)
-    plain, following = {}, set()
-    for key, value in leaves(raw):
-        plain[key] = value
-        if isinstance(value, str) and "${" in value:
-            following.add(key)
-            try:
-                plain[key] = OmegaConf.select(composed, key)
-            except OmegaConfBaseException:  # one that only Hydra knows: as it was written
-                continue
-    return plain, frozenset(following)
-
-
-def leaves(block: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; a list is one value, and so is a mapping of anything but names."""
-    for key, value in block.items():
-        if isinstance(value, Mapping) and value and all(isinstance(name, str) for name in value):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _scores(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    scores = pd.read_csv(path)
+    scores = read_csv(path)
     missing = [name for name in IDENTITY if name not in scores.columns]
     if missing:
         raise ValueError(f"localization.csv has no column {missing[0]}")
@@ -213,12 +181,11 @@ def _scores(path: Path) -> pd.DataFrame:
 
 
 def _figures(path: Path) -> dict[str, Any]:
-    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    figures = read_json(path)
     if figures.get("epsilon") is None and str(figures.get("privacy", "")).startswith(INFINITE):
         figures["epsilon"] = float("inf")
     return figures
 
 
 def _accuracy(path: Path) -> dict[int, float]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    return {row["round"]: row["accuracy"] for row in rows}
+    return {row["round"]: row["accuracy"] for row in read_json_lines(path)}

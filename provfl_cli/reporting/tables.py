@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ..harmless import harmless, harmless_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,9 +149,20 @@ def to_markdown(tables: Sequence[Table], note: str) -> str:
     for table in tables:
         rule = [":--" if i < table.words else "--:" for i in range(len(table.headings))]
         lines = [table.headings, tuple(rule), *table.rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        parts.append(f"**{table.title}**\n\n{body}\n")
-    return "\n".join([*parts, f"{note}\n"])
+        body = "\n".join("| " + " | ".join(map(markdown_cell, line)) + " |" for line in lines)
+        parts.append(f"**{_without_tags(harmless(table.title))}**\n\n{body}\n")
+    return "\n".join([*parts, f"{_without_tags(harmless_lines(note))}\n"])
+
+
+def markdown_cell(text: str) -> str:
+    """`text` in one cell of a Markdown table: nothing in it ends the cell, is a link, a picture or HTML."""
+    kept = harmless(text).replace("\\", "\\\\").replace("|", "\\|")
+    return _without_tags(kept)
+
+
+def _without_tags(text: str) -> str:
+    """Markdown without HTML, links and pictures; a lone < or [ stays as it is."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("](", "]\\(")
 
 
 def to_latex(tables: Sequence[Table], note: str) -> str:
@@ -158,7 +172,7 @@ def to_latex(tables: Sequence[Table], note: str) -> str:
         kinds = "l" * table.words + "r" * (len(table.headings) - table.words)
         lines = [" & ".join(escape(cell) for cell in row) + r" \\" for row in (table.headings, *table.rows)]
         parts += [
-            f"% {table.title}",
+            f"% {harmless(table.title)}",
             f"\\begin{{tabular}}{{{kinds}}}",
             "\\toprule",
             lines[0],
@@ -182,9 +196,10 @@ _LATEX = {
     ">": r"\textgreater{}",
     **{character: f"{{{character}}}" for character in "[*"},  # behind a line's end they would be an argument of it
     **{character: "\\" + character for character in "&%$#_{}"},
+    **dict.fromkeys(map(chr, (*range(0x2400, 0x2422), 0xFFFD)), "?"),
 }
 
 
 def escape(text: str) -> str:
-    """`text` so that LaTeX prints it as it is."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    """`text` so that LaTeX prints it as it is; for control characters, which no font has, a question mark."""
+    return "".join(_LATEX.get(character, character) for character in harmless(text))

@@ -1,4 +1,4 @@
-"""Words that come from data, so that a console shows them and does nothing else with them."""
+"""Texts of inputs, as much of them as a console has room for."""
 
 from __future__ import annotations
 
@@ -8,27 +8,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
+from ..harmless import harmless
+
 MARGIN = "│ "
 WIDEST = 100  # columns: longer lines are hard to read
 CONSIDERED = 2000  # characters: no text fills two lines with more, but for marks piled on one letter
 LONG_WORD = 20  # characters: what is longer is cut, not left out
-
-_DIRECTION = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # embeddings, overrides, isolates: they reorder a line
-_NEUTRAL: dict[int, int | None] = {
-    **{code: 0x2400 + code for code in range(0x20)},  # ESC becomes ␛
-    0x7F: 0x2421,
-    **dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000)), 0xFFFD),  # a second set of controls; half characters
-    **dict.fromkeys((0x2028, 0x2029), ord(" ")),
-    **dict.fromkeys(_DIRECTION),
-}
-
-
-def harmless(text: str) -> str:
-    """`text` without the power to move a cursor, end a line, set a colour or turn the reading direction around.
-
-    Control characters become their pictures. All else stays: accents, wide letters, right-to-left words, joined emoji.
-    """
-    return text.translate(_NEUTRAL)
 
 
 @dataclass(frozen=True)

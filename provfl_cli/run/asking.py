@@ -215,6 +215,9 @@ def _what_if(opened: Opened, asked: Asked, kinds: Sequence[str], without: Sequen
     removed = tuple(stored.clients.index(number) for number in numbers)
     names = tuple(opened.name_of(number) for number in numbers)
     for kind in kinds:
+        if len(removed) == len(stored.clients):
+            yield WhatIf(kind, names, None, "nobody is left: these are all clients of the round")
+            continue
         found = _without(asked.case, kind, [removed])[0]
         reason = "" if found is not None else "the fusion does not work with so few clients"
         yield WhatIf(kind, names, found, reason)
@@ -301,6 +304,7 @@ def _doubts(given: Given, probabilities: np.ndarray) -> tuple[str, ...]:
 
 def _notes(opened: Opened, given: Given, question: Question) -> Iterator[str]:
     """What a reader has to know."""
+    yield from opened.notes
     yield from given.notes
     if given.chosen:
         yield f"{given.names[0]} is the first there is; another: --input INDEX"

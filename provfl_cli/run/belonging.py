@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
+from ..bounded import read_json_lines
 from ..errors import RunError
 from ..store.rounds import Round
 
@@ -37,8 +37,7 @@ def check_belongs(folder: Path, stored: Round, key: str | None) -> None:
 def _same_losses(stored: Round, metrics: Path) -> bool:
     """Whether a round, and those before it, came to what the run noted of them."""
     try:
-        rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines() if line]
-        noted = {int(row["round"]): row["loss"] for row in rows}
+        noted = {int(row["round"]): row["loss"] for row in read_json_lines(metrics)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{metrics} cannot be read ({type(error).__name__}: {error})") from error
     both = [(past.loss, noted[past.round]) for past in stored.history if past.round in noted]  # longer runs may follow

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..bounded import check_safetensors
 from ..coverage import printable
 from ..errors import InputError, RunError
 from ..fusion.decomposition import Decomposition
@@ -28,7 +29,6 @@ from ..store.tensorfile import open_tensors, specs_of, write_slot
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # last parts of the names of normalisation's buffers
 ROUNDING = 1e-5  # of a tensor's largest number: what another order of summing may change
 DIFFERENCE = "difference"  # the row of what the fusion of the clients does not explain
-MISMATCH = ("refuse", "fusion", "row")
 PATIENCE = 600.0  # seconds in which another import into the same folder should have ended
 
 
@@ -191,6 +191,7 @@ def _read(file: Path, option: str) -> dict[str, Tensor]:
     if not file.is_file():
         raise InputError(f"{option}: {file}: no such file")
     try:
+        check_safetensors(file)
         with safe_open(file, framework="pt") as handle:
             tensors = {name: handle.get_tensor(name) for name in sorted(handle.keys())}
     except (SafetensorError, OSError, ValueError) as error:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
+from ..bounded import TOKENIZER_BYTES, Oversized, read_text
+from ..bounded_tables import GIVEN, check_dataset, read_run_table
 from ..config.schema import Config
 from ..data.decode import decode
 from ..data.encoding import Encode
@@ -23,6 +27,7 @@ from ..data.labels import Classes
 from ..data.likeness import Look, unlike
 from ..data.listing import listed
 from ..data.load import test_set
+from ..data.network import without_network
 from ..data.numbering import asked
 from ..data.splits import Split, from_table, joined
 from ..data.tables import FORMATS, read_table
@@ -30,6 +35,7 @@ from ..data.tensors import to_tensor
 from ..data.tokenizer import from_json
 from ..errors import InputError, RunError
 from ..store.covered import TOKENIZER
+from .again import data_again
 
 UNKNOWN = -1  # stands for a true label, or an index in the test set, that nobody gave
 
@@ -91,6 +97,7 @@ class RunInputs:
     fingerprint: str
     pictures: PictureFacts = field(default_factory=PictureFacts)
     indexed: bool | None = None  # as `labels.Classes` has it
+    data: str | None = None  # where the user says that the dataset is now
 
     @property
     def classes(self) -> Classes:
@@ -102,31 +109,37 @@ class RunInputs:
         encode: Encode
         if isinstance(self.form, Texts):
             try:
-                encode = from_json((self.folder / TOKENIZER).read_text(encoding="utf-8"))
+                encode = from_json(read_text(self.folder / TOKENIZER, TOKENIZER_BYTES))
+            except ValueError as error:
+                raise RunError(f"{self.folder / TOKENIZER} cannot be read: {error}") from error
             except OSError as error:
                 raise RunError(f"{error.filename}: {error.strerror}: what turns texts into tokens is gone") from error
+            except Exception as error:  # of the library, of a file that it does not understand
+                raise RunError(f"{self.folder / TOKENIZER} cannot be read: it is no tokenizer of a run") from error
         else:
             encode = partial(to_tensor, mean=self.config.dataset.mean, std=self.config.dataset.std)
         return encode(shown)
 
     def first(self, number: int) -> Given:
         """The first input that the run traced of that round, or of any."""
-        rows = self._traced()
-        if not rows:
+        traced = self._traced()
+        if not len(traced):
             raise InputError(f"{self.folder}: the run has traced nothing: give --input INDEX of its test set")
-        best = next((row for row in rows if row["round"] == number), rows[0])
-        return self._of_rows([best], chosen=True)
+        of_round = np.flatnonzero(traced["round"] == number)
+        return self._of_rows([self._row(int(of_round[0]) if len(of_round) else 0)], chosen=True)
 
     def numbered(self, index: int) -> Given:
         """From `inputs.parquet` where the run traced it, else from the dataset, which takes longer."""
-        rows = [row for row in self._traced() if row["input"] == index]
-        if rows:
-            return self._of_rows(rows[:1])
-        test, source = test_set(self.config)
+        rows = np.flatnonzero(self._traced()["input"] == index)
+        if len(rows):
+            return self._of_rows([self._row(int(rows[0]))])
+        dataset = data_again(self.config.dataset, self.fingerprint, self.data)
+        with without_network() if self.data is None else nullcontext():
+            test, source = test_set(replace(self.config, dataset=dataset))
         if source.fingerprint != self.fingerprint:
             raise InputError(
                 f"--input {index}: the run has not traced it, and the dataset is not what it was then "
-                f"({source.location}): give one that it traced (inputs.parquet)"
+                f"({source.location}): give one that it traced (inputs.parquet), or --data DIR, where the data are now"
             )
         found = np.flatnonzero(test.indices == index).tolist()
         if not found:
@@ -176,6 +189,13 @@ class RunInputs:
 
     def _table(self, file: Path) -> Split:
         dataset = self.config.dataset
+        if file.suffix.lower() == ".parquet":
+            try:
+                check_dataset(file, GIVEN)
+            except Oversized as error:
+                raise InputError(f"--inputs {file}: {error}") from error
+            except (OSError, ValueError):  # said below
+                pass
         return from_table(read_table(file, dataset), str(file), file.parent, dataset, unlabelled=True)
 
     def _of_split(self, split: Split, names: tuple[str, ...]) -> Given:
@@ -210,14 +230,22 @@ class RunInputs:
             pixels = _grey(pixels)
         return pixels, (*read.lines, *_unlike(pixels, read.shapes, names, self.pictures.look))
 
-    def _traced(self) -> list[dict[str, Any]]:
+    def _traced(self) -> pd.DataFrame:
+        """Round and number of every input that the run traced."""
+        with _readable(self.folder / "inputs.parquet") as path:
+            return read_run_table(path, ["round", "input"])
+
+    def _row(self, position: int) -> dict[str, Any]:
+        """All that the run recorded of one of them."""
         import pyarrow.parquet as pq
 
-        try:
-            rows: list[dict[str, Any]] = pq.read_table(self.folder / "inputs.parquet", partitioning=None).to_pylist()
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.folder / 'inputs.parquet'} cannot be read: {str(error).splitlines()[0]}") from error
-        return rows
+        with _readable(self.folder / "inputs.parquet") as path, pq.ParquetFile(path) as file:
+            group = 0
+            while position >= file.metadata.row_group(group).num_rows:
+                position -= file.metadata.row_group(group).num_rows
+                group += 1
+            (row,) = file.read_row_group(group).slice(position, 1).to_pylist()
+            return dict(row)
 
     def _of_rows(self, rows: Sequence[Mapping[str, Any]], chosen: bool = False) -> Given:
         """Inputs as the run recorded them: a picture without loss, or the whole text."""
@@ -231,6 +259,17 @@ class RunInputs:
             tuple(where for where, _ in cells),
             chosen,
         )
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[Path]:
+    """Raise RunError where the file cannot be read, or is far larger than a run writes."""
+    try:
+        yield path
+    except Oversized as error:
+        raise RunError(f"{path} is not opened: {error}") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ from rich.text import Text
 
 from ..config.schema import Config, Provenance
 from ..config.validate import provenance_preset
+from ..config.written import masked
 from ..data.federated import FederatedData
-from ..data.load import federated_data
+from ..data.load import check_functions, federated_data
 from ..evaluation.metrics import localization
 from ..federation.events import (
     ClientFailed,
@@ -34,7 +35,7 @@ from ..federation.events import (
 from ..federation.participation import Roster, rosters, without
 from ..federation.train import federated_rounds
 from ..fusion.accounting import Spent, ledger_of, told
-from ..models.build import build
+from ..models.build import build, check_function
 from ..reporting import console as show
 from ..reporting import label_counts, participation
 from ..reporting.figure_files import write_figure
@@ -128,7 +129,9 @@ def run(config: Config, folder: Path) -> None:
 def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> None:
     began = time.perf_counter()
     device = choose_device(config.device)
-    data = federated_data(config)
+    check_function(config.model)  # what somebody named is asked whether it can serve before data are read
+    check_functions(config.dataset)
+    data = _as_written(federated_data(config), config)
     model = build(config.model, data.form, len(data.label_names), config.seed)
     check_fit(config, data, model)
     counts = {client.id: client.label_counts for client in data.clients}
@@ -182,7 +185,7 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
     if faded is not None:
         write_figure(folder, "lineage", figure(faded, data.label_names))
     write_json(folder / "summary.json", figures)
-    made_of = {"key": key, **manifest(config, data, device, seconds, last.trace)}
+    made_of = {"key": key, **manifest(config, data, model, device, seconds, last.trace)}
     write_json(folder / FILE, covering(folder, plain(made_of)))  # the last, since it covers the others
     _print_results(console, config, data, history, scores, last, counts, note)
     if faded is not None:
@@ -193,6 +196,14 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
     written = {name: meaning for name, meaning in WRITTEN.items() if (folder / name).exists()}
     console.print(show.files(folder, written, Path.cwd()))
     tracking.results(figures, scores, note, folder)
+
+
+def _as_written(data: FederatedData, config: Config) -> FederatedData:
+    """`data`, what is said of them without values of the environment."""
+    said = {name: getattr(data.source, name) for name in ("name", "location", "note")}
+    taken = config.environment
+    source = replace(data.source, **masked(said, taken, "dataset"))
+    return replace(data, source=source, lines=masked(data.lines, taken, "dataset", "model"))
 
 
 def _examples(data: FederatedData) -> list[int]:
@@ -273,7 +284,7 @@ def _print_header(
     console.print(
         show.header(
             f"{data.source.name} ({data.source.train_examples:,} + {data.source.test_examples:,} examples)",
-            config.model.name,
+            masked(config.model.name, config.environment, "model"),
             f"{clients}, {federation.rounds} round{'s' if federation.rounds > 1 else ''}",
             type(config.fusion).__name__,
             str(device),
@@ -301,7 +312,8 @@ def _print_results(
     console.print(show.heading("Rounds"))
     console.print(show.rounds([asdict(metrics) for metrics in history]))
     if last.trace is None:
-        console.print(f"no {config.evaluation.inputs} prediction to trace: evaluation.inputs chooses which are traced")
+        kind = "" if config.evaluation.inputs == "all" else f"{config.evaluation.inputs} "
+        console.print(f"no {kind}prediction to trace: evaluation.inputs chooses which are traced")
     else:
         rows = last.contributions
         own = rows[(rows["method"] == config.provenance.name) & (rows["scope"] == "round")]

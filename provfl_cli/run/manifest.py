@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..config.schema import Config
+from ..config.written import masked
 from ..data.facts import as_values
 from ..data.federated import FederatedData, Texts
+from ..models.text import network_settings
 from ..provenance.tracing import Contributions
 from ..store.covered import TOKENIZER
 
@@ -23,11 +26,13 @@ PACKAGES = (
     "provfl", "torch", "torchvision", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets",
     "flwr-datasets", "numpy", "pandas",
 )  # fmt: skip
+PUBLISHED = "published"  # begins what is said of weights that were not drawn from the seed
 
 
 def manifest(
     config: Config,
     data: FederatedData,
+    model: nn.Module,
     device: torch.device,
     seconds: Mapping[str, float],
     found: Contributions | None,
@@ -37,8 +42,8 @@ def manifest(
         "seed": config.seed,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "dataset": {**asdict(data.source), "labels": list(data.label_names), "lines": list(data.lines)},
-        "inputs": _inputs(data),
-        "model": {"name": config.model.name, "weights": _weights(config, data)},
+        "inputs": masked(_inputs(data), config.environment, "dataset"),
+        "model": _model(config, data, model),
         "clients": {
             "kept": {str(client.id): len(client.labels) for client in data.clients},
             "dropped": {str(client): left for client, left in data.dropped},
@@ -68,11 +73,18 @@ def _inputs(data: FederatedData) -> dict[str, Any]:
     return {"input": "text" if isinstance(data.form, Texts) else "image", **fields}
 
 
+def _model(config: Config, data: FederatedData, model: nn.Module) -> dict[str, Any]:
+    """Name and weights; of published ones also the architecture, so that the run is opened without their files."""
+    described = {"name": config.model.name, "weights": _weights(config, data)}
+    network = network_settings(model) if isinstance(data.form, Texts) and data.form.checkpoint is not None else None
+    return masked(described, config.environment, "model") | ({} if network is None else {"network": network})
+
+
 def _weights(config: Config, data: FederatedData) -> str:
     """Where the initial weights come from."""
     if isinstance(data.form, Texts):
-        return "drawn from the seed" if data.form.checkpoint is None else f"published: {data.form.checkpoint}"
-    return "published" if config.model.pretrained else "drawn from the seed"
+        return "drawn from the seed" if data.form.checkpoint is None else f"{PUBLISHED}: {data.form.checkpoint}"
+    return PUBLISHED if config.model.pretrained else "drawn from the seed"
 
 
 def _covered(found: Contributions) -> dict[str, Any]:

@@ -7,35 +7,48 @@ clients, only where an input is asked for that the run has not traced.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from ..attribution.counterfactual import steps_made
 from ..attribution.method import Attribution, Case
-from ..config.schema import Config, Model, Provenance
+from ..bounded import Oversized
+from ..bounded_tables import check_run_table
+from ..config.builtin import names
+from ..config.reopened import HYDRA, reopened
+from ..config.schema import Config, Provenance
+from ..config.targets import working_folder_searched
 from ..config.tree import options
-from ..config.validate import attribution_method, provenance_preset, validated
+from ..config.validate import attribution_method, provenance_preset
 from ..data.checkpoint import resolve
 from ..data.facts import from_values
 from ..data.federated import Form, Pictures, Texts
 from ..data.labels import Classes
+from ..data.network import without_network
 from ..errors import InputError, RunError, did_you_mean
 from ..models.build import build
 from ..reporting import label_counts as counted
 from ..store.covered import FILE, SETTINGS, TOKENIZER, damage, read_manifest
+from ..store.links import refuse_links, refuse_links_of_rounds
 from ..store.recorded import check_names
 from ..store.rounds import Round, read_round, stored_rounds
 from ..store.sealed import Damaged
+from .again import model_again
 from .belonging import check_belongs
 from .device import choose_device
 from .inputs import Given, Inputs, RunInputs
+from .manifest import PUBLISHED
+from .place import no_run
+
+# Of what a model reads, the most that a configuration takes; a vocabulary may be published.
+LARGEST = {"channels": 4, "image_size": 1024, "vocabulary": 2_000_000, "max_tokens": 4096, "padding": 2_000_000}
 
 READ = (*SETTINGS[:2], "metrics.jsonl", "inputs.parquet", counted.FILE, TOKENIZER)  # of these a trace is made
 
@@ -62,6 +75,7 @@ class Opened:
         seed: of everything random.
         device: where to compute.
         config: of the run; None: there was no run.
+        notes: what of the run's configuration is not known, a sentence for each.
         key: of the run's federation; None: the run is of a time when none was written, or there was none.
     """
 
@@ -82,6 +96,7 @@ class Opened:
     seed: int
     device: torch.device
     config: Config | None = None
+    notes: tuple[str, ...] = ()
     key: str | None = None
 
     @cached_property
@@ -198,22 +213,28 @@ class Opened:
         return Classes(self.label_names)
 
 
-def open_run(folder: Path) -> Opened:
-    """Open the folder of a run that has ended.
+def open_run(folder: Path, trust: bool = False, data: str | None = None, checkpoint: str | None = None) -> Opened:
+    """Open the folder of a run that has ended; it is data, whoever made it, and nothing that it names is run.
+
+    Args:
+        folder: of the run.
+        trust: whether its configuration may call functions that are no part of ProvFL; modules in the working folder
+            are found then too.
+        data: where its data are now, a folder, a file or a hub id; None: found again where that is certain.
+        checkpoint: a folder or a hub id with the architecture of its model; None: what the folder holds.
 
     Raises:
-        InputError: it is none, or its configuration no longer fits.
+        InputError: it is none, its configuration names what may not be called, or no longer fits.
         RunError: a file of it is damaged.
     """
-    config_file = folder / ".hydra" / "config.yaml"
-    if not config_file.is_file():
+    if not (folder / HYDRA / "config.yaml").is_file():
         raise InputError(no_run(folder))
+    refuse_links(folder)
+    refuse_links_of_rounds(folder)
     try:
         manifest = read_manifest(folder)
         if wrong := damage(folder, manifest, READ):
             raise RunError(f"{folder}: {wrong}: the same provfl run writes its results again")
-        hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
-        called_from = Path(str(OmegaConf.select(hydra, "hydra.runtime.cwd")))
         labels = tuple(map(str, manifest["dataset"]["labels"]))
         indexed = manifest["dataset"].get("indexed")  # not known of runs of the time before it was kept
         examples = {int(client): int(count) for client, count in manifest["clients"]["kept"].items()}
@@ -221,20 +242,34 @@ def open_run(folder: Path) -> Opened:
         fingerprint = str(manifest["dataset"]["fingerprint"])
         reads = dict(manifest["inputs"])
         facts = from_values(reads.get("pictures"))
+        form = _form(reads)
+        described = dict(manifest["model"])
     except FileNotFoundError as error:
         raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = str(error) if isinstance(error, Damaged) else f"{type(error).__name__}: {error}"
         raise RunError(f"{folder / FILE} cannot be read ({why})") from error
-    loaded = OmegaConf.load(config_file)
-    config = validated(loaded, called_from)  # type: ignore[arg-type]
-    form = _form(reads, config.model)
+    with working_folder_searched() if trust else nullcontext():
+        try:
+            found = reopened(folder, trust)
+        except FileNotFoundError as error:
+            raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
+        config = found.config
+        published = str(described.get("weights", "")).startswith(PUBLISHED)
+        model = _built(config, form, len(labels), described.get("network"), published, checkpoint)
     return Opened(
         folder=folder,
-        model=build(config.model, form, len(labels), config.seed),
+        model=model,
         form=form,
         inputs=RunInputs(
-            folder, config, form, labels, fingerprint, facts, indexed=indexed if isinstance(indexed, bool) else None
+            folder,
+            config,
+            form,
+            labels,
+            fingerprint,
+            facts,
+            indexed=indexed if isinstance(indexed, bool) else None,
+            data=data,
         ),
         label_names=labels,
         client_names={},
@@ -249,28 +284,37 @@ def open_run(folder: Path) -> Opened:
         seed=config.seed,
         device=device_like(config.device),
         config=config,
+        notes=found.notes,
         key=manifest.get("key"),
     )
 
 
-def no_run(folder: Path) -> str:
-    """What is wrong with a folder that holds nothing to open."""
-    if not folder.exists():
-        return f"{folder}: no such folder"
-    below = sorted(folder.glob("*/.hydra/config.yaml"))
-    if below:
-        return f"{folder}: several runs in it: give one, such as {below[0].parent.parent}"
-    return f"{folder}: neither a run (provfl run) nor a recorded federation (provfl import)"
+def _built(
+    config: Config, form: Form, classes: int, network: Any, published: bool, checkpoint: str | None
+) -> nn.Module:
+    """The run's model, with weights of no matter what: those of a round come into it."""
+    if config.model.target not in names()["model"]:  # trusted, else it would have been refused: as when it was run
+        if isinstance(form, Texts) and published and (files := resolve(config.model)).weights:
+            form = replace(form, checkpoint=str(files.folder))
+        return build(config.model, form, classes, config.seed)
+    model = model_again(config.model, network, published, checkpoint)
+    with without_network():
+        return build(model, form, classes, config.seed)
 
 
-def _form(reads: Mapping[str, Any], model: Model) -> Form:
-    """What the run's model reads, as the manifest says."""
-    if reads["input"] == "image":
-        return Pictures(reads["channels"], reads["image_size"])
-    # Weights come from the round, but the published files also say what the architecture is.
-    published = resolve(model)
-    checkpoint = str(published.folder) if published.weights else None
-    return Texts(reads["vocabulary"], reads["max_tokens"], reads["padding"], checkpoint)
+def _form(reads: Mapping[str, Any]) -> Form:
+    """What the run's model reads, as the manifest says; RunError where no run could have written that."""
+
+    def size(name: str) -> int:
+        value, least = reads.get(name), 0 if name == "padding" else 1
+        if not isinstance(value, int) or not least <= value <= LARGEST[name]:
+            asked = f"a whole number from {least} to {LARGEST[name]:,} is read"
+            raise RunError(f"{FILE}: inputs.{name} is {str(value)[:40]}: {asked}")
+        return value
+
+    if reads.get("input") == "image":
+        return Pictures(size("channels"), size("image_size"))
+    return Texts(size("vocabulary"), size("max_tokens"), size("padding"))
 
 
 def _label_counts(folder: Path, classes: int) -> dict[int, np.ndarray]:
@@ -287,7 +331,10 @@ def _rounds_traced(folder: Path) -> tuple[int, ...]:
     import pyarrow.parquet as pq
 
     try:
+        check_run_table(folder / "inputs.parquet")
         column = pq.read_table(folder / "inputs.parquet", columns=["round"], partitioning=None).column("round")
+    except Oversized as error:
+        raise RunError(f"{folder / 'inputs.parquet'} is not opened: {error}") from error
     except (OSError, ValueError):
         return ()
     return tuple(sorted(column.unique().to_pylist()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +12,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from ..bounded import check_safetensors
+from ..config.targets import working_folder_searched
 from ..config.validate import fusion_option, model_option, provenance_preset
 from ..data.federated import Form, Pictures
 from ..errors import InputError
@@ -20,10 +21,11 @@ from ..fusion.privacy import NoPrivacy
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..provenance.checks import ONE_LOGIT, check_finite_inputs
-from ..store.recorded import Recorded, read_whole
+from ..store.recorded import Recorded, is_recorded, read_whole, why_nothing
 from ..store.rounds import read_round, stored_rounds
 from .inputs import UNKNOWN, TensorInputs
-from .opened import Opened, device_like, no_run
+from .opened import Opened, device_like
+from .place import no_run, require_model_and_data
 
 
 def open_recorded(folder: Path, model: str | None, data: str | None) -> Opened:
@@ -40,23 +42,15 @@ def open_recorded(folder: Path, model: str | None, data: str | None) -> Opened:
         RunError: a file of it is damaged.
     """
     recorded = read_whole(folder)
-    if recorded is None:
-        raise InputError(no_run(folder))
-    if model is None:
-        raise InputError(
-            f"{folder}: of a recorded federation the model has to be given: --model lenet (provfl ls model), or "
-            "--model module:function, which returns it"
-        )
-    if data is None:
-        raise InputError(
-            f"{folder}: of a recorded federation the inputs have to be given as the model reads them: "
-            "--data FILE.safetensors (inputs, labels), or --data module:function"
-        )
+    if recorded is None or not stored_rounds(folder / "rounds"):
+        if not is_recorded(folder):
+            raise InputError(no_run(folder))
+        reason = why_nothing(folder)
+        raise InputError(f"{folder}: no round of it could be recorded" + (f" ({reason})" if reason else ""))
+    require_model_and_data(folder, model, data)
+    assert model is not None and data is not None  # noqa: PT018
     inputs, labels = _data(data)
-    numbers = stored_rounds(folder / "rounds")
-    if not numbers:
-        raise InputError(f"{folder}: no round has been recorded in it")
-    weights = read_round(folder / "rounds", numbers[-1]).weights()
+    weights = read_round(folder / "rounds", stored_rounds(folder / "rounds")[-1]).weights()
     module, form = _model(model, inputs, weights, recorded)
     classes = _check_fits(module, weights, inputs, model)
     if labels.max() >= classes or labels.min() < UNKNOWN:
@@ -96,17 +90,11 @@ def _fusion(recorded: Recorded) -> Any | None:
 def _called(spec: str, option: str) -> Any:
     """What the function that `spec`, MODULE:FUNCTION, names returns; modules of the working folder are found too."""
     module, _, name = spec.partition(":")
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        function: Callable[[], Any] = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-        raise InputError(f"{option} {spec}: cannot be imported ({error}): give MODULE:FUNCTION") from error
-    finally:
-        if added:
-            sys.path.remove(here)
+    with working_folder_searched():
+        try:
+            function: Callable[[], Any] = getattr(import_module(module), name)
+        except Exception as error:  # whatever a module does when it is imported
+            raise InputError(f"{option} {spec}: cannot be imported ({error}): give MODULE:FUNCTION") from error
     try:
         return function()
     except Exception as error:
@@ -122,6 +110,7 @@ def _data(spec: str) -> tuple[Tensor, np.ndarray]:
         if not path.is_file():
             raise InputError(f"--data {spec}: no such file")
         try:
+            check_safetensors(path)
             found: Any = load_file(path)
         except Exception as error:  # of the library, one of several
             raise InputError(f"--data {spec}: is no safetensors file ({error})") from error

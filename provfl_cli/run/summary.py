@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..config.schema import Config
+from ..config.written import masked
 from ..coverage import listed
 from ..evaluation.metrics import METRICS
 from ..fusion.accounting import Spent
@@ -53,8 +54,8 @@ def summary(
         "threshold": config.threshold,
         "seed": config.seed,
         "clients_kept": clients_kept,
-        "dataset": config.dataset.name,
-        "model": config.model.name,
+        "dataset": masked(config.dataset.name, config.environment, "dataset"),
+        "model": masked(config.model.name, config.environment, "model"),
         "fusion": type(config.fusion).__name__.lower(),
         **privacy_figures(spent),
         "engine": config.engine.name,

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, SoftFileLease, Timeout
 
+from ..bounded import read_text
 from ..errors import InputError, RunError
 from .locks import LEASE, give_back, lock
 from .rounds import Round, read_round, remove_leftovers, remove_round, stored_rounds
@@ -65,7 +66,7 @@ class Entry:
     def kept(self) -> set[int]:
         """Numbers of the rounds that some run asked to keep; all there are where the list of them is damaged."""
         try:
-            content = json.loads((self.folder / "keep.json").read_text(encoding="utf-8"))
+            content = json.loads(read_text(self.folder / "keep.json"))
             if isinstance(content, dict):
                 check_seal(content, since=1)
                 content = content["rounds"]

@@ -6,11 +6,11 @@ table is made of is covered, against damage and mixed-up files (`sealed.py`: not
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..bounded import read_json
 from .disk import checksum
 from .sealed import Damaged, check_seal, sealed
 
@@ -34,12 +34,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        Damaged: its checksum differs or is missing.
-        ValueError, OSError: it cannot be read.
+        Damaged: its checksum differs or is missing, it is too large, or no JSON.
+        OSError: it cannot be read.
     """
-    content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise Damaged("it is damaged: no JSON object")
+    try:
+        content = read_json(folder / FILE)
+    except ValueError as error:
+        raise Damaged(str(error)) from error
     check_seal(content, FORMAT)
     return content
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..bounded import read_json
 from ..errors import InputError, RunError
 from .disk import replacing
 from .sealed import check_seal, sealed
@@ -21,6 +22,8 @@ from .sealed import check_seal, sealed
 FORMAT = 2
 READABLE = (1, FORMAT)  # of 1 there is no checksum
 RECORDED = "recorded.json"
+JOURNAL = "flower.jsonl"  # a line a round, of those that could not be recorded as well
+LONGEST = 300  # characters of a reason that are repeated
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def read_recorded(folder: Path) -> Recorded | None:
     """
     path = folder / RECORDED
     try:
-        text = json.loads(path.read_text(encoding="utf-8"))
+        text = read_json(path)
         if text["format"] not in READABLE:
             raise ValueError(f"format {text['format']} instead of {FORMAT}")
         check_seal(text, since=FORMAT)
@@ -130,8 +133,22 @@ def require_no_run(folder: Path, asked: str) -> None:
 
 
 def is_recorded(folder: Path) -> bool:
-    """Whether a folder is that of a recorded federation, not of a run."""
+    """Whether a folder is that of a recorded federation, not of a run; perhaps none of its rounds could be recorded."""
     rounds = folder / "rounds"
-    if (folder / RECORDED).is_file():
+    if (folder / RECORDED).is_file() or (folder / JOURNAL).is_file():
         return True
     return not (rounds.is_symlink() or (folder / ".hydra").exists()) and any(rounds.glob("[0-9]*/round.json"))
+
+
+def why_nothing(folder: Path) -> str:
+    """Why no round of a federation has been recorded, as the last line of its journal says; "" where it is not known.
+
+    The text is of whoever trained: see that it does nothing to a terminal.
+    """
+    try:
+        with (folder / JOURNAL).open("rb") as file:
+            lines = file.read(1_000_000).decode(errors="replace").splitlines()
+        last = json.loads(lines[-1])
+        return f"round {int(last['round'])}: {' '.join(str(last['reason']).split())[:LONGEST]}"
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return ""

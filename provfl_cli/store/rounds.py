@@ -34,6 +34,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..bounded import LINES_BYTES as ROUND_BYTES
+from ..bounded import read_json
 from ..errors import RunError
 from ..fusion.decomposition import Decomposition, Multiplier
 from ..fusion.lineage import Lineage, LineageRows, NextLineage
@@ -235,7 +237,7 @@ def read_round(rounds: Path, number: int) -> Round:
     folder = round_folder(rounds, number)
     path = folder / MANIFEST
     try:
-        text = json.loads(path.read_text(encoding="utf-8"))
+        text = read_json(path, ROUND_BYTES)
         if text["format"] not in READABLE:
             raise ValueError(f"format {text['format']} instead of {FORMAT}")
         check_seal(text, since=FORMAT)

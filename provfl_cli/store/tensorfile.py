@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..bounded import check_safetensors
 from ..errors import RunError
 from .disk import checksum
 
@@ -189,6 +190,7 @@ def open_tensors(path: Path, sha256: str | None = None) -> TensorFile:
             raise RunError(
                 f"{path} is damaged (its checksum differs from the one written with it): {remedy(path.parent)}"
             )
+        check_safetensors(path)
         handle = safe_open(path, framework="pt")
     except RunError:
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 from collections.abc import Callable
 from dataclasses import fields
@@ -20,6 +21,7 @@ from provfl_cli.config.validate import provenance_preset
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.federation.engine import can_fork
 from provfl_cli.provenance import shards
+from provfl_cli.provenance.answers import packed, unpacked
 from provfl_cli.provenance.batch import Sums
 from provfl_cli.provenance.lineage import lineage_round
 from provfl_cli.provenance.tracing import Contributions, trace, trace_targets
@@ -100,6 +102,55 @@ def test_the_bytes_do_not_depend_on_the_shards(make: Callable[[], tuple[nn.Modul
     assert np.abs(without.values - one.values).max() <= 1e-5 * np.abs(one.values).max()
     assert len(one.layers) > 0
     assert one.layers[0].contributions.shape == (20, 7)
+
+
+def test_what_a_process_answers_is_arrays_and_json_and_comes_back_as_it_was() -> None:
+    shared = torch.arange(6, dtype=torch.float64).reshape(2, 3)
+    sums = Sums(
+        rows=shared.T,
+        right=shared[:, 0],
+        mass=torch.tensor([float("nan"), -0.0]),
+        classes=torch.tensor([1, 2]),
+        logits=torch.zeros(2, 0),
+        layers={"a.b": shared, "ünï\n": shared[:1]},
+        masked={"z": None, "a": None},
+        seen={"w", "b"},
+        unruled={"x": "why"},
+        pool=[("layer", "weight", shared)],
+    )
+    answer = packed([sums, sums])
+    assert not answer.startswith(b"\x80")  # as pickles begin
+    for again in unpacked(answer):
+        for field in fields(Sums):
+            ours, theirs = getattr(sums, field.name), getattr(again, field.name)
+            assert type(ours) is type(theirs)
+            if isinstance(ours, Tensor):
+                assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+                assert ours.contiguous().numpy().tobytes() == theirs.numpy().tobytes()
+        assert list(again.masked) == ["z", "a"]
+        assert (again.seen, again.unruled, list(again.layers)) == (sums.seen, sums.unruled, list(sums.layers))
+        assert torch.equal(again.pool[0][2], shared)
+
+
+@pytest.mark.parametrize("cut", [slice(0, 0), slice(0, 40), slice(9, None)])
+def test_an_answer_that_is_none_is_refused(cut: slice) -> None:
+    answer = packed([Sums(*(torch.zeros(2) for _ in range(5)))])
+    with pytest.raises(RunError, match="something else than its sums"):
+        unpacked(answer[cut])
+
+
+class Canary:
+    """Tells when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return Path.touch, (Path(os.environ["CANARY"]),)  # type: ignore[return-value]
+
+
+def test_a_pickle_in_place_of_an_answer_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANARY", str(tmp_path / "canary"))
+    with pytest.raises(RunError, match="something else than its sums"):
+        unpacked(pickle.dumps(Canary()))
+    assert not (tmp_path / "canary").exists()
 
 
 def test_batches_are_halved_as_one_process_halves_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from ...evaluation.contributions import Trace
 from ..lineage import fading
 from .reading import Opened, last_part
 
+MOST_CELLS = 10_000_000  # rounds x clients: a page of more no browser opens
+
 
 def client_data(opened: Opened) -> dict[str, Any]:
     """`number, names, examples, faulty`, and by client its label counts, mean share and times on top; None: not known.
@@ -79,6 +81,8 @@ def participation(opened: Opened) -> dict[str, Any] | None:
     rounds = sorted({int(number) for number in who["round"]})
     column = {number: position for position, number in enumerate(rounds)}
     row = {client: position for position, client in enumerate(opened.clients)}
+    if len(rounds) * len(row) > MOST_CELLS:
+        return None
     status: list[list[str | None]] = [[None] * len(rounds) for _ in row]
     for number, client, word in who[["round", "client", "status"]].itertuples(index=False):
         if client in row:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from ...config.reopened import leaves
 from ...errors import InputError
-from ..run_folders import Absent, RunFolder, leaves
+from ...harmless import harmless_lines, harmless_values
+from ..run_folders import Absent, RunFolder
 from ..settings import common, differing, value, written
 from ..tables import Table, localization_tables
 from . import clients, sweeps
@@ -94,7 +96,7 @@ def _page(opened: Iterable[Opened], runs: Sequence[RunFolder], absent: Sequence[
         lines=lines,
         curves=curves,
         total=len(runs),
-        data=safe_json(data),
+        data=safe_json(harmless_values(data)),
         style=_trusted(_static("page.css")),
         script=_trusted(script),
         plotly=_trusted(plotly),
@@ -222,11 +224,17 @@ def _template(**values: Any) -> str:
     environment = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
+        finalize=_harmless,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2").render(**values)
+
+
+def _harmless(value: Any) -> Any:
+    """What a template shows, before it is escaped; our own files and JSON (`Markup`) as they are."""
+    return harmless_lines(value) if type(value) is str else value
 
 
 def _trusted(text: str) -> Markup:

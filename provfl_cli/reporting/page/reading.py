@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...bounded import Oversized, read_csv, read_json, read_json_lines
+from ...bounded_tables import read_run_table
 from ...coverage import recorded_warning
+from ...errors import InputError
 from ...evaluation.contributions import Trace, traces
 from .. import label_counts
 from ..run_folders import RunFolder
@@ -73,7 +75,11 @@ class Opened:
 
 
 def open_run(run: RunFolder) -> Opened:
-    """Read the files of a run folder; one that is damaged is left out, and said."""
+    """Read the files of a run folder; one that is damaged is left out, and said.
+
+    Raises:
+        InputError: one is far larger than a run writes.
+    """
     notes: list[str] = []
 
     def table(name: str) -> pd.DataFrame | None:
@@ -81,7 +87,9 @@ def open_run(run: RunFolder) -> Opened:
         if not path.is_file():
             return None
         try:
-            return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+            return read_csv(path) if path.suffix == ".csv" else read_run_table(path)
+        except Oversized as error:
+            raise InputError(f"{path} is not opened: {error}") from error
         except Exception as error:  # whatever a damaged file makes its reader say
             notes.append(f"{name} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
             return None
@@ -104,6 +112,11 @@ def open_run(run: RunFolder) -> Opened:
         except ValueError as error:
             notes.append(str(error))
     clients = {int(client): int(examples) for client, examples in kept.items()}
+    if len(clients) * max(len(labels), 1) > label_counts.MOST_COUNTS:
+        raise InputError(
+            f"{run.folder} is not opened: {len(clients):,} clients x {len(labels):,} labels, at most "
+            f"{label_counts.MOST_COUNTS:,} of both together are read"
+        )
     for client in sorted({int(one) for _, trace in found for one in trace.clients} - set(clients)):
         clients[client] = 0  # the manifest does not know it
     if counts is not None:
@@ -111,7 +124,7 @@ def open_run(run: RunFolder) -> Opened:
     return Opened(
         run=run,
         manifest=manifest,
-        history=_history(run.folder / "metrics.jsonl"),
+        history=read_json_lines(run.folder / "metrics.jsonl"),
         labels=labels,
         clients=clients,
         faulty=tuple(map(int, manifest.get("clients", {}).get("faulty", ()))),
@@ -158,19 +171,21 @@ def _labels(manifest: Mapping[str, Any], found: Sequence[tuple[Key, Trace]]) -> 
     if named:
         return tuple(map(str, named))
     seen = [int(np.r_[trace.labels, trace.predictions].max()) for _, trace in found if len(trace.labels)]
-    return tuple(map(str, range(max(seen, default=-1) + 1)))
+    largest = max(seen, default=-1)
+    return tuple(map(str, range(largest + 1))) if largest < label_counts.MOST_COUNTS else ()
 
 
 def _json(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        read = read_json(path)
+        for key in ("clients", "dataset", "seconds"):
+            if not isinstance(read.get(key, {}), dict):
+                raise ValueError(f"{key} is no object")
+        return read
     except FileNotFoundError:
         return {}
-    except ValueError:
-        notes.append(f"{path.name} is no JSON")
+    except Oversized as error:
+        raise InputError(f"{path} is not opened: {error}") from error
+    except (OSError, ValueError) as error:
+        notes.append(f"{path.name} cannot be read ({' '.join(str(error).split())[:200]})")
         return {}
-    return read
-
-
-def _history(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
+from ...data.picture import open_picture
 from ...evaluation.contributions import Trace
 from .reading import Key, Opened
 
@@ -169,9 +170,7 @@ def _excerpt(text: str) -> str:
 def _data_uri(png: bytes) -> str:
     kind = "png"
     if len(png) > SMALL_PICTURE:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(png)) as picture:
+        with open_picture(png) as picture:
             small = picture.convert("RGB")
         small.thumbnail((THUMBNAIL, THUMBNAIL))
         out = io.BytesIO()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...data.picture import open_picture
 from ..settings import written
 from .tracker import Log, composed_files, numbers, require
 
@@ -91,9 +92,8 @@ class TensorBoardLog:
     def picture(self, path: Path) -> None:
         """Show the picture in the tab Images."""
         import numpy as np
-        from PIL import Image
 
-        with Image.open(path) as opened:
+        with open_picture(path) as opened:
             self._writer.add_image(
                 f"figures/{path.stem}", np.asarray(opened.convert("RGB")), self._last, dataformats="HWC"
             )

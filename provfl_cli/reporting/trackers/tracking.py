@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -15,13 +16,15 @@ from rich.console import Console
 from rich.text import Text
 
 from ...config.plain import as_text
+from ...config.reopened import leaves
 from ...config.schema import Config
+from ...config.written import Taken, masked
 from ...errors import InputError
+from ...harmless import harmless
 from ...store.rounds import Metrics
-from ..run_folders import RunFolder, leaves, read_run
+from ..run_folders import RunFolder, read_run
 from ..settings import NO_RESULT
 from ..tables import localization_tables, to_markdown
-from ..texts import harmless
 from .tracker import Log, Tracker, numbers
 
 if TYPE_CHECKING:
@@ -41,11 +44,13 @@ class Tracking:
         self._log: Log | None = None
         self._where = self._look = ""
         self._told: set[int] = set()
+        self._taken: tuple[Taken, ...] = ()  # from the environment: said nowhere
 
     def start(self, config: Config, folder: Path) -> None:
         """Open the log, once the workers are forked: trackers have threads, which do not survive that."""
         if self._tracker is None:
             return
+        self._taken = config.environment
         try:
             self._log = self._tracker.start(settings_of(config), folder)
             self._where, self._look = self._log.where, self._log.look
@@ -101,7 +106,7 @@ class Tracking:
     def _say(self, line: str, style: str = "") -> None:
         """Lines as they are, however narrow the console: commands in them are copied."""
         for one in line.split("\n"):
-            self._console.print(Text(harmless(one), style=style), soft_wrap=True)
+            self._console.print(Text(harmless(masked(one, self._taken)), style=style), soft_wrap=True)
 
     def _give_up(self, error: Exception) -> None:
         log, self._log = self._log, None
@@ -109,7 +114,8 @@ class Tracking:
         name = type(self._tracker).__name__
         self.lost = f"TRACKER FAILED: {name} has not got all of this run ({type(error).__name__}: {reason})"
         self._say(f"{self.lost}; the run goes on, its log file tells more", "bold red")
-        logging.getLogger(__name__).error("the tracker failed", exc_info=error)  # into the run's own log file
+        trace = masked("".join(traceback.format_exception(error)), self._taken)
+        logging.getLogger(__name__).error("the tracker failed\n%s", trace)  # into the run's own log file
         if log is not None:
             with suppress(Exception):  # what it has may still be closed
                 log.end(True)
@@ -134,6 +140,10 @@ def settings_of(config: Config) -> dict[str, Any]:
         block, _, last = key.rpartition(".")
         if key.partition(".")[0] not in NO_RESULT:
             settings[block if last == "_target_" else key] = value.rpartition(".")[2] if last == "_target_" else value
+    written = {each.key: each.written for each in config.environment}
+    settings = {
+        key: written.get(key, masked(value, config.environment, "dataset", "model")) for key, value in settings.items()
+    }
     return {**settings, "attribution": ",".join(method.name for method in config.attribution)}
 
 

@@ -1,0 +1,25 @@
+"""Flags that a command does not have, answered with the nearest one that it has."""
+
+from argparse import ArgumentParser
+
+from ..errors import nearest
+from .checks import excerpt
+
+UNKNOWN = "unrecognized arguments: "  # argparse's words
+
+
+def unknown_flag(message: str, own: ArgumentParser) -> str:
+    """What to say in place of argparse's `message` where it is about arguments unknown to `own`; else the message."""
+    if not message.startswith(UNKNOWN):
+        return message
+    words = message.removeprefix(UNKNOWN).split()
+    flag = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
+    if flag is None:
+        return f"{excerpt(' '.join(words))}: more than the command takes"
+    return no_such_flag(flag, [each for action in own._actions for each in action.option_strings])
+
+
+def no_such_flag(flag: str, known: list[str]) -> str:
+    """What to say of a flag that is none of those `known`."""
+    near = nearest(flag, [each for each in known if each.startswith("--")], 0.6)[:1]
+    return f"{excerpt(flag)}: no such flag" + (f", did you mean {near[0]}?" if near else "")

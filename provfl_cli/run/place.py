@@ -1,0 +1,62 @@
+"""Whether what a command names can be opened at all, told from names alone: before torch, which takes seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..config.tree import options
+from ..errors import InputError, did_you_mean
+from ..store.recorded import is_recorded
+
+MISMATCH = ("refuse", "fusion", "row")
+
+
+def require_place(folder: Path) -> None:
+    """Raise InputError unless the folder is that of a run or of a recorded federation."""
+    if not is_recorded(folder) and not (folder / ".hydra" / "config.yaml").is_file():
+        raise InputError(no_run(folder))
+
+
+def no_run(folder: Path) -> str:
+    """What is wrong with a folder that holds nothing to open."""
+    if not folder.exists():
+        beside = folder.absolute().parent
+        answer = did_you_mean(folder.name, [path.name for path in beside.iterdir()] if beside.is_dir() else [])
+        return f"{folder}: no such folder" + (f", {answer}" if answer.endswith("?") else "")
+    if not folder.is_dir():
+        return f"{folder}: is a file, give the folder of a run or of a recorded federation"
+    below = sorted(folder.glob("*/.hydra/config.yaml"))
+    if below:
+        return f"{folder}: several runs in it: give one, such as {below[0].parent.parent}"
+    return f"{folder}: neither a run (provfl run) nor a recorded federation (provfl import)"
+
+
+def require_model_and_data(folder: Path, model: str | None, data: str | None) -> None:
+    """Raise InputError unless both are given for a recorded federation, in a form that may name something."""
+    if model is None:
+        raise InputError(
+            f"{folder}: of a recorded federation the model has to be given: --model lenet (provfl ls model), or "
+            "--model module:function, which returns it"
+        )
+    if ":" not in model and model not in options("model"):
+        raise InputError(f"--model {model}: {did_you_mean(model, options('model'))} (or MODULE:FUNCTION)")
+    if data is None:
+        raise InputError(
+            f"{folder}: of a recorded federation the inputs have to be given as the model reads them: "
+            "--data FILE.safetensors (inputs, labels), or --data module:function"
+        )
+    if Path(data).is_dir():
+        raise InputError(f"--data {data}: is a folder, give FILE.safetensors")
+    if not Path(data).is_file() and (":" not in data or Path(data).suffix == ".safetensors"):
+        raise InputError(f"--data {data}: no such file; give FILE.safetensors or MODULE:FUNCTION")
+
+
+def require_file(flag: str, path: Path, folder_too: bool = False) -> None:
+    """Raise InputError unless there is such a file (or a folder, where that will do as well) that can be read."""
+    if not path.exists():
+        beside = path.absolute().parent
+        answer = did_you_mean(path.name, [each.name for each in beside.iterdir()] if beside.is_dir() else [])
+        kind = "file or folder" if folder_too else "file"
+        raise InputError(f"{flag} {path}: no such {kind}" + (f", {answer}" if answer.endswith("?") else ""))
+    if path.is_dir() and not folder_too:
+        raise InputError(f"{flag} {path}: is a folder, give a file")
