@@ -40,7 +40,7 @@ def test_threshold_zero_is_no_threshold_under_relu(lenet: tuple) -> None:
 
 def test_a_threshold_above_every_output_leaves_only_layers_without_activation(lenet: tuple) -> None:
     model, source, inputs = lenet
-    nothing = trace(model, inputs, source, settings(threshold=1e9), layer_sample=len(inputs))
+    nothing = trace(model, inputs, source, settings(threshold=1e6), layer_sample=len(inputs))
     for layer in nothing.layers:
         assert (np.abs(layer.contributions).max() > 0) == (layer.layer == "fc3")
         assert (layer.active == (layer.neurons if layer.layer == "fc3" else 0)).all()
