@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from os import PathLike
 
-    from .reporting.loaded import RunResults
+    from .results.notebook import RunResults
 
 __version__ = "0.1.0"
 
@@ -37,6 +37,6 @@ def load_run(path: str | PathLike[str]) -> RunResults:
     """
     from pathlib import Path
 
-    from .reporting.loaded import load_run as load  # pandas comes with it
+    from .results.notebook import load_run as load  # pandas comes with it
 
     return load(Path(path))

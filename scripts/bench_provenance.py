@@ -34,7 +34,7 @@ from provfl_cli.config.validate import provenance_preset
 from provfl_cli.data.federated import Pictures
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fuse import fuse
-from provfl_cli.fusion.updates import Returned
+from provfl_cli.fusion.updates import ReturnedModels
 from provfl_cli.models.build import build
 from provfl_cli.provenance.depth import is_counted
 from provfl_cli.provenance.targets import target_value
@@ -76,7 +76,7 @@ def stored_round(model: nn.Module, clients: int, folder: Path) -> Round:
         write_slot(temporary / CLIENTS, noisy, k)
     examples = [100 + k for k in range(clients)]
     buffers = frozenset(previous) - {name for name, _ in model.named_parameters()}
-    returned = Returned(previous, open_tensors(temporary / CLIENTS), examples, [1] * clients, buffers)
+    returned = ReturnedModels(previous, open_tensors(temporary / CLIENTS), examples, [1] * clients, buffers)
     fused = fuse(FedAvg(), returned, {})
     return commit_round(
         temporary,

@@ -44,7 +44,7 @@ from typing import Any
 
 from bench_ways import SHARED, WORKERS
 
-from provfl_cli.federation.flower_server import ALONE, QUIET
+from provfl_cli.federation.flower.server import ALONE, QUIET
 
 WAYS = {"local": "torch", "flower": "flwr", "flower-tensors": "flwr", "engine=flower": "flwr", "pfl": "pfl"}
 FIGURES = (

@@ -11,7 +11,7 @@ from provfl_cli.config import tree
 from provfl_cli.config.schema import Federation
 from provfl_cli.config.validate import _targeted
 from provfl_cli.fusion.decomposition import Decomposition, Multiplier
-from provfl_cli.fusion.updates import Returned, Updates
+from provfl_cli.fusion.updates import ReturnedModels, Updates
 
 FUSIONS = tree.options("fusion")
 BUFFERS = frozenset({"running", "batches"})
@@ -37,16 +37,16 @@ def _composed(name: str) -> Any:
     return OmegaConf.to_container(whole, resolve=True)
 
 
-def round_of(values: list[Any], examples: list[int] | None = None, steps: list[int] | None = None) -> Returned:
+def round_of(values: list[Any], examples: list[int] | None = None, steps: list[int] | None = None) -> ReturnedModels:
     """Clients that started from 0 and returned these values of their only parameter `w`."""
     sent = torch.tensor(values)
     count = len(values)
-    return Returned(
+    return ReturnedModels(
         {"w": torch.zeros(sent.shape[1:])}, {"w": sent}, examples or [1] * count, steps or [1] * count, frozenset()
     )
 
 
-def random_round(seed: int, count: int, late: bool = False, grid: bool = False) -> Returned:
+def random_round(seed: int, count: int, late: bool = False, grid: bool = False) -> ReturnedModels:
     """A round of so many clients with parameters of every shape; `grid`: values that often coincide."""
     random = torch.Generator().manual_seed(seed)
 
@@ -59,16 +59,16 @@ def random_round(seed: int, count: int, late: bool = False, grid: bool = False) 
     previous["batches"], clients["batches"] = torch.tensor(3), torch.arange(count)
     sizes = torch.randperm(50, generator=random)[:count] + 1  # all different
     bases = {1: {name: draw(*shape) for name, shape in SHAPES.items()}} if late else {}
-    return Returned(previous, clients, sizes.tolist(), [2 + at % 3 for at in range(count)], BUFFERS, bases)
+    return ReturnedModels(previous, clients, sizes.tolist(), [2 + at % 3 for at in range(count)], BUFFERS, bases)
 
 
-def clipped(returned: Returned, seed: int) -> Updates:
+def clipped(returned: ReturnedModels, seed: int) -> Updates:
     """The round with clip factors between 0.5 and 1."""
     random = torch.Generator().manual_seed(seed)
     return Updates(returned, 0.5 + torch.rand(len(returned.examples), generator=random, dtype=torch.float64) / 2)
 
 
-def whole_shares(parts: Decomposition, returned: Returned) -> Tensors:
+def whole_shares(parts: Decomposition, returned: ReturnedModels) -> Tensors:
     """`A_k` written out for every parameter, float64 `[clients, *shape]`."""
     found = {}
     for name in returned.parameters:
@@ -80,7 +80,7 @@ def whole_shares(parts: Decomposition, returned: Returned) -> Tensors:
     return found
 
 
-def made_of(returned: Returned, shares: Tensors, unsent: Any) -> Tensors:
+def made_of(returned: ReturnedModels, shares: Tensors, unsent: Any) -> Tensors:
     """`W_prev + U + sum_k A_k o (W_k - V_k)` for every parameter, float64."""
     made = {}
     for name in returned.parameters:

@@ -15,7 +15,7 @@ from torch import Tensor
 from provfl_cli.config.tree import conf_dir, option_file
 from provfl_cli.fusion.fuse import Fusion, fuse
 from provfl_cli.fusion.lineage import next_lineage
-from provfl_cli.fusion.updates import Returned, Updates
+from provfl_cli.fusion.updates import ReturnedModels, Updates
 from provfl_cli.store import rounds as store
 from provfl_cli.store.tensorfile import specs_of, write_slot
 
@@ -89,7 +89,7 @@ def chain(
         sent = store.open_tensors(temporary / store.CLIENTS)
         bases = {clients.index(client): base for client, base in given.bases.items()}
         examples = [given.sent[client][0] for client in clients]
-        returned = Returned(model, sent, examples, [5 + k for k in range(len(clients))], buffers, bases)
+        returned = ReturnedModels(model, sent, examples, [5 + k for k in range(len(clients))], buffers, bases)
         factors = torch.tensor([given.factors.get(client, 1.0) for client in clients], dtype=torch.float64)
         noise = None
         if given.noise:

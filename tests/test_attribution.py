@@ -21,7 +21,7 @@ from provfl_cli.attribution.cosine import Cosine
 from provfl_cli.attribution.data_size import DataSize
 from provfl_cli.attribution.feddebug import GENERATORS, FedDebug, active_neurons, leave_one_out_votes
 from provfl_cli.attribution.leave_one_out import LeaveOneOut
-from provfl_cli.attribution.method import Attributed, Case
+from provfl_cli.attribution.method import AttributionResult, Case
 from provfl_cli.attribution.norms import update_norms
 from provfl_cli.attribution.provenance import Traced, traced
 from provfl_cli.attribution.random import Random
@@ -474,12 +474,12 @@ class Estimated:
     def check(self, config: Any) -> None:
         """Nothing."""
 
-    def attribute(self, case: Case) -> Attributed:
+    def attribute(self, case: Case) -> AttributionResult:
         """The inputs' numbers, and errors."""
         values = case.numbers[:, None] + np.arange(len(case.stored.clients), dtype=np.float64)
         without = np.tile([8, 9, -1], (len(values), 1))
         note = f"{self.name} roughly"
-        return Attributed(values, np.array(self.candidates), 1.5, errors=values / 10, note=note, without=without)
+        return AttributionResult(values, np.array(self.candidates), 1.5, errors=values / 10, note=note, without=without)
 
 
 @dataclass(frozen=True)
@@ -492,10 +492,10 @@ class Tired:
     def check(self, config: Any) -> None:
         """Nothing."""
 
-    def attribute(self, case: Case) -> Attributed:
+    def attribute(self, case: Case) -> AttributionResult:
         """Nobody did anything."""
         shape = len(case.numbers), len(case.stored.clients)
-        return Attributed(np.zeros(shape), np.ones(shape[1], dtype=bool), next(self.times))
+        return AttributionResult(np.zeros(shape), np.ones(shape[1], dtype=bool), next(self.times))
 
 
 def test_asked_several_times_for_the_clock_a_method_says_the_same(tmp_path: Path) -> None:

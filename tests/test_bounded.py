@@ -38,7 +38,7 @@ from provfl_cli.data.picture import MOST_PIXELS, open_picture
 from provfl_cli.data.tables import read_table
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.run.inputs import RunInputs
-from provfl_cli.run.opened import _form, _rounds_traced
+from provfl_cli.run.open_run import _form, _rounds_traced
 from provfl_cli.store.recorded import read_recorded
 from provfl_cli.store.tensorfile import open_tensors
 from tests.made_runs import whole_run

@@ -32,7 +32,7 @@ from provfl_cli.fusion.median import Median
 from provfl_cli.fusion.multi_krum import MultiKrum
 from provfl_cli.fusion.privacy import CentralDP, NoPrivacy
 from provfl_cli.fusion.trimmed_mean import TrimmedMean
-from provfl_cli.fusion.updates import Returned
+from provfl_cli.fusion.updates import ReturnedModels
 from provfl_cli.provenance.tracing import trace
 from provfl_cli.run.summary import _faithfulness
 from provfl_cli.run.tracing import trace_round
@@ -467,11 +467,11 @@ def test_steps_are_those_that_fusion_counted(tmp_path: Path, monkeypatch: pytest
 
     counted: list[list[int]] = []
 
-    def returned(**parts: Any) -> Returned:
+    def returned(**parts: Any) -> ReturnedModels:
         counted.append(parts["steps"])
-        return Returned(**parts)
+        return ReturnedModels(**parts)
 
-    monkeypatch.setattr(federation_round, "Returned", returned)
+    monkeypatch.setattr(federation_round, "ReturnedModels", returned)
     federation = replace(
         make_config().federation, clients=4, local_epochs=4, stragglers=0.5, straggler_work="partial", rounds=2
     )

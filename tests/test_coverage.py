@@ -18,7 +18,7 @@ from provfl_cli.cli import main
 from provfl_cli.coverage import coverage_warning, recorded_warning
 from provfl_cli.provenance import Contributions, from_state_dicts, trace
 from provfl_cli.reporting.page.document import page
-from provfl_cli.reporting.run_folders import RunFolder, read_run
+from provfl_cli.results.folders import RunFolder, read_run
 
 from .lineages import perturbed
 from .made_runs import whole_run

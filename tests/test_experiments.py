@@ -12,15 +12,16 @@ from hydra.types import RunMode
 
 from provfl_cli.cli import main
 from provfl_cli.cli.reproduce import SCALES, experiments
+from provfl_cli.comparison.reproduction import reproduction
 from provfl_cli.config.compose import compose_jobs, hydra_session, parse
 from provfl_cli.config.schema import Experiment
 from provfl_cli.config.tree import options, variants
 from provfl_cli.config.validate import validated
 from provfl_cli.errors import InputError
-from provfl_cli.reporting.experiment import reproduction, tables, tidy, write_reproduction
 from provfl_cli.reporting.experiment_figure import drawn
+from provfl_cli.reporting.experiment_tables import tables, tidy, write_reproduction
 from provfl_cli.reporting.figure_files import COLOURS
-from provfl_cli.reporting.run_folders import RunFolder, read_run
+from provfl_cli.results.folders import RunFolder, read_run
 from tests.test_table import made
 
 Captured = pytest.CaptureFixture[str]

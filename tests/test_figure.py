@@ -10,8 +10,8 @@ from PIL import Image
 
 from provfl_cli.cli import main
 from provfl_cli.reporting.figures import KINDS, draw
-from provfl_cli.reporting.page.reading import open_run
-from provfl_cli.reporting.run_folders import RunFolder, read_run
+from provfl_cli.results.folders import RunFolder, read_run
+from provfl_cli.results.run import read_contents
 from tests.made_runs import LABELS, whole_run
 from tests.test_table import made
 
@@ -22,7 +22,7 @@ BEGINS = {"pdf": b"%PDF-", "png": b"\x89PNG", "svg": b"<?xml"}
 def figure_of(folder: Path, kind: str, number: int | None = None):  # type: ignore[no-untyped-def]
     run = read_run(folder)
     assert isinstance(run, RunFolder)
-    return draw(open_run(run), kind, number)
+    return draw(read_contents(run), kind, number)
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_maps_show_what_was_recorded(workspace: Path) -> None:
     whole_run(workspace / "run")
     run = read_run(workspace / "run")
     assert isinstance(run, RunFolder)
-    opened = open_run(run)
+    opened = read_contents(run)
     assert opened.counts is not None
     shown = figure_of(workspace / "run", "labels").axes[0]
     np.testing.assert_array_equal(np.ma.filled(shown.images[0].get_array(), 0), np.stack(list(opened.counts.values())))

@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from provfl_cli.evaluation.contributions import tidy
+from provfl_cli.evaluation.fading import fading
 from provfl_cli.reporting.figure_files import write_figure
-from provfl_cli.reporting.lineage import CAPTION, fading, figure, show_fading
+from provfl_cli.reporting.lineage import CAPTION, figure, show_fading
 
 NAMES = ["zero", "one [bold]with[/bold] a very long name indeed"]
 COUNTS = {0: np.array([50, 1]), 3: np.array([2, 40]), 4: np.array([30, 30])}

@@ -26,8 +26,8 @@ from provfl_cli.fusion.fedavgm import FedAvgM
 from provfl_cli.fusion.fednova import FedNova, local_norm
 from provfl_cli.fusion.fedprox import FedProx
 from provfl_cli.fusion.fedyogi import FedYogi
-from provfl_cli.fusion.fuse import Fused, combined, fuse
-from provfl_cli.fusion.updates import Returned, norms, unclipped
+from provfl_cli.fusion.fuse import FusionResult, combined, fuse
+from provfl_cli.fusion.updates import ReturnedModels, norms, unclipped
 
 from .fusions import (
     FUSIONS,
@@ -131,7 +131,7 @@ def test_a_wrong_share_is_caught(name: str) -> None:
 def test_order_of_clients_changes_nothing_but_the_order_of_shares(name: str) -> None:
     fusion, returned = configured(name), random_round(11, 8)
     order = [5, 2, 7, 0, 1, 6, 3, 4]
-    turned = Returned(
+    turned = ReturnedModels(
         returned.previous,
         {parameter: sent[order] for parameter, sent in returned.clients.items()},
         [returned.examples[at] for at in order],
@@ -202,7 +202,7 @@ def test_default_federation_fits_every_fusion(name: str) -> None:
 def test_fedavg_by_hand() -> None:
     clients = {"w": torch.tensor([[0.0, 4.0], [8.0, 0.0]]), "steps": torch.tensor([10, 20])}
     previous = {"w": torch.zeros(2), "steps": torch.tensor(0)}
-    fused = fuse(FedAvg(), Returned(previous, clients, [30, 10], [1, 1], frozenset({"steps"})), {})
+    fused = fuse(FedAvg(), ReturnedModels(previous, clients, [30, 10], [1, 1], frozenset({"steps"})), {})
     assert torch.equal(fused.weights["w"], torch.tensor([2.0, 3.0]))
     assert fused.weights["steps"].dtype == torch.int64
     assert int(fused.weights["steps"]) == 12  # 12.5, to the even neighbour
@@ -307,11 +307,11 @@ def test_fednova_counts_steps_where_asked_to_and_nobody_without_any() -> None:
 # --- server optimizers ------------------------------------------------------------------------------------------------
 
 
-def two_rounds(fusion: Any, first: float, second: float) -> tuple[Fused, Fused]:
+def two_rounds(fusion: Any, first: float, second: float) -> tuple[FusionResult, FusionResult]:
     """Two rounds of two clients with 3 and 1 examples, whose average moves by `first` and then by `second`."""
     one = fuse(fusion, round_of([[first + 1], [first - 3]], [3, 1]), {})
     sent = one.weights["w"] + torch.tensor([[second - 2], [second + 6]])
-    return one, fuse(fusion, Returned(one.weights, {"w": sent}, [3, 1], [1, 1], frozenset()), one.state)
+    return one, fuse(fusion, ReturnedModels(one.weights, {"w": sent}, [3, 1], [1, 1], frozenset()), one.state)
 
 
 def test_fedavgm_by_hand() -> None:
@@ -370,7 +370,7 @@ def test_fedadams_bias_correction_by_hand() -> None:
 
 def test_norms_of_updates_are_those_of_float64() -> None:
     """1 and 2^-30 beside it: in float32 the second would be lost."""
-    returned = Returned(
+    returned = ReturnedModels(
         {"a": torch.zeros(1, dtype=torch.float64), "b": torch.zeros((), dtype=torch.float64)},
         {"a": torch.ones(2, 1, dtype=torch.float64), "b": torch.tensor([0.0, 2.0**-13], dtype=torch.float64)},
         [1, 1], [1, 1], frozenset(),

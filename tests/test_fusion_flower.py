@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from provfl_cli.fusion.fuse import fuse
-from provfl_cli.fusion.updates import Returned
+from provfl_cli.fusion.updates import ReturnedModels
 
 from .fusions import configured, random_round
 
@@ -40,7 +40,7 @@ def flower() -> Any:
     return strategy
 
 
-def given(seed: int, count: int = 7) -> Returned:
+def given(seed: int, count: int = 7) -> ReturnedModels:
     """A round without buffers: Flower tells them from parameters as little as it tells names."""
     returned = random_round(seed, count)
     names = returned.parameters
@@ -59,7 +59,7 @@ def record(tensors: Any) -> Any:
     return ArrayRecord({name: Array(np.asarray(value, dtype=np.float64)) for name, value in tensors.items()})
 
 
-def theirs(strategy: Any, returned: Returned, number: int = 1) -> dict[str, np.ndarray]:
+def theirs(strategy: Any, returned: ReturnedModels, number: int = 1) -> dict[str, np.ndarray]:
     """What a strategy makes of a round."""
     from flwr.app import MetricRecord, RecordDict
 

@@ -22,7 +22,7 @@ from provfl_cli.cli.recorded import traced
 from provfl_cli.provenance import from_state_dicts, trace
 from provfl_cli.reporting.figures import draw
 from provfl_cli.run import imported
-from provfl_cli.store.recorded import JOURNAL, Recorded, read_recorded, write_recorded
+from provfl_cli.store.recorded import JOURNAL, RecordedFederation, read_recorded, write_recorded
 from provfl_cli.store.rounds import read_round, stored_rounds
 
 from .federations import make_model
@@ -412,7 +412,10 @@ def test_a_model_of_one_logit_is_told_how_to_have_two(workspace: Path, capsys: p
 def test_what_is_written_down_is_read_back(tmp_path: Path) -> None:
     assert read_recorded(tmp_path) is None
     given: dict[str, Any] = {"clients": {3: "ß", 0: "a"}, "examples": {3: 1, 0: 2}}
-    for recorded in (Recorded("flower", **given), Recorded("import", **given, labels=("x",), fusion=("krum", "a=1"))):
+    for recorded in (
+        RecordedFederation("flower", **given),
+        RecordedFederation("import", **given, labels=("x",), fusion=("krum", "a=1")),
+    ):
         write_recorded(tmp_path / "new", recorded)
         assert read_recorded(tmp_path / "new") == recorded
     (tmp_path / "new" / "recorded.json").write_text(json.dumps({"format": 9}))

@@ -14,7 +14,7 @@ import pytest
 import provfl_cli
 from provfl_cli.cli import main
 from provfl_cli.errors import InputError
-from provfl_cli.store.covered import COVERED, FILE
+from provfl_cli.results.checksums import COVERED, FILE
 from provfl_cli.store.locks import CLAIM, claimed
 from provfl_cli.store.sealed import sealed
 from tests.test_run import Result, run

@@ -14,8 +14,8 @@ from provfl_cli.data.federated import Texts
 from provfl_cli.data.labels import Classes
 from provfl_cli.data.load import load
 from provfl_cli.errors import InputError
-from provfl_cli.run.asking import _notes
 from provfl_cli.run.inputs import RunInputs
+from provfl_cli.run.query import _notes
 from tests.test_text_data import text_set
 
 

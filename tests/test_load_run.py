@@ -16,7 +16,7 @@ from provfl_cli.cli import main
 from provfl_cli.errors import InputError
 from provfl_cli.markup import Markup, cell, table
 from provfl_cli.provenance import Contributions
-from provfl_cli.reporting.loaded import RunResults
+from provfl_cli.results.notebook import RunResults
 
 SCRIPT = "<script>alert(1)</script>"
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock, SoftFileLease
 
-from provfl_cli.store.locks import CLAIM, Claimed, claim, claimed, give_back
+from provfl_cli.store.locks import CLAIM, FolderClaimed, claim, claimed, give_back
 
 KINDS = ("flock", "lease")
 
@@ -22,7 +22,7 @@ def test_one_at_a_time_and_nothing_is_left(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "run"
     with claimed(folder, kind):
         for _ in range(2):
-            with pytest.raises(Claimed, match="another process is writing into it"), claimed(folder, kind):
+            with pytest.raises(FolderClaimed, match="another process is writing into it"), claimed(folder, kind):
                 pass
     with claimed(folder, kind):
         pass
@@ -77,7 +77,7 @@ def test_without_flock_it_is_a_lease(error: Exception, tmp_path: Path, monkeypat
     monkeypatch.setattr(FileLock, "acquire", fails)
     held = claim(tmp_path)
     assert isinstance(held, SoftFileLease)
-    with pytest.raises(Claimed):
+    with pytest.raises(FolderClaimed):
         claim(tmp_path)
     give_back(held)
 

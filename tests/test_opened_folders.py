@@ -18,14 +18,14 @@ import yaml
 import provfl_cli
 from provfl_cli.cli import main
 from provfl_cli.config.builtin import named, names
-from provfl_cli.config.reopened import reopened
 from provfl_cli.config.schema import Dataset
+from provfl_cli.config.stored_config import stored_config
 from provfl_cli.config.tree import conf_dir
 from provfl_cli.data import folder as data_folder
 from provfl_cli.errors import InputError
-from provfl_cli.run.again import data_again
-from provfl_cli.run.opened import open_run
-from provfl_cli.store.covered import covering
+from provfl_cli.results.checksums import covering
+from provfl_cli.run.open_run import open_run
+from provfl_cli.run.rebuild import data_again
 
 SECRET = "hunter2-of-the-environment"
 SMALL = [
@@ -153,7 +153,7 @@ NAMES: dict[str, tuple[Callable[[Theirs], None], str]] = {
     "a nested name": (evil_in(model={"config": {"deep": [{"_target_": "evil.evil"}]}}), "deep.0._target_=evil.evil"),
     "a name by reference": (evil_in(privacy={"_target_": "${dataset.name}"}, dataset={"name": "evil.X"}), "evil.X"),
     "a name of another group": (
-        evil_in(partition={"_target_": "provfl_cli.reporting.trackers.wandb.WandB"}), "partition._target_="
+        evil_in(partition={"_target_": "provfl_cli.trackers.wandb.WandB"}), "partition._target_="
     ),
     "no text at all": (evil_in(injection={"_target_": ["evil", "X"]}), "injection._target_="),
 }  # fmt: skip
@@ -186,7 +186,10 @@ HARMLESS: dict[str, Callable[[Theirs], None]] = {
     "a Ray cluster": lambda copy: copy.config(provenance={"shards": 2, "shard_on": "127.0.0.1:6379"}),
     "a Flower address": lambda copy: copy.config(engine={"name": "flower", "address": "127.0.0.1:10001"}),
     "a tracking server": lambda copy: copy.config(
-        tracker={"_target_": "provfl_cli.reporting.trackers.mlflow.MLflow", "uri": "http://127.0.0.1:5000"}
+        tracker={"_target_": "provfl_cli.trackers.mlflow.MLflow", "uri": "http://127.0.0.1:5000"}
+    ),
+    "a tracker of the time before": lambda copy: copy.config(
+        tracker={"_target_": "provfl_cli.reporting.trackers.wandb.WandB", "mode": "online"}
     ),
     "a cache": lambda copy: copy.config(store={"cache": str(copy.canary)}),
     "a secret": lambda copy: copy.config(dataset={"name": "${oc.env:AWS_SECRET}", "label_column": "x${oc.env:HOME}"}),
@@ -207,7 +210,7 @@ def test_what_has_no_effect_is_opened(name: str, theirs: Theirs, capsys: pytest.
     assert code == 0
     assert SECRET not in said
     assert not theirs.canary.exists()
-    config = reopened(theirs.folder).config
+    config = stored_config(theirs.folder).config
     assert (config.engine.name, config.tracker, config.provenance.shards, config.provenance.shard_on) == (
         "local", None, None, None
     )  # fmt: skip
@@ -363,14 +366,14 @@ def test_what_the_environment_says_is_in_no_message(
 
 def test_a_run_of_the_last_version_is_opened(theirs: Theirs, capsys: pytest.CaptureFixture[str]) -> None:
     """It stored its configuration as composed, interpolations and all."""
-    before = reopened(theirs.folder).config
+    before = stored_config(theirs.folder).config
     theirs.config(
         provenance={"threshold": "${threshold}", "shard_on": "${oc.select:engine.address,null}"},
         evaluation={"min_examples": "${partition.min_examples_per_label}"},
         federation={"batch_size": "1${.clients}"},
         dataset={"mean": ["${..std.0}"]},
     )
-    after = reopened(theirs.folder).config
+    after = stored_config(theirs.folder).config
     assert (after.evaluation, after.federation) == (before.evaluation, before.federation)
     assert after.provenance.threshold == 0.0
     assert after.dataset.mean == before.dataset.std
@@ -381,7 +384,7 @@ def test_a_run_of_the_last_version_is_opened(theirs: Theirs, capsys: pytest.Capt
 
 def test_notes_say_what_is_not_known(theirs: Theirs) -> None:
     theirs.config(federation={"momentum": "${oc.env:MOMENTUM}"}, seed="${oc.env:SEED}")
-    config, notes = reopened(theirs.folder).config, open_run(theirs.sent).notes
+    config, notes = stored_config(theirs.folder).config, open_run(theirs.sent).notes
     assert (config.federation.momentum, config.seed) == (0.9, 0)
     assert {note.partition(" was ")[0] for note in notes} == {"dataset.name", "federation.momentum", "seed"}
 

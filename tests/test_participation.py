@@ -17,7 +17,8 @@ from provfl_cli.config import schema
 from provfl_cli.errors import InputError
 from provfl_cli.federation.key import training_key
 from provfl_cli.federation.participation import Arrival, Participant, Roster, rosters, settings_that_matter
-from provfl_cli.reporting.participation import frame, table
+from provfl_cli.reporting.participation import table
+from provfl_cli.results.participation import participation_frame
 from provfl_cli.run.job import _newcomers
 
 from .federations import make_config, make_data, make_model
@@ -238,7 +239,7 @@ ROSTERS = [
 
 def test_the_table_of_who_did_what() -> None:
     federation = settings(9, joins={8: 2}, leaves={0: 1})
-    found = frame(ROSTERS, [0, 4, 5, 8], federation)
+    found = participation_frame(ROSTERS, [0, 4, 5, 8], federation)
     rows = found.astype(object).where(found.notna(), None).values.tolist()
     assert rows == [
         [1, 0, "trained", 3, 1],
@@ -251,7 +252,7 @@ def test_the_table_of_who_did_what() -> None:
         [2, 5, "dropped", None, None],
         [2, 8, "trained", 3, 2],
     ]
-    assert frame([], [0, 1], federation).empty
+    assert participation_frame([], [0, 1], federation).empty
     # The work of client 4 is late, and so is its first part in a model.
     assert _newcomers(ROSTERS, [0, 4, 5, 8]) == {1: {0, 5}, 2: {4, 8}}
 
@@ -265,14 +266,14 @@ def shown(found: Any, ids: list[int]) -> list[str]:
 
 def test_the_console_draws_few_clients_and_counts_many() -> None:
     ids = [0, 4, 5, 11, 12]
-    lines = shown(frame(ROSTERS, ids, settings(13, joins={11: 2}, leaves={12: 1})), ids)
+    lines = shown(participation_frame(ROSTERS, ids, settings(13, joins={11: 2}, leaves={12: 1})), ids)
     assert [line.rstrip() for line in lines[:4]] == ["client    11", "       04512", "     1 █→▄ ·", "     2 █←x█"]
     assert " ".join(lines[4:]).endswith("x returned nothing; · not chosen; blank: not joined, or left")
     many = list(range(41))
-    counted = shown(frame(ROSTERS, many, settings(41)), many)
+    counted = shown(participation_frame(ROSTERS, many, settings(41)), many)
     assert counted[0].split() == ["round", "trained", "partial", "late", "arrived", "dropped"]
     assert [line.split() for line in counted[2:]] == [["1", "1", "1", "1", "0", "0"], ["2", "2", "0", "0", "1", "1"]]
     long = made(settings(6, 30, dropout=0.3))
-    drawn = shown(frame(long, list(range(6)), settings(6, 30)), list(range(6)))
+    drawn = shown(participation_frame(long, list(range(6)), settings(6, 30)), list(range(6)))
     assert len(drawn) == 1 + 10 + 1 + 10 + 1
     assert drawn[11].strip() == "…"

@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 
 from provfl_cli.config import schema
-from provfl_cli.data import embedded, facts
+from provfl_cli.data import embedded
+from provfl_cli.data import picture_facts as facts
 from provfl_cli.data.decode import decode, resize
 from provfl_cli.data.encoding import picture_encoding
 from provfl_cli.data.likeness import all_alike, blank, look_of, unlike
 from provfl_cli.data.load import load
-from provfl_cli.data.reading import AS_BEFORE, BLACK, Levels, Reading
+from provfl_cli.data.pixel_scale import AS_BEFORE, BLACK, Levels, Reading
 from provfl_cli.errors import InputError
 from provfl_cli.run.inputs import RunInputs
 

@@ -27,7 +27,7 @@ from provfl_cli.fusion.accounting import Ledger, amplified, composed, figures, l
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fuse import Shares, combined, fuse
 from provfl_cli.fusion.privacy import CLIP_NORM, CentralDP, LocalDP, NoPrivacy, beyond_average, check_model
-from provfl_cli.fusion.updates import Returned, Updates
+from provfl_cli.fusion.updates import ReturnedModels, Updates
 from provfl_cli.models.build import build
 
 from .federations import SmallNet
@@ -41,7 +41,7 @@ class FirstOnly(FedAvg):
         return Shares(torch.tensor([1.0] + [0.0] * (updates.count - 1), dtype=torch.float64))
 
 
-def returned_of(*moves: list[float], size: int = 2, late: int | None = None) -> Returned:
+def returned_of(*moves: list[float], size: int = 2, late: int | None = None) -> ReturnedModels:
     """Clients that moved by these amounts from (1, 1, ...); the buffer moved far; `late` started elsewhere."""
     previous = {"w": torch.ones(size), "count": torch.tensor(0.0)}
     bases = {} if late is None else {late: {"w": torch.full((size,), 3.0), "count": torch.tensor(0.0)}}
@@ -50,7 +50,9 @@ def returned_of(*moves: list[float], size: int = 2, late: int | None = None) -> 
         "w": torch.stack([start + torch.tensor(move) for start, move in zip(starts, moves, strict=True)]),
         "count": torch.full((len(moves),), 1000.0),
     }
-    return Returned(previous, clients, list(range(1, len(moves) + 1)), [1] * len(moves), frozenset({"count"}), bases)
+    return ReturnedModels(
+        previous, clients, list(range(1, len(moves) + 1)), [1] * len(moves), frozenset({"count"}), bases
+    )
 
 
 def fusion_options() -> list[Any]:
@@ -169,7 +171,9 @@ def test_one_client_moves_an_average_by_no_more_than_epsilon_supposes(option: di
     privacy = CentralDP(clip_norm=clip)
     moved = []
     for replaced in (stack, stack.index_fill(0, torch.tensor([2]), 0.0)):
-        returned = Returned(previous, {"w": previous["w"] + replaced}, [9, 1, 50, 2, 3, 4], [1] * count, frozenset())
+        returned = ReturnedModels(
+            previous, {"w": previous["w"] + replaced}, [9, 1, 50, 2, 3, 4], [1] * count, frozenset()
+        )
         _, updates = privacy.clipped(returned, {})
         moved.append(combined(updates, fusion.shares(updates), "w")[0])
     assert float((moved[0] - moved[1]).norm()) <= clip / count * (1 + 1e-6)

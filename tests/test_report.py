@@ -18,12 +18,12 @@ import pytest
 pytest.importorskip("plotly", reason="the extra `report` is not installed")
 
 from provfl_cli.cli import main
-from provfl_cli.reporting import label_counts
 from provfl_cli.reporting.page.document import safe_json
-from provfl_cli.reporting.page.reading import open_run
 from provfl_cli.reporting.page.sweeps import curves
 from provfl_cli.reporting.page.traces import shown_traces
-from provfl_cli.reporting.run_folders import RunFolder, read_run
+from provfl_cli.results import label_counts
+from provfl_cli.results.folders import RunFolder, read_run
+from provfl_cli.results.run import read_contents
 from tests.made_runs import LABELS, METRICS, whole_run
 from tests.test_table import made
 
@@ -57,7 +57,7 @@ class Elements(HTMLParser):
 def opened(folder: Path) -> Any:
     run = read_run(folder)
     assert isinstance(run, RunFolder)
-    return open_run(run)
+    return read_contents(run)
 
 
 def report(capsys: Captured, *arguments: str) -> tuple[Elements, dict[str, Any], str]:

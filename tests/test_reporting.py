@@ -22,12 +22,12 @@ from provfl_cli.errors import RunError
 from provfl_cli.evaluation.contributions import tidy
 from provfl_cli.evaluation.metrics import localization
 from provfl_cli.reporting import console as show
-from provfl_cli.reporting import files
 from provfl_cli.reporting.drawing import Picture, bar
 from provfl_cli.reporting.progress import RoundProgress
 from provfl_cli.reporting.rankings import example_rankings, show_rankings
 from provfl_cli.reporting.tables import escape, localization_tables, to_latex, to_markdown
 from provfl_cli.reporting.texts import Excerpt
+from provfl_cli.results import files
 
 NOTE = "mnist: embedded subset of 5,000; all 60,000 with dataset.source=hub"
 NAMES = ["zero", "one", "a label with a long name"]
@@ -81,7 +81,7 @@ def test_files_are_written_whole_and_read_back(tmp_path, example):
 
 def test_parquet_bytes_do_not_depend_on_the_process(tmp_path):
     code = (
-        "import sys, pandas as pd; from pathlib import Path; from provfl_cli.reporting.files import write_parquet;"
+        "import sys, pandas as pd; from pathlib import Path; from provfl_cli.results.files import write_parquet;"
         "write_parquet(Path(sys.argv[1]), pd.DataFrame({'a': [1, None], 'b': ['x', 'y'], 'c': [b'1', [b'2'][0]]}))"
     )
     for name in ("one", "two"):

@@ -27,9 +27,9 @@ from provfl_cli.config.schema import Config
 from provfl_cli.data.federated import FederatedData, Texts
 from provfl_cli.data.load import federated_data
 from provfl_cli.data.tokenizer import from_json
-from provfl_cli.reporting.files import write_parquet
+from provfl_cli.results.files import write_parquet
+from provfl_cli.results.frames import input_frame
 from provfl_cli.run.manifest import manifest
-from provfl_cli.run.records import input_frame
 from tests.federations import make_config, make_data
 from tests.test_bad_input import one_line
 from tests.test_run import FILES

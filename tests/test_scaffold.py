@@ -24,10 +24,10 @@ from provfl_cli.federation.optimizers import total_rate
 from provfl_cli.federation.site import Site, TrainTask, shared_tensors
 from provfl_cli.federation.train import federated_rounds
 from provfl_cli.fusion.fedavg import FedAvg
-from provfl_cli.fusion.fuse import Fused, fuse
+from provfl_cli.fusion.fuse import FusionResult, fuse
 from provfl_cli.fusion.privacy import NoPrivacy
 from provfl_cli.fusion.scaffold import Scaffold
-from provfl_cli.fusion.updates import Returned
+from provfl_cli.fusion.updates import ReturnedModels
 from provfl_cli.provenance import trace
 from provfl_cli.provenance.stack import GivenRound
 from provfl_cli.store.rounds import CLIENTS, CORRECTIONS, NEXT_STATE, begin_round
@@ -74,7 +74,7 @@ def train_round(
     state: Mapping[str, Tensor],
     work: Sequence[tuple[int, int]],
     workers: int = 0,
-) -> Fused:
+) -> FusionResult:
     """A round as a server does it: `work` is (position, epochs); its folder keeps what the next one needs."""
     for name, tensor in site.published.items():
         tensor.copy_(weights[name])
@@ -87,7 +87,7 @@ def train_round(
         assert len(list(perform(tasks))) == len(work)
     examples = [len(site.data.clients[position].labels) for position, _ in work]
     steps = [local_steps(count, site.settings, epochs) for count, (_, epochs) in zip(examples, work, strict=True)]
-    returned = Returned(weights, open_tensors(temporary / CLIENTS), examples, steps, site.buffers)
+    returned = ReturnedModels(weights, open_tensors(temporary / CLIENTS), examples, steps, site.buffers)
     fused = fuse(site.fusion, returned, state)
     shares = site.fusion.control_shares([len(client.labels) for client in site.data.clients])
     fused.state.update(end_controls(temporary, before, state, [position for position, _ in work], shares))

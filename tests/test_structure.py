@@ -3,6 +3,9 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Collection
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,28 +13,68 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "provfl_cli"
 PARTS = (
     "config", "data", "models", "fusion", "store", "flower", "federation",
-    "provenance", "attribution", "evaluation", "reporting", "run", "cli",
+    "provenance", "attribution", "evaluation", "results", "comparison", "reporting", "trackers", "run", "cli",
 )  # fmt: skip
 
 
-def imported_parts(module: Path) -> set[str]:
-    """Parts of the package that a module imports, wherever in the file."""
-    found = set()
-    depth = len(module.relative_to(PACKAGE).parts)  # 2 for a module directly in a part
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level == depth:
-            names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-            found.update(names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("provfl_cli."):
-            found.add((node.module or "").split(".")[1])
-    return found & set(PARTS)
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    named = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        named[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return named
+
+
+def imported(name: str, path: Path, known: Collection[str]) -> set[str]:
+    """Modules of the package that a module imports, wherever in the file, those for its types as well."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    targets = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            targets |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            targets |= {inner if (inner := f"{base}.{alias.name}") in known else base for alias in node.names}
+    return targets & set(known)
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """What each module imports."""
+    known = modules()
+    return {name: imported(name, path, known) for name, path in known.items()}
+
+
+def part_of(module: str) -> str | None:
+    """The folder below the package that a module lies in, None for those beside the folders."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in PARTS else None
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_imports_only_from_those_above_it(part: str) -> None:
-    above = {*PARTS[: PARTS.index(part)], part}
-    for module in (PACKAGE / part).rglob("*.py"):
-        assert imported_parts(module) <= above, f"{module.relative_to(PACKAGE)} imports a part below it"
+    above = {*PARTS[: PARTS.index(part)], part, None}
+    for module, targets in imports().items():
+        if part_of(module) == part:
+            below = [target for target in targets if part_of(target) not in above]
+            assert not below, f"{module} imports {below[0]}, which lies below it"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    order = TopologicalSorter(imports())
+    try:
+        order.prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' <- '.join(error.args[1])}")
+
+
+def test_a_circle_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    circle = {"a": {"b"}, "b": {"c"}, "c": {"a"}}
+    monkeypatch.setattr(f"{__name__}.imports", lambda: circle)
+    with pytest.raises(pytest.fail.Exception, match="a circle: "):
+        test_no_modules_import_each_other_in_a_circle()
 
 
 def test_every_folder_is_a_part() -> None:

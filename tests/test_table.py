@@ -18,8 +18,8 @@ from scipy import stats
 
 from provfl_cli.cli import COMMANDS, main
 from provfl_cli.cli.completion import words
-from provfl_cli.reporting.run_folders import read_run, run_folders
-from provfl_cli.reporting.settings import differing
+from provfl_cli.comparison.settings import differing
+from provfl_cli.results.folders import read_run, run_folders
 from tests.conftest import REPOSITORY
 
 Captured = pytest.CaptureFixture[str]

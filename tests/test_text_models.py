@@ -18,7 +18,7 @@ from provfl_cli.data.federated import Texts
 from provfl_cli.errors import InputError
 from provfl_cli.models.build import build
 from provfl_cli.models.text import network_settings
-from provfl_cli.run.again import model_again
+from provfl_cli.run.rebuild import model_again
 
 SMALL: dict[str, dict[str, Any]] = {
     "openai-gpt": {"n_layer": 2, "n_embd": 16, "n_head": 2},

@@ -19,12 +19,12 @@ from rich.console import Console
 
 from provfl_cli.cli import main
 from provfl_cli.data import load
-from provfl_cli.data.facts import PictureFacts
-from provfl_cli.reporting.prediction import Agreement, Effect, Layer, Prediction, Told, WhatIf, as_json, show
-from provfl_cli.reporting.rankings import Ranked
-from provfl_cli.run.asking import _doubts
-from provfl_cli.run.inputs import UNKNOWN, Given
-from provfl_cli.run.opened import open_run
+from provfl_cli.data.picture_facts import PictureFacts
+from provfl_cli.reporting.prediction import as_json, show
+from provfl_cli.results.answer import Agreement, Effect, Layer, MethodAnswer, Prediction, RankedClient, WhatIf
+from provfl_cli.run.inputs import UNKNOWN, TracedInputs
+from provfl_cli.run.open_run import open_run
+from provfl_cli.run.query import _doubts
 from provfl_cli.store.rounds import read_round
 
 PICTURES = shlex.split(
@@ -219,7 +219,7 @@ def test_a_picture_unlike_the_training_data_is_said_before_its_ranking(
 
 
 def test_predictions_near_chance_are_said_of_inputs_of_ones_own() -> None:
-    own = Given(torch.zeros(2, 1), np.arange(2), np.full(2, UNKNOWN), (None, None), ("a", "b"), new=True)
+    own = TracedInputs(torch.zeros(2, 1), np.arange(2), np.full(2, UNKNOWN), (None, None), ("a", "b"), new=True)
     sure, guess = np.eye(10)[0] * 0.9 + 0.01, np.full(10, 0.1)
     assert _doubts(own, np.stack([sure, guess])) == (
         "1 of 2 predictions, such as that of b: the prediction is near chance (10.0%, guessing has 10.0%): its ranking "
@@ -300,10 +300,10 @@ def test_wrong_arguments(
 
 def made(**changes: Any) -> Prediction:
     """An answer with ties, an unused client, and names that would move a cursor."""
-    tied = [Ranked(client, 1, 2.0, 0.4, 3, True, name=f"\x1b[31m{client}") for client in (4, 7)]
-    last = Ranked(1, 3, -1.0, 0.2, 0, False, faulty=True, also=5)
+    tied = [RankedClient(client, 1, 2.0, 0.4, 3, True, name=f"\x1b[31m{client}") for client in (4, 7)]
+    last = RankedClient(1, 3, -1.0, 0.2, 0, False, faulty=True, also=5)
     layer = Layer("net.a.first", 3.0, 2.5, 3, 8, True)
-    told = Told(
+    told = MethodAnswer(
         "provfl", "round", "centred", (*tied, last), 3, {"momentum": 1.0}, 5.0,
         (layer, replace(layer, name="net.a.last", best=-0.5)), 1,
     )  # fmt: skip

@@ -17,19 +17,19 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from provfl_cli.cli import main
+from provfl_cli.comparison.settings import differing, identity
 from provfl_cli.config.compose import compose_jobs, validated
-from provfl_cli.config.reopened import reopened
+from provfl_cli.config.environment import store
 from provfl_cli.config.schema import Config
-from provfl_cli.config.written import store
+from provfl_cli.config.stored_config import stored_config
 from provfl_cli.errors import InputError
-from provfl_cli.reporting.run_folders import RunFolder, read_run
-from provfl_cli.reporting.settings import differing, identity
-from provfl_cli.reporting.trackers.mlflow import MLflow
-from provfl_cli.reporting.trackers.tensorboard import TensorBoard
-from provfl_cli.reporting.trackers.tracker import name_of
-from provfl_cli.reporting.trackers.tracking import Tracking, settings_of, tracked
-from provfl_cli.reporting.trackers.wandb import WandB
+from provfl_cli.results.folders import RunFolder, read_run
 from provfl_cli.store.rounds import Metrics
+from provfl_cli.trackers.mlflow import MLflow
+from provfl_cli.trackers.tensorboard import TensorBoard
+from provfl_cli.trackers.tracker import name_of
+from provfl_cli.trackers.tracking import Tracking, settings_of, tracked
+from provfl_cli.trackers.wandb import WandB
 
 SMALL = shlex.split(
     "dataset=digits partition=iid federation.clients=3 federation.rounds=3 federation.learning_rate=0.05"
@@ -88,7 +88,7 @@ def test_a_missing_package_is_named_with_its_extra_before_anything_is_trained(
     (workspace / name).mkdir()  # as wandb leaves one: no package
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        "provfl_cli.reporting.trackers.tracker.find_spec", lambda wanted: None if wanted == name else real(wanted)
+        "provfl_cli.trackers.tracker.find_spec", lambda wanted: None if wanted == name else real(wanted)
     )
     assert main(["run", f"tracker={name}"]) == 2
     said = capsys.readouterr()
@@ -98,7 +98,7 @@ def test_a_missing_package_is_named_with_its_extra_before_anything_is_trained(
 
 
 def test_a_folder_of_its_name_is_no_package(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from provfl_cli.reporting.trackers.tracker import require
+    from provfl_cli.trackers.tracker import require
 
     (workspace / "nosuchtracker").mkdir()
     monkeypatch.syspath_prepend(str(workspace))
@@ -109,12 +109,12 @@ def test_a_folder_of_its_name_is_no_package(workspace: Path, monkeypatch: pytest
 
 def test_a_run_that_has_ended_is_opened_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ((_, composed),) = compose_jobs([*SMALL, "tracker=tensorboard"])
-    monkeypatch.setattr("provfl_cli.reporting.trackers.tracker.find_spec", lambda wanted: None)
+    monkeypatch.setattr("provfl_cli.trackers.tracker.find_spec", lambda wanted: None)
     folder = tmp_path / ".hydra"
     folder.mkdir()
     store(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]), folder / "config.yaml")
     (folder / "hydra.yaml").write_text(OmegaConf.to_yaml({"hydra": {"runtime": {"cwd": str(tmp_path), "choices": {}}}}))
-    assert reopened(tmp_path).config.tracker is None, "it has no effect any more"
+    assert stored_config(tmp_path).config.tracker is None, "it has no effect any more"
     with pytest.raises(InputError, match="tensorboard"):
         validated(composed)
 
@@ -273,7 +273,7 @@ def test_a_run_whose_tracker_fails_leaves_all_its_files(
     def full(*_: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("provfl_cli.reporting.trackers.tensorboard.TensorBoardLog.round", full)
+    monkeypatch.setattr("provfl_cli.trackers.tensorboard.TensorBoardLog.round", full)
     broken = run(workspace / "broken", cache, "tracker=tensorboard")
     assert capsys.readouterr().out.count("TRACKER FAILED: TensorBoard") == 2
     names = {path.name for path in plain.iterdir()}

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .method import Attributed, Case
+from .method import AttributionResult, Case
 
 if TYPE_CHECKING:
     from ..config.schema import Config
@@ -27,7 +27,7 @@ class Cosine:
     def check(self, config: Config) -> None:
         """Nothing to check."""
 
-    def attribute(self, case: Case) -> Attributed:
+    def attribute(self, case: Case) -> AttributionResult:
         """One trace for all clients."""
         import numpy as np
 
@@ -41,4 +41,4 @@ class Cosine:
         found = traced(case, settings)
         norms = update_norms(case.stored, [name for name, _ in case.model.named_parameters()], weighted=False).numpy()
         values = np.divide(found.values, norms, out=np.zeros_like(found.values), where=norms > 0)
-        return Attributed(values, found.candidates, time.perf_counter() - began, target=settings.target)
+        return AttributionResult(values, found.candidates, time.perf_counter() - began, target=settings.target)

@@ -19,9 +19,9 @@ from ..errors import RunError
 from ..fusion.conditions import TooFewReturned
 from ..fusion.decomposition import Multiplier
 from ..fusion.fuse import fuse
-from ..fusion.updates import Returned
+from ..fusion.updates import ReturnedModels
+from ..processes import one_thread
 from ..provenance.targets import target_value
-from ..threads import one_thread
 from .settings import kept_counts
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def fused_again(case: Case, left: Sequence[int]) -> dict[str, Tensor]:
         if isinstance(case.fusion, FedNova):
             raise RunError(f"round {stored.number}: fusion=fednova cannot be run again without the clients' steps")
         steps = [1] * everybody
-    returned = Returned(
+    returned = ReturnedModels(
         previous=stored.previous(),
         clients=_rest(stored.client_stack(), left),
         examples=[stored.examples[client] for client in left],

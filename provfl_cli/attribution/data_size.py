@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .method import Attributed, Case, for_every_input, used_clients
+from .method import AttributionResult, Case, for_every_input, used_clients
 
 if TYPE_CHECKING:
     from ..config.schema import Config
@@ -21,10 +21,10 @@ class DataSize:
     def check(self, config: Config) -> None:
         """Nothing to check."""
 
-    def attribute(self, case: Case) -> Attributed:
+    def attribute(self, case: Case) -> AttributionResult:
         """The same for every input."""
         import numpy as np
 
         began = time.perf_counter()
         values = for_every_input(np.asarray(case.stored.examples), case)
-        return Attributed(values, used_clients(case), time.perf_counter() - began)
+        return AttributionResult(values, used_clients(case), time.perf_counter() - began)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..config.checks import Range, in_range, one_of
 from ..errors import RunError
-from .method import Attributed, Case, for_every_input, used_clients
+from .method import AttributionResult, Case, for_every_input, used_clients
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,7 +63,7 @@ class FedDebug:
     def check(self, config: Config) -> None:
         """Nothing to check."""
 
-    def attribute(self, case: Case) -> Attributed:
+    def attribute(self, case: Case) -> AttributionResult:
         """Each client's share of the votes."""
         import torch
 
@@ -83,7 +83,7 @@ class FedDebug:
         structure.load(case.stored.weights())
         values = for_every_input(votes.mean(0).cpu().numpy(), case)
         note = f"{self.name} votes once for the round, not for each input"
-        return Attributed(values, used_clients(case), time.perf_counter() - began, note=note)
+        return AttributionResult(values, used_clients(case), time.perf_counter() - began, note=note)
 
     def _generated(self, case: Case) -> Tensor:
         """Pictures `[inputs, C, H, W]`, or tokens `[inputs, T]`."""

@@ -11,7 +11,7 @@ from .settings import KINDS, VALUES, check_fewer, explained, method_name
 
 if TYPE_CHECKING:
     from ..config.schema import Config
-    from .method import Attributed, Case
+    from .method import AttributionResult, Case
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class LeaveOneOut:
         if self.counterfactual == "refuse":
             check_fewer("leave_one_out", config, clients_a_round(config.federation) - 1)
 
-    def attribute(self, case: Case) -> Attributed:
+    def attribute(self, case: Case) -> AttributionResult:
         """Effects, all missing (no candidates) where the fusion does not work without one of the round's clients."""
         import time
 
         import numpy as np
 
         from .counterfactual import outcomes
-        from .method import Attributed, used_clients
+        from .method import AttributionResult, used_clients
 
         began = time.perf_counter()
         clients = range(len(case.stored.clients))
@@ -59,7 +59,7 @@ class LeaveOneOut:
             note = f"{self.name}: the fusion needs every client that returned, nobody can be left out"
         seconds = time.perf_counter() - began
         target = explained(case, self.value)
-        return Attributed(
+        return AttributionResult(
             values,
             used_clients(case) & ~missing,
             seconds,

@@ -54,7 +54,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Attributed:
+class AttributionResult:
     """What a method says: the larger a client's value, the more the prediction is that client's doing.
 
     Attributes:
@@ -90,7 +90,7 @@ class Attribution(Protocol):
     def check(self, config: Config) -> None:
         """Raise InputError where the method cannot work with a configuration."""
 
-    def attribute(self, case: Case) -> Attributed:
+    def attribute(self, case: Case) -> AttributionResult:
         """Attribute the predictions of `case` to the clients of its round."""
 
 

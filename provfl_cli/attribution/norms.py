@@ -21,10 +21,12 @@ def update_norms(stored: Round, parameters: Collection[str], weighted: bool) -> 
     """
     import torch
 
-    from ..fusion.updates import Returned, unclipped
+    from ..fusion.updates import ReturnedModels, unclipped
 
     parts, previous = stored.decomposition, stored.previous()
-    updates = unclipped(Returned(previous, stored.client_stack(), stored.examples, (), stored.buffers, stored.bases()))
+    updates = unclipped(
+        ReturnedModels(previous, stored.client_stack(), stored.examples, (), stored.buffers, stored.bases())
+    )
     squares = torch.zeros(len(stored.clients), dtype=torch.float64)
     for name in parameters:
         multiplier = parts.multipliers.get(name)

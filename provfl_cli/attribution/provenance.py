@@ -10,11 +10,11 @@ from ..config.checks import POSITIVE_FRACTION, in_range, one_of
 from ..config.schema import NEURONS
 from ..config.validate import provenance_preset
 from ..errors import InputError
-from .method import Attributed, Case
+from .method import AttributionResult, Case
 
 if TYPE_CHECKING:
     from ..config.schema import Config, Provenance
-    from ..provenance.tracing import Contributions
+    from ..provenance.contributions import Contributions
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class Traced:
             neuron_seed=seed if self.neurons == "random" else 0,
         )
 
-    def attribute(self, case: Case) -> Attributed:
+    def attribute(self, case: Case) -> AttributionResult:
         """One trace for all clients."""
         began = time.perf_counter()
         settings = self.settings(case.provenance, case.seed)
         found = traced(case, settings)
-        return Attributed(found.values, found.candidates, time.perf_counter() - began, target=settings.target)
+        return AttributionResult(found.values, found.candidates, time.perf_counter() - began, target=settings.target)
 
 
 def _common(settings: Provenance) -> dict[str, Any]:

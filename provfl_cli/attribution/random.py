@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .method import Attributed, Case, used_clients
+from .method import AttributionResult, Case, used_clients
 
 if TYPE_CHECKING:
     from ..config.schema import Config
@@ -24,7 +24,7 @@ class Random:
     def check(self, config: Config) -> None:
         """Nothing to check."""
 
-    def attribute(self, case: Case) -> Attributed:
+    def attribute(self, case: Case) -> AttributionResult:
         """Draw for the inputs of `case`."""
         import numpy as np
 
@@ -34,4 +34,4 @@ class Random:
             np.random.default_rng([case.seed, case.stored.number, number]).random(count) for number in case.numbers
         ]
         values = np.stack(drawn) if drawn else np.empty((0, count))
-        return Attributed(values, used_clients(case), time.perf_counter() - began)
+        return AttributionResult(values, used_clients(case), time.perf_counter() - began)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..config.schema import Config
-    from .method import Attributed, Case
+    from .method import AttributionResult, Case
 
 MOST_EXACT = 16  # clients: 65,536 models, and as many values of each input in memory
 
@@ -59,7 +59,7 @@ class Shapley:
         if self.counterfactual == "refuse":
             check_fewer("shapley", config, 1)
 
-    def attribute(self, case: Case) -> Attributed:
+    def attribute(self, case: Case) -> AttributionResult:
         """Values and, where they are sampled, standard errors; all missing (no candidates) where a coalition's is."""
         import time
 
@@ -67,7 +67,7 @@ class Shapley:
 
         from ..seeds import derived_seed
         from .counterfactual import outcomes
-        from .method import Attributed, used_clients
+        from .method import AttributionResult, used_clients
 
         began = time.perf_counter()
         everybody, candidates = frozenset(range(len(case.stored.clients))), used_clients(case)
@@ -98,7 +98,7 @@ class Shapley:
         if missing:
             note = f"{self.name}: the fusion needs more clients than some coalitions have, so nobody has a value"
         seconds, shape = time.perf_counter() - began, (len(case.classes), len(everybody))
-        return Attributed(
+        return AttributionResult(
             _placed(found, players, shape),
             candidates & (not missing),
             seconds,

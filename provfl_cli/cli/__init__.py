@@ -16,7 +16,7 @@ from .. import __version__
 from ..config.checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
 from ..garbage import collect_rarely
-from .ended import Ended, answer_signals
+from .ended import EndedBySignal, answer_signals
 from .saying import complain, say
 
 COMMANDS = {  # name: what it does, an example
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         resumed = "; the same command goes on from the last whole round" if arguments[:1] in RESUMED else ""
         with suppress(OSError):  # the terminal may be what has gone
-            complain(f"ended by {error}{resumed}" if isinstance(error, Ended) else f"interrupted{resumed}")
-        return 128 + error.number if isinstance(error, Ended) else INTERRUPTED
+            complain(f"ended by {error}{resumed}" if isinstance(error, EndedBySignal) else f"interrupted{resumed}")
+        return 128 + error.number if isinstance(error, EndedBySignal) else INTERRUPTED
     except BrokenPipeError:  # such as `provfl ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK

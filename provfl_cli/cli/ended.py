@@ -7,7 +7,7 @@ from types import FrameType
 NAMES = ("SIGTERM", "SIGHUP")  # of a scheduler or a service, and of a terminal that is closed
 
 
-class Ended(KeyboardInterrupt):
+class EndedBySignal(KeyboardInterrupt):
     """A signal has come that ends the command; `number` is which."""
 
     def __init__(self, number: int) -> None:
@@ -16,7 +16,7 @@ class Ended(KeyboardInterrupt):
 
 
 def answer_signals() -> None:
-    """Let the signals that end a process raise `Ended` in it; one that is ignored (nohup) stays so.
+    """Let the signals that end a process raise `EndedBySignal` in it; one that is ignored (nohup) stays so.
 
     A second signal ends the process at once, whatever it is at.
     """
@@ -29,4 +29,4 @@ def answer_signals() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
-    raise Ended(number)
+    raise EndedBySignal(number)

@@ -13,7 +13,7 @@ from .recorded import DATA, add_recorded, refuse_recorded, traced
 from .saying import say
 
 if TYPE_CHECKING:
-    from ..reporting.page.reading import Opened
+    from ..results.run import RunContents
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _opened(folder: Path, args: Namespace) -> Opened:
+def _opened(folder: Path, args: Namespace) -> RunContents:
     """What is to be drawn: a run as it was recorded, or a recorded federation, its inputs traced now."""
     from ..store.recorded import is_recorded
 
@@ -50,9 +50,9 @@ def _opened(folder: Path, args: Namespace) -> Opened:
     runs, _ = read_places([folder], whole=True)
     if len(runs) > 1:
         raise InputError(f"{folder}: holds {len(runs)} runs, give one, such as {runs[0].folder}")
-    from ..reporting.page.reading import open_run
+    from ..results.run import read_contents
 
-    return open_run(runs[0])
+    return read_contents(runs[0])
 
 
 def _parser() -> ArgumentParser:

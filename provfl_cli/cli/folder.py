@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import InputError
-from ..store.locks import CLAIM, Claimed, claim, give_back
+from ..store.locks import CLAIM, FolderClaimed, claim, give_back
 
 
 def unclaimed_pattern(cfg: DictConfig, key: str) -> bool:
@@ -48,8 +48,8 @@ def held(folder: Path, kind: str) -> Iterator[None]:
         raise InputError(f"{rounds} is in the way: a run keeps a link of that name in its folder; move it away")
     try:
         lock = claim(folder, kind)
-    except Claimed:
-        raise Claimed(
+    except FolderClaimed:
+        raise FolderClaimed(
             f"{folder}: another run is writing into it: wait until it has ended, or give this one another folder "
             "(hydra.run.dir, of a sweep hydra.sweep.dir)"
         ) from None

@@ -15,11 +15,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ..config.compose import texts, validated
+from ..config.environment import EnvironmentValue, environment, masked, store
 from ..config.schema import Config
-from ..config.written import Taken, environment, masked, store
 from ..errors import InputError, RunError
 from ..harmless import harmless, harmless_lines
-from ..store.locks import Claimed
+from ..store.locks import FolderClaimed
 from .folder import discard_if_nothing_computed, held
 from .saying import complain, say
 
@@ -79,12 +79,12 @@ def _run(config: Config, folder: Path) -> None:
 
 
 def _failure(
-    error: Exception, overrides: tuple[str, ...], folder: Path, job_name: str, taken: tuple[Taken, ...]
+    error: Exception, overrides: tuple[str, ...], folder: Path, job_name: str, taken: tuple[EnvironmentValue, ...]
 ) -> Failure:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         say("".join(traceback.format_exception(error)), end="", to=sys.stderr)
     if isinstance(error, InputError):
-        if not isinstance(error, Claimed):  # then it is another's folder
+        if not isinstance(error, FolderClaimed):  # then it is another's folder
             discard_if_nothing_computed(folder, job_name)
         return Failure(overrides, one_line(masked(str(error), taken)), 2, str(folder.absolute()))
     text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
@@ -92,7 +92,7 @@ def _failure(
     return Failure(overrides, f"{line} ({_logged(error, folder, taken)})", 1, str(folder.absolute()))
 
 
-def _logged(error: Exception, folder: Path, taken: tuple[Taken, ...]) -> str:
+def _logged(error: Exception, folder: Path, taken: tuple[EnvironmentValue, ...]) -> str:
     """Write the traceback of `error` into the run folder; where it can be read."""
     path = folder / "error.log"
     try:

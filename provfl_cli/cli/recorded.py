@@ -13,7 +13,7 @@ from ..store.recorded import read_recorded
 from .arguments import whole
 
 if TYPE_CHECKING:
-    from ..reporting.page.reading import Opened
+    from ..results.run import RunContents
 
 MODEL = "an option of conf/model, or MODULE:FUNCTION"
 DATA = "FILE.safetensors (inputs, labels), or MODULE:FUNCTION"
@@ -42,7 +42,7 @@ def refuse_run(args: Namespace, *names: str) -> None:
             raise InputError(f"--{name} is for runs (provfl run), this is a recorded federation: leave it out")
 
 
-def traced(folder: Path, args: Namespace, last_only: bool = False) -> tuple[Opened, str]:
+def traced(folder: Path, args: Namespace, last_only: bool = False) -> tuple[RunContents, str]:
     """A recorded federation with all given inputs traced, and how much that is.
 
     Of the round that `args.round` names; of none, in all rounds, or where `last_only` in the last.
@@ -51,8 +51,8 @@ def traced(folder: Path, args: Namespace, last_only: bool = False) -> tuple[Open
     if read_recorded(folder) is not None:
         require_model_and_data(folder, args.model, args.data)
     from ..reporting.console import make_console
-    from ..run.recorded import open_recorded
-    from ..run.reported import reported
+    from ..run.open_recording import open_recorded
+    from ..run.recording_report import reported
 
     opened = open_recorded(folder, args.model, args.data)
     numbers = opened.rounds if number is None and not last_only else [opened.round(number).number]

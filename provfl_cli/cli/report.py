@@ -14,7 +14,7 @@ from .recorded import DATA, add_recorded, refuse_recorded, traced
 from .saying import say
 
 if TYPE_CHECKING:
-    from ..reporting.run_folders import Absent
+    from ..results.folders import MissingRun
 
 NAME = "report.html"
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     if recorded and len(places) > 1:
         raise InputError(f"{recorded[0]}: a recorded federation has a page of its own: give it alone")
     text, shown, absent = _recorded(recorded[0], args) if recorded else _runs(places, args)
-    from ..reporting.files import write_text
+    from ..results.files import write_text
 
     write_text(out, text)
     megabytes = out.stat().st_size / 1e6
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _runs(places: Sequence[Path], args: Namespace) -> tuple[str, str, Sequence[Absent]]:
+def _runs(places: Sequence[Path], args: Namespace) -> tuple[str, str, Sequence[MissingRun]]:
     """The page of runs, what is in it, and what is not."""
     refuse_recorded(args, "model", "data", "round")
     from .table import read_places
@@ -59,7 +59,7 @@ def _runs(places: Sequence[Path], args: Namespace) -> tuple[str, str, Sequence[A
     return page(runs, absent), f"{len(runs)} run{'s' * (len(runs) > 1)}", absent
 
 
-def _recorded(folder: Path, args: Namespace) -> tuple[str, str, Sequence[Absent]]:
+def _recorded(folder: Path, args: Namespace) -> tuple[str, str, Sequence[MissingRun]]:
     """The page of a recorded federation, what is in it, and nothing else."""
     from ..reporting.page.document import check_packages, page_of
 

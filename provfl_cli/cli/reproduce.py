@@ -22,7 +22,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedExperiment:
     """An experiment as the list shows it."""
 
     name: str
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     return max(codes.values(), key=lambda code: code == 1)
 
 
-def experiments() -> list[Listed]:
+def experiments() -> list[ListedExperiment]:
     """All experiments that a sweep stands for, in alphabetical order."""
     import yaml
 
@@ -69,7 +69,7 @@ def experiments() -> list[Listed]:
     for path in sorted((conf_dir() / "experiment").glob("*.yaml"), key=lambda path: path.stem):
         block = yaml.safe_load(path.read_text(encoding="utf-8")).get("experiment")
         if block is not None:
-            found.append(Listed(path.stem, block["shows"], block["minutes"]))
+            found.append(ListedExperiment(path.stem, block["shows"], block["minutes"]))
     return found
 
 
@@ -89,7 +89,7 @@ def _parser() -> ArgumentParser:
     return made
 
 
-def _list(known: list[Listed]) -> None:
+def _list(known: list[ListedExperiment]) -> None:
     from rich import box
     from rich.table import Table
 
@@ -133,7 +133,7 @@ def _whatever_comes(name: str, scale: str, out: str | None, overrides: list[str]
 
 def _copied(folder: Path, out: Path, name: str) -> None:
     """The tables and the figure again in `out`, whole or not at all."""
-    from ..reporting.experiment import files_of
+    from ..reporting.experiment_tables import files_of
     from ..store.disk import replacing
 
     for file in files_of(name):

@@ -15,9 +15,9 @@ from .arguments import check_out, parser, read, whole
 from .saying import complain, say
 
 if TYPE_CHECKING:
+    from ..comparison.join import JoinedRuns
     from ..config.schema import Experiment
-    from ..reporting.joined import Joined
-    from ..reporting.run_folders import Absent, RunFolder
+    from ..results.folders import MissingRun, RunFolder
     from .job import Failure
 
 FORMATS = {"console": ".txt", "csv": ".csv", "markdown": ".md", "latex": ".tex"}
@@ -31,9 +31,9 @@ def main(arguments: list[str]) -> int:
         return 0
     chosen, number = _format(args), _round(args.round)
     runs, absent = read_places([Path(place) for place in args.runs])
-    from ..reporting.joined import Asked, join
+    from ..comparison.join import TableQuery, join
 
-    asked = Asked(_listed(args.by), _listed(args.metric), _listed(args.method), args.scope, number, args.paired)
+    asked = TableQuery(_listed(args.by), _listed(args.metric), _listed(args.method), args.scope, number, args.paired)
     joined = join(runs, asked, absent)
     if args.out is not None:
         _written(joined, Path(args.out), chosen, args.tidy)
@@ -93,23 +93,23 @@ def _round(text: str) -> int | str:
     return whole("round", text, 1)
 
 
-def read_places(places: Sequence[Path], whole: bool = False) -> tuple[list[RunFolder], list[Absent]]:
+def read_places(places: Sequence[Path], whole: bool = False) -> tuple[list[RunFolder], list[MissingRun]]:
     """The runs that ended well, and the others; InputError where none did. `whole` as `read_run` takes it."""
-    from ..reporting.run_folders import Absent, RunFolder, failures_below, read_run, run_folders
+    from ..results.folders import MissingRun, RunFolder, failures_below, read_run, run_folders
 
     read = [read_run(folder, whole) for folder in run_folders(places)]
     runs = [one for one in read if isinstance(one, RunFolder)]
-    absent = [*(one for one in read if isinstance(one, Absent)), *failures_below(places)]
+    absent = [*(one for one in read if isinstance(one, MissingRun)), *failures_below(places)]
     if not runs:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise InputError(f"no run has ended well: {absent[0].name}: {absent[0].reason}{more}")
     return runs, absent
 
 
-def _text(joined: Joined, chosen: str, tidy: bool) -> str:
-    from ..reporting.files import csv_text
+def _text(joined: JoinedRuns, chosen: str, tidy: bool) -> str:
     from ..reporting.joined_views import below, tidy_csv, wide, wide_csv
     from ..reporting.tables import to_latex, to_markdown
+    from ..results.files import csv_text
 
     if chosen == "csv":
         return csv_text((tidy_csv if tidy else wide_csv)(joined))
@@ -119,21 +119,21 @@ def _text(joined: Joined, chosen: str, tidy: bool) -> str:
     return to_markdown([wide(joined)], "\n".join(f"- {line}" for line in lines))
 
 
-def _shown(joined: Joined, chosen: str, tidy: bool) -> None:
-    from ..reporting.joined_views import Shown, below, wide
+def _shown(joined: JoinedRuns, chosen: str, tidy: bool) -> None:
+    from ..reporting.joined_views import JoinedTable, below, wide
     from ..reporting.terminal import make_console
 
     if chosen == "console":
-        make_console().print(Shown(wide(joined), tuple(below(joined)), len(joined.keys)))
+        make_console().print(JoinedTable(wide(joined), tuple(below(joined)), len(joined.keys)))
         return
     say(_text(joined, chosen, tidy), end="")
     if chosen == "csv" and joined.absent:  # a file of numbers has no room for it
         say("\n".join(below(joined)[len(joined.notes) :]), to=sys.stderr)
 
 
-def _written(joined: Joined, path: Path, chosen: str, tidy: bool) -> None:
-    from ..reporting.files import write_text
-    from ..reporting.joined_views import Shown, below, wide
+def _written(joined: JoinedRuns, path: Path, chosen: str, tidy: bool) -> None:
+    from ..reporting.joined_views import JoinedTable, below, wide
+    from ..results.files import write_text
 
     if chosen == "console":
         from io import StringIO
@@ -141,7 +141,7 @@ def _written(joined: Joined, path: Path, chosen: str, tidy: bool) -> None:
         from ..reporting.terminal import make_console
 
         text = StringIO()
-        make_console(text, width=120).print(Shown(wide(joined), tuple(below(joined)), len(joined.keys)))
+        make_console(text, width=120).print(JoinedTable(wide(joined), tuple(below(joined)), len(joined.keys)))
         write_text(path, text.getvalue())
     else:
         write_text(path, _text(joined, chosen, tidy))
@@ -152,8 +152,8 @@ def _written(joined: Joined, path: Path, chosen: str, tidy: bool) -> None:
 
 def _leave_failures(folder: Path, failures: Sequence[Failure]) -> None:
     """Write which jobs of a sweep failed, and why: those whose folder is gone are known from there only."""
-    from ..reporting.files import write_json
-    from ..reporting.run_folders import FAILURES
+    from ..results.files import write_json
+    from ..results.folders import FAILURES
 
     path = folder / FAILURES
     if not failures:
@@ -171,10 +171,11 @@ def _leave_failures(folder: Path, failures: Sequence[Failure]) -> None:
 
 
 def write_experiment(
-    folder: Path, experiment: Experiment, runs: Sequence[RunFolder], absent: Sequence[Absent], option: str
+    folder: Path, experiment: Experiment, runs: Sequence[RunFolder], absent: Sequence[MissingRun], option: str
 ) -> str:
     """Write the tables and the figure of an experiment; one line that says where they are."""
-    from ..reporting.experiment import reproduction, write_reproduction
+    from ..comparison.reproduction import reproduction
+    from ..reporting.experiment_tables import write_reproduction
 
     name, _, scale = option.partition("/")
     command = f"provfl reproduce {name} --scale {scale or 'small'}"
@@ -200,14 +201,14 @@ def sweep_table(
     """
     from dataclasses import replace
 
+    from ..comparison.join import TableQuery, join
     from ..reporting.console import heading
-    from ..reporting.files import write_text
-    from ..reporting.joined import Asked, join
-    from ..reporting.joined_views import Shown, below, wide
-    from ..reporting.run_folders import Absent, RunFolder, read_run, run_folders
+    from ..reporting.joined_views import JoinedTable, below, wide
     from ..reporting.terminal import make_console
+    from ..results.files import write_text
+    from ..results.folders import MissingRun, RunFolder, read_run, run_folders
 
-    failed = [Absent(_job(each), each.message) for each in failures]
+    failed = [MissingRun(_job(each), each.message) for each in failures]
     told = {each.folder for each in failures}
     try:
         _leave_failures(folder, failures)
@@ -216,7 +217,7 @@ def sweep_table(
         runs = [one for one in read if isinstance(one, RunFolder)]
         if not runs:
             return
-        joined = join(runs, Asked(), [one for one in read if isinstance(one, Absent)])
+        joined = join(runs, TableQuery(), [one for one in read if isinstance(one, MissingRun)])
         whole = replace(joined, absent=(*failed, *joined.absent))
         write_text(folder / "table.md", _text(whole, "markdown", False))
         write_text(folder / "table.csv", _text(whole, "csv", False))
@@ -226,7 +227,7 @@ def sweep_table(
         return
     console = make_console()
     console.print(heading("The jobs of the sweep"))
-    console.print(Shown(wide(joined), tuple(below(joined)), len(joined.keys)))
+    console.print(JoinedTable(wide(joined), tuple(below(joined)), len(joined.keys)))
     console.print(f"table.md, table.csv in {os.path.relpath(folder)}/")
     if line:
         console.print(line)

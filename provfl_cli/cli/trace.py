@@ -14,9 +14,9 @@ from .recorded import DATA, add_recorded, refuse_recorded, refuse_run
 from .saying import say
 
 if TYPE_CHECKING:
-    from ..run.asking import Question
-    from ..run.inputs import Given
-    from ..run.opened import Opened
+    from ..run.inputs import TracedInputs
+    from ..run.open_run import OpenFederation
+    from ..run.query import Query
 
 TABLES = (".csv", ".parquet")
 
@@ -35,10 +35,10 @@ def main(arguments: list[str]) -> int:
         return _answered(args, opened)
 
 
-def _answered(args: Namespace, opened: Opened) -> int:
-    from ..run.asking import Question
+def _answered(args: Namespace, opened: OpenFederation) -> int:
+    from ..run.query import Query
 
-    question = Question(
+    question = Query(
         _listed(args.method), args.target, _listed([args.without] if args.without else []), args.verify, args.top
     )
     number = opened.round(args.round).number
@@ -125,9 +125,9 @@ def _listed(given: list[str]) -> tuple[str, ...]:
     return tuple(word.strip() for text in given for word in text.split(",") if word.strip())
 
 
-def _opened(args: Namespace) -> Opened:
-    from ..run.opened import open_run
-    from ..run.recorded import open_recorded
+def _opened(args: Namespace) -> OpenFederation:
+    from ..run.open_recording import open_recorded
+    from ..run.open_run import open_run
     from ..store.recorded import is_recorded
 
     folder = Path(args.run)
@@ -138,7 +138,7 @@ def _opened(args: Namespace) -> Opened:
     return open_run(folder, args.trust, args.data, args.checkpoint)
 
 
-def _given(args: Namespace, opened: Opened, number: int) -> Given:
+def _given(args: Namespace, opened: OpenFederation, number: int) -> TracedInputs:
     inputs = opened.inputs
     if args.input is not None:
         return inputs.numbered(args.input)
@@ -149,11 +149,11 @@ def _given(args: Namespace, opened: Opened, number: int) -> Given:
     return inputs.first(number) if args.inputs is None else inputs.many(Path(args.inputs))
 
 
-def _one(args: Namespace, opened: Opened, number: int, given: Given, question: Question) -> int:
-    from ..reporting.files import json_text, write_text
+def _one(args: Namespace, opened: OpenFederation, number: int, given: TracedInputs, question: Query) -> int:
     from ..reporting.prediction import as_json, show
     from ..reporting.terminal import make_console
-    from ..run.asking import ask_one
+    from ..results.files import json_text, write_text
+    from ..run.query import ask_one
 
     if args.out is not None and Path(args.out).suffix in TABLES:
         _write_table(opened, number, given, question, Path(args.out), sys.stderr if args.json else sys.stdout)
@@ -175,9 +175,11 @@ def _one(args: Namespace, opened: Opened, number: int, given: Given, question: Q
     return 0
 
 
-def _write_table(opened: Opened, number: int, given: Given, question: Question, path: Path, told: TextIO) -> None:
-    from ..reporting.files import for_people, write_csv, write_parquet
-    from ..run.asking import ask_many
+def _write_table(
+    opened: OpenFederation, number: int, given: TracedInputs, question: Query, path: Path, told: TextIO
+) -> None:
+    from ..results.files import for_people, write_csv, write_parquet
+    from ..run.query import ask_many
 
     frame = ask_many(opened, number, given, question)
     for line in frame.attrs["warnings"]:

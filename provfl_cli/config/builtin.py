@@ -11,11 +11,18 @@ from typing import Any
 import yaml
 
 from ..errors import InputError
-from .stored import ABSENT, Instead, followed, refers, scalar
+from .stored_yaml import ABSENT, Instead, followed, refers, scalar
 from .tree import conf_dir, groups
 
 CALLED = "_target_"
 LOADS = ("dataset", "embedded")  # where the name of a function that loads a dataset stands
+FORMER = {  # what the tree named before: folders of that time still open
+    "tracker": (
+        "provfl_cli.reporting.trackers.mlflow.MLflow",
+        "provfl_cli.reporting.trackers.tensorboard.TensorBoard",
+        "provfl_cli.reporting.trackers.wandb.WandB",
+    )
+}
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env:[^,${}]*(?:,([^${}]*))?\}")
 _OPTION = re.compile(r"\w+(/\w+)?")  # variants of an option lie in a folder of its name
 
@@ -49,7 +56,8 @@ def refuse_other_names(block: Mapping[str, Any], file: Path) -> None:
     A group may name what the tree names for that group, and nothing else.
     """
     for path, name in named(dict(block)):
-        if not isinstance(name, str) or name not in names().get(str(path[0]), ()):
+        group = str(path[0])
+        if not isinstance(name, str) or name not in (*names().get(group, ()), *FORMER.get(group, ())):
             shown = "".join(one if one.isprintable() else "?" for one in f"{'.'.join(map(str, path))}={name}")[:200]
             raise InputError(
                 f"{file}: {shown}: not called, since it is no part of ProvFL and may do anything: --trust calls it, "

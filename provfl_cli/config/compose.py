@@ -25,13 +25,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..errors import InputError
 from .checks import check_override
+from .environment import environment, hiding
 from .explain import explained
 from .fields import fitted
 from .flags import unknown_flag
 from .schema import Experiment
 from .tree import conf_dir
 from .validate import check_model_options, provenance_preset, validated
-from .written import environment, hiding
 
 __all__ = ["Plan", "compose_jobs", "conf_dir", "hydra_session", "parse", "plan", "provenance_preset", "validated"]
 

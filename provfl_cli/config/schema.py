@@ -27,9 +27,9 @@ from .checks import (
     require_flower,
     require_ray,
 )
+from .environment import EnvironmentValue
 from .network import check_size
 from .tree import models_for
-from .written import Taken
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 OTHER_WORDS = ("gpu", "gpus", "nvidia", "amd", "rocm", "hip", "metal", "cuda")  # for a GPU; cuda with a number
@@ -377,7 +377,7 @@ class Config:
     """Everything that a run depends on, validated. Partition, injection, fusion, privacy are their own dataclasses.
 
     `attribution` are the methods that the run's own provenance is compared with (`attribution.method.Attribution`),
-    `tracker` is where else it is logged (`reporting.trackers.tracker.Tracker`; None: nowhere). `environment` are the
+    `tracker` is where else it is logged (`trackers.tracker.Tracker`; None: nowhere). `environment` are the
     values that came from environment variables: they are written nowhere.
     """
 
@@ -399,7 +399,7 @@ class Config:
     attribution: tuple[Any, ...] = ()
     tracker: Any = None
     experiment: Experiment | None = None
-    environment: tuple[Taken, ...] = ()
+    environment: tuple[EnvironmentValue, ...] = ()
 
     def __post_init__(self) -> None:
         in_range("", self)

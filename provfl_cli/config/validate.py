@@ -12,11 +12,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError, did_you_mean
 from .checks import check_number, check_plain, excerpt, ranges
+from .environment import EnvironmentValue, anchored, environment, hiding
 from .fields import converted, fitted, shown
 from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Provenance, Store
 from .targets import imported_part
 from .tree import conf_dir, option_file, options
-from .written import Taken, anchored, environment, hiding
 
 BLOCKS = {
     "dataset": Dataset,
@@ -51,7 +51,7 @@ def validated(cfg: DictConfig) -> Config:
     return config
 
 
-def fitted_config(plain: Mapping[str, Any], taken: tuple[Taken, ...] = ()) -> Config:
+def fitted_config(plain: Mapping[str, Any], taken: tuple[EnvironmentValue, ...] = ()) -> Config:
     """`schema.Config` made of plain values, some `taken` from the environment, whatever there is of what they name.
 
     Raises:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .pixel_scale import BLACK, WHITE, Range, Reading, levels_of, pixels_of, range_of, told
 from .pixels import Stored, read
-from .reading import BLACK, WHITE, Range, Reading, levels_of, pixels_of, range_of, told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ KEPT_BYTES = 2**28  # of pictures that wait until all are seen: beyond, they are
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedPictures:
     """Pictures as uint8 `[n, size, size, channels]`, how they were read, and what a user should know of that.
 
     `shapes` are the (height, width) that each came in.
@@ -30,7 +30,7 @@ class Decoded:
     shapes: tuple[tuple[int, int], ...]
 
 
-def decode(cells: Sequence[tuple[str, Any]], size: int, digest: Any, reading: Reading | None = None) -> Decoded:
+def decode(cells: Sequence[tuple[str, Any]], size: int, digest: Any, reading: Reading | None = None) -> DecodedPictures:
     """Decode pictures and resize them to `size` x `size` (bilinear).
 
     Channels are 1 where every picture is grey, else 3. `digest` (of hashlib) takes the pixels as they came, scaled to
@@ -87,7 +87,7 @@ def decode(cells: Sequence[tuple[str, Any]], size: int, digest: Any, reading: Re
     if len({picture.shape[-1] for picture in pictures}) > 1:
         pictures = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures]
     lines = _lines(known, decided, held, counts, len(cells)) if reading is None else _new(known, decided, held, first)
-    return Decoded(np.stack(pictures), decided, lines, tuple(shapes))
+    return DecodedPictures(np.stack(pictures), decided, lines, tuple(shapes))
 
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:

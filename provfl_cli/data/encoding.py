@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,19 +10,16 @@ from ..config import schema
 from ..errors import InputError
 from .checkpoint import TOKENIZER_FILES, Published, has_tokenizer
 from .examples import Examples, stratified
-from .facts import PictureFacts
-from .federated import Form, Pictures, Texts
+from .federated import Encode, Form, Pictures, Texts
 from .likeness import all_alike, look_of
-from .reading import Reading
+from .picture_facts import PictureFacts
+from .pixel_scale import Reading
 from .splits import HOLD_OUT_SEED
 from .tensors import to_tensor
 from .tokenizer import from_json, own, trained, vocabulary_and_padding
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-Encode = Callable[["np.ndarray"], "Tensor"]
+    pass
 
 
 @dataclass(frozen=True)

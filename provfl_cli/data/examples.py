@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from .reading import Reading
+    from .pixel_scale import Reading
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+from .picture_facts import PictureFacts
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from .facts import PictureFacts
+    from .picture_facts import PictureFacts
     from .trigger import Trigger
 
 
@@ -149,3 +152,6 @@ class FederatedData:
     def evaluated(self) -> TestData:
         """The plain test set, by which rounds are evaluated."""
         return self.test if self.clean is None else self.clean
+
+
+Encode = Callable[["np.ndarray"], "Tensor"]

@@ -11,7 +11,8 @@ from ..config.schema import Dataset
 from ..errors import InputError
 from . import npz
 from .listing import listed, named, picture_splits, splits_named, table_splits
-from .splits import Split, from_table, joined
+from .split import Split
+from .splits import from_table, joined
 from .tables import FORMATS, column_names, input_columns, read_table
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})

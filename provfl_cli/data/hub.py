@@ -11,7 +11,8 @@ from ..config.schema import Dataset
 from ..errors import InputError
 from . import folder
 from .network import hub_endpoint, reachable
-from .splits import Split, from_table
+from .split import Split
+from .splits import from_table
 from .tables import of_arrow
 
 COMMIT = re.compile(r"[/\\]([0-9a-f]{40})[/\\]")  # the folder of the library's cache that a dataset lies in

@@ -12,12 +12,12 @@ from ..errors import InputError
 from . import folder, hub, medical
 from .checkpoint import resolve
 from .decode import decode, resize
-from .encoding import Encode, Encoding, picture_encoding, text_encoding
+from .encoding import Encoding, picture_encoding, text_encoding
 from .examples import Examples, stratified
-from .federated import ClientData, Faults, FederatedData, Source, TestData
+from .federated import ClientData, Encode, Faults, FederatedData, Source, TestData
 from .likeness import blank
 from .partition import Share, deal, drop_small, limit, require_enough
-from .reading import Reading
+from .pixel_scale import Reading
 from .splits import to_examples
 from .trigger import Trigger
 

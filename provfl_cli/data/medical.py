@@ -11,7 +11,7 @@ from ..config.schema import Dataset
 from ..errors import InputError, did_you_mean
 from . import npz
 from .network import reachable
-from .splits import Split
+from .split import Split
 
 
 def read(dataset: Dataset) -> tuple[dict[str, Split], str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..bounded import Oversized, check_zip
 from ..errors import InputError
 from .pixels import CHANNELS
-from .splits import Split
+from .split import Split
 
 if TYPE_CHECKING:
     import numpy as np

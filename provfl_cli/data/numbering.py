@@ -11,7 +11,7 @@ from ..errors import InputError
 from .labels import UNLABELLED, WHOLE, Classes, check_fractions, check_spelling, kind, read_written
 
 if TYPE_CHECKING:
-    from .splits import Split
+    from .split import Split
 
 ROW = re.compile(r"(.*) row ([0-9]+)", re.DOTALL)
 

@@ -1,22 +1,22 @@
-"""Splits as they stand in files or tables, and how train and test become examples."""
+"""How splits are read from files or tables, and how train and test become examples."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.schema import Dataset
 from ..errors import InputError
-from .decode import Decoded, decode
+from .decode import DecodedPictures, decode
 from .examples import Examples, digest_content, stratified
 from .labels import unlabelled
 from .likeness import blank
 from .numbering import numbered
+from .split import Split
 from .tables import Table, input_columns
 
 if TYPE_CHECKING:
@@ -24,22 +24,6 @@ if TYPE_CHECKING:
 
 TEST_SPLITS = ("test", "validation", "valid", "val", "dev", "eval")
 HOLD_OUT_SEED = 20231213  # fixed, as in `embedded`: what is held out does not depend on the run's seed
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split: (where it stands, encoded picture or text) and label of each; class names where the source has them.
-
-    A label is a whole number or a string, as in the source; None is missing. In a `written` split all are strings,
-    since the source has no types. `origin` names the files, `notes` are sentences for the user.
-    """
-
-    cells: Sequence[tuple[str, Any]]
-    labels: Sequence[Any]
-    names: tuple[str, ...] | None = None
-    written: bool = False
-    origin: str = ""
-    notes: tuple[str, ...] = ()
 
 
 def from_table(table: Table, where: str, folder: Path | None, dataset: Dataset, unlabelled: bool = False) -> Split:
@@ -152,7 +136,7 @@ def to_examples(splits: dict[str, Split], dataset: Dataset, size: int, where: st
     )
 
 
-def _picture_facts(decoded: Decoded, cells: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _picture_facts(decoded: DecodedPictures, cells: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """What `Examples` says of pictures, `cells` in their order."""
     empty = blank(decoded.pixels, lambda number: cells[number][0])
     return {

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    from .encoding import Encode
+    from .federated import Encode
 
 PAD, CLS, SEP = "<pad>", "<cls>", "<sep>"
 CHUNK = 4096  # texts encoded at a time: the library's own records of a text take far more memory than its tokens

@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,10 +20,8 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from ..errors import RunError
-from ..threads import one_thread
+from ..processes import can_fork, die_with, one_thread
 from .site import EvaluateTask, Site, Task, TrainTask
-
-PR_SET_PDEATHSIG = 1
 
 Result = tuple[float, ...] | None
 Perform = Callable[[Sequence[Task]], Iterator[tuple[int, Result]]]
@@ -32,17 +29,6 @@ Perform = Callable[[Sequence[Task]], Iterator[tuple[int, Result]]]
 
 A result is None where a client has returned nothing and so drops out of its round.
 """
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def can_fork() -> bool:
-    """Whether workers may be forked: on Linux, whose kernel ends them with their parent, and without a GPU: where
-    there is one, autograd starts threads for it, and refuses to work in processes forked after that."""
-    return sys.platform == "linux" and not torch.accelerator.is_available()
 
 
 @contextmanager
@@ -127,16 +113,6 @@ def _epitaph(worker: _Worker, task: Task) -> str:
     doing = f"in round {task.round}" if isinstance(task, TrainTask) else "during the evaluation"
     hint = "; if memory ran out, try engine.workers=1 or a smaller federation.batch_size" if cause == "SIGKILL" else ""
     return f"a worker process died {doing} ({cause}){hint}; the same command continues from the last whole round"
-
-
-def die_with(parent: int, library: ctypes.CDLL) -> None:
-    """Let this process, just forked on Linux, end with its parent and not before it."""
-    library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does a terminal that closes
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _work(site: Site, pipe: Connection, parent: int, library: ctypes.CDLL) -> None:

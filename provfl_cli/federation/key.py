@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import schema
-from ..config.written import masked
+from ..config.environment import masked
 from ..data.federated import FederatedData
 from .participation import PARTICIPATION, settings_that_matter
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..config import schema
 from ..errors import RunError
-from ..fusion.fuse import Fused, fuse
+from ..fusion.fuse import FusionResult, fuse
 from ..fusion.lineage import NextLineage, next_lineage
 from ..fusion.scaffold import Scaffold
-from ..fusion.updates import Returned
+from ..fusion.updates import ReturnedModels
+from ..processes import one_thread
 from ..store.cache import Entry
 from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round
 from ..store.tensorfile import keep_slots, open_tensors, specs_of, write_slot
-from ..threads import one_thread
 from .client import fused_steps
 from .controls import begin_controls, end_controls, write_corrections
 from .engine import Perform
@@ -203,11 +203,11 @@ def _take_in(state: State, roster: Roster, temporary: Path) -> dict[int, Mapping
 
 def _fuse(
     training: Training, state: State, roster: Roster, temporary: Path, bases: Mapping[int, Mapping[str, Tensor]]
-) -> tuple[Fused, dict[str, Tensor]]:
+) -> tuple[FusionResult, dict[str, Tensor]]:
     """The new global model, and what the server and late clients carry into the next round."""
     config, site, number = training.config, training.site, roster.number
     examples = [len(site.data.clients[work.position].labels) for work in roster.fused]
-    returned = Returned(
+    returned = ReturnedModels(
         previous=state.weights,
         clients=open_tensors(temporary / CLIENTS),
         examples=examples,
@@ -232,7 +232,7 @@ def _fuse(
     return fused, server
 
 
-def _lineage(training: Training, state: State, fused: Fused, clients: Iterable[int]) -> NextLineage | None:
+def _lineage(training: Training, state: State, fused: FusionResult, clients: Iterable[int]) -> NextLineage | None:
     """The accumulators over all rounds, where these are asked for."""
     if training.lineage_decay is None:
         return None

@@ -55,7 +55,7 @@ Task = TrainTask | EvaluateTask
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedClient:
     """What a client returns: its mean training loss, its tensors, and under SCAFFOLD its new control variate."""
 
     loss: float
@@ -95,7 +95,7 @@ class Site:
             write_trained(task, trained)
         return (trained.loss,)
 
-    def train(self, task: TrainTask, controls: Controls | None) -> Trained:
+    def train(self, task: TrainTask, controls: Controls | None) -> TrainedClient:
         """Train a client; `controls` are those of SCAFFOLD before the round, None under other fusions. Writes nothing.
 
         Raises:
@@ -116,7 +116,7 @@ class Site:
             sent = Submission(weights, self.published, self.buffers, self.seed, task.round, client.id)
             self.privacy.privatise(sent)
             self.injection.returned(sent)
-        return Trained(loss, weights, control)
+        return TrainedClient(loss, weights, control)
 
     @contextmanager
     def _named(self, task: TrainTask) -> Iterator[None]:
@@ -151,7 +151,7 @@ def read_controls(task: TrainTask) -> Controls | None:
     return None if task.controls is None else controls_before(Path(task.controls), task.round, task.position)
 
 
-def write_trained(task: TrainTask, trained: Trained) -> None:
+def write_trained(task: TrainTask, trained: TrainedClient) -> None:
     """Write what a client returns to where its task says."""
     write_slot(Path(task.file), trained.weights, task.slot)
     if trained.control is not None:

@@ -14,10 +14,11 @@ from ..config import schema
 from ..data.federated import FederatedData
 from ..errors import InputError, RunError
 from ..fusion.scaffold import Scaffold
+from ..processes import available_cores
 from ..store.cache import Entry, open_entry, require_space
 from ..store.rounds import Metrics, Round, has_lineage
 from ..store.tensorfile import Specs, size_of, specs_of
-from .engine import Perform, available_cores, engine
+from .engine import Perform, engine
 from .events import RoundFinished, RoundMissing, RoundsReused, TrainingEnded, WaitingForProcess
 from .key import training_key
 from .participation import rosters
@@ -107,7 +108,7 @@ def _hands(
     """The engine that the configuration asks for, where there is something to train."""
     if not workers or config.engine.name == "local":
         return engine(site, workers)
-    from .flower_engine import flower
+    from .flower.engine import flower
 
     return flower(config, site, workers, key, device, logs, observe)
 

@@ -19,11 +19,11 @@ from ..fusion.fedadam import FedAdam
 from ..fusion.fedavg import FedAvg
 from ..fusion.fedavgm import FedAvgM
 from ..fusion.fedyogi import FedYogi
-from ..fusion.fuse import Fused, Fusion, Shares, combined, fuse
+from ..fusion.fuse import Fusion, FusionResult, Shares, combined, fuse
 from ..fusion.median import Median
 from ..fusion.trimmed_mean import TrimmedMean
-from ..fusion.updates import Returned, Updates, norms, unclipped
-from .choices import Chosen, Fair, Nearest
+from ..fusion.updates import ReturnedModels, Updates, norms, unclipped
+from .choices import ChosenClients, FairAverage, NearestClients
 from .messages import NotRecorded, tensor, weight_of
 
 NOISED = (
@@ -36,7 +36,7 @@ CLIPPING = NOISED[:2]
 
 
 @dataclass
-class Seen:
+class StrategyRecord:
     """What was seen of a strategy at work in one round.
 
     Attributes:
@@ -80,14 +80,14 @@ def weight_key_of(strategy: flower.Strategy, declared: str | None) -> str:
     return declared or str(getattr(aggregating(strategy), "weighted_by_key", "num-examples"))
 
 
-def look(strategy: flower.Strategy, server_round: int) -> Seen:
+def look(strategy: flower.Strategy, server_round: int) -> StrategyRecord:
     """What can be seen of a strategy before it aggregates."""
     clip_norm = float(strategy.clipping_norm) if isinstance(strategy, CLIPPING) else None
-    return Seen(clip_norm, _state(aggregating(strategy), server_round))
+    return StrategyRecord(clip_norm, _state(aggregating(strategy), server_round))
 
 
 @contextmanager
-def observed(strategy: flower.Strategy, seen: Seen) -> Iterator[None]:
+def observed(strategy: flower.Strategy, seen: StrategyRecord) -> Iterator[None]:
     """Watch a strategy aggregate: whom it chooses, and its model before noise."""
     inner: Any = aggregating(strategy)
     undo: list[Callable[[], None]] = []
@@ -124,9 +124,9 @@ def observed(strategy: flower.Strategy, seen: Seen) -> Iterator[None]:
 def invert(
     strategy: flower.Strategy,
     declared: bool,
-    returned: Returned,
+    returned: ReturnedModels,
     contents: Sequence[RecordDict],
-    seen: Seen,
+    seen: StrategyRecord,
     result: Mapping[str, Tensor],
     parameters: Sequence[str],
 ) -> tuple[Decomposition, dict[str, Tensor]]:
@@ -164,7 +164,7 @@ def invert(
     return stated, fused.state
 
 
-def _stated(fused: Fused, fusion: Fusion, returned: Returned, parameters: Sequence[str]) -> Decomposition:
+def _stated(fused: FusionResult, fusion: Fusion, returned: ReturnedModels, parameters: Sequence[str]) -> Decomposition:
     """The decomposition of the parameters alone. What has no dimensions is never clipped by Flower."""
     multipliers = {name: entry for name, entry in fused.decomposition.multipliers.items() if name in parameters}
     for name in parameters:
@@ -181,9 +181,9 @@ def _stated(fused: Fused, fusion: Fusion, returned: Returned, parameters: Sequen
 
 def _compare(
     stated: Decomposition,
-    fused: Fused,
+    fused: FusionResult,
     fusion: Fusion,
-    returned: Returned,
+    returned: ReturnedModels,
     result: Mapping[str, Tensor],
     coarsest: Mapping[str, torch.dtype],
     kind: str,
@@ -222,13 +222,13 @@ def _compare(
         )
 
 
-def _coarsest(name: str, returned: Returned, seen: Seen) -> torch.dtype:
+def _coarsest(name: str, returned: ReturnedModels, seen: StrategyRecord) -> torch.dtype:
     """The type of least precision among what a parameter is computed from."""
     state = [value.dtype for key, value in seen.state.items() if key.endswith(f"/{name}")]
     return max([returned.clients[name].dtype, *state], key=lambda dtype: torch.finfo(dtype).eps)
 
 
-Rule = Callable[[Any, Returned, Sequence[RecordDict], Seen], Fusion]
+Rule = Callable[[Any, ReturnedModels, Sequence[RecordDict], StrategyRecord], Fusion]
 
 
 def _rule(strategy: flower.Strategy) -> Rule | None:
@@ -272,19 +272,19 @@ def _median(*_: object) -> Fusion:
     return Median()
 
 
-def _trimmed(strategy: Any, returned: Returned, *_: object) -> Fusion:
+def _trimmed(strategy: Any, returned: ReturnedModels, *_: object) -> Fusion:
     return TrimmedMean(count=int(strategy.beta * len(returned.examples)))  # rounded as Flower does
 
 
-def _chosen(strategy: Any, returned: Returned, contents: Sequence[RecordDict], seen: Seen) -> Fusion:
-    return Chosen(taken=_taken(contents, seen))
+def _chosen(strategy: Any, returned: ReturnedModels, contents: Sequence[RecordDict], seen: StrategyRecord) -> Fusion:
+    return ChosenClients(taken=_taken(contents, seen))
 
 
-def _bulyan(strategy: Any, returned: Returned, contents: Sequence[RecordDict], seen: Seen) -> Fusion:
-    return Nearest(taken=_taken(contents, seen), keep=len(contents) - 4 * int(strategy.num_malicious_nodes))
+def _bulyan(strategy: Any, returned: ReturnedModels, contents: Sequence[RecordDict], seen: StrategyRecord) -> Fusion:
+    return NearestClients(taken=_taken(contents, seen), keep=len(contents) - 4 * int(strategy.num_malicious_nodes))
 
 
-def _taken(contents: Sequence[RecordDict], seen: Seen) -> tuple[bool, ...]:
+def _taken(contents: Sequence[RecordDict], seen: StrategyRecord) -> tuple[bool, ...]:
     """Whether the strategy chose each reply."""
     chosen = {id(content) for content in seen.chosen or ()}
     taken = tuple(id(content) in chosen for content in contents)
@@ -293,9 +293,9 @@ def _taken(contents: Sequence[RecordDict], seen: Seen) -> tuple[bool, ...]:
     return taken
 
 
-def _fair(strategy: Any, returned: Returned, contents: Sequence[RecordDict], seen: Seen) -> Fusion:
+def _fair(strategy: Any, returned: ReturnedModels, contents: Sequence[RecordDict], seen: StrategyRecord) -> Fusion:
     losses = tuple(weight_of(content, str(strategy.train_loss_key)) for content in contents)
-    return Fair(losses=losses, q=float(strategy.q), lipschitz=1 / float(strategy.client_learning_rate))
+    return FairAverage(losses=losses, q=float(strategy.q), lipschitz=1 / float(strategy.client_learning_rate))
 
 
 RULES: dict[type, Rule] = {

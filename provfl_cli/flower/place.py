@@ -10,7 +10,7 @@ from filelock import BaseFileLock
 from flwr.supercore import log
 
 from ..errors import InputError
-from ..store.locks import Claimed, claim, claimed
+from ..store.locks import FolderClaimed, claim, claimed
 from ..store.recorded import require_no_run
 from ..store.rounds import stored_rounds
 
@@ -32,7 +32,7 @@ def look(folder: Path, first: int | None, must: bool) -> None:
     try:
         with claimed(folder):
             check_continues(folder, first)
-    except Claimed:
+    except FolderClaimed:
         if must:
             raise _refused(folder) from None
     except OSError as error:
@@ -58,7 +58,7 @@ def take(folder: Path, must: bool) -> tuple[Path, BaseFileLock]:
     """
     try:
         return folder, claim(folder)
-    except Claimed:
+    except FolderClaimed:
         if must:
             raise _refused(folder) from None
     for number in count(2):
@@ -67,7 +67,7 @@ def take(folder: Path, must: bool) -> tuple[Path, BaseFileLock]:
         try:
             beside.mkdir()
             held = claim(beside)
-        except (FileExistsError, Claimed):
+        except (FileExistsError, FolderClaimed):
             continue
         log(WARNING, "ProvFL: another server records into %s: this one is recorded in %s", folder, beside)
         return beside, held

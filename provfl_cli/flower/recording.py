@@ -17,8 +17,8 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from ..fusion.state_dicts import not_finite
-from ..fusion.updates import Returned
-from ..store.recorded import JOURNAL, Recorded, write_recorded
+from ..fusion.updates import ReturnedModels
+from ..store.recorded import JOURNAL, RecordedFederation, write_recorded
 from ..store.rounds import (
     CLIENTS,
     PREVIOUS,
@@ -31,7 +31,7 @@ from ..store.rounds import (
     stored_rounds,
 )
 from ..store.tensorfile import open_tensors, specs_of, write_slot
-from .inversion import Seen, invert, weight_key_of
+from .inversion import StrategyRecord, invert, weight_key_of
 from .messages import NotRecorded, arrays_of, metric_of, same_arrays, tensors, weight_of
 from .naming import Register
 
@@ -41,7 +41,7 @@ LONGEST = 300  # characters of a client's error that are kept
 
 
 @dataclass
-class Pending:
+class PendingRound:
     """A round that has begun.
 
     Attributes:
@@ -71,7 +71,7 @@ class Pending:
 def begin(
     rounds: Path, number: int, previous: dict[str, Tensor], arrays: ArrayRecord, messages: Sequence[Message],
     key: str | None, chained: bool,
-) -> Pending:  # fmt: skip
+) -> PendingRound:  # fmt: skip
     """Note what a round begins with, and what each node is sent.
 
     Raises:
@@ -94,10 +94,10 @@ def begin(
             f"first_round={stored_rounds(rounds)[-1] + 1}"
         )
     asked = tuple(message.metadata for message in messages)
-    return Pending(number, previous, asked, others, chained, time.perf_counter())
+    return PendingRound(number, previous, asked, others, chained, time.perf_counter())
 
 
-def note_dropouts(pending: Pending, replies: Sequence[Message]) -> None:
+def note_dropouts(pending: PendingRound, replies: Sequence[Message]) -> None:
     """Note who was asked and returned nothing, or an error."""
     silent = {sent.dst_node_id: "no reply" for sent in pending.asked}
     nodes = {sent.message_id: sent.dst_node_id for sent in pending.asked if sent.message_id}
@@ -110,7 +110,9 @@ def note_dropouts(pending: Pending, replies: Sequence[Message]) -> None:
     pending.dropped |= silent
 
 
-def take_in(pending: Pending, replies: Sequence[Message], rounds: Path, register: Register, key: str | None) -> None:
+def take_in(
+    pending: PendingRound, replies: Sequence[Message], rounds: Path, register: Register, key: str | None
+) -> None:
     """Write what the clients returned to disk, one after the other, before the strategy consumes it.
 
     Raises:
@@ -148,10 +150,10 @@ def take_in(pending: Pending, replies: Sequence[Message], rounds: Path, register
 
 
 def finish(
-    pending: Pending,
+    pending: PendingRound,
     strategy: Strategy,
     weight_key: str | None,
-    seen: Seen,
+    seen: StrategyRecord,
     result: ArrayRecord | None,
     metrics: MetricRecord | None,
     parameters: Collection[str],
@@ -178,7 +180,7 @@ def finish(
     weights: list[Any] = [  # of any kind of number, in place of examples
         _weight(content, key, register.called(node)) for node, content in zip(order, pending.contents, strict=True)
     ]
-    returned = Returned(
+    returned = ReturnedModels(
         previous=pending.previous,
         clients=clients,
         examples=weights,
@@ -242,10 +244,10 @@ def parameter_names(arrays: Mapping[str, Tensor], given: Collection[str] | torch
 def describe(folder: Path, register: Register, labels: tuple[str, ...]) -> None:
     """Write who the clients are."""
     names = {number: name for name, number in register.numbers.items()}
-    write_recorded(folder, Recorded("flower", names, dict(register.examples), labels))
+    write_recorded(folder, RecordedFederation("flower", names, dict(register.examples), labels))
 
 
-def note(folder: Path, pending: Pending, register: Register, reason: str | None) -> None:
+def note(folder: Path, pending: PendingRound, register: Register, reason: str | None) -> None:
     """Add a line on the round to the journal: who was asked, who is in it, who dropped out and why."""
     line = {
         "round": pending.number,
@@ -267,7 +269,7 @@ def forget(rounds: Path, keep: str | int) -> None:
             remove_round(rounds, number)
 
 
-def discard(pending: Pending) -> None:
+def discard(pending: PendingRound) -> None:
     """Delete what was written of a round that is not recorded."""
     if pending.temporary is not None:
         shutil.rmtree(pending.temporary, ignore_errors=True)

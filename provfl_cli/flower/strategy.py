@@ -15,17 +15,17 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from ..errors import InputError, RunError
+from ..processes import one_thread
 from ..store.locks import give_back
 from ..store.recorded import read_whole
 from ..store.rounds import Metrics, read_round, remove_leftovers, stored_rounds
-from ..threads import one_thread
-from .inversion import Seen, look, observed, require_known
+from .inversion import StrategyRecord, look, observed, require_known
 from .messages import NotRecorded, log, same_arrays, tensors
 from .naming import Names, Register
 from .place import check_continues, take
 from .place import look as look_at
 from .recording import (
-    Pending,
+    PendingRound,
     begin,
     describe,
     discard,
@@ -113,7 +113,7 @@ class ProvenanceStrategy(Strategy):
         self.missed: dict[int, str] = {}
         self._configure, self._aggregate = strategy.configure_train, strategy.aggregate_train
         self._first, self._offset = first_round, 0 if first_round is None else None
-        self._pending: Pending | None = None
+        self._pending: PendingRound | None = None
         self._history: list[Metrics] = []
         self._latest: ArrayRecord | None = None
         self._register = Register(names)
@@ -260,18 +260,22 @@ class ProvenanceStrategy(Strategy):
         )
         return False
 
-    def _take_in(self, pending: Pending, server_round: int, replies: Sequence[Message]) -> Seen:
+    def _take_in(self, pending: PendingRound, server_round: int, replies: Sequence[Message]) -> StrategyRecord:
         """Keep what the clients returned, and look at the strategy before it aggregates."""
         note_dropouts(pending, replies)
         take_in(pending, replies, self._rounds, self._register, self._key)
         return look(self.strategy, server_round)
 
-    def _finish(self, pending: Pending, seen: Seen, arrays: ArrayRecord | None, metrics: MetricRecord | None) -> None:
+    def _finish(
+        self, pending: PendingRound, seen: StrategyRecord, arrays: ArrayRecord | None, metrics: MetricRecord | None
+    ) -> None:
         """Commit the round, and say who the clients are."""
         with one_thread():  # blocks are small, and on a busy machine threads wait for each other
             self._commit(pending, seen, arrays, metrics)
 
-    def _commit(self, pending: Pending, seen: Seen, arrays: ArrayRecord | None, metrics: MetricRecord | None) -> None:
+    def _commit(
+        self, pending: PendingRound, seen: StrategyRecord, arrays: ArrayRecord | None, metrics: MetricRecord | None
+    ) -> None:
         names = parameter_names(pending.previous, self.parameters)
         entry, examples = finish(
             pending, self.strategy, self.weight_key, seen, arrays, metrics, names, self._register, self._history
@@ -290,7 +294,7 @@ class ProvenanceStrategy(Strategy):
                 ", ".join(f"{self._register.called(node)} ({why})" for node, why in pending.dropped.items()),
             )
 
-    def _guarded(self, server_round: int, work: Callable[[], T], pending: Pending | None = None) -> T | None:
+    def _guarded(self, server_round: int, work: Callable[[], T], pending: PendingRound | None = None) -> T | None:
         """Do some of the recording; where it fails say so, and let the federation go on unless it is to be strict."""
         try:
             return work()

@@ -48,7 +48,7 @@ class Ledger:
 
 
 @dataclass(frozen=True)
-class Spent:
+class PrivacySpent:
     """What a federation gave away about any one client.
 
     Attributes:
@@ -126,7 +126,7 @@ def amplified(noise_multiplier: float, rounds: int, clients: int, per_round: int
     return float(accountant.get_epsilon(delta))
 
 
-def central(noise_multiplier: float, delta: float | None, ledger: Ledger, unbounded: str | None) -> Spent:
+def central(noise_multiplier: float, delta: float | None, ledger: Ledger, unbounded: str | None) -> PrivacySpent:
     """What noise on the server's average leaves: deviation `noise_multiplier` times one client's part of the average.
 
     Sampling amplifies only where it was uniform and every round fused exactly those drawn. Then two bounds hold, with
@@ -141,7 +141,7 @@ def central(noise_multiplier: float, delta: float | None, ledger: Ledger, unboun
     """
     at = chosen_delta(delta, ledger.clients)
     if unbounded is not None:
-        return Spent(None, at, f"central DP: {unbounded}", False)
+        return PrivacySpent(None, at, f"central DP: {unbounded}", False)
     most = max(ledger.participations, default=0)
     epsilon = composed(noise_multiplier, most, at)
     how = f"each client fused at most {most} times in {ledger.rounds} rounds, no amplification by sampling"
@@ -155,10 +155,10 @@ def central(noise_multiplier: float, delta: float | None, ledger: Ledger, unboun
             )
     neighbours = "a client's updates against zeros in their place"
     text = f"central DP: Gaussian noise on the server's average, {how}, {neighbours}"
-    return Spent(epsilon, at, text, _meaningful(epsilon, at, ledger.clients))
+    return PrivacySpent(epsilon, at, text, _meaningful(epsilon, at, ledger.clients))
 
 
-def local(noise_multiplier: float, delta: float | None, ledger: Ledger, unbounded: str | None) -> Spent:
+def local(noise_multiplier: float, delta: float | None, ledger: Ledger, unbounded: str | None) -> PrivacySpent:
     """What noise on each client's own update leaves, deviation `noise_multiplier` times the clip norm.
 
     Each message must hide which update the client sent, and two clipped ones lie up to twice the clip norm apart: the
@@ -167,17 +167,17 @@ def local(noise_multiplier: float, delta: float | None, ledger: Ledger, unbounde
     """
     at = chosen_delta(delta, ledger.clients)
     if unbounded is not None:
-        return Spent(None, at, f"local DP: {unbounded}", False)
+        return PrivacySpent(None, at, f"local DP: {unbounded}", False)
     most = max(ledger.participations, default=0)
     epsilon = composed(noise_multiplier / 2, most, at)
     text = (
         f"local DP: Gaussian noise on each client's update, at most {most} updates a client, "
         "any two updates against each other (sensitivity of twice the clip norm)"
     )
-    return Spent(epsilon, at, text, _meaningful(epsilon, at, ledger.clients))
+    return PrivacySpent(epsilon, at, text, _meaningful(epsilon, at, ledger.clients))
 
 
-def told(spent: Spent) -> str:
+def told(spent: PrivacySpent) -> str:
     """One line for people."""
     from math import isinf
 
@@ -188,7 +188,7 @@ def told(spent: Spent) -> str:
     return f"epsilon {epsilon} at delta {spent.delta:.2g}{verdict} ({spent.mechanism})"
 
 
-def figures(spent: Spent | None) -> dict[str, float | str | None]:
+def figures(spent: PrivacySpent | None) -> dict[str, float | str | None]:
     """Flat figures for `summary.json`: epsilon is null where it is unknown or infinite, the text says which."""
     from math import isinf
 

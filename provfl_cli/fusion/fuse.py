@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..coverage import printable
 from .average import example_shares, weighted_average
 from .decomposition import Decomposition, Multiplier
-from .updates import Returned, Updates, unclipped
+from .updates import ReturnedModels, Updates, unclipped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ class Shares:
 
 
 @dataclass(frozen=True)
-class Fused:
+class FusionResult:
     """What fusion hands on.
 
     Attributes:
@@ -87,11 +87,11 @@ class Fusion(Protocol):
 
 def fuse(
     fusion: Fusion,
-    returned: Returned,
+    returned: ReturnedModels,
     state: Mapping[str, Tensor],
     updates: Updates | None = None,
     noise: Noise | None = None,
-) -> Fused:
+) -> FusionResult:
     """Fuse one round.
 
     Args:
@@ -166,10 +166,10 @@ def fuse(
     if next_state:
         next_state["round"] = torch.tensor(number)
     decomposition = Decomposition(shares.weights, multipliers, unsent)
-    return Fused(weights, next_state, decomposition, seen, shares, scales, noises)
+    return FusionResult(weights, next_state, decomposition, seen, shares, scales, noises)
 
 
-def _not_finite(returned: Returned) -> str:
+def _not_finite(returned: ReturnedModels) -> str:
     """Who is to blame for a combined update that is no finite number."""
     for name in returned.parameters:
         if not returned.previous[name].isfinite().all():

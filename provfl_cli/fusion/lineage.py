@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from .fuse import Fused, Fusion
+    from .fuse import Fusion, FusionResult
 
 KINDS = ("noise", "stale", "forgotten")
 WEIGHTED, PLAIN = "weighted", "plain"
@@ -103,7 +103,7 @@ class NextLineage:
 
 
 def next_lineage(
-    fusion: Fusion, fused: Fused, clients: Sequence[int], number: int, before: Lineage | None, decay: float = 1.0
+    fusion: Fusion, fused: FusionResult, clients: Sequence[int], number: int, before: Lineage | None, decay: float = 1.0
 ) -> NextLineage:
     """The accumulators after a round.
 
@@ -133,7 +133,9 @@ def next_lineage(
     return NextLineage(rows, initial, specs, _pieces(fusion, fused, list(clients), rows, before))
 
 
-def _next_rows(fused: Fused, clients: Sequence[int], number: int, before: Lineage | None, decay: float) -> LineageRows:
+def _next_rows(
+    fused: FusionResult, clients: Sequence[int], number: int, before: Lineage | None, decay: float
+) -> LineageRows:
     kinds = {"noise": bool(fused.noise), "stale": bool(fused.updates.returned.bases), "forgotten": decay < 1}
     last, used, kept = dict[int, int](), set[int](), set[str]()
     if before is not None:
@@ -153,7 +155,7 @@ def _next_rows(fused: Fused, clients: Sequence[int], number: int, before: Lineag
 
 
 def _pieces(
-    fusion: Fusion, fused: Fused, clients: list[int], rows: LineageRows, before: Lineage | None
+    fusion: Fusion, fused: FusionResult, clients: list[int], rows: LineageRows, before: Lineage | None
 ) -> Iterator[Piece]:
     """One parameter, one block of its rows, one accumulator at a time: no more than a block of the round's clients."""
     updates, shares = fused.updates, fused.shares
@@ -178,7 +180,7 @@ def _pieces(
                 yield from block.moved(PLAIN, client, terms.get(client))
 
 
-def _terms(fused: Fused, name: str, where: slice) -> tuple[Tensor, dict[int | str, Tensor]]:
+def _terms(fused: FusionResult, name: str, where: slice) -> tuple[Tensor, dict[int | str, Tensor]]:
     """Some rows of one parameter of what entered the combined update, float64 `[…, rows, *rest]`.
 
     For each client `M_k o c_k (W_k - V_k)`, and by kind what no client sent.

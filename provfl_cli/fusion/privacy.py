@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 from ..config.checks import BETWEEN_0_AND_1, FRACTION, RATE, Range, in_range
 from ..data.submission import Submission
 from ..errors import InputError
-from .accounting import Ledger, Spent, central, local, require_accountant
+from .accounting import Ledger, PrivacySpent, central, local, require_accountant
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..config.schema import Federation
     from .fuse import Fusion, Noise
-    from .updates import Returned, Updates
+    from .updates import ReturnedModels, Updates
 
 CLIP_NORM = "privacy:clip_norm"
 COUNT_NOISE_SHARE = 20  # clients for each unit of noise on the count, as Andrew et al. 2021 recommend
@@ -43,13 +43,13 @@ class Privacy(Protocol):
     def check(self, federation: Federation, fusion: Fusion) -> None:
         """Raise InputError where epsilon could not be computed or the settings do not go together."""
 
-    def clipped(self, returned: Returned, state: Mapping[str, Tensor]) -> tuple[Returned, Updates]:
+    def clipped(self, returned: ReturnedModels, state: Mapping[str, Tensor]) -> tuple[ReturnedModels, Updates]:
         """What clients returned, with the numbers of examples that fusion shall count, and their updates as clipped.
 
         `state` is the server's before the round.
         """
 
-    def noise(self, returned: Returned, state: Mapping[str, Tensor], seed: int, number: int) -> Noise | None:
+    def noise(self, returned: ReturnedModels, state: Mapping[str, Tensor], seed: int, number: int) -> Noise | None:
         """What is added to the combined update of each parameter in round `number`; None for nothing.
 
         The same draw for the same arguments, whatever the clients returned: a counterfactual fusion meets it again.
@@ -61,7 +61,7 @@ class Privacy(Protocol):
     def privatise(self, submission: Submission) -> None:
         """Change a client's trained weights in place before it returns them."""
 
-    def spent(self, ledger: Ledger) -> Spent | None:
+    def spent(self, ledger: Ledger) -> PrivacySpent | None:
         """What all that gave away; None where nothing was to be kept private."""
 
 
@@ -74,13 +74,13 @@ class NoPrivacy:
     def check(self, federation: Federation, fusion: Fusion) -> None:
         """Nothing to check."""
 
-    def clipped(self, returned: Returned, state: Mapping[str, Tensor]) -> tuple[Returned, Updates]:
+    def clipped(self, returned: ReturnedModels, state: Mapping[str, Tensor]) -> tuple[ReturnedModels, Updates]:
         """As they are."""
         from .updates import unclipped
 
         return returned, unclipped(returned)
 
-    def noise(self, returned: Returned, state: Mapping[str, Tensor], seed: int, number: int) -> Noise | None:
+    def noise(self, returned: ReturnedModels, state: Mapping[str, Tensor], seed: int, number: int) -> Noise | None:
         """None."""
         return None
 
@@ -91,7 +91,7 @@ class NoPrivacy:
     def privatise(self, submission: Submission) -> None:
         """Leave them."""
 
-    def spent(self, ledger: Ledger) -> Spent | None:
+    def spent(self, ledger: Ledger) -> PrivacySpent | None:
         """Nothing was promised."""
         return None
 
@@ -143,7 +143,7 @@ class CentralDP(NoPrivacy):
         """The accountant must be there."""
         require_accountant()
 
-    def clipped(self, returned: Returned, state: Mapping[str, Tensor]) -> tuple[Returned, Updates]:
+    def clipped(self, returned: ReturnedModels, state: Mapping[str, Tensor]) -> tuple[ReturnedModels, Updates]:
         """Every client counts as one example, its update clipped to the norm in force."""
         from .updates import Updates, norms, unclipped
 
@@ -151,7 +151,7 @@ class CentralDP(NoPrivacy):
         factors = (self._norm(state) / norms(unclipped(equal))).clamp(max=1)  # an update of zeros: infinity, clamped
         return equal, Updates(equal, factors)
 
-    def noise(self, returned: Returned, state: Mapping[str, Tensor], seed: int, number: int) -> Noise | None:
+    def noise(self, returned: ReturnedModels, state: Mapping[str, Tensor], seed: int, number: int) -> Noise | None:
         """Normal numbers of deviation `z_update C / n`."""
         import torch
 
@@ -187,7 +187,7 @@ class CentralDP(NoPrivacy):
         moved = self._norm(state) * math.exp(-self.clip_learning_rate * (share - self.target_quantile))
         return {CLIP_NORM: torch.tensor(moved, dtype=torch.float64)}
 
-    def spent(self, ledger: Ledger) -> Spent:
+    def spent(self, ledger: Ledger) -> PrivacySpent:
         """Epsilon where the fusion is an average of clipped updates with equal weights."""
         return central(self.noise_multiplier, self.delta, ledger, beyond_average(ledger.fusion))
 
@@ -251,7 +251,7 @@ class LocalDP(NoPrivacy):
                     sent.add_(drawn, alpha=self.noise_multiplier * self.clip_norm)
                 submission.weights[name].copy_(sent)
 
-    def spent(self, ledger: Ledger) -> Spent:
+    def spent(self, ledger: Ledger) -> PrivacySpent:
         """Epsilon of a client's messages, under any fusion that asks for nothing beside them."""
         return local(self.noise_multiplier, self.delta, ledger, beyond_updates(ledger.fusion))
 

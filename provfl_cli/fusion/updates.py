@@ -13,7 +13,7 @@ BLOCK_NUMBERS = 1 << 20  # of all clients together, in one block
 
 
 @dataclass(frozen=True)
-class Returned:
+class ReturnedModels:
     """What the clients of a round returned, and what they started from.
 
     Attributes:
@@ -45,7 +45,7 @@ class Updates:
     `factors` are the `c_k`, float64 `[clients]`: 1 without clipping.
     """
 
-    returned: Returned
+    returned: ReturnedModels
     factors: Tensor
 
     @property
@@ -105,7 +105,7 @@ def norms(updates: Updates) -> Tensor:
     return squares.sqrt()
 
 
-def unclipped(returned: Returned) -> Updates:
+def unclipped(returned: ReturnedModels) -> Updates:
     """The updates as they came."""
     import torch
 

@@ -3,8 +3,9 @@
 `trace` works on any `nn.Module`, inputs, and a round: one that was stored, or `from_state_dicts`.
 """
 
-from .given import from_state_dicts
+from .contributions import Contributions
 from .stack import FusedRound
-from .tracing import Contributions, trace, trace_targets
+from .state_dicts import from_state_dicts
+from .tracing import trace, trace_targets
 
 __all__ = ["Contributions", "FusedRound", "from_state_dicts", "trace", "trace_targets"]

@@ -3,84 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..config.schema import Provenance
 from ..errors import InputError, RunError
-from .alone import add_alone, logits_of
+from .by_autograd import add_alone, logits_of
 from .calls import Call, Entangled, TooLarge
 from .checks import check_logits
 from .conservation import left_side
 from .factors import Dense, contract
 from .gradients import per_input
 from .marks import mark_inputs
-from .neurons import selected_neurons
+from .neurons import activated_neurons, attended_positions, positions_of, selected_neurons
 from .recording import CUT, Recorder, check_unchanged
 from .stack import Stack
-from .structure import Structure
+from .sums import Pass, Sums, Target
 from .targets import target_value
 
 POOL_BLOCK = 1 << 23  # numbers of all clients in one of these products
 POOLED_NUMBERS = 1 << 16  # parameters up to this size are contracted together at the end of a batch
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What all batches of a trace share.
-
-    `betas` by module name, `chosen` the modules that are contracted, `with_mass` also sums absolute values (only needed
-    to tell rounding from a mistake). `alone` are the parameters whose gradient autograd computes, one input at a time;
-    `recorded` says whether any other is followed by the recorder.
-    """
-
-    structure: Structure
-    stack: Stack
-    settings: Provenance
-    betas: Mapping[str, float]
-    chosen: frozenset[str]
-    with_mass: bool = False
-    alone: frozenset[str] = frozenset()
-    recorded: bool = True
-
-
-@dataclass
-class Sums:
-    """What one batch adds up: rows of the stack, the right side of conservation, and notes on layers."""
-
-    rows: Tensor  # [batch, stack rows], in `Stack.wide`
-    right: Tensor  # [batch]
-    mass: Tensor  # [batch], the absolute values behind `right`
-    classes: Tensor  # int64 [batch]
-    logits: Tensor  # [batch, classes]
-    layers: dict[str, Tensor] = field(default_factory=dict)  # [sample, clients]
-    active: dict[str, Tensor] = field(default_factory=dict)  # [sample]
-    neurons: dict[str, Tensor] = field(default_factory=dict)  # [sample]
-    masked: dict[str, None] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)
-    unchecked: dict[str, None] = field(default_factory=dict)
-    unruled: dict[str, str] = field(default_factory=dict)
-    attended: Tensor | None = None  # bool [batch, T]: positions that are not padding; None: there is no padding
-    pool: list[tuple[str, str, Tensor]] = field(default_factory=list)  # layer, parameter, beta * G [batch, numbers]
-
-    def for_next_target(self) -> Sums:
-        """Nothing added up yet, of the same forward pass."""
-        return Sums(
-            torch.zeros_like(self.rows),
-            torch.zeros_like(self.right),
-            torch.zeros_like(self.mass),
-            self.classes,
-            self.logits,
-            masked=self.masked,
-            seen=self.seen,
-            unruled=self.unruled,
-            attended=self.attended,
-        )
-
-
-Target = tuple[str, Tensor | None]  # kind of target, and the classes to explain (None: the predicted ones)
 
 
 def trace_batch(
@@ -128,7 +71,7 @@ def _traced(
     size = len(next(iter(batch.values())))
     zeros = torch.zeros(size, dtype=given.stack.wide, device=given.stack.device)
     sums = Sums(zeros.new_zeros(size, given.stack.rows), zeros, zeros.clone(), zeros, zeros)
-    sums.attended = _attended(given.structure.model, batch)
+    sums.attended = attended_positions(given.structure.model, batch)
     final = len(targets) == 1
 
     def contracted(call: Call, gradient: Tensor) -> None:
@@ -150,8 +93,8 @@ def _traced(
         threshold = given.settings.threshold
         if threshold is not None and call.axis is not None:
             activation = call.examples(output, call.axis)
-            attended = _positions(sums.attended, activation)
-            call.mask = _active(activation, threshold, given.settings.threshold_scale, attended)
+            attended = positions_of(sums.attended, activation)
+            call.mask = activated_neurons(activation, threshold, given.settings.threshold_scale, attended)
             sums.masked[call.layer] = None
 
     recorder = Recorder(given.structure, size, record, activated, limit)
@@ -182,50 +125,6 @@ def _names(call: Call) -> set[str]:
     return {name for weight in call.weights.values() for name in weight.names}
 
 
-def _attended(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
-    """Positions of each text that are not padding: by its `attention_mask`, or by the `padding` token of the model.
-
-    A text that is nothing but padding is its first position.
-    """
-    tokens, padding = batch.get(""), getattr(model, "padding", None)
-    if "attention_mask" in batch:
-        attended = batch["attention_mask"] != 0
-    elif tokens is not None and isinstance(padding, int) and not tokens.is_floating_point():
-        attended = tokens != padding
-    else:
-        return None
-    if attended.dim() != 2:
-        return None
-    first = torch.arange(attended.shape[1], device=attended.device) == 0
-    return attended | (first & ~attended.any(1, keepdim=True))
-
-
-def _positions(attended: Tensor | None, activation: Tensor) -> Tensor | None:
-    """`attended` in the shape of `activation` `[batch, T, …]`, ones behind; None for what has no such positions.
-
-    The model may have cut off columns at the end where all is padding.
-    """
-    if attended is None or activation.dim() < 3 or activation.shape[1] > attended.shape[1]:
-        return None
-    width = activation.shape[1]
-    if bool(attended[:, width:].any()):
-        return None
-    return attended[:, :width].reshape(len(attended), width, *(1,) * (activation.dim() - 2))
-
-
-def _active(activation: Tensor, threshold: float, scale: str, attended: Tensor | None = None) -> Tensor:
-    """Activated neurons (paper eq. 1): bool, in the shape of `activation` `[batch, …]`; none where there is padding."""
-    if scale == "minmax":
-        low, high = activation, activation
-        if attended is not None:  # else a text's scale would depend on how much padding is behind it
-            low, high = activation.masked_fill(~attended, torch.inf), activation.masked_fill(~attended, -torch.inf)
-        shape = (-1,) + (1,) * (activation.dim() - 1)
-        low, high = low.flatten(1).amin(1).view(shape), high.flatten(1).amax(1).view(shape)
-        activation = (activation - low) / (high - low).clamp_min(torch.finfo(activation.dtype).tiny)
-    active = activation > threshold
-    return active if attended is None else active & attended
-
-
 def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> None:
     """Equations 5 and 6 for one use: contract its per-example gradient with every row of the stack."""
     check_unchanged(call)
@@ -234,7 +133,7 @@ def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> 
     mask = call.mask
     if given.settings.neurons != "all":
         masked = g if mask is None else g * mask
-        chosen = selected_neurons(given.settings, call, masked, _positions(sums.attended, g)).expand_as(g)
+        chosen = selected_neurons(given.settings, call, masked, positions_of(sums.attended, g)).expand_as(g)
         mask = chosen if mask is None else mask & chosen
     if mask is not None:
         g = g * mask
@@ -273,7 +172,7 @@ def _add_layer(sums: Sums, layer: str, part: Tensor, stack: Stack, sample: int) 
 
 def _count_neurons(sums: Sums, call: Call, g: Tensor, mask: Tensor | None, sample: int) -> None:
     """Neurons of each input of the sample, and how many of them took part; those at padding are not counted."""
-    attended = _positions(sums.attended, g)
+    attended = positions_of(sums.attended, g)
     if attended is None:
         neurons = torch.full((sample,), g[0].numel())
     else:

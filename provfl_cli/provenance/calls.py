@@ -1,4 +1,4 @@
-"""One recorded call of a torch function that took parameters, and the registry of rules that read such calls."""
+"""One recorded call of a torch function that took parameters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from .factors import Factor
 
 
 class TooLarge(Exception):
@@ -76,7 +74,9 @@ class Call:
             rows = tensor.shape[axis] // self.batch
             front = tensor.movedim(axis, 0)
             return front.reshape(self.batch, rows, *front.shape[1:])
-        raise Entangled(f"layer {self.layer!r} ({_name(self.function)}): {tuple(tensor.shape)} of {self.batch} inputs")
+        raise Entangled(
+            f"layer {self.layer!r} ({function_name(self.function)}): {tuple(tensor.shape)} of {self.batch} inputs"
+        )
 
     def release(self) -> None:
         """Let go of the tensors: the call has been contracted."""
@@ -88,40 +88,7 @@ class Call:
         return self.examples(self.arguments[name], self.axes.get(name))
 
 
-Rule = Callable[[Call, Tensor], dict[str, Factor]]
-
-
-@dataclass(frozen=True)
-class Registered:
-    """A rule, the names of its function's positional arguments, and what its output holds beside the parameters."""
-
-    arguments: tuple[str, ...]
-    rule: Rule
-    offset: Callable[[Call], Tensor] | None = None
-
-
-RULES: dict[Callable[..., Any], Registered] = {}
-
-
-def rule(
-    *functions: Callable[..., Any], arguments: str, offset: Callable[[Call], Tensor] | None = None
-) -> Callable[[Rule], Rule]:
-    """Register a layer rule for torch functions whose positional arguments are named `arguments`.
-
-    A rule takes the call and `g`, the masked gradient of the target in the call's output with the inputs in front, and
-    returns a factor of the per-example gradient for each argument that may be a parameter. `offset` gives the part of
-    the output that is there without the parameters (what a parameter is added to), inputs in front.
-    """
-
-    def register(function: Rule) -> Rule:
-        for each in functions:
-            RULES[each] = Registered(tuple(arguments.split()), function, offset)
-        return function
-
-    return register
-
-
-def _name(function: Callable[..., Any]) -> str:
+def function_name(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", str(function))
 
 

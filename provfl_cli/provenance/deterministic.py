@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError, RunError
-from .alone import logits_of
+from .by_autograd import logits_of
 from .marks import words
 from .structure import Structure
-from .watching import eager, plain_attention
+from .torch_modes import eager, plain_attention
 
 _DRAWN = words(
     "rand randn randint randperm rand_like randn_like randint_like normal normal_ uniform_ bernoulli bernoulli_ "

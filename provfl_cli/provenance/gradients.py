@@ -7,9 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .calls import RULES, Call
+from .calls import Call
 from .factors import Factor
 from .rules.fallback import fallback, linear_part
+from .rules.registry import RULES
 
 
 def per_input(call: Call, g: Tensor) -> tuple[dict[str, Factor], Tensor | None]:

@@ -1,11 +1,15 @@
-"""A share of each layer's neurons, chosen by their influence or at random: the paper's ablation of neuron selection."""
+"""Which neurons take part (paper eq. 1): those above the threshold, or a share chosen by influence or at random.
+
+Positions of a text that are padding have no neurons.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from zlib import crc32
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config.schema import Provenance
 from .calls import Call
@@ -40,3 +44,47 @@ def selected_neurons(settings: Provenance, call: Call, g: Tensor, attended: Tens
     wanted = (there.flatten(1).sum(1) * settings.neuron_fraction).round().clamp_min(1)
     place = score.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1)
     return (place < wanted[:, None]).view(g.shape)
+
+
+def attended_positions(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
+    """Positions of each text that are not padding: by its `attention_mask`, or by the `padding` token of the model.
+
+    A text that is nothing but padding is its first position.
+    """
+    tokens, padding = batch.get(""), getattr(model, "padding", None)
+    if "attention_mask" in batch:
+        attended = batch["attention_mask"] != 0
+    elif tokens is not None and isinstance(padding, int) and not tokens.is_floating_point():
+        attended = tokens != padding
+    else:
+        return None
+    if attended.dim() != 2:
+        return None
+    first = torch.arange(attended.shape[1], device=attended.device) == 0
+    return attended | (first & ~attended.any(1, keepdim=True))
+
+
+def positions_of(attended: Tensor | None, activation: Tensor) -> Tensor | None:
+    """`attended` in the shape of `activation` `[batch, T, …]`, ones behind; None for what has no such positions.
+
+    The model may have cut off columns at the end where all is padding.
+    """
+    if attended is None or activation.dim() < 3 or activation.shape[1] > attended.shape[1]:
+        return None
+    width = activation.shape[1]
+    if bool(attended[:, width:].any()):
+        return None
+    return attended[:, :width].reshape(len(attended), width, *(1,) * (activation.dim() - 2))
+
+
+def activated_neurons(activation: Tensor, threshold: float, scale: str, attended: Tensor | None = None) -> Tensor:
+    """Activated neurons (paper eq. 1): bool, in the shape of `activation` `[batch, …]`; none where there is padding."""
+    if scale == "minmax":
+        low, high = activation, activation
+        if attended is not None:  # else a text's scale would depend on how much padding is behind it
+            low, high = activation.masked_fill(~attended, torch.inf), activation.masked_fill(~attended, -torch.inf)
+        shape = (-1,) + (1,) * (activation.dim() - 1)
+        low, high = low.flatten(1).amin(1).view(shape), high.flatten(1).amax(1).view(shape)
+        activation = (activation - low) / (high - low).clamp_min(torch.finfo(activation.dtype).tiny)
+    active = activation > threshold
+    return active if attended is None else active & attended

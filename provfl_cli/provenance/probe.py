@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, RunError
 from ..fusion.decomposition import Decomposition
-from .alone import differentiated, logits_of
-from .batch import Pass
+from .by_autograd import differentiated, logits_of
 from .calls import Call, TooLarge
 from .checks import explain_failure
 from .deterministic import check_deterministic, failing_layer
@@ -26,7 +25,9 @@ from .factors import contract
 from .gradients import per_input
 from .marks import mark_inputs
 from .recording import Recorder, check_unchanged
-from .stack import GivenRound, Stack
+from .stack import Stack
+from .state_dicts import RoundInMemory
+from .sums import Pass
 
 MIXED = "inputs are traced one at a time: the model mixes those of a batch in a way that is not followed"
 PROBED = 3  # inputs; of one alone it would not be seen that a batch is reordered
@@ -160,7 +161,7 @@ def _along(given: Pass) -> Stack:
     weights, dtype = given.stack.source.weights(), given.stack.dtype
     direction = _Direction(given.structure.parameters)
     whole = Decomposition(torch.ones(1, dtype=torch.float64), {}, {})
-    source = GivenRound([0], whole, weights, weights, direction)
+    source = RoundInMemory([0], whole, weights, weights, direction)
     return Stack.open(source, "weights", list(direction), given.stack.device, dtype, "none")
 
 

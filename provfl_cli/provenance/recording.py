@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import RunError
 from .axes import output_axis, repeated_axis
-from .calls import RULES, Call, Entangled, TooLarge, Weight
+from .call_reading import arguments_of, not_followed
+from .calls import Call, Entangled, TooLarge, Weight
 from .marks import (
     ACTIVATIONS,
     ELEMENTWISE,
@@ -32,12 +33,12 @@ from .marks import (
     set_mark,
     tensors_in,
 )
-from .nested import apart, floating, in_one, joined, replaced
-from .reading import arguments_of, not_followed
+from .nested_calls import apart, floating, in_one, joined, replaced
 from .rules.recurrent import RECURRENT, layout, without_cudnn
+from .rules.registry import RULES
 from .rules.rewrites import REWRITES
 from .structure import Structure
-from .watching import eager, hooks, plain_attention
+from .torch_modes import eager, hooks, plain_attention
 
 CUT = "no gradient of the prediction reaches it"
 

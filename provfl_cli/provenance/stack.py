@@ -12,9 +12,8 @@ from torch import Tensor
 from ..fusion.decomposition import Decomposition, Multiplier, unpack
 from .calls import Weight
 from .factors import Block, Select
-from .given import GivenRound as GivenRound
-from .given import from_state_dicts as from_state_dicts
 from .lineage import LineageRound
+from .state_dicts import from_state_dicts as from_state_dicts
 
 CONTROL = "control"  # the row of what the server moved clients by
 JOINED_NUMBERS = 1 << 24  # numbers of small parameters kept in memory from one batch to the next

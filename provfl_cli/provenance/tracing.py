@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..config.schema import Provenance
-from ..coverage import coverage_warning
 from ..errors import InputError, RunError
 from . import rules  # noqa: F401  (registers the layer rules)
-from .batch import Pass, Sums, Target
 from .checks import (
     check_source,
     checked_classes,
@@ -25,101 +22,19 @@ from .checks import (
     explain_failure,
 )
 from .conservation import check, residuals, stored_rounding, suspicious
+from .contributions import Contributions, LayerTrace
 from .probe import MIXED, probed
-from .shards import Work, batches, opened
 from .stack import Source
+from .sums import Pass, Sums, Target
 from .traceable import eager_model
+from .workers.batches import batches
+from .workers.work import Work, open_pass
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 Inputs = Tensor | Mapping[str, Tensor]
 Classes = Sequence[int] | Tensor | None
-
-
-@dataclass(frozen=True)
-class LayerTrace:
-    """One layer's part, for the inputs of a sample: contributions `[sample, clients]`, neurons `[sample]`.
-
-    `neurons` are all of an input's, `active` those that took part; a text has them at each token that is not padding.
-    """
-
-    layer: str
-    contributions: np.ndarray
-    active: np.ndarray
-    neurons: np.ndarray
-
-
-@dataclass(frozen=True, repr=False)
-class Contributions:
-    """Which client pushed which prediction how much.
-
-    Attributes:
-        clients: client numbers, the columns of `values`.
-        candidates: `[clients]`, whether fusion used the client at all (a nonzero `A_k`).
-        values: `T_k(b)`, float64 `[inputs, clients]`, raw (before softmax).
-        rows: parts that no client sent (in this round, or over all rounds), by kind, float64 `[inputs]`.
-        predictions: int64 `[inputs]`, the class that was explained.
-        probabilities: float32 `[inputs, classes]`.
-        residuals: float64 `[inputs]`, the relative conservation error (section 2.5).
-        layers: per layer, for the first inputs of the trace.
-        masked_layers: layers whose neurons were selected by the threshold.
-        covered: share of the model's parameters that the trace accounts for, 0 to 1.
-        uncovered: parameters it does not account for, and why.
-        unchecked: layers that are not linear in their parameters, so that conservation says nothing about them.
-        buffers: tensors of the model that are no parameters, and so not attributed.
-        names: what the clients are called, in the order of `clients`; (): by their numbers.
-        notes: what was not traced in the ordinary way, a sentence each.
-    """
-
-    clients: tuple[int, ...]
-    candidates: np.ndarray
-    values: np.ndarray
-    rows: dict[str, np.ndarray]
-    predictions: np.ndarray
-    probabilities: np.ndarray
-    residuals: np.ndarray
-    layers: tuple[LayerTrace, ...]
-    masked_layers: tuple[str, ...]
-    covered: float
-    uncovered: dict[str, str]
-    unchecked: tuple[str, ...]
-    buffers: tuple[str, ...]
-    names: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def client_names(self) -> tuple[str, ...]:
-        """What each column's client is called: its name, else its number."""
-        return self.names or tuple(map(str, self.clients))
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What has to be read before the numbers: parameters that the trace does not account for."""
-        warning = coverage_warning(self.covered, self.uncovered)
-        return (warning,) if warning else ()
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row for each input and client, for pandas.
-
-        Columns: `input`, from 0; `prediction`, the class explained; `client`, its number; `name`; `used`, whether
-        fusion used it; `contribution`, raw; `share`, softmax over the used ones (paper eq. 7), NaN for the others;
-        `covered`, as the attribute. The frame's `attrs["warnings"]` are the warnings.
-        """
-        from .notebook import contributions_frame
-
-        return contributions_frame(self)
-
-    def __repr__(self) -> str:
-        from .notebook import contributions_text
-
-        return contributions_text(self)
-
-    def _repr_html_(self) -> str:
-        """A ranked table for each of the first inputs, as notebooks show it."""
-        from .notebook import contributions_html
-
-        return contributions_html(self)
 
 
 def trace(
@@ -176,7 +91,7 @@ def trace_targets(
     named, layer_sample = checked_inputs(inputs), checked_sample(layer_sample)
     model = eager_model(model)
     check_source(model, source)
-    given = opened(model, source, settings)
+    given = open_pass(model, source, settings)
     count, device = len(next(iter(named.values()))), given.stack.device
     wanted: list[Target] = [(kind, checked_classes(classes, count, device)) for kind, classes in targets]
     results = []

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..comparison.join import plain
+from ..comparison.reproduction import PublishedFigure, Reproduction, fits, in_order, name_of, same
 from ..config.schema import Experiment
-from .experiment import Published, Reproduction, fits, in_order, name_of, same
 from .figure_files import COLOURS, MARKERS, figure_text
-from .joined_views import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,7 +115,7 @@ def _lines(
     x: str,
     keys: Sequence[str],
     looks: Mapping[str, _Look],
-    published: Sequence[Published],
+    published: Sequence[PublishedFigure],
 ) -> None:
     words, place = _places(frame[x])
     others = _combinations(frame, keys)
@@ -177,7 +177,7 @@ def _dots(
     frame: pd.DataFrame,
     keys: Sequence[str],
     looks: Mapping[str, _Look],
-    published: Sequence[Published],
+    published: Sequence[PublishedFigure],
     names: Sequence[str],
 ) -> None:
     """A row for each of `names`, the settings of the first panel; empty where this one has none."""

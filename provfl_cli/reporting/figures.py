@@ -12,10 +12,10 @@ from ..data.picture import open_picture
 from ..errors import InputError, did_you_mean
 from ..evaluation.contributions import Trace
 from ..harmless import harmless
+from ..results.run import RunContents
 from ..store.disk import replacing
 from .figure_files import figure_text
 from .lineage import COLOURS, MARKERS
-from .page.reading import Opened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ NUMBERS_IN = 20  # clients and labels up to which cells have their number writte
 TEXT_WIDTH, TEXT_LINES = 34, 9
 
 
-def draw(opened: Opened, kind: str, number: int | None = None) -> Figure:
+def draw(opened: RunContents, kind: str, number: int | None = None) -> Figure:
     """The figure of a kind.
 
     Args:
@@ -85,7 +85,7 @@ def save(drawn: Figure, path: Path) -> None:
         drawn.savefig(beside, format=kind, dpi=300, metadata=NO_TIME[kind])
 
 
-def heatmap(opened: Opened) -> Figure:
+def heatmap(opened: RunContents) -> Figure:
     """Contributions of clients (rows) to the traced inputs (columns, by label), relative to each input's largest."""
     trace = _own_trace(opened)
     order = np.argsort(trace.labels, kind="stable")
@@ -111,7 +111,7 @@ def heatmap(opened: Opened) -> Figure:
     return drawn
 
 
-def ranking(opened: Opened, number: int | None = None) -> Figure:
+def ranking(opened: RunContents, number: int | None = None) -> Figure:
     """One input, as a picture or text, beside its clients, best first (as the paper's Figure 1)."""
     trace = _own_trace(opened)
     known = trace.inputs.tolist()
@@ -156,7 +156,7 @@ def ranking(opened: Opened, number: int | None = None) -> Figure:
     return drawn
 
 
-def labels(opened: Opened) -> Figure:
+def labels(opened: RunContents) -> Figure:
     """Training examples of each label (columns) at each client (rows)."""
     if opened.counts is None:
         why = "has no clients.csv to tell what clients hold: run it again"
@@ -181,7 +181,7 @@ def labels(opened: Opened) -> Figure:
     return drawn
 
 
-def accuracy(opened: Opened) -> Figure:
+def accuracy(opened: RunContents) -> Figure:
     """Accuracy of the global model by round and, where several rounds were traced, localization beside chance."""
     from matplotlib.ticker import MaxNLocator
 
@@ -210,7 +210,7 @@ def accuracy(opened: Opened) -> Figure:
     return drawn
 
 
-KINDS: Mapping[str, Callable[[Opened], Figure]] = {
+KINDS: Mapping[str, Callable[[RunContents], Figure]] = {
     "heatmap": heatmap,
     "ranking": ranking,
     "labels": labels,
@@ -225,7 +225,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return drawn, drawn.add_subplot()
 
 
-def _own_trace(opened: Opened) -> Trace:
+def _own_trace(opened: RunContents) -> Trace:
     """Of the run's own method in the last round traced."""
     own = [trace for key, trace in opened.traces if key[1] == "round" and len(trace.inputs)]
     if not own:
@@ -238,7 +238,7 @@ def _client_ticks(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(0, len(names), step), [_short(name, 16) for name in names[::step]])
 
 
-def _show_input(axes: Axes, opened: Opened, number: int) -> None:
+def _show_input(axes: Axes, opened: RunContents, number: int) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel(f"input {number}")

@@ -14,25 +14,16 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ..comparison.join import CHANCE, HEADINGS, LARGEST, JoinedRuns, grouped, plain, records
+from ..comparison.settings import MISSING, short
 from ..harmless import harmless
-from .joined import CHANCE, LARGEST, Joined, grouped, records
-from .settings import MISSING, short
 from .tables import Table
 
-HEADINGS = {
-    "localization_accuracy": "accuracy",
-    "majority_accuracy": "majority",
-    "chance_corrected": "corrected",
-    "fault_accuracy": "fault accuracy",
-    "ndcg": "NDCG",
-    "spearman_counts": "Spearman",
-    "conservation_residual": "residual",
-}
 SETTINGS_ROOM = 0.6  # of a console's width
 GAP = 3  # between columns: padding, and the box
 
 
-def wide(joined: Joined) -> Table:
+def wide(joined: JoinedRuns) -> Table:
     """One row for each group and method, for people: text, means with their intervals, chance beside the metric."""
     several = any(runs != seeds for runs, seeds in joined.sizes.values())
     counts = ["seeds", joined.counted] if several else [joined.counted if joined.counted == "pairs" else "seeds"]
@@ -56,7 +47,7 @@ def wide(joined: Joined) -> Table:
     return Table(joined.title, tuple(headings), tuple(rows), len(names))
 
 
-def _with_chance(joined: Joined) -> set[str]:
+def _with_chance(joined: JoinedRuns) -> set[str]:
     return set(joined.frame.loc[joined.frame["chance"].notna(), "metric"])
 
 
@@ -84,7 +75,7 @@ def figure_of(metric: str, number: float, signed: bool = False) -> str:
     return f"{number:{sign},.3f}" if abs(number) < 100 else f"{number:{sign},.1f}"
 
 
-def wide_csv(joined: Joined) -> pd.DataFrame:
+def wide_csv(joined: JoinedRuns) -> pd.DataFrame:
     """The same rows as numbers, with the bounds of the interval where there is one anywhere."""
     shown, several = _with_chance(joined), joined.frame["low"].notna()
     bounded = set(joined.frame.loc[several, "metric"])
@@ -104,18 +95,13 @@ def wide_csv(joined: Joined) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tidy_csv(joined: Joined) -> pd.DataFrame:
+def tidy_csv(joined: JoinedRuns) -> pd.DataFrame:
     """One row for each group, method and metric."""
     frame = joined.frame.rename(columns={"count": "seeds"})
     return frame.rename(columns=dict(zip(joined.words, plain(joined.words), strict=True)))
 
 
-def plain(words: Sequence[str]) -> list[str]:
-    """The words that name a row, as headings."""
-    return [word.removeprefix("=") for word in words]
-
-
-def below(joined: Joined) -> list[str]:
+def below(joined: JoinedRuns) -> list[str]:
     """What stands below the table: notes, then the runs that are not in it."""
     lines = list(joined.notes)
     if joined.absent:
@@ -125,7 +111,7 @@ def below(joined: Joined) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Shown:
+class JoinedTable:
     """A table for a console of any width: what does not fit beside goes below, the words that name a row repeated.
 
     Where the settings alone would fill the width, they are listed first, and the rows refer to them by a number.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -12,121 +11,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..coverage import coverage_warning
 from ..harmless import harmless
+from ..results.answer import MethodAnswer, Prediction, RankedClient
 from .console import heading
 from .drawing import Picture, bar
-from .rankings import Ranked, clients_table
+from .rankings import clients_table
 from .texts import Excerpt
 
 LABELS_SHOWN = 3
 LAYERS_SHOWN = 8
 PAIRS_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer's part in one prediction: of all candidates together, and of the best client; neurons that took part."""
-
-    name: str
-    contribution: float
-    best: float
-    active: int
-    neurons: int
-    masked: bool
-
-
-@dataclass(frozen=True)
-class Told:
-    """What one method says: the best clients of `candidates`, what no client sent (by kind), layers where traced.
-
-    `total` is the sum of the absolute contributions of all candidates, in the units of `rest`. Of a trace: `covered`,
-    the share of the model's parameters that it accounts for, `uncovered`, the others and why, and the `residual` of
-    conservation; None and empty for other methods.
-    """
-
-    method: str
-    scope: str
-    target: str
-    clients: tuple[Ranked, ...]
-    candidates: int
-    rest: Mapping[str, float]
-    total: float
-    layers: tuple[Layer, ...] = ()
-    unused: int = 0
-    covered: float | None = None
-    uncovered: Mapping[str, str] = field(default_factory=dict)
-    residual: float | None = None
-
-
-@dataclass(frozen=True)
-class WhatIf:
-    """The prediction without some clients. `probabilities` are by label; None: `reason` says why there is no model."""
-
-    kind: str
-    clients: tuple[str, ...]
-    probabilities: np.ndarray | None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What leaving one client out takes from the log-probability of the label explained, by kind; NaN: no model."""
-
-    client: str
-    losses: Mapping[str, float]
-    probabilities: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How a method's ranking of the clients left out fits their measured effects.
-
-    `correlation` is Spearman's, NaN where there is none; `against` are pairs of which the first is ranked higher and
-    costs less, of `pairs` in all.
-    """
-
-    method: str
-    scope: str
-    kind: str
-    correlation: float
-    against: tuple[tuple[str, str], ...]
-    pairs: int
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Everything that was asked about one prediction.
-
-    `label` is the true one's number, None where nobody knows; `explained` the number of the label that was explained.
-    `doubts`: why the rankings may say little of this input.
-    """
-
-    title: str
-    where: str
-    round: int
-    shown: np.ndarray | str | None
-    label_names: tuple[str, ...]
-    label: int | None
-    explained: int
-    probabilities: np.ndarray
-    told: tuple[Told, ...]
-    what_if: tuple[WhatIf, ...] = ()
-    effects: tuple[Effect, ...] = ()
-    agreements: tuple[Agreement, ...] = ()
-    notes: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
-
-    @property
-    def predicted(self) -> int:
-        """The number of the predicted label."""
-        return int(self.probabilities.argmax())
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What has to be read before the rankings: what a trace leaves out, doubts of the input."""
-        said = (coverage_warning(told.covered, told.uncovered) for told in self.told if told.covered is not None)
-        return (*dict.fromkeys(text for text in said if text), *self.doubts)
 
 
 def show(one: Prediction) -> RenderableType:
@@ -173,7 +67,7 @@ def _head(one: Prediction) -> RenderableType:
     return Group(*lines) if one.shown is None else Group(Excerpt(one.shown, lines=4), *lines)
 
 
-def _told(one: Prediction, told: Told) -> list[RenderableType]:
+def _told(one: Prediction, told: MethodAnswer) -> list[RenderableType]:
     """One method's ranking, what is beside it, and the layers."""
     whom = "over all rounds" if told.scope == "lineage" else "this round"
     name = harmless(one.label_names[one.explained])
@@ -197,7 +91,7 @@ def _told(one: Prediction, told: Told) -> list[RenderableType]:
     return parts
 
 
-def _layers(told: Told) -> RenderableType:
+def _layers(told: MethodAnswer) -> RenderableType:
     """The layers through which the best client's part went, the largest first."""
     best = told.clients[0]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
@@ -372,7 +266,7 @@ def as_json(one: Prediction) -> dict[str, Any]:
     }
 
 
-def _told_json(one: Prediction, told: Told) -> dict[str, Any]:
+def _told_json(one: Prediction, told: MethodAnswer) -> dict[str, Any]:
     return {
         "method": told.method,
         "scope": told.scope,
@@ -396,7 +290,7 @@ def _told_json(one: Prediction, told: Told) -> dict[str, Any]:
     }
 
 
-def _client_json(one: Prediction, client: Ranked) -> dict[str, Any]:
+def _client_json(one: Prediction, client: RankedClient) -> dict[str, Any]:
     counts: dict[str, int] = {}
     if client.examples is not None:
         counts[one.label_names[one.explained]] = client.examples

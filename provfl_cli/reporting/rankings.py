@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..harmless import harmless
+from ..results.answer import RankedClient
 from .drawing import Picture, bar
 from .texts import Excerpt
 
@@ -21,25 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TIED_SHOWN = 3  # clients of a set of tied ones that are named
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One client in a ranking; `examples` is how many it has of a label, the input's true one; None: not known.
-
-    Tied clients have the same `rank`; `tie` says that it is one of several at rank 1. `also` counts examples of another
-    label, where a second one is of interest. `name` is what it is called; "": its number.
-    """
-
-    client: int
-    rank: int
-    contribution: float
-    share: float
-    examples: int | None
-    tie: bool
-    faulty: bool = False
-    also: int | None = None
-    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +34,7 @@ class Ranking:
     input: int
     label: str
     prediction: str
-    clients: tuple[Ranked, ...]
+    clients: tuple[RankedClient, ...]
     candidates: int
     shown: np.ndarray | str
 
@@ -112,7 +94,7 @@ def best_clients(
     also: int | None = None,
     faulty: Collection[int] = (),
     names: Mapping[int, str] | None = None,
-) -> tuple[Ranked, ...]:
+) -> tuple[RankedClient, ...]:
     """The best `top` clients for one input, best first, and who is tied with the last of them.
 
     Args:
@@ -131,7 +113,7 @@ def best_clients(
         return int(label_counts[client][of]) if client in label_counts and of is not None else None
 
     return tuple(
-        Ranked(
+        RankedClient(
             client=client,
             rank=int(row["rank"]),
             contribution=float(row["contribution"]),
@@ -174,7 +156,7 @@ def _title(ranking: Ranking) -> RenderableType:
     )
 
 
-def clients_table(ranked: Sequence[Ranked], headings: tuple[str, str] = ("examples", "")) -> RenderableType:
+def clients_table(ranked: Sequence[RankedClient], headings: tuple[str, str] = ("examples", "")) -> RenderableType:
     """Ranked clients with bars of their contributions, tied ones in one row.
 
     `headings` are those of the columns with `Ranked.examples` and `Ranked.also`, each left out where nothing is known.
@@ -208,7 +190,7 @@ def clients_table(ranked: Sequence[Ranked], headings: tuple[str, str] = ("exampl
     return table
 
 
-def _names(tied: Sequence[Ranked]) -> str:
+def _names(tied: Sequence[RankedClient]) -> str:
     """Client numbers, `3 = 5` for tied ones; the end of a long list is counted."""
     numbers = [harmless(one.name or str(one.client)) for one in tied]
     more = len(numbers) - TIED_SHOWN
@@ -223,7 +205,7 @@ def _range(counts: Sequence[int | None]) -> str:
     return f"{least:,}" if least == most else f"{least:,}–{most:,}"
 
 
-def _marks(tied: Sequence[Ranked]) -> str:
+def _marks(tied: Sequence[RankedClient]) -> str:
     faulty = [one.name or one.client for one in tied if one.faulty]
     if len(tied) == 1:
         return "faulty" if faulty else ""

@@ -20,9 +20,9 @@ from ..errors import InputError, RunError
 from ..fusion.decomposition import Decomposition
 from ..fusion.fuse import fuse
 from ..fusion.state_dicts import require_finite, require_same
-from ..fusion.updates import Returned
+from ..fusion.updates import ReturnedModels
 from ..store.locks import claimed
-from ..store.recorded import Recorded, read_whole, require_no_run, write_recorded
+from ..store.recorded import RecordedFederation, read_whole, require_no_run, write_recorded
 from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round, read_round, stored_rounds
 from ..store.tensorfile import open_tensors, specs_of, write_slot
 
@@ -71,7 +71,7 @@ class Import:
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedRound:
     """The stored round; `worst` is how far the given global model was from the fusion's, relative to what the round
     moved it; `lines` what the user should be told."""
 
@@ -80,7 +80,7 @@ class Imported:
     lines: tuple[str, ...]
 
 
-def import_round(asked: Import) -> Imported:
+def import_round(asked: Import) -> ImportedRound:
     """Store a round, so that it can be traced. Imports into one folder wait for each other.
 
     Raises:
@@ -100,7 +100,7 @@ def import_round(asked: Import) -> Imported:
                 made.rmdir()
 
 
-def _import(asked: Import) -> Imported:
+def _import(asked: Import) -> ImportedRound:
     """As `import_round`, in a folder that nobody else writes into."""
     recorded = read_whole(asked.folder, every=True)
     numbers = _numbers(asked.clients, recorded)
@@ -130,7 +130,7 @@ def _import(asked: Import) -> Imported:
             require_finite(tensors, what)
             write_slot(temporary / CLIENTS, tensors, slot)
         sent = open_tensors(temporary / CLIENTS)
-        returned = Returned(before, sent, counts, [1] * len(order), buffers)
+        returned = ReturnedModels(before, sent, counts, [1] * len(order), buffers)
         fused = fuse(asked.fusion, returned, {})
         worst, name = _difference(before, after, fused.weights, buffers)
         weights, parts, lines = _reconciled(asked, after, fused.weights, fused.decomposition, buffers, worst, name)
@@ -158,10 +158,10 @@ def _import(asked: Import) -> Imported:
     _record(asked, recorded, numbers, dict(zip((numbers[client.name] for client in order), counts, strict=True)), exact)
     if all(client.examples is None for client in order):
         lines = (*lines, "no examples were given, so every client counts the same: --client NAME=FILE:EXAMPLES")
-    return Imported(stored, worst, lines)
+    return ImportedRound(stored, worst, lines)
 
 
-def _numbers(clients: Sequence[Client], recorded: Recorded | None) -> dict[str, int]:
+def _numbers(clients: Sequence[Client], recorded: RecordedFederation | None) -> dict[str, int]:
     """A number for each client, the same in all rounds: by name as before, new names behind."""
     names = [client.name for client in clients]
     for name in names:
@@ -278,17 +278,21 @@ def _reconciled(
 
 
 def _record(
-    asked: Import, recorded: Recorded | None, numbers: Mapping[str, int], examples: Mapping[int, int], exact: bool
+    asked: Import,
+    recorded: RecordedFederation | None,
+    numbers: Mapping[str, int],
+    examples: Mapping[int, int],
+    exact: bool,
 ) -> None:
     """Write down who the clients are, those of earlier rounds too.
 
     `exact`: the fusion gives the stored model. Where it does not, in any of the rounds, fusing again without a client
     would not tell what that client has done, and so is not offered.
     """
-    base = recorded or Recorded("import", {}, {})
+    base = recorded or RecordedFederation("import", {}, {})
     write_recorded(
         asked.folder,
-        Recorded(
+        RecordedFederation(
             source=base.source,
             clients={**base.clients, **{number: name for name, number in numbers.items()}},
             examples={**base.examples, **examples},

@@ -19,9 +19,7 @@ from ..bounded import TOKENIZER_BYTES, Oversized, read_text
 from ..bounded_tables import GIVEN, check_dataset, read_run_table
 from ..config.schema import Config
 from ..data.decode import decode
-from ..data.encoding import Encode
-from ..data.facts import PictureFacts
-from ..data.federated import Form, Pictures, Texts
+from ..data.federated import Encode, Form, Pictures, Texts
 from ..data.folder import PICTURES
 from ..data.labels import Classes
 from ..data.likeness import Look, unlike
@@ -29,19 +27,21 @@ from ..data.listing import listed
 from ..data.load import test_set
 from ..data.network import without_network
 from ..data.numbering import asked
-from ..data.splits import Split, from_table, joined
+from ..data.picture_facts import PictureFacts
+from ..data.split import Split
+from ..data.splits import from_table, joined
 from ..data.tables import FORMATS, read_table
 from ..data.tensors import to_tensor
 from ..data.tokenizer import from_json
 from ..errors import InputError, RunError
-from ..store.covered import TOKENIZER
-from .again import data_again
+from ..results.checksums import TOKENIZER
+from .rebuild import data_again
 
 UNKNOWN = -1  # stands for a true label, or an index in the test set, that nobody gave
 
 
 @dataclass(frozen=True)
-class Given:
+class TracedInputs:
     """Inputs to trace.
 
     Attributes:
@@ -70,19 +70,19 @@ class Given:
 class Inputs(Protocol):
     """Where the inputs of an opened federation come from."""
 
-    def first(self, number: int) -> Given:
+    def first(self, number: int) -> TracedInputs:
         """The input that is taken for round `number` where the user names none."""
 
-    def numbered(self, index: int) -> Given:
+    def numbered(self, index: int) -> TracedInputs:
         """The input with that index in the test set."""
 
-    def picture(self, file: Path) -> Given:
+    def picture(self, file: Path) -> TracedInputs:
         """A picture of the user's."""
 
-    def text(self, text: str) -> Given:
+    def text(self, text: str) -> TracedInputs:
         """A text of the user's."""
 
-    def many(self, path: Path) -> Given:
+    def many(self, path: Path) -> TracedInputs:
         """All inputs of a table, or of a folder of pictures."""
 
 
@@ -120,7 +120,7 @@ class RunInputs:
             encode = partial(to_tensor, mean=self.config.dataset.mean, std=self.config.dataset.std)
         return encode(shown)
 
-    def first(self, number: int) -> Given:
+    def first(self, number: int) -> TracedInputs:
         """The first input that the run traced of that round, or of any."""
         traced = self._traced()
         if not len(traced):
@@ -128,7 +128,7 @@ class RunInputs:
         of_round = np.flatnonzero(traced["round"] == number)
         return self._of_rows([self._row(int(of_round[0]) if len(of_round) else 0)], chosen=True)
 
-    def numbered(self, index: int) -> Given:
+    def numbered(self, index: int) -> TracedInputs:
         """From `inputs.parquet` where the run traced it, else from the dataset, which takes longer."""
         rows = np.flatnonzero(self._traced()["input"] == index)
         if len(rows):
@@ -149,9 +149,11 @@ class RunInputs:
                 f"whose numbers lie between {lowest} and {highest}"
             )
         shown = tuple(test.shown[found])
-        return Given(test.inputs[found], np.array([index]), test.labels.numpy()[found], shown, (f"input {index}",))
+        return TracedInputs(
+            test.inputs[found], np.array([index]), test.labels.numpy()[found], shown, (f"input {index}",)
+        )
 
-    def picture(self, file: Path) -> Given:
+    def picture(self, file: Path) -> TracedInputs:
         """Decoded, resized and normalised as the run's own pictures."""
         if not isinstance(self.form, Pictures):
             raise InputError(f"--image {file}: this run is about texts: --text, or --input INDEX")
@@ -159,7 +161,7 @@ class RunInputs:
             raise InputError(f"--image {file}: no such file")
         return self._of_split(Split([(str(file), file)], [None]), (file.name,))
 
-    def text(self, text: str) -> Given:
+    def text(self, text: str) -> TracedInputs:
         """Encoded by the run's tokenizer."""
         if not isinstance(self.form, Texts):
             raise InputError("--text: this run is about pictures: --image FILE, or --input INDEX")
@@ -167,7 +169,7 @@ class RunInputs:
             raise InputError("--text: is empty")
         return self._of_split(Split([("--text", text)], [None]), ("text",))
 
-    def many(self, path: Path) -> Given:
+    def many(self, path: Path) -> TracedInputs:
         """Rows of a table (CSV, TSV, JSON lines, parquet), or pictures in a folder, whose folders may be labels."""
         if not path.exists():
             raise InputError(f"--inputs {path}: no such file or folder")
@@ -198,7 +200,7 @@ class RunInputs:
                 pass
         return from_table(read_table(file, dataset), str(file), file.parent, dataset, unlabelled=True)
 
-    def _of_split(self, split: Split, names: tuple[str, ...]) -> Given:
+    def _of_split(self, split: Split, names: tuple[str, ...]) -> TracedInputs:
         if not split.cells:
             raise InputError("--inputs: there is nothing in it")
         shown, warnings = self._shown(split.cells, names)
@@ -207,7 +209,7 @@ class RunInputs:
         except InputError as error:
             raise InputError(f"--inputs: {error}") from None
         labels = np.array([UNKNOWN if number is None else number for number in numbers], dtype=np.int64)
-        return Given(
+        return TracedInputs(
             self.encode(shown),
             np.arange(len(labels)),
             labels,
@@ -247,11 +249,11 @@ class RunInputs:
             (row,) = file.read_row_group(group).slice(position, 1).to_pylist()
             return dict(row)
 
-    def _of_rows(self, rows: Sequence[Mapping[str, Any]], chosen: bool = False) -> Given:
+    def _of_rows(self, rows: Sequence[Mapping[str, Any]], chosen: bool = False) -> TracedInputs:
         """Inputs as the run recorded them: a picture without loss, or the whole text."""
         cells = [(f"input {row['input']}", row["picture"] if "picture" in row else row["text"]) for row in rows]
         shown, _ = self._shown(cells, [where for where, _ in cells])
-        return Given(
+        return TracedInputs(
             self.encode(shown),
             np.array([row["input"] for row in rows]),
             np.array([row["label"] for row in rows]),
@@ -279,34 +281,34 @@ class TensorInputs:
     inputs: Tensor
     labels: np.ndarray
 
-    def first(self, number: int) -> Given:
+    def first(self, number: int) -> TracedInputs:
         """The first of them."""
         return self._rows(slice(0, 1), chosen=True)
 
-    def numbered(self, index: int) -> Given:
+    def numbered(self, index: int) -> TracedInputs:
         """One of them."""
         if not 0 <= index < len(self.labels):
             raise InputError(f"--input {index}: --data has inputs 0 to {len(self.labels) - 1}")
         return self._rows(slice(index, index + 1))
 
-    def picture(self, file: Path) -> Given:
+    def picture(self, file: Path) -> TracedInputs:
         """Refused: nobody knows how."""
         raise InputError(f"--image {file}: {_NOT_KNOWN}")
 
-    def text(self, text: str) -> Given:
+    def text(self, text: str) -> TracedInputs:
         """Refused: nobody knows how."""
         raise InputError(f"--text: {_NOT_KNOWN}")
 
-    def many(self, path: Path) -> Given:
+    def many(self, path: Path) -> TracedInputs:
         """All of them, by the word `all`; files are refused."""
         if str(path) != "all":
             raise InputError(f"--inputs {path}: {_NOT_KNOWN}; --inputs all traces all of --data")
         return self._rows(slice(None))
 
-    def _rows(self, where: slice, chosen: bool = False) -> Given:
+    def _rows(self, where: slice, chosen: bool = False) -> TracedInputs:
         numbers = np.arange(len(self.labels))[where]
         inputs = self.inputs[where]
-        return Given(
+        return TracedInputs(
             inputs,
             numbers,
             self.labels[where],

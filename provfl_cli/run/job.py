@@ -14,11 +14,12 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from ..config.environment import masked
 from ..config.schema import Config, Provenance
 from ..config.validate import provenance_preset
-from ..config.written import masked
 from ..data.federated import FederatedData
 from ..data.load import check_functions, federated_data
+from ..evaluation.fading import fading
 from ..evaluation.metrics import localization
 from ..federation.events import (
     ClientFailed,
@@ -34,23 +35,25 @@ from ..federation.events import (
 )
 from ..federation.participation import Roster, rosters, without
 from ..federation.train import federated_rounds
-from ..fusion.accounting import Spent, ledger_of, told
+from ..fusion.accounting import PrivacySpent, ledger_of, told
 from ..models.build import build, check_function
 from ..reporting import console as show
-from ..reporting import label_counts, participation
+from ..reporting import participation
 from ..reporting.figure_files import write_figure
-from ..reporting.files import plain, write_csv, write_json, write_jsonl, write_parquet, write_text
-from ..reporting.lineage import fading, figure, show_fading
+from ..reporting.lineage import figure, show_fading
 from ..reporting.progress import RoundProgress
 from ..reporting.rankings import example_rankings, show_rankings
 from ..reporting.tables import cost_table, localization_tables, to_latex, to_markdown
-from ..reporting.trackers.tracking import Tracking, tracked
-from ..store.covered import FILE, TOKENIZER, covering
+from ..results import label_counts
+from ..results.checksums import FILE, TOKENIZER, covering
+from ..results.files import plain, write_csv, write_json, write_jsonl, write_parquet, write_text
+from ..results.participation import participation_frame
 from ..store.rounds import Metrics
+from ..trackers.tracking import Tracking, tracked
 from .checks import check_fit
+from .clearing import clear, link_rounds
 from .device import choose_device
 from .manifest import manifest
-from .results import clear, link_rounds
 from .summary import summary
 from .tracing import TracedRound, trace_round
 
@@ -137,7 +140,7 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
     counts = {client.id: client.label_counts for client in data.clients}
     _print_header(console, config, data, device, counts)
     roster = rosters(config.federation, list(counts), _examples(data), config.seed, config.federation.rounds)
-    who = participation.frame(roster, list(counts), config.federation)
+    who = participation_frame(roster, list(counts), config.federation)
     if (who["status"] != "trained").any() or len(who) < len(roster) * len(counts):
         console.print(show.heading("Who takes part when"))
         console.print(participation.table(who, list(counts)))
@@ -161,7 +164,7 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
 
     positions = {client.id: position for position, client in enumerate(data.clients)}
     roster = without(roster, {one.round: [positions[client] for client in one.failed] for one in history})
-    who = participation.frame(roster, list(counts), config.federation)
+    who = participation_frame(roster, list(counts), config.federation)
     contributions = pd.concat([each.contributions for each in traced], ignore_index=True)
     scores = _scores(contributions, traced, counts, config, data, _newcomers(roster, list(counts)))
     accuracy = history[-1].accuracy
@@ -210,7 +213,7 @@ def _examples(data: FederatedData) -> list[int]:
     return [len(client.labels) for client in data.clients]
 
 
-def _spent(config: Config, data: FederatedData, roster: Sequence[Roster]) -> Spent | None:
+def _spent(config: Config, data: FederatedData, roster: Sequence[Roster]) -> PrivacySpent | None:
     """What the federation gave away about any one client; None where nothing was to be kept private."""
     fused = [[work.position for work in each.fused] for each in roster]
     return config.privacy.spent(ledger_of(config.federation, config.fusion, len(data.clients), fused))

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..config.environment import masked
 from ..config.schema import Config
-from ..config.written import masked
-from ..data.facts import as_values
 from ..data.federated import FederatedData, Texts
+from ..data.picture_facts import as_values
 from ..models.text import network_settings
-from ..provenance.tracing import Contributions
-from ..store.covered import TOKENIZER
+from ..provenance.contributions import Contributions
+from ..results.checksums import TOKENIZER
 
 PACKAGES = (
     "provfl", "torch", "torchvision", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets",

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from ..config.environment import masked
 from ..config.schema import Config
-from ..config.written import masked
 from ..coverage import listed
 from ..evaluation.metrics import METRICS
-from ..fusion.accounting import Spent
+from ..fusion.accounting import PrivacySpent
 from ..fusion.accounting import figures as privacy_figures
 from .tracing import TracedRound
 
@@ -25,7 +25,7 @@ def summary(
     global_accuracy: float,
     train_seconds: float,
     cached_train_seconds: float,
-    spent: Spent | None = None,
+    spent: PrivacySpent | None = None,
     clients_kept: int | None = None,
 ) -> dict[str, Any]:
     """Flat figures of the run's own method in the last traced round; null where there was nothing to measure.

@@ -13,16 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution.counterfactual import steps_made
-from ..attribution.method import Attributed, Attribution, Case
+from ..attribution.method import Attribution, AttributionResult, Case
 from ..config.schema import Config, Provenance
 from ..data.federated import FederatedData
 from ..evaluation.contributions import COLUMNS, nullable, tidy
 from ..evaluation.selection import Selection, select_inputs
+from ..provenance.contributions import Contributions
 from ..provenance.lineage import LineageRound, lineage_round
 from ..provenance.stack import Source
-from ..provenance.tracing import Contributions, trace
+from ..provenance.tracing import trace
+from ..results.frames import input_frame, layer_frame
 from ..store.rounds import Round
-from .records import input_frame, layer_frame
 
 PREDICTION_CHUNK = 256  # fixed: the size of a batch changes the last digits of a convolution
 LAYER_SAMPLE = 20  # inputs whose layers are recorded
@@ -186,7 +187,7 @@ def attributed(
     return Attributions(pd.concat(frames, ignore_index=True), found, seconds, tuple(notes))
 
 
-def _rows(case: Case, name: str, scope: str, target: str, found: Contributions | Attributed) -> pd.DataFrame:
+def _rows(case: Case, name: str, scope: str, target: str, found: Contributions | AttributionResult) -> pd.DataFrame:
     """Rows for `contributions`."""
     return tidy(
         name,
@@ -203,7 +204,7 @@ def _rows(case: Case, name: str, scope: str, target: str, found: Contributions |
     )
 
 
-def _with_more(rows: pd.DataFrame, result: Attributed) -> pd.DataFrame:
+def _with_more(rows: pd.DataFrame, result: AttributionResult) -> pd.DataFrame:
     """The rows with what only some methods have.
 
     `error`: the standard errors, of a method that estimates. `without`: the class predicted without the client, of one

@@ -18,7 +18,7 @@ CLAIM = ".provfl.lock"  # in a folder while somebody writes into it
 NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
-class Claimed(InputError):
+class FolderClaimed(InputError):
     """Another process writes into the folder."""
 
 
@@ -65,7 +65,7 @@ def claim(folder: Path, kind: str = "flock", wait: float = 0.0) -> BaseFileLock:
             held.acquire(timeout=wait)
             return held
         except Timeout:
-            raise Claimed(
+            raise FolderClaimed(
                 f"{os.path.relpath(folder)}: another process is writing into it: wait until it has ended, or give "
                 "another folder"
             ) from None

@@ -27,7 +27,7 @@ LONGEST = 300  # characters of a reason that are repeated
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedFederation:
     """What there is to know of a recorded federation beside its rounds.
 
     Attributes:
@@ -46,7 +46,7 @@ class Recorded:
     fusion: tuple[str, ...] = ()
 
 
-def write_recorded(folder: Path, recorded: Recorded) -> None:
+def write_recorded(folder: Path, recorded: RecordedFederation) -> None:
     """Write `recorded.json`, whole or not at all; the folder is made where it is missing.
 
     Raises:
@@ -64,7 +64,7 @@ def write_recorded(folder: Path, recorded: Recorded) -> None:
         beside.write_text(json.dumps(sealed(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_recorded(folder: Path) -> Recorded | None:
+def read_recorded(folder: Path) -> RecordedFederation | None:
     """What `write_recorded` wrote; None where the folder holds no recorded federation.
 
     Raises:
@@ -76,7 +76,7 @@ def read_recorded(folder: Path) -> Recorded | None:
         if text["format"] not in READABLE:
             raise ValueError(f"format {text['format']} instead of {FORMAT}")
         check_seal(text, since=FORMAT)
-        return Recorded(
+        return RecordedFederation(
             source=str(text["source"]),
             clients={int(number): str(name) for number, name in text["clients"].items()},
             examples={int(number): int(count) for number, count in text["examples"].items()},
@@ -89,7 +89,7 @@ def read_recorded(folder: Path) -> Recorded | None:
         raise RunError(f"{path} cannot be read ({error}): record the federation again") from error
 
 
-def read_whole(folder: Path, every: bool = False) -> Recorded | None:
+def read_whole(folder: Path, every: bool = False) -> RecordedFederation | None:
     """`recorded.json`, and the clients that only the last round names, or with `every` any round: a process that was
     killed has not written them down any more. None where there is no recorded federation.
 
@@ -101,7 +101,7 @@ def read_whole(folder: Path, every: bool = False) -> Recorded | None:
     rounds = folder / "rounds"
     recorded = read_recorded(folder)
     numbers = stored_rounds(rounds)
-    found = recorded or Recorded("", {}, {})
+    found = recorded or RecordedFederation("", {}, {})
     for number in numbers if every or recorded is None else numbers[-1:]:
         stored = read_round(rounds, number)
         if not stored.source:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.fusion.decomposition import Decomposition, Multiplier, pack
 from provfl_cli.provenance import batch, calls, factors, tracing
+from provfl_cli.provenance.contributions import Contributions
 from provfl_cli.provenance.stack import GivenRound
-from provfl_cli.provenance.tracing import Contributions, trace, trace_targets
+from provfl_cli.provenance.tracing import trace, trace_targets
 
 from .federations import federation, settings
 from .test_reference import LeNet
@@ -70,7 +71,7 @@ def test_memory_bounds_the_batch_and_changes_nothing(lenet: tuple, monkeypatch: 
         sizes.append(len(inputs[""]))
         return found
 
-    monkeypatch.setattr("provfl_cli.provenance.shards.trace_batch", counted)
+    monkeypatch.setattr("provfl_cli.provenance.workers.batches.trace_batch", counted)
     whole = trace(model, inputs, source, settings(threshold=0.1))
     parts = trace(model, inputs, source, settings(threshold=0.1, memory_mb=1), layer_sample=5)
     assert sizes[0] == len(inputs)

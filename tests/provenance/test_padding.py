@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from provfl_cli.provenance.batch import _active, _attended, _positions
 from provfl_cli.provenance.calls import Call
-from provfl_cli.provenance.neurons import selected_neurons
+from provfl_cli.provenance.neurons import activated_neurons, attended_positions, positions_of, selected_neurons
 from provfl_cli.provenance.tracing import trace
 
 from .federations import federation, settings
@@ -46,29 +45,29 @@ def test_positions_that_are_read() -> None:
     """A text of nothing but padding is its first position; one that begins with padding is not."""
     texts = torch.tensor([[0, 0, 0], [0, 4, 0], [4, 0, 0]])
     expected = [[True, False, False], [False, True, False], [True, False, False]]
-    found = _attended(Bag(), {"": texts})
+    found = attended_positions(Bag(), {"": texts})
     assert found is not None
     assert found.tolist() == expected
-    named = _attended(nn.Identity(), {"input_ids": texts, "attention_mask": (texts != 0).long()})
+    named = attended_positions(nn.Identity(), {"input_ids": texts, "attention_mask": (texts != 0).long()})
     assert named is not None
     assert named.tolist() == expected
-    assert _attended(Bag(), {"": texts.float()}) is None
-    assert _attended(nn.Identity(), {"": texts}) is None
-    assert _attended(nn.Identity(), {"attention_mask": torch.ones(2, 3, 3)}) is None
+    assert attended_positions(Bag(), {"": texts.float()}) is None
+    assert attended_positions(nn.Identity(), {"": texts}) is None
+    assert attended_positions(nn.Identity(), {"attention_mask": torch.ones(2, 3, 3)}) is None
 
 
 def test_positions_in_the_shape_of_a_layer() -> None:
     attended = torch.tensor([[True, True, False], [True, False, False]])
-    assert _positions(None, torch.ones(2, 3, 4)) is None
-    assert _positions(attended, torch.ones(2, 3)) is None  # no positions there
-    assert _positions(attended, torch.ones(2, 4, 5)) is None  # more of them than the texts have
-    whole = _positions(attended, torch.ones(2, 3, 4))
+    assert positions_of(None, torch.ones(2, 3, 4)) is None
+    assert positions_of(attended, torch.ones(2, 3)) is None  # no positions there
+    assert positions_of(attended, torch.ones(2, 4, 5)) is None  # more of them than the texts have
+    whole = positions_of(attended, torch.ones(2, 3, 4))
     assert whole is not None
     assert whole.shape == (2, 3, 1)
-    cut = _positions(attended, torch.ones(2, 2, 4))  # where all is padding columns may be cut off
+    cut = positions_of(attended, torch.ones(2, 2, 4))  # where all is padding columns may be cut off
     assert cut is not None
     assert cut.squeeze(2).tolist() == attended[:, :2].tolist()
-    assert _positions(attended, torch.ones(2, 1, 4)) is None  # a word would be cut off: these are no positions
+    assert positions_of(attended, torch.ones(2, 1, 4)) is None  # a word would be cut off: these are no positions
 
 
 @pytest.mark.parametrize("scale", ["absolute", "minmax"])
@@ -76,8 +75,12 @@ def test_activation_at_the_threshold_is_none(scale: str) -> None:
     activation = torch.tensor([[[0.0, 2.0], [4.0, 99.0]]])
     attended = torch.tensor([[[True], [False]]])
     threshold = 2.0 if scale == "absolute" else 1.0
-    assert not _active(activation, threshold, scale, attended).any()  # the largest attended is 2, which is 1 of minmax
-    assert _active(activation, threshold - 0.01, scale, attended).tolist() == [[[False, True], [False, False]]]
+    assert not activated_neurons(
+        activation, threshold, scale, attended
+    ).any()  # the largest attended is 2, which is 1 of minmax
+    assert activated_neurons(activation, threshold - 0.01, scale, attended).tolist() == [
+        [[False, True], [False, False]]
+    ]
 
 
 @pytest.mark.parametrize("threshold", [None, 0.0])

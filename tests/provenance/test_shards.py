@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from provfl_cli.config import checks
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.errors import InputError, RunError
-from provfl_cli.federation.engine import can_fork
-from provfl_cli.provenance import shards
-from provfl_cli.provenance.answers import packed, unpacked
-from provfl_cli.provenance.batch import Sums
+from provfl_cli.processes import can_fork
+from provfl_cli.provenance.contributions import Contributions
 from provfl_cli.provenance.lineage import lineage_round
-from provfl_cli.provenance.tracing import Contributions, trace, trace_targets
+from provfl_cli.provenance.sums import Sums
+from provfl_cli.provenance.tracing import trace, trace_targets
+from provfl_cli.provenance.workers import batches as shards
+from provfl_cli.provenance.workers.answers import packed, unpacked
 from provfl_cli.store.rounds import Round
 
 from ..lineages import chain, composed_fusion

@@ -17,8 +17,9 @@ from provfl_cli.config.validate import provenance_preset
 from provfl_cli.errors import RunError
 from provfl_cli.models.text import TextClassifier
 from provfl_cli.provenance import factors
+from provfl_cli.provenance.contributions import Contributions
 from provfl_cli.provenance.stack import from_state_dicts
-from provfl_cli.provenance.tracing import Contributions, trace
+from provfl_cli.provenance.tracing import trace
 
 from .federations import federation, settings
 from .reference import algorithm1, counted

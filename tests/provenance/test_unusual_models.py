@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from provfl_cli.provenance.tracing import Contributions, trace
+from provfl_cli.provenance.contributions import Contributions
+from provfl_cli.provenance.tracing import trace
 
 from .federations import federation, settings
 from .test_layers import PLAIN, by_autograd

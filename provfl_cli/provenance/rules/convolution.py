@@ -8,8 +8,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..calls import Call, rule
+from ..calls import Call
 from ..factors import Dense, Factor, Outer, Select
+from .registry import rule
 
 CONVOLUTION = "input weight bias stride padding dilation groups"
 TRANSPOSED = "input weight bias stride padding output_padding groups dilation"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..calls import Call, rule
+from ..calls import Call
 from ..factors import Dense, Factor
+from .registry import rule
 
 
 def _summed(call: Call, g: Tensor, shape: torch.Size) -> Tensor:

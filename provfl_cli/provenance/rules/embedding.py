@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..calls import Call, rule
+from ..calls import Call
 from ..factors import Factor, Gather
+from .registry import rule
 
 
 @rule(F.embedding, arguments="input weight padding_idx max_norm norm_type scale_grad_by_freq sparse")

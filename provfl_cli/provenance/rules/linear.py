@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..calls import Call, rule, sum_to
+from ..calls import Call, sum_to
 from ..factors import Dense, Factor, Outer
+from .registry import rule
 
 
 def _positions(tensor: Tensor) -> Tensor:

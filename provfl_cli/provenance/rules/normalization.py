@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import RunError
-from ..calls import Call, rule
+from ..calls import Call
 from ..factors import Dense, Factor
+from .registry import rule
 
 
 def _channels(g: Tensor, normalised: Tensor) -> dict[str, Factor]:

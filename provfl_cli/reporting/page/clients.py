@@ -8,13 +8,13 @@ import numpy as np
 from scipy.special import softmax
 
 from ...evaluation.contributions import Trace
-from ..lineage import fading
-from .reading import Opened, last_part
+from ...evaluation.fading import fading
+from ...results.run import RunContents, last_part
 
 MOST_CELLS = 10_000_000  # rounds x clients: a page of more no browser opens
 
 
-def client_data(opened: Opened) -> dict[str, Any]:
+def client_data(opened: RunContents) -> dict[str, Any]:
     """`number, names, examples, faulty`, and by client its label counts, mean share and times on top; None: not known.
 
     `share` is `[labels][clients]`, the mean over traced inputs of a true label, null where there is none; `suspicion`
@@ -73,7 +73,7 @@ def _on_top(trace: Trace, chosen: np.ndarray, at: np.ndarray, clients: int) -> l
     return row
 
 
-def participation(opened: Opened) -> dict[str, Any] | None:
+def participation(opened: RunContents) -> dict[str, Any] | None:
     """Who did what when: `rounds`, `status` `[clients][rounds]`, null for the not chosen, and whether `all` trained."""
     who = opened.participation
     if who is None or not len(who):
@@ -91,7 +91,7 @@ def participation(opened: Opened) -> dict[str, Any] | None:
     return {"rounds": rounds, "status": status, "all": everybody}
 
 
-def lineage(opened: Opened) -> list[dict[str, Any]] | None:
+def lineage(opened: RunContents) -> list[dict[str, Any]] | None:
     """How clients' shares of a label went over the rounds traced, see `reporting.lineage`; None in a single one."""
     if opened.contributions is None or opened.counts is None:
         return None

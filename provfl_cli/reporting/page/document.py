@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from ...config.reopened import leaves
+from ...comparison.settings import common, differing, value, written
+from ...config.stored_config import leaves
 from ...errors import InputError
 from ...harmless import harmless_lines, harmless_values
-from ..run_folders import Absent, RunFolder
-from ..settings import common, differing, value, written
+from ...results.folders import MissingRun, RunFolder
+from ...results.run import RunContents, read_contents
 from ..tables import Table, localization_tables
 from . import clients, sweeps
-from .reading import Opened, open_run
 from .summary import Figure, figures
 from .traces import layer_profiles, shown_inputs, shown_traces
 
@@ -34,7 +34,7 @@ _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u20
 
 
 @dataclass(frozen=True)
-class Shown:
+class PageRun:
     """One run as the templates want it; `data` is what the script draws from."""
 
     name: str
@@ -50,16 +50,16 @@ class Shown:
     data: Mapping[str, Any]
 
 
-def page(runs: Sequence[RunFolder], absent: Sequence[Absent] = ()) -> str:
+def page(runs: Sequence[RunFolder], absent: Sequence[MissingRun] = ()) -> str:
     """The page of one or more runs; of more than eight the first eight are shown in full.
 
     Raises:
         InputError: a package is missing.
     """
-    return _page((open_run(run) for run in runs[:DETAILED]), runs, absent)
+    return _page((read_contents(run) for run in runs[:DETAILED]), runs, absent)
 
 
-def page_of(opened: Opened) -> str:
+def page_of(opened: RunContents) -> str:
     """The page of one run, or of a recorded federation, that has been read; InputError where a package is missing."""
     return _page([opened], [opened.run], ())
 
@@ -70,7 +70,7 @@ def check_packages() -> None:
     _plotly()
 
 
-def _page(opened: Iterable[Opened], runs: Sequence[RunFolder], absent: Sequence[Absent]) -> str:
+def _page(opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequence[MissingRun]) -> str:
     names = _names(runs)
     count = min(len(runs), DETAILED)
     detailed = [
@@ -104,7 +104,7 @@ def _page(opened: Iterable[Opened], runs: Sequence[RunFolder], absent: Sequence[
     )
 
 
-def _shown(opened: Opened, name: str, cells: int, room: int) -> Shown:
+def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
     run = opened.run
     traces, told = shown_traces(opened, cells)
     numbers = sorted({number for trace in traces for number in trace["inputs"]})
@@ -127,7 +127,7 @@ def _shown(opened: Opened, name: str, cells: int, room: int) -> Shown:
         "inputs": inputs,
         "layers": layer_profiles(opened),
     }
-    return Shown(
+    return PageRun(
         name=name,
         title=common([run], ()) or name,
         figures=figures(opened),
@@ -153,7 +153,7 @@ def _scores(run: RunFolder) -> list[dict[str, Any]]:
     return [{str(key): one for key, one in row.items()} for row in rows]
 
 
-def _facts(opened: Opened) -> list[tuple[str, str]]:
+def _facts(opened: RunContents) -> list[tuple[str, str]]:
     """What was run, for somebody who has not seen the configuration."""
     run, manifest = opened.run, opened.manifest
     data, seconds = manifest.get("dataset", {}), manifest.get("seconds", {})

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .reading import Opened
+from ...results.run import RunContents
 
 MEASURED = (  # key of summary.json, heading, key or value of chance, what it says ({min}: examples that make a holder)
     (
@@ -66,7 +66,7 @@ class Figure:
     bar: tuple[float, float | None] | None
 
 
-def figures(opened: Opened) -> list[Figure]:
+def figures(opened: RunContents) -> list[Figure]:
     """Those that were measured."""
     found = opened.run.figures
     least = opened.run.settings.get("evaluation.min_examples", 10)

@@ -6,18 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..joined import Asked, Joined, join
-from ..joined_views import HEADINGS, below, wide
-from ..run_folders import Absent, RunFolder
-from ..settings import differing, value, written
+from ...comparison.join import HEADINGS, JoinedRuns, TableQuery, join
+from ...comparison.settings import differing, value, written
+from ...results.folders import MissingRun, RunFolder
+from ..joined_views import below, wide
 from ..tables import Table
 
 CURVES = 6  # settings that have one
 
 
-def joined_table(runs: Sequence[RunFolder], absent: Sequence[Absent]) -> tuple[Table, list[str]]:
+def joined_table(runs: Sequence[RunFolder], absent: Sequence[MissingRun]) -> tuple[Table, list[str]]:
     """All runs in one table, and the lines below it."""
-    joined = join(runs, Asked(), absent)
+    joined = join(runs, TableQuery(), absent)
     return wide(joined), below(joined)
 
 
@@ -29,7 +29,7 @@ def curves(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     """
     found = []
     for key in differing(runs).keys[:CURVES]:
-        joined = join(runs, Asked(by=(key,)))
+        joined = join(runs, TableQuery(by=(key,)))
         values = _ordered(list(dict.fromkeys(value(run, key) for run in runs)))
         numbers = [_number(each) for each in values]
         found.append(
@@ -44,7 +44,7 @@ def curves(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     return found
 
 
-def _lines(joined: Joined, key: str, values: Sequence[str]) -> list[dict[str, Any]]:
+def _lines(joined: JoinedRuns, key: str, values: Sequence[str]) -> list[dict[str, Any]]:
     others = [word for word in joined.words if word != f"={key}"]
     lines = []
     for name, group in joined.frame.groupby([*others, "metric"], sort=False):

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from ...data.picture import open_picture
 from ...evaluation.contributions import Trace
-from .reading import Key, Opened
+from ...results.run import Key, RunContents
 
 TOP = 6  # clients named on a card
 SMALL_PICTURE = 4096  # bytes: what is larger is made smaller
@@ -24,7 +24,7 @@ LAYERS_SHOWN = 200  # of a profile
 NOTHING = -128  # of a map: no value
 
 
-def shown_traces(opened: Opened, cells: int) -> tuple[list[dict[str, Any]], list[str]]:
+def shown_traces(opened: RunContents, cells: int) -> tuple[list[dict[str, Any]], list[str]]:
     """The traces that have room, and what was left out.
 
     All of the last round traced come first; where these have more than `cells` numbers together, of each the same
@@ -107,7 +107,7 @@ def _shown(key: Key, trace: Trace, chosen: np.ndarray, rest: pd.DataFrame | None
     return shown
 
 
-def _other_rows(opened: Opened) -> pd.DataFrame | None:
+def _other_rows(opened: RunContents) -> pd.DataFrame | None:
     """Contributions that are no client's (previous model, momentum, noise …), indexed by trace."""
     if opened.contributions is None:
         return None
@@ -120,7 +120,7 @@ def _digits(number: float) -> float | None:
     return float(f"{number:.4g}") if math.isfinite(number) else None
 
 
-def shown_inputs(opened: Opened, numbers: Sequence[int], room: int) -> tuple[dict[str, Any], list[str]]:
+def shown_inputs(opened: RunContents, numbers: Sequence[int], room: int) -> tuple[dict[str, Any], list[str]]:
     """What the inputs are, by number, and what was left out.
 
     Args:
@@ -180,7 +180,7 @@ def _data_uri(png: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(png).decode()}"
 
 
-def layer_profiles(opened: Opened) -> dict[str, Any] | None:
+def layer_profiles(opened: RunContents) -> dict[str, Any] | None:
     """For the inputs whose layers were recorded in the last round: what each layer gave their top client.
 
     Returns:

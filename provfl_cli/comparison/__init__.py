@@ -1,0 +1,1 @@
+"""Several runs side by side: settings that differ, joined tables, reproductions of published figures."""

@@ -1,0 +1,100 @@
+"""What an experiment shows: its runs joined, methods side by side, chance and published figures beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ..config.schema import Experiment
+from ..results.folders import MissingRun, RunFolder
+from .join import HEADINGS, JoinedRuns, TableQuery, join
+
+PUBLISHED = "published: "  # how methods begin whose figures others reported
+LONGER = {
+    "localization_accuracy": "localization accuracy: the top client holds the label",
+    "majority_accuracy": "majority accuracy: the top client is the largest holder",
+    "fault_accuracy": "fault accuracy: the top client is faulty",
+    "corrected_accuracy": "fault accuracy, of mispredictions that leaving a faulty client out corrects",
+    "exclusive_accuracy": "exclusive label: the top client is its only holder",
+    "spearman_counts": "rank correlation with label counts",
+    "spearman_withhold": "rank correlation with leave-one-out, the client withheld",
+    "spearman_refuse": "rank correlation with leave-one-out, fused without the client",
+    "newcomer_top": "the top client takes part for the first time",
+    "duplicate_ties": "clients with the same data are tied",
+    "chance_corrected": "localization accuracy, corrected for chance",
+    "seconds": "seconds for all inputs",
+    "ms_per_input": "milliseconds an input",
+}
+
+
+@dataclass(frozen=True)
+class PublishedFigure:
+    """A figure that others reported: the setting it is for, as far as `by` tells, whose it is, and its value."""
+
+    setting: Mapping[str, str]
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """An experiment's joined runs and the figures published for the same settings."""
+
+    experiment: Experiment
+    joined: JoinedRuns
+    published: tuple[PublishedFigure, ...]
+
+
+def reproduction(runs: Sequence[RunFolder], experiment: Experiment, absent: Sequence[MissingRun] = ()) -> Reproduction:
+    """Join the runs of an experiment in the way that it asks for.
+
+    Raises:
+        InputError: a setting or a metric that no run has.
+    """
+    there = set().union(*(set(run.scores["method"]) for run in runs))
+    metrics = tuple(dict.fromkeys([*experiment.metrics, "inputs"]))
+    methods = tuple(name for name in experiment.methods if name in there)
+    asked = TableQuery(tuple(experiment.by), metrics, methods, round=experiment.rounds)
+    return Reproduction(experiment, join(runs, asked, absent), tuple(_published(experiment)))
+
+
+def _published(experiment: Experiment) -> Iterator[PublishedFigure]:
+    given = experiment.published or {"columns": [], "rows": []}
+    for row in given["rows"]:
+        cells = dict(zip(given["columns"], row, strict=True))
+        setting = {key: str(cells[key]) for key in given["columns"] if key in (*experiment.by, "round")}
+        for name in given["columns"]:
+            if name not in setting and cells[name] is not None:
+                yield PublishedFigure(setting, str(name), float(cells[name]))
+
+
+def fits(published: PublishedFigure, setting: Mapping[str, str]) -> bool:
+    """Whether a published figure is for the setting of a row, as far as both say."""
+    return all(same(value, setting[key]) for key, value in published.setting.items() if key in setting)
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two settings are equal; 1 and 1.0 are."""
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return one == other
+
+
+def name_of(metric: str) -> str:
+    """A metric as a heading of its own."""
+    return LONGER.get(metric) or HEADINGS.get(metric, metric.replace("_", " "))
+
+
+# Tables
+
+
+def in_order(wanted: Sequence[str], there: pd.Series) -> list[str]:
+    """Those of the wanted methods that are there, in the wanted order; all there are where none is wanted."""
+    found = list(dict.fromkeys(there))
+    return [name for name in wanted if name in found] or found
+
+
+# Files

@@ -1,0 +1,121 @@
+"""In which settings runs differ, in the words that a user would type."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError, did_you_mean
+from ..results.folders import RunFolder
+
+SEED = "seed"
+NO_RESULT = ("store", "tracker", "experiment")  # groups and blocks that no result depends on
+TRACING = ("provenance", "attribution", "threshold", "tracefl_beside")  # what a trained federation does not depend on
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class DifferingSettings:
+    """Keys that tell runs apart, and those that differ only because another option was chosen."""
+
+    keys: tuple[str, ...]
+    brought: tuple[str, ...]
+
+
+def differing(runs: Sequence[RunFolder]) -> DifferingSettings:
+    """The config groups and keys in which `runs` differ; the seed is none of them.
+
+    A group whose option differs stands for all that the option brings. Keys are named beside it where runs of the
+    same options differ in them, or where somebody set them. Keys that follow from others by interpolation are left
+    out, and so is where things are stored and logged.
+    """
+    groups = [
+        group
+        for group in _in_order(run.chosen for run in runs)
+        if group not in NO_RESULT and len({run.chosen.get(group) for run in runs}) > 1
+    ]
+    of_options: dict[tuple[str | None, ...], list[RunFolder]] = {}
+    for run in runs:
+        of_options.setdefault(tuple(run.chosen.get(group) for group in groups), []).append(run)
+    keys, brought = [], []
+    for key in _in_order(run.settings for run in runs):
+        if key == SEED or _block(key) in NO_RESULT or all(key in run.following for run in runs if key in run.settings):
+            continue
+        if not _differs(key, runs):
+            continue
+        if any(_differs(key, alike) for alike in of_options.values()) or any(_was_set(key, run) for run in runs):
+            keys.append(key)
+        elif _block(key) not in groups:
+            brought.append(key)
+    return DifferingSettings((*groups, *keys), tuple(brought))
+
+
+def asked_for(names: Sequence[str], runs: Sequence[RunFolder]) -> tuple[str, ...]:
+    """`names` as config groups or dotted keys of `runs`; the end of a key is enough where it is the only one.
+
+    Raises:
+        InputError: there is no such setting, or several.
+    """
+    known = [*_in_order(run.chosen for run in runs), *_in_order(run.settings for run in runs)]
+    found = []
+    for name in names:
+        ends = [key for key in known if key.endswith(f".{name}")]
+        if name not in known and len(ends) != 1:
+            answer = f"did you mean {' or '.join(ends[:3])}?" if ends else did_you_mean(name, known)
+            raise InputError(f"--by {name}: no such setting, {answer}")
+        found.append(name if name in known else ends[0])
+    return tuple(dict.fromkeys(found))
+
+
+def value(run: RunFolder, key: str) -> str:
+    """A setting, or the option of a group, as text in one line."""
+    if key in run.chosen:
+        return MISSING if run.chosen[key] is None else str(run.chosen[key])
+    return written(run.settings[key]) if key in run.settings else MISSING
+
+
+def written(value: Any) -> str:
+    """A value as it would be typed."""
+    text = (
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    )
+    return " ".join(text.split())
+
+
+def identity(run: RunFolder, without: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
+    """All settings that a result depends on, the seed included; two runs of the same identity give the same numbers."""
+    left_out = {*NO_RESULT, *without}
+    return tuple((key, written(each)) for key, each in run.settings.items() if _block(key) not in left_out)
+
+
+def common(runs: Sequence[RunFolder], keys: Sequence[str]) -> str:
+    """What all runs share of what a reader asks for first, written as on the command line."""
+    first = runs[0].chosen
+    asked = [group for group in ("dataset", "model", "partition", "injection", "fusion", "privacy") if group in first]
+    shared = [group for group in asked if group not in keys and len({run.chosen.get(group) for run in runs}) == 1]
+    return ", ".join(f"{group}={first[group]}" for group in shared if first[group] not in (None, "none"))
+
+
+def short(keys: Sequence[str], taken: Iterable[str]) -> list[str]:
+    """The ends of dotted keys, whole keys where an end says too little."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    others = set(taken)
+    return [key if ends.count(end) > 1 or end in others else end for key, end in zip(keys, ends, strict=True)]
+
+
+def _differs(key: str, runs: Sequence[RunFolder]) -> bool:
+    return len({written(run.settings[key]) if key in run.settings else None for run in runs}) > 1
+
+
+def _was_set(key: str, run: RunFolder) -> bool:
+    return any(key == given or key.startswith(f"{given}.") for given in run.given)
+
+
+def _block(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _in_order(each: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for one in each for key in one))

@@ -1,0 +1,117 @@
+"""What the recorder cannot follow: parameters whose gradient autograd computes, one input at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RunError
+from .calls import Weight
+from .checks import check_logits
+from .conservation import left_side
+from .factors import Dense, contract
+from .structure import Structure
+from .targets import target_value
+from .torch_modes import differentiable_recurrence, eager, plain_attention
+
+if TYPE_CHECKING:
+    from .sums import Pass, Sums
+
+GRADIENT_NUMBERS = 1 << 25  # of gradients that are kept until they are contracted together
+
+
+def logits_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Logits `[inputs, classes]` of a batch, by argument name; the name `""` is the only positional argument.
+
+    Raises:
+        RunError: the model gives something else.
+        InputError: it gives one logit for each input.
+    """
+    size = len(next(iter(batch.values())))
+    output = model(batch[""]) if "" in batch else model(**batch)
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise RunError(f"the model gave a {type(output).__name__}: a tensor of logits [inputs, classes] is needed")
+    check_logits(logits, (), size)
+    return logits
+
+
+@contextmanager
+def differentiated(structure: Structure, parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Let autograd differentiate these parameters, by functions that have a gradient in evaluation mode."""
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        recurrence = differentiable_recurrence(structure.modules.values())
+        with plain_attention(), eager(), recurrence, torch.enable_grad():
+            yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+
+
+def add_alone(given: Pass, sums: Sums, batch: Mapping[str, Tensor], kind: str, sample: int) -> None:
+    """Add the contributions through `given.alone`, by a forward and a backward pass for each input.
+
+    No neurons are selected here: all count, whatever the threshold.
+
+    Args:
+        given: what all batches share.
+        sums: of the batch; `classes` are those that are explained.
+        batch: its inputs, as the model has not changed them.
+        kind: of target.
+        sample: for so many of the first inputs, keep each layer's part.
+    """
+    structure, stack = given.structure, given.stack
+    layers = {name: name.rpartition(".")[0] for name in given.alone}
+    sums.seen.update(name for name, layer in layers.items() if layer not in given.chosen)
+    names = [name for name, layer in layers.items() if layer in given.chosen]
+    if not names:
+        return
+    parameters = [structure.parameters[name] for name in names]
+    step = max(1, GRADIENT_NUMBERS // sum(parameter.numel() for parameter in parameters))
+    for start in range(0, len(sums.classes), step):
+        stop = min(len(sums.classes), start + step)
+        gradients = [_gradients(given, batch, parameters, kind, sums.classes, b) for b in range(start, stop)]
+        for position, name in enumerate(names):
+            rows = [each[position] for each in gradients]
+            if all(row is None for row in rows):
+                continue
+            sums.seen.add(name)
+            sums.unchecked[layers[name]] = None
+            zero = torch.zeros_like(parameters[position])
+            factor = Dense(torch.stack([zero if row is None else row for row in rows]).to(stack.dtype))
+            part = contract(factor, stack.block(Weight((name,))), stack.rows).to(stack.wide)
+            part = part * given.betas[layers[name]]
+            sums.rows[start:stop] += part
+            sums.right[start:stop] += left_side(part, stack)
+            _add_sampled(sums, layers[name], part[:, stack.reported], start, sample)
+
+
+def _gradients(
+    given: Pass, batch: Mapping[str, Tensor], parameters: list[nn.Parameter], kind: str, classes: Tensor, b: int
+) -> tuple[Tensor | None, ...]:
+    """Of the target of one input in each of the parameters; None where it does not depend on it."""
+    with differentiated(given.structure, parameters):
+        logits = logits_of(given.structure.model, {name: tensor[b : b + 1].clone() for name, tensor in batch.items()})
+        target = target_value(kind, logits, classes[b : b + 1]).sum()
+        if not target.requires_grad:
+            return (None,) * len(parameters)
+        return torch.autograd.grad(target, parameters, allow_unused=True)
+
+
+def _add_sampled(sums: Sums, layer: str, part: Tensor, start: int, sample: int) -> None:
+    """Keep a layer's part for the inputs of the sample; its neurons are not known."""
+    if start >= sample:
+        return
+    kept = sums.layers.get(layer)
+    if kept is None:
+        kept = sums.layers[layer] = part.new_zeros(sample, part.shape[1])
+    stop = min(sample, start + len(part))
+    kept[start:stop] += part[: stop - start]
+    if layer not in sums.active:
+        sums.active[layer] = sums.neurons[layer] = torch.zeros(sample, dtype=torch.long)

@@ -1,0 +1,187 @@
+"""The result of a trace, and how a notebook, a terminal and pandas show it; what the trace leaves out stands first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..coverage import coverage_warning, printable
+from ..markup import Markup, bar, cell, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+INPUTS_SHOWN = 5
+CLIENTS_SHOWN = 10
+BEST_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """One layer's part, for the inputs of a sample: contributions `[sample, clients]`, neurons `[sample]`.
+
+    `neurons` are all of an input's, `active` those that took part; a text has them at each token that is not padding.
+    """
+
+    layer: str
+    contributions: np.ndarray
+    active: np.ndarray
+    neurons: np.ndarray
+
+
+@dataclass(frozen=True, repr=False)
+class Contributions:
+    """Which client pushed which prediction how much.
+
+    Attributes:
+        clients: client numbers, the columns of `values`.
+        candidates: `[clients]`, whether fusion used the client at all (a nonzero `A_k`).
+        values: `T_k(b)`, float64 `[inputs, clients]`, raw (before softmax).
+        rows: parts that no client sent (in this round, or over all rounds), by kind, float64 `[inputs]`.
+        predictions: int64 `[inputs]`, the class that was explained.
+        probabilities: float32 `[inputs, classes]`.
+        residuals: float64 `[inputs]`, the relative conservation error (section 2.5).
+        layers: per layer, for the first inputs of the trace.
+        masked_layers: layers whose neurons were selected by the threshold.
+        covered: share of the model's parameters that the trace accounts for, 0 to 1.
+        uncovered: parameters it does not account for, and why.
+        unchecked: layers that are not linear in their parameters, so that conservation says nothing about them.
+        buffers: tensors of the model that are no parameters, and so not attributed.
+        names: what the clients are called, in the order of `clients`; (): by their numbers.
+        notes: what was not traced in the ordinary way, a sentence each.
+    """
+
+    clients: tuple[int, ...]
+    candidates: np.ndarray
+    values: np.ndarray
+    rows: dict[str, np.ndarray]
+    predictions: np.ndarray
+    probabilities: np.ndarray
+    residuals: np.ndarray
+    layers: tuple[LayerTrace, ...]
+    masked_layers: tuple[str, ...]
+    covered: float
+    uncovered: dict[str, str]
+    unchecked: tuple[str, ...]
+    buffers: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """What each column's client is called: its name, else its number."""
+        return self.names or tuple(map(str, self.clients))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What has to be read before the numbers: parameters that the trace does not account for."""
+        warning = coverage_warning(self.covered, self.uncovered)
+        return (warning,) if warning else ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each input and client, for pandas.
+
+        Columns: `input`, from 0; `prediction`, the class explained; `client`, its number; `name`; `used`, whether
+        fusion used it; `contribution`, raw; `share`, softmax over the used ones (paper eq. 7), NaN for the others;
+        `covered`, as the attribute. The frame's `attrs["warnings"]` are the warnings.
+        """
+
+        return contributions_frame(self)
+
+    def __repr__(self) -> str:
+        return contributions_text(self)
+
+    def _repr_html_(self) -> str:
+        """A ranked table for each of the first inputs, as notebooks show it."""
+
+        return contributions_html(self)
+
+
+def contributions_text(found: Contributions) -> str:
+    """A few lines: warnings, what was traced, and the best clients of the first inputs."""
+    inputs = len(found.values)
+    worst = float(found.residuals.max(initial=0.0))
+    lines = [f"warning: {line}" for line in found.warnings]
+    lines.append(
+        f"{_head(found)}; {found.covered:.1%} of the parameters accounted for, conservation residual {worst:.1e}"
+    )
+    for row in range(min(inputs, INPUTS_SHOWN)):
+        used, best, _ = _ranked(found, row)
+        ranked = ", ".join(f"{_name(found, used[at])} {found.values[row, used[at]]:+.4g}" for at in best[:BEST_SHOWN])
+        more = ", …" if len(used) > BEST_SHOWN else ""
+        lines.append(f"  input {row}, class {int(found.predictions[row])}: {ranked}{more}")
+    if inputs > INPUTS_SHOWN:
+        lines.append(f"  … and {inputs - INPUTS_SHOWN:,} more inputs")
+    return "\n".join(lines)
+
+
+def contributions_html(found: Contributions) -> Markup:
+    """The best clients of the first inputs, a table each: raw contribution, bar, share (softmax over candidates)."""
+    inputs = len(found.values)
+    said = "".join(f"<p><b>Warning:</b> {cell(line)}</p>" for line in found.warnings)
+    tables = [_input(found, row) for row in range(min(inputs, INPUTS_SHOWN))]
+    more = f"<p>… and {inputs - INPUTS_SHOWN} more inputs</p>" if inputs > INPUTS_SHOWN else ""
+    return Markup(f"<div>{said}<p><b>{cell(_head(found))}</b></p>{''.join(tables)}{more}</div>")
+
+
+def contributions_frame(found: Contributions) -> pd.DataFrame:
+    """See `Contributions.to_frame`."""
+    import pandas as pd
+
+    inputs, clients = found.values.shape
+    shares = np.full(found.values.shape, np.nan)
+    for row in range(inputs):
+        used, _, share = _ranked(found, row)
+        shares[row, used] = share
+    frame = pd.DataFrame(
+        {
+            "input": np.repeat(np.arange(inputs), clients),
+            "prediction": np.repeat(found.predictions, clients),
+            "client": np.tile(np.array(found.clients), inputs),
+            "name": np.tile(np.array(found.client_names, dtype=object), inputs),
+            "used": np.tile(found.candidates, inputs),
+            "contribution": found.values.ravel(),
+            "share": shares.ravel(),
+            "covered": found.covered,
+        }
+    )
+    frame.attrs["warnings"] = list(found.warnings)
+    return frame
+
+
+def _head(found: Contributions) -> str:
+    inputs, clients = found.values.shape
+    used = int(found.candidates.sum())
+    return f"Contributions of {clients} clients ({used} used by fusion) to {inputs} predictions"
+
+
+def _name(found: Contributions, column: int) -> str:
+    return printable(found.client_names[column])
+
+
+def _ranked(found: Contributions, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns of the clients that fusion used; their order, the best first; their shares."""
+    used = np.flatnonzero(found.candidates)
+    values = found.values[row, used]
+    powers = np.exp(values - values.max(initial=-np.inf))
+    return used, np.argsort(-values, kind="stable"), powers / powers.sum()
+
+
+def _input(found: Contributions, row: int) -> Markup:
+    used, best, shares = _ranked(found, row)
+    values = found.values[row, used]
+    largest = float(np.abs(values).max(initial=0.0))
+    best = best[:CLIENTS_SHOWN]
+    rows: list[tuple[object, ...]] = [
+        (_name(found, used[at]), float(values[at]), bar(float(values[at]), largest), f"{shares[at]:.1%}") for at in best
+    ]
+    rows += [(kind, float(part[row]), bar(float(part[row]), largest), "") for kind, part in found.rows.items()]
+    explained = int(found.predictions[row])
+    probability = float(found.probabilities[row, explained])
+    caption = f"input {row}: class {explained}, probability {probability:.1%}"
+    if len(values) > len(best):
+        caption += f"; top {len(best)} of {len(values)}"
+    return table(("client", "contribution", "", "share"), rows, caption)

@@ -1,0 +1,69 @@
+"""What all batches of a trace share, and what one batch adds up to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..config.schema import Provenance
+from .stack import Stack
+from .structure import Structure
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What all batches of a trace share.
+
+    `betas` by module name, `chosen` the modules that are contracted, `with_mass` also sums absolute values (only needed
+    to tell rounding from a mistake). `alone` are the parameters whose gradient autograd computes, one input at a time;
+    `recorded` says whether any other is followed by the recorder.
+    """
+
+    structure: Structure
+    stack: Stack
+    settings: Provenance
+    betas: Mapping[str, float]
+    chosen: frozenset[str]
+    with_mass: bool = False
+    alone: frozenset[str] = frozenset()
+    recorded: bool = True
+
+
+@dataclass
+class Sums:
+    """What one batch adds up: rows of the stack, the right side of conservation, and notes on layers."""
+
+    rows: Tensor  # [batch, stack rows], in `Stack.wide`
+    right: Tensor  # [batch]
+    mass: Tensor  # [batch], the absolute values behind `right`
+    classes: Tensor  # int64 [batch]
+    logits: Tensor  # [batch, classes]
+    layers: dict[str, Tensor] = field(default_factory=dict)  # [sample, clients]
+    active: dict[str, Tensor] = field(default_factory=dict)  # [sample]
+    neurons: dict[str, Tensor] = field(default_factory=dict)  # [sample]
+    masked: dict[str, None] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    unchecked: dict[str, None] = field(default_factory=dict)
+    unruled: dict[str, str] = field(default_factory=dict)
+    attended: Tensor | None = None  # bool [batch, T]: positions that are not padding; None: there is no padding
+    pool: list[tuple[str, str, Tensor]] = field(default_factory=list)  # layer, parameter, beta * G [batch, numbers]
+
+    def for_next_target(self) -> Sums:
+        """Nothing added up yet, of the same forward pass."""
+        return Sums(
+            torch.zeros_like(self.rows),
+            torch.zeros_like(self.right),
+            torch.zeros_like(self.mass),
+            self.classes,
+            self.logits,
+            masked=self.masked,
+            seen=self.seen,
+            unruled=self.unruled,
+            attended=self.attended,
+        )
+
+
+Target = tuple[str, Tensor | None]  # kind of target, and the classes to explain (None: the predicted ones)

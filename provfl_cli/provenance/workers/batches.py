@@ -1,0 +1,69 @@
+"""The batches of a trace: how large they are, and on whose hands.
+
+A shard takes whole batches, with all clients: a product's last digits depend on its sizes and on the number of threads,
+so a batch is cut the same way and computed with one thread wherever that is. Clients stay on disk: every process maps
+the same file, and holds blocks of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from ...processes import can_fork, one_thread
+from ..calls import TooLarge
+from ..sums import Sums
+from .forked import on_processes
+from .ray import on_ray
+from .work import Perform, Span, Work
+
+LARGEST_BATCH = 64  # more inputs at a time gain nothing
+
+
+def batches(work: Work) -> list[list[Sums]]:
+    """Sums of each batch for each target; batches as large as memory allows, unless their size is given.
+
+    Where a batch takes too much, it and those behind it are halved; those before it stay as they are.
+
+    Raises:
+        RunError: of a batch, or because a process died.
+    """
+    settings, count = work.given.settings, len(next(iter(work.inputs.values())))
+    size = settings.batch_size or LARGEST_BATCH
+    parts: list[list[Sums]] = []
+    start = 0
+    with _hands(work, -(-count // size)) as perform:
+        while start < count:
+            size = min(size, count - start)
+            bounded = settings.batch_size is None and size > 1
+            spans = [Span(first, min(count, first + size), bounded) for first in range(start, count, size)]
+            try:
+                for span, sums in zip(spans, perform(spans), strict=True):
+                    parts.append(sums)
+                    start = span.stop
+            except TooLarge:
+                size = -(-size // 2)
+    return parts
+
+
+@contextmanager
+def _hands(work: Work, count: int) -> Iterator[Perform]:
+    """Hands for about `count` batches, as `provenance.shards` and `provenance.shard_on` say."""
+    settings = work.given.settings
+    shards = settings.shards
+    on_cpu = work.given.stack.device.type == "cpu"
+    if shards and on_cpu and settings.shard_on is not None:
+        with on_ray(work, shards, settings.shard_on) as perform:
+            yield perform
+    elif shards and on_cpu and can_fork() and min(shards, count) > 1:
+        with on_processes(work, min(shards, count)) as perform:
+            yield perform
+    else:
+        with one_thread() if shards and on_cpu else nullcontext():
+            yield lambda spans: map(work.sums, spans)
+
+
+# -- processes of this machine ---------------------------------------------------------------------------------------
+
+
+# -- Ray ---------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,121 @@
+"""The work of a trace: what is traced, cut into batches, and how batches are handed out and come back in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...config.schema import Provenance
+from ...errors import RunError
+from ..batch import trace_batch
+from ..calls import TooLarge
+from ..depth import chosen_layers, layer_weights
+from ..stack import Source, Stack
+from ..structure import Structure
+from ..sums import Pass, Sums, Target
+from .answers import packed, unpacked
+
+
+class Span(NamedTuple):
+    """Inputs of one batch; `bounded`: their activations may take `memory_mb` and no more."""
+
+    start: int
+    stop: int
+    bounded: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is traced.
+
+    `inputs` by argument name; the name `""` is the only positional argument. For so many of the first inputs as
+    `layer_sample` says each layer's part is kept.
+    """
+
+    given: Pass
+    inputs: Mapping[str, Tensor]
+    targets: Sequence[Target]
+    layer_sample: int
+
+    def sums(self, span: Span) -> list[Sums]:
+        """Trace one batch: its sums for each target.
+
+        Raises:
+            TooLarge: its activations take more memory than they may.
+        """
+        device = self.given.stack.device
+        where = slice(span.start, span.stop)
+        # A copy: a model may change its input in place.
+        batch = {name: tensor[where].to(device, copy=True) for name, tensor in self.inputs.items()}
+        targets: list[Target] = [
+            (kind, None if classes is None else classes[where].to(device)) for kind, classes in self.targets
+        ]
+        sample = max(0, min(self.layer_sample, span.stop) - span.start)
+        limit = self.given.settings.memory_mb * 2**20 if span.bounded else None
+        return trace_batch(self.given, batch, targets, sample, limit)
+
+
+Perform = Callable[[Sequence[Span]], Iterator[list[Sums]]]
+"""Traces batches and yields their sums in order; raises TooLarge in place of the first that takes too much memory."""
+
+
+def open_pass(model: nn.Module, source: Source, settings: Provenance) -> Pass:
+    """Load the round's global weights into `model`, and prepare to read its clients."""
+    structure = Structure.of(model)
+    structure.load(source.weights())
+    parameter = next(p for p in structure.parameters.values() if p.is_floating_point())
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    stack = Stack.open(
+        source, settings.of, list(structure.parameters), parameter.device, dtype, settings.client_weighting
+    )
+    betas = layer_weights(structure.modules, settings.layer_decay)
+    return Pass(structure, stack, settings, betas, frozenset(chosen_layers(structure.modules, settings.layers)))
+
+
+Answer = bytes | str | None  # packed sums; what went wrong; None: the batch is too large
+
+
+def answer(work: Work, span: Span) -> Answer:
+    """Trace one batch in another process."""
+    try:
+        return packed([replace(sums, attended=None) for sums in work.sums(span)])
+    except TooLarge:
+        return None
+    except RunError as error:
+        return str(error)
+
+
+def in_order(submit: Callable[[Span], Future[Answer]], ahead: int, remedy: str) -> Perform:
+    """Hand out so many batches `ahead` of the first that is awaited."""
+
+    def perform(spans: Sequence[Span]) -> Iterator[list[Sums]]:
+        waiting = deque[tuple[Span, Future[Answer]]]()
+        todo = deque(spans)
+        try:
+            while waiting or todo:
+                while todo and len(waiting) < ahead:
+                    span = todo.popleft()
+                    waiting.append((span, submit(span)))
+                span, future = waiting.popleft()
+                try:
+                    answer = future.result()
+                except BrokenProcessPool as error:
+                    where = f"inputs {span.start} to {span.stop - 1}"
+                    raise RunError(f"a process that traced {where} or others of its round died; {remedy}") from error
+                if answer is None:
+                    raise TooLarge
+                if isinstance(answer, str):
+                    raise RunError(answer)
+                yield unpacked(answer)
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+    return perform

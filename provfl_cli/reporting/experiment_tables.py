@@ -1,0 +1,163 @@
+"""An experiment's results as tables: Markdown, LaTeX, a tidy CSV, each with the published figures beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..comparison.join import HEADINGS, LARGEST, grouped, plain, records
+from ..comparison.reproduction import PUBLISHED, PublishedFigure, Reproduction, fits, in_order, name_of
+from ..comparison.settings import MISSING, short
+from ..results.files import write_csv, write_text
+from .joined_views import below, cell, figure_of, tidy_csv
+from .tables import Table, to_latex, to_markdown
+
+ROUNDS_SHOWN = 10
+
+
+BESIDE = ("inputs", "global_accuracy", "epsilon")  # columns of the first table, where they are known
+
+
+def tables(found: Reproduction) -> list[Table]:
+    """One table a metric: a row a setting, a column a method, chance and published figures behind."""
+    return [_table(found, metric, first=not number) for number, metric in enumerate(found.experiment.metrics)]
+
+
+def _table(found: Reproduction, metric: str, first: bool) -> Table:
+    joined, experiment = found.joined, found.experiment
+    own = joined.frame[joined.frame["metric"] == metric]
+    methods = in_order(experiment.methods, own["method"])
+    beside = [name for name in BESIDE if first and name in set(joined.frame["metric"])]
+    scored = own["chance"].notna().any()
+    names = list(dict.fromkeys(one.name for one in found.published)) if first else []
+    keys = [word for word in joined.words if word != "method"]
+    settings = plain(keys)
+    plain_keys = [HEADINGS.get(name, name.replace("_", " ")) for name in beside]
+    heads = short(settings, [*methods, *plain_keys, "seeds"])
+    rows, matched = [], set[int]()
+    groups = list(grouped(joined.frame, keys))
+    for key, group in _spread(groups, keys):
+        setting = dict(zip(settings, key, strict=True))
+        of_metric = group[group["metric"] == metric]
+        seeds = max(joined.sizes[each][1] for each in joined.sizes if _begins(joined.words, each, keys, key))
+        cells = [*key, str(seeds), *(_beside(group, name) for name in beside)]
+        for method in methods:
+            here = records(of_metric[of_metric["method"] == method])
+            cells.append(cell(here[0], seeds, signed=False) if here else MISSING)
+        if scored:
+            chance = of_metric["chance"].mean()
+            cells.append(figure_of(metric, chance))
+        for name in names:
+            fitting = [at for at, one in enumerate(found.published) if one.name == name and fits(one, setting)]
+            matched.update(fitting)
+            cells.append(figure_of(metric, found.published[fitting[0]].value) if fitting else MISSING)
+        rows.append(tuple(cells))
+    width = len(keys) + 1 + len(beside) + len(methods) + int(scored)
+    if first:
+        rows += _alone(found.published, matched, settings, names, width, metric)
+    headings = (*heads, "seeds", *plain_keys, *methods, *(["chance"] if scored else ()))
+    return Table(
+        name_of(metric).capitalize(), (*headings, *(f"published: {name}" for name in names)), tuple(rows), len(keys)
+    )
+
+
+def _alone(
+    published: Sequence[PublishedFigure],
+    matched: set[int],
+    keys: Sequence[str],
+    names: Sequence[str],
+    width: int,
+    metric: str,
+) -> list[tuple[str, ...]]:
+    """Rows for published settings that we have no run of."""
+    settings: dict[tuple[str, ...], dict[str, float]] = {}
+    for number, one in enumerate(published):
+        if number not in matched:
+            settings.setdefault(tuple(one.setting.get(key, MISSING) for key in keys), {})[one.name] = one.value
+    return [
+        (
+            *setting,
+            *[MISSING] * (width - len(keys)),
+            *(figure_of(metric, found[name]) if name in found else MISSING for name in names),
+        )
+        for setting, found in settings.items()
+    ]
+
+
+def _begins(words: Sequence[str], whole: Sequence[str], keys: Sequence[str], key: Sequence[str]) -> bool:
+    named = dict(zip(words, whole, strict=True))
+    return all(named[word] == text for word, text in zip(keys, key, strict=True))
+
+
+def _beside(group: pd.DataFrame, name: str) -> str:
+    """A figure that all methods share, or share about: the number of inputs differs where one ranks fewer clients."""
+    means = group.loc[group["metric"] == name, "mean"]
+    return figure_of(name, float(means.iloc[0])) if len(means) else MISSING
+
+
+def _spread(
+    groups: list[tuple[tuple[str, ...], pd.DataFrame]], keys: Sequence[str]
+) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Of many rounds a few, evenly spread, first and last among them; the CSV file has them all."""
+    if "round" not in keys:
+        return groups
+    place = list(keys).index("round")
+    rounds = sorted({int(key[place]) for key, _ in groups})
+    if len(rounds) > ROUNDS_SHOWN:
+        rounds = [rounds[at] for at in np.linspace(0, len(rounds) - 1, ROUNDS_SHOWN).round().astype(int)]
+    return [one for one in groups if int(one[0][place]) in rounds]
+
+
+def tidy(found: Reproduction) -> pd.DataFrame:
+    """One row for each setting, method and metric that was measured; published figures are methods of their own."""
+    frame = tidy_csv(found.joined)
+    frame = frame[frame["mean"].notna()]
+    rows = [
+        {**one.setting, "method": f"{PUBLISHED}{one.name}", "metric": found.experiment.metrics[0], "mean": one.value}
+        for one in found.published
+    ]
+    return pd.concat([frame, pd.DataFrame(rows)], ignore_index=True) if rows else frame
+
+
+def write_reproduction(folder: Path, found: Reproduction, command: str) -> list[str]:
+    """Write NAME.csv (tidy), NAME.md, NAME.tex, NAME.png and NAME.pdf; their names.
+
+    Args:
+        folder: where to.
+        found: what to write.
+        command: what a reader types to get the same.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    from ..reporting.experiment_figure import drawn
+    from ..reporting.figure_files import write_figure
+
+    name = found.experiment.name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / f"{name}.csv", tidy(found))
+    shown = tables(found)
+    notes = [line.strip() for line in _notes(found)]
+    text = "\n".join(f"- {line}" for line in notes)
+    head = f"# {name}\n\n{found.experiment.shows}\n\n```bash\n{command}\n```\n\n![{name}]({name}.png)\n\n"
+    write_text(folder / f"{name}.md", head + to_markdown(shown, text))
+    write_text(folder / f"{name}.tex", to_latex(shown, "; ".join(notes)))
+    write_figure(folder, name, drawn(found))
+    return files_of(name)
+
+
+def files_of(name: str) -> list[str]:
+    """The files of an experiment."""
+    return [f"{name}.{end}" for end in ("md", "tex", "csv", "png", "pdf")]
+
+
+def _notes(found: Reproduction) -> Iterator[str]:
+    shown = {"inputs", *BESIDE, *found.experiment.metrics}
+    yield from (line for line in below(found.joined) if LARGEST in shown or not line.startswith("residual:"))
+    if found.experiment.note:
+        yield found.experiment.note
+    if found.experiment.published is not None:
+        yield f"published: {found.experiment.published['source']}"

@@ -1,0 +1,116 @@
+"""A run's results as data frames, for notebooks and scripts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..bounded import LINES_BYTES, read_csv, read_json, read_text
+from ..bounded_tables import read_run_table
+from ..coverage import recorded_warning
+from ..errors import InputError
+from ..markup import Markup, cell, table
+from .folders import MissingRun, read_run
+
+FIGURES = (  # of the summary: the key, that of its chance level, and what it is called
+    ("localization_accuracy", "chance_accuracy", "localization accuracy"),
+    ("majority_accuracy", "majority_chance", "largest holder on top"),
+    ("fault_accuracy", "fault_chance", "faulty client on top"),
+    ("global_accuracy", "", "accuracy of the global model"),
+    ("spearman_leave_one_out", "", "rank correlation with leaving clients out"),
+)
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What `provfl_cli.load_run` gives.
+
+    Attributes:
+        folder: of the run.
+        contributions: each client's contribution, share and rank for each traced input, by method and round.
+        inputs: the traced inputs, with picture (PNG) or text, labels and probabilities.
+        layers: for a sample of inputs, contributions and active neurons by layer.
+        localization: every metric, a row for each method and round.
+        participation: who took part when.
+        metrics: loss and accuracy of the global model, a row a round.
+        summary: the final figures.
+        settings: the whole configuration, by dotted key.
+        labels: names of the classes by number.
+        warnings: what has to be read before the rankings: parameters that the trace does not account for.
+    """
+
+    folder: Path
+    contributions: pd.DataFrame
+    inputs: pd.DataFrame
+    layers: pd.DataFrame
+    localization: pd.DataFrame
+    participation: pd.DataFrame
+    metrics: pd.DataFrame
+    summary: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    labels: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        lines = [f"warning: {line}" for line in self.warnings]
+        rows = f"{len(self.contributions):,} contributions to {len(self.inputs):,} predictions"
+        return "\n".join([*lines, f"RunResults({str(self.folder)!r}: {rows})"])
+
+    def _repr_html_(self) -> Markup:
+        """The figures beside chance, every method, and what the frames hold."""
+        figures = [
+            (name, self.summary[key], self.summary.get(chance, "") if chance else "")
+            for key, chance, name in FIGURES
+            if self.summary.get(key) is not None
+        ]
+        columns = [
+            name
+            for name in ("method", "scope", "round", "inputs", "localization_accuracy", "chance_accuracy", "ndcg")
+            if name in self.localization
+        ]
+        methods = self.localization[columns].itertuples(index=False)
+        frames = ("contributions", "inputs", "layers", "localization", "participation", "metrics")
+        title = f"{self.settings.get('dataset.name')} on {self.settings.get('model.name')}: {self.folder}"
+        parts = [
+            table(("figure", "value", "chance"), figures, "The run's own method in its last traced round"),
+            table(columns, methods, "Every method"),
+            table(("frame", "rows"), ((name, f"{len(getattr(self, name)):,}") for name in frames), "Data frames"),
+        ]
+        said = "".join(f"<p><b>Warning:</b> {cell(line)}</p>" for line in self.warnings)
+        return Markup(f"<div>{said}<p><b>{cell(title)}</b></p>{''.join(parts)}</div>")
+
+
+def load_run(path: str | Path) -> RunResults:
+    """Read a run folder; see `provfl_cli.load_run`.
+
+    Raises:
+        InputError: it is none, the run failed or has not ended, or a file is missing or damaged.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give one that provfl run made, such as outputs/DATE/TIME")
+    found = read_run(folder, whole=True)
+    if isinstance(found, MissingRun):
+        raise InputError(f"{found.name}: {found.reason}")
+    try:
+        manifest = read_json(folder / "manifest.json")
+        return RunResults(
+            folder=folder,
+            contributions=read_run_table(folder / "contributions.parquet"),
+            inputs=read_run_table(folder / "inputs.parquet"),
+            layers=read_run_table(folder / "layers.parquet"),
+            localization=found.scores,
+            participation=read_csv(folder / "participation.csv"),
+            metrics=pd.read_json(io.StringIO(read_text(folder / "metrics.jsonl", LINES_BYTES)), lines=True),
+            summary=found.figures,
+            settings=found.settings,
+            labels=tuple(map(str, manifest["dataset"]["labels"])),
+            warnings=(warning,) if (warning := recorded_warning(manifest.get("trace"))) else (),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error

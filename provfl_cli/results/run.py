@@ -1,0 +1,191 @@
+"""All that a run folder holds, for a page or a figure; files that are not there are None."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..bounded import Oversized, read_csv, read_json, read_json_lines
+from ..bounded_tables import read_run_table
+from ..coverage import recorded_warning
+from ..errors import InputError
+from ..evaluation.contributions import Trace, traces
+from . import label_counts
+from .folders import RunFolder
+
+Key = tuple[str, str, str, int]  # method, scope, target, round
+
+
+@dataclass(frozen=True)
+class RunContents:
+    """A run folder, read.
+
+    Attributes:
+        run: its settings and figures.
+        manifest: `manifest.json`.
+        history: the rows of `metrics.jsonl`.
+        labels: names of the classes; where the manifest has none, their numbers.
+        clients: all that were kept, and the training examples of each.
+        faulty: those that were planted.
+        counts: training examples by label of each client, None where `clients.csv` is missing.
+        contributions, inputs, layers, participation: the tables, None where missing.
+        traces: of `contributions`, the run's own method first, then the others, each with its last round first.
+        notes: what could not be read, and why.
+        warnings: what has to be read before the rankings: parameters that the trace does not account for.
+        names: what clients are called, by number; {}: by their numbers.
+        recorded: of a recorded federation, which has no configuration, what is known of it; None: it is a run.
+    """
+
+    run: RunFolder
+    manifest: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    labels: tuple[str, ...]
+    clients: Mapping[int, int]
+    faulty: tuple[int, ...]
+    counts: Mapping[int, np.ndarray] | None
+    contributions: pd.DataFrame | None
+    inputs: pd.DataFrame | None
+    layers: pd.DataFrame | None
+    participation: pd.DataFrame | None
+    traces: Sequence[tuple[Key, Trace]]
+    notes: tuple[str, ...]
+    names: Mapping[int, str] = field(default_factory=dict)
+    recorded: Sequence[tuple[str, str]] | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def last_round(self) -> int | None:
+        """The last that was traced."""
+        return max((key[3] for key, _ in self.traces), default=None)
+
+    def label(self, number: int) -> str:
+        """The name of a class; below 0 is a true label that nobody gave."""
+        if number < 0:
+            return "not known"
+        return self.labels[number] if number < len(self.labels) else str(number)
+
+    def client(self, number: int) -> str:
+        """What a client is called."""
+        return self.names.get(number, str(number))
+
+
+def read_contents(run: RunFolder) -> RunContents:
+    """Read the files of a run folder; one that is damaged is left out, and said.
+
+    Raises:
+        InputError: one is far larger than a run writes.
+    """
+    notes: list[str] = []
+
+    def table(name: str) -> pd.DataFrame | None:
+        path = run.folder / name
+        if not path.is_file():
+            return None
+        try:
+            return read_csv(path) if path.suffix == ".csv" else read_run_table(path)
+        except Oversized as error:
+            raise InputError(f"{path} is not opened: {error}") from error
+        except Exception as error:  # whatever a damaged file makes its reader say
+            notes.append(f"{name} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+            return None
+
+    manifest = _json(run.folder / "manifest.json", notes)
+    contributions = table("contributions.parquet")
+    found: list[tuple[Key, Trace]] = []
+    if contributions is not None:
+        try:
+            found = read_traces(contributions, str(run.figures.get("method")))
+        except (ValueError, KeyError) as error:
+            notes.append(f"contributions.parquet: {error}")
+            contributions = None
+    labels = _labels(manifest, found)
+    kept = manifest.get("clients", {}).get("kept", {})
+    counts = None
+    if (run.folder / label_counts.FILE).is_file():
+        try:
+            counts = label_counts.read(run.folder / label_counts.FILE, len(labels))
+        except ValueError as error:
+            notes.append(str(error))
+    clients = {int(client): int(examples) for client, examples in kept.items()}
+    if len(clients) * max(len(labels), 1) > label_counts.MOST_COUNTS:
+        raise InputError(
+            f"{run.folder} is not opened: {len(clients):,} clients x {len(labels):,} labels, at most "
+            f"{label_counts.MOST_COUNTS:,} of both together are read"
+        )
+    for client in sorted({int(one) for _, trace in found for one in trace.clients} - set(clients)):
+        clients[client] = 0  # the manifest does not know it
+    if counts is not None:
+        counts = {client: counts.get(client, np.zeros(len(labels), dtype=np.int64)) for client in clients}
+    return RunContents(
+        run=run,
+        manifest=manifest,
+        history=read_json_lines(run.folder / "metrics.jsonl"),
+        labels=labels,
+        clients=clients,
+        faulty=tuple(map(int, manifest.get("clients", {}).get("faulty", ()))),
+        counts=counts,
+        contributions=contributions,
+        inputs=table("inputs.parquet"),
+        layers=table("layers.parquet"),
+        participation=table("participation.csv"),
+        traces=found,
+        notes=(*_of_pictures(manifest), *notes),
+        warnings=(warning,) if (warning := recorded_warning(manifest.get("trace"))) else (),
+    )
+
+
+def read_traces(contributions: pd.DataFrame, own: str) -> list[tuple[Key, Trace]]:
+    """The traces of a tidy frame: the last round first, in it those of the method `own`.
+
+    Raises:
+        ValueError, KeyError: the frame is not what `tidy` makes.
+    """
+    return sorted(traces(contributions), key=lambda each: (-each[0][3], each[0][0] != own, each[0][1] != "round"))
+
+
+def _of_pictures(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """How the run's pictures were read, and what was odd about them."""
+    inputs = manifest.get("inputs")
+    facts = inputs.get("pictures") if isinstance(inputs, Mapping) else None
+    lines = facts.get("lines") if isinstance(facts, Mapping) else None
+    return tuple(map(str, lines)) if isinstance(lines, list) else ()
+
+
+def last_part(opened: RunContents) -> dict[int, int]:
+    """The last round in which each client's work was fused or made, by client; those who never took part are not in."""
+    who = opened.participation
+    if who is None:
+        return {}
+    took = who[who["status"].isin(("trained", "partial", "arrived"))]
+    last = took.groupby("client")["round"].max()
+    return dict(zip(map(int, last.index.tolist()), map(int, last.tolist()), strict=True))
+
+
+def _labels(manifest: Mapping[str, Any], found: Sequence[tuple[Key, Trace]]) -> tuple[str, ...]:
+    named = manifest.get("dataset", {}).get("labels")
+    if named:
+        return tuple(map(str, named))
+    seen = [int(np.r_[trace.labels, trace.predictions].max()) for _, trace in found if len(trace.labels)]
+    largest = max(seen, default=-1)
+    return tuple(map(str, range(largest + 1))) if largest < label_counts.MOST_COUNTS else ()
+
+
+def _json(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        read = read_json(path)
+        for key in ("clients", "dataset", "seconds"):
+            if not isinstance(read.get(key, {}), dict):
+                raise ValueError(f"{key} is no object")
+        return read
+    except FileNotFoundError:
+        return {}
+    except Oversized as error:
+        raise InputError(f"{path} is not opened: {error}") from error
+    except (OSError, ValueError) as error:
+        notes.append(f"{path.name} cannot be read ({' '.join(str(error).split())[:200]})")
+        return {}

@@ -1,0 +1,181 @@
+"""A federation that others trained, opened to ask about its predictions: its rounds, with a model and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from ..bounded import check_safetensors
+from ..config.targets import working_folder_searched
+from ..config.validate import fusion_option, model_option, provenance_preset
+from ..data.federated import Form, Pictures
+from ..errors import InputError
+from ..fusion.privacy import NoPrivacy
+from ..fusion.state_dicts import require_fits
+from ..models.build import build
+from ..provenance.checks import ONE_LOGIT, check_finite_inputs
+from ..store.recorded import RecordedFederation, is_recorded, read_whole, why_nothing
+from ..store.rounds import read_round, stored_rounds
+from .inputs import UNKNOWN, TensorInputs
+from .open_run import OpenFederation, device_like
+from .place import no_run, require_model_and_data
+
+
+def open_recorded(folder: Path, model: str | None, data: str | None) -> OpenFederation:
+    """Open a recorded federation.
+
+    Args:
+        folder: with `rounds/` and `recorded.json`.
+        model: an option of `conf/model`, or `module:callable` that returns an `nn.Module`.
+        data: a safetensors file with `inputs` and, where known, `labels`; or `module:callable` that returns inputs, a
+            pair, or a mapping with these names.
+
+    Raises:
+        InputError: what was given does not fit, or is missing.
+        RunError: a file of it is damaged.
+    """
+    recorded = read_whole(folder)
+    if recorded is None or not stored_rounds(folder / "rounds"):
+        if not is_recorded(folder):
+            raise InputError(no_run(folder))
+        reason = why_nothing(folder)
+        raise InputError(f"{folder}: no round of it could be recorded" + (f" ({reason})" if reason else ""))
+    require_model_and_data(folder, model, data)
+    assert model is not None and data is not None  # noqa: PT018
+    inputs, labels = _data(data)
+    weights = read_round(folder / "rounds", stored_rounds(folder / "rounds")[-1]).weights()
+    module, form = _model(model, inputs, weights, recorded)
+    classes = _check_fits(module, weights, inputs, model)
+    if labels.max() >= classes or labels.min() < UNKNOWN:
+        wrong = labels.max() if labels.max() >= classes else labels.min()
+        raise InputError(
+            f"--data {data}: holds label {wrong}, the model tells {classes} classes apart ({UNKNOWN}: not known)"
+        )
+    if recorded.labels and len(recorded.labels) != classes:
+        raise InputError(f"{folder}: {len(recorded.labels)} labels are recorded, the model has {classes} classes")
+    return OpenFederation(
+        folder=folder,
+        model=module,
+        form=form,
+        inputs=TensorInputs(inputs, labels),
+        label_names=recorded.labels or tuple(map(str, range(classes))),
+        client_names=recorded.clients,
+        examples=recorded.examples,
+        label_counts={},
+        faulty=(),
+        provenance=provenance_preset("provfl"),
+        rivals=(),
+        rounds_traced=(),
+        fusion=_fusion(recorded),
+        privacy=NoPrivacy(),
+        seed=0,
+        device=device_like("auto"),
+    )
+
+
+def _fusion(recorded: RecordedFederation) -> Any | None:
+    if not recorded.fusion:
+        return None
+    name, *settings = recorded.fusion
+    return fusion_option(name, dict(OmegaConf.from_dotlist(list(settings))))
+
+
+def _called(spec: str, option: str) -> Any:
+    """What the function that `spec`, MODULE:FUNCTION, names returns; modules of the working folder are found too."""
+    module, _, name = spec.partition(":")
+    with working_folder_searched():
+        try:
+            function: Callable[[], Any] = getattr(import_module(module), name)
+        except Exception as error:  # whatever a module does when it is imported
+            raise InputError(f"{option} {spec}: cannot be imported ({error}): give MODULE:FUNCTION") from error
+    try:
+        return function()
+    except Exception as error:
+        raise InputError(f"{option} {spec}: calling it failed ({type(error).__name__}: {error})") from error
+
+
+def _data(spec: str) -> tuple[Tensor, np.ndarray]:
+    """Inputs and labels (`UNKNOWN` where there are none)."""
+    path = Path(spec)
+    if path.suffix == ".safetensors" or path.is_file():
+        from safetensors.torch import load_file
+
+        if not path.is_file():
+            raise InputError(f"--data {spec}: no such file")
+        try:
+            check_safetensors(path)
+            found: Any = load_file(path)
+        except Exception as error:  # of the library, one of several
+            raise InputError(f"--data {spec}: is no safetensors file ({error})") from error
+    elif ":" in spec:
+        found = _called(spec, "--data")
+    else:
+        raise InputError(f"--data {spec}: no such file; give FILE.safetensors or MODULE:FUNCTION")
+    if isinstance(found, Mapping):
+        inputs, labels = found.get("inputs"), found.get("labels")
+    elif isinstance(found, tuple | list) and len(found) == 2:
+        inputs, labels = found
+    else:
+        inputs, labels = found, None
+    if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
+        raise InputError(f"--data {spec}: holds no tensor `inputs` [n, …]")
+    check_finite_inputs(inputs, f"--data {spec}: inputs")
+    if labels is None:
+        return inputs, np.full(len(inputs), UNKNOWN, dtype=np.int64)
+    try:
+        numbers = torch.as_tensor(labels).cpu().numpy()
+    except (TypeError, ValueError, RuntimeError):
+        numbers = np.empty(0)  # no numbers at all
+    if numbers.shape != (len(inputs),) or numbers.dtype.kind not in "iu":
+        raise InputError(f"--data {spec}: `labels` must be whole numbers, one for each of {len(inputs)} inputs")
+    return inputs, numbers.astype(np.int64)
+
+
+def _model(
+    spec: str, inputs: Tensor, weights: Mapping[str, Tensor], recorded: RecordedFederation
+) -> tuple[nn.Module, Form | None]:
+    """The module that `spec` names, and what it reads where that is known."""
+    if ":" in spec:
+        module = _called(spec, "--model")
+        if not isinstance(module, nn.Module):
+            raise InputError(f"--model {spec}: returns {type(module).__name__}, no torch.nn.Module")
+        return module, None
+    option = model_option(spec)
+    if option.input != "image" or inputs.dim() != 4:
+        raise InputError(
+            f"--model {spec}: models by name are for pictures [n, channels, height, width], --data holds "
+            f"{list(inputs.shape)}: --model MODULE:FUNCTION"
+        )
+    form = Pictures(inputs.shape[1], inputs.shape[2])
+    # The last tensor whose size follows from the number of classes is the logits' bias.
+    two, three = (build(option, form, classes, 0).state_dict() for classes in (2, 3))
+    last = [name for name in two if two[name].shape != three[name].shape]
+    there = [weights[name].shape[0] for name in last if name in weights and weights[name].dim()]
+    classes = len(recorded.labels) or (there[-1] if there else 2)
+    return build(option, form, classes, 0), form
+
+
+def _check_fits(module: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, spec: str) -> int:
+    """Raise InputError unless the model takes the recorded weights and the inputs; returns its number of classes."""
+    require_fits(module.state_dict(), weights, f"--model {spec}", "the rounds")
+    module.load_state_dict(dict(weights))
+    module.eval()
+    try:
+        with torch.inference_mode():
+            logits = module(inputs[:1].clone())
+    except Exception as error:
+        raise InputError(
+            f"--data: the model does not read inputs {list(inputs.shape)} of type {inputs.dtype} ({error})"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        raise InputError(f"--model {spec}: must return logits [inputs, classes]")
+    if logits.shape[1] < 2:
+        raise InputError(f"--model {spec}: {ONE_LOGIT}")
+    return int(logits.shape[1])

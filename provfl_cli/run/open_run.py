@@ -1,0 +1,350 @@
+"""A federation opened again, to ask about its predictions: that of a run's folder (`recorded.py`: other people's).
+
+Of a run nothing is loaded but what the folder and the training cache hold: the dataset is read, and never dealt to
+clients, only where an input is asked for that the run has not traced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..attribution.counterfactual import steps_made
+from ..attribution.method import Attribution, Case
+from ..bounded import Oversized
+from ..bounded_tables import check_run_table
+from ..config.builtin import names
+from ..config.schema import Config, Provenance
+from ..config.stored_config import HYDRA, stored_config
+from ..config.targets import working_folder_searched
+from ..config.tree import options
+from ..config.validate import attribution_method, provenance_preset
+from ..data.checkpoint import resolve
+from ..data.federated import Form, Pictures, Texts
+from ..data.labels import Classes
+from ..data.network import without_network
+from ..data.picture_facts import from_values
+from ..errors import InputError, RunError, did_you_mean
+from ..models.build import build
+from ..results import label_counts as counted
+from ..results.checksums import FILE, SETTINGS, TOKENIZER, damage, read_manifest
+from ..results.links import refuse_links, refuse_links_of_rounds
+from ..store.recorded import check_names
+from ..store.rounds import Round, read_round, stored_rounds
+from ..store.sealed import Damaged
+from .device import choose_device
+from .inputs import Inputs, RunInputs, TracedInputs
+from .manifest import PUBLISHED
+from .matching_rounds import check_belongs
+from .place import no_run
+from .rebuild import model_again
+
+# Of what a model reads, the most that a configuration takes; a vocabulary may be published.
+LARGEST = {"channels": 4, "image_size": 1024, "vocabulary": 2_000_000, "max_tokens": 4096, "padding": 2_000_000}
+
+READ = (*SETTINGS[:2], "metrics.jsonl", "inputs.parquet", counted.FILE, TOKENIZER)  # of these a trace is made
+
+
+@dataclass(frozen=True)
+class OpenFederation:
+    """What can be asked about, and with what.
+
+    Attributes:
+        folder: the run's, or of the recorded federation.
+        model: the architecture; the weights come from a round.
+        form: what the model reads; None: not known.
+        inputs: where inputs come from.
+        label_names: of the classes, in the order of the model's outputs.
+        client_names: of recorded clients by number; {}: they are called by their numbers.
+        examples: training examples of every client, by number.
+        label_counts: the same by label, int `[classes]`; {}: not known.
+        faulty: clients that were planted.
+        provenance: the run's own way of tracing.
+        rivals: the methods that it compared this with.
+        rounds_traced: rounds that the run traced, ascending.
+        fusion: how a round is fused again; None: not known.
+        privacy: what was done to keep clients private.
+        seed: of everything random.
+        device: where to compute.
+        config: of the run; None: there was no run.
+        notes: what of the run's configuration is not known, a sentence for each.
+        key: of the run's federation; None: the run is of a time when none was written, or there was none.
+    """
+
+    folder: Path
+    model: nn.Module
+    form: Form | None
+    inputs: Inputs
+    label_names: tuple[str, ...]
+    client_names: Mapping[int, str]
+    examples: Mapping[int, int]
+    label_counts: Mapping[int, np.ndarray]
+    faulty: tuple[int, ...]
+    provenance: Provenance
+    rivals: tuple[Attribution, ...]
+    rounds_traced: tuple[int, ...]
+    fusion: Any | None
+    privacy: Any
+    seed: int
+    device: torch.device
+    config: Config | None = None
+    notes: tuple[str, ...] = ()
+    key: str | None = None
+
+    @cached_property
+    def rounds(self) -> tuple[int, ...]:
+        """Numbers of the rounds that are there, ascending."""
+        return tuple(stored_rounds(self.folder / "rounds"))
+
+    def round(self, number: int | None) -> Round:
+        """A stored round; None: the last one traced, else the last.
+
+        Raises:
+            InputError: it is not there.
+            RunError: it is damaged, or not of this federation.
+        """
+        there = self.rounds
+        if not there:
+            raise InputError(
+                f"{self.folder}: the models of its rounds are gone (the training cache was pruned or moved): "
+                "the same provfl run trains them again"
+            )
+        if number is None:
+            number = max((one for one in self.rounds_traced if one in there), default=there[-1])
+        if number not in there:
+            kept = ", ".join(map(str, there))
+            hint = "" if self.config is None else " (store.keep=all keeps all of them)"
+            raise InputError(f"--round {number}: not kept; there are: {kept}{hint}")
+        stored = read_round(self.folder / "rounds", number)
+        if self.config is None:
+            check_names(self.client_names, stored.clients, stored.names, stored.folder)
+        else:
+            check_belongs(self.folder, stored, self.key)
+        return stored
+
+    def case(self, stored: Round, given: TracedInputs, classes: np.ndarray) -> Case:
+        """The predictions of `given` as attribution methods take them, `classes` int64 `[n]` the ones to explain."""
+        return Case(
+            model=self.model,
+            inputs=given.inputs,
+            numbers=given.numbers,
+            labels=given.labels,
+            classes=classes,
+            stored=stored,
+            form=self.form,
+            fusion=self.fusion,
+            privacy=self.privacy,
+            provenance=self.provenance,
+            seed=self.seed,
+            device=self.device,
+            steps=() if self.config is None else steps_made(self.config, self.examples, stored),
+        )
+
+    def methods(self, names: Sequence[str]) -> tuple[list[Provenance], list[Attribution]]:
+        """Ways of tracing, and other methods, of these names, each in the settings of the run where it has any.
+
+        None named: the run's own way of tracing.
+
+        Raises:
+            InputError: no such method, or one that does not work here.
+        """
+        if not names:
+            return [self.provenance], []
+        presets, rivals = list[Provenance](), list[Attribution]()
+        own = {rival.name: rival for rival in self.rivals}
+        for name in dict.fromkeys(names):
+            if name == self.provenance.name:
+                presets.append(self.provenance)
+            elif name in own:
+                rivals.append(own[name])
+            elif name in options("provenance"):
+                presets.append(provenance_preset(name))
+            elif name in options("attribution"):
+                rivals.append(attribution_method(name))
+            else:
+                known = {*options("provenance"), *options("attribution"), *own}
+                raise InputError(f"--method {name}: {did_you_mean(name, known)}")
+        for rival in rivals:
+            self._check(rival)
+        return presets, rivals
+
+    def _check(self, rival: Attribution) -> None:
+        if self.config is not None:
+            rival.check(self.config)
+        elif self.fusion is None and getattr(rival, "counterfactual", None) == "refuse":
+            raise InputError(
+                f"--method {rival.name}: how the rounds were fused is recorded, not how to do it again: "
+                f"--method {rival.name}_withhold"
+            )
+
+    def name_of(self, client: int) -> str:
+        """What a client is called."""
+        return self.client_names.get(client, str(client))
+
+    def client(self, word: str) -> int:
+        """The number of the client of that name or number; InputError where there is none."""
+        for number, name in self.client_names.items():
+            if word == name:
+                return number
+        known = set(self.examples)
+        if word.isdecimal() and int(word) in known:
+            return int(word)
+        names = [self.name_of(number) for number in sorted(known)]
+        raise InputError(f"--without {word}: no such client, {did_you_mean(word, names, 20)}")
+
+    def label(self, word: str) -> int:
+        """The number of the label of that name or, where none has it, number; InputError where there is none."""
+        number = self.classes.typed(word)
+        if number is None:
+            raise InputError(f"--target {word}: no such label, {did_you_mean(word, self.label_names, 20)}")
+        return number
+
+    @property
+    def classes(self) -> Classes:
+        """The labels, to look words up."""
+        return Classes(self.label_names)
+
+
+def open_run(
+    folder: Path, trust: bool = False, data: str | None = None, checkpoint: str | None = None
+) -> OpenFederation:
+    """Open the folder of a run that has ended; it is data, whoever made it, and nothing that it names is run.
+
+    Args:
+        folder: of the run.
+        trust: whether its configuration may call functions that are no part of ProvFL; modules in the working folder
+            are found then too.
+        data: where its data are now, a folder, a file or a hub id; None: found again where that is certain.
+        checkpoint: a folder or a hub id with the architecture of its model; None: what the folder holds.
+
+    Raises:
+        InputError: it is none, its configuration names what may not be called, or no longer fits.
+        RunError: a file of it is damaged.
+    """
+    if not (folder / HYDRA / "config.yaml").is_file():
+        raise InputError(no_run(folder))
+    refuse_links(folder)
+    refuse_links_of_rounds(folder)
+    try:
+        manifest = read_manifest(folder)
+        if wrong := damage(folder, manifest, READ):
+            raise RunError(f"{folder}: {wrong}: the same provfl run writes its results again")
+        labels = tuple(map(str, manifest["dataset"]["labels"]))
+        indexed = manifest["dataset"].get("indexed")  # not known of runs of the time before it was kept
+        examples = {int(client): int(count) for client, count in manifest["clients"]["kept"].items()}
+        faulty = tuple(int(client) for client in manifest["clients"]["faulty"])
+        fingerprint = str(manifest["dataset"]["fingerprint"])
+        reads = dict(manifest["inputs"])
+        facts = from_values(reads.get("pictures"))
+        form = _form(reads)
+        described = dict(manifest["model"])
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = str(error) if isinstance(error, Damaged) else f"{type(error).__name__}: {error}"
+        raise RunError(f"{folder / FILE} cannot be read ({why})") from error
+    with working_folder_searched() if trust else nullcontext():
+        try:
+            found = stored_config(folder, trust)
+        except FileNotFoundError as error:
+            raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
+        config = found.config
+        published = str(described.get("weights", "")).startswith(PUBLISHED)
+        model = _built(config, form, len(labels), described.get("network"), published, checkpoint)
+    return OpenFederation(
+        folder=folder,
+        model=model,
+        form=form,
+        inputs=RunInputs(
+            folder,
+            config,
+            form,
+            labels,
+            fingerprint,
+            facts,
+            indexed=indexed if isinstance(indexed, bool) else None,
+            data=data,
+        ),
+        label_names=labels,
+        client_names={},
+        examples=examples,
+        label_counts=_label_counts(folder, len(labels)),
+        faulty=faulty,
+        provenance=config.provenance,
+        rivals=config.attribution,
+        rounds_traced=_rounds_traced(folder),
+        fusion=config.fusion,
+        privacy=config.privacy,
+        seed=config.seed,
+        device=device_like(config.device),
+        config=config,
+        notes=found.notes,
+        key=manifest.get("key"),
+    )
+
+
+def _built(
+    config: Config, form: Form, classes: int, network: Any, published: bool, checkpoint: str | None
+) -> nn.Module:
+    """The run's model, with weights of no matter what: those of a round come into it."""
+    if config.model.target not in names()["model"]:  # trusted, else it would have been refused: as when it was run
+        if isinstance(form, Texts) and published and (files := resolve(config.model)).weights:
+            form = replace(form, checkpoint=str(files.folder))
+        return build(config.model, form, classes, config.seed)
+    model = model_again(config.model, network, published, checkpoint)
+    with without_network():
+        return build(model, form, classes, config.seed)
+
+
+def _form(reads: Mapping[str, Any]) -> Form:
+    """What the run's model reads, as the manifest says; RunError where no run could have written that."""
+
+    def size(name: str) -> int:
+        value, least = reads.get(name), 0 if name == "padding" else 1
+        if not isinstance(value, int) or not least <= value <= LARGEST[name]:
+            asked = f"a whole number from {least} to {LARGEST[name]:,} is read"
+            raise RunError(f"{FILE}: inputs.{name} is {str(value)[:40]}: {asked}")
+        return value
+
+    if reads.get("input") == "image":
+        return Pictures(size("channels"), size("image_size"))
+    return Texts(size("vocabulary"), size("max_tokens"), size("padding"))
+
+
+def _label_counts(folder: Path, classes: int) -> dict[int, np.ndarray]:
+    """What the run wrote of them; {} for runs of a time when it did not."""
+    try:
+        return counted.read(folder / counted.FILE, classes)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise RunError(f"{folder / counted.FILE} cannot be read: {error}") from error
+
+
+def _rounds_traced(folder: Path) -> tuple[int, ...]:
+    import pyarrow.parquet as pq
+
+    try:
+        check_run_table(folder / "inputs.parquet")
+        column = pq.read_table(folder / "inputs.parquet", columns=["round"], partitioning=None).column("round")
+    except Oversized as error:
+        raise RunError(f"{folder / 'inputs.parquet'} is not opened: {error}") from error
+    except (OSError, ValueError):
+        return ()
+    return tuple(sorted(column.unique().to_pylist()))
+
+
+def device_like(name: str) -> torch.device:
+    """The device of that name, or the best there is where this machine has none of that kind."""
+    try:
+        return choose_device(name)
+    except InputError:
+        return choose_device("auto")

@@ -1,0 +1,328 @@
+"""Ask about predictions of an opened federation: who pushed them, and what they would be without some clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from ..attribution.counterfactual import logits
+from ..attribution.method import Case
+from ..attribution.settings import KINDS
+from ..coverage import listed
+from ..errors import InputError, RunError
+from ..evaluation.contributions import ranks
+from ..evaluation.ranking import order, spearman
+from ..provenance.contributions import Contributions
+from ..provenance.lineage import lineage_round
+from ..reporting.rankings import best_clients
+from ..results.answer import Agreement, Effect, Layer, MethodAnswer, Prediction, WhatIf
+from ..store.rounds import Round
+from .inputs import UNKNOWN, TracedInputs
+from .open_run import OpenFederation
+from .tracing import Attributions, attributed, class_logits
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to find out.
+
+    Attributes:
+        methods: names of presets and other methods; (): the run's own way of tracing.
+        target: name or number of the label to explain; None: the predicted one.
+        without: clients, by name or number, without which the prediction is made once more; (): none.
+        verify: leave each of the best clients out, and compare with the ranking.
+        top: how many clients are shown, and left out.
+    """
+
+    methods: tuple[str, ...] = ()
+    target: str | None = None
+    without: tuple[str, ...] = ()
+    verify: bool = False
+    top: int = 10
+
+
+@dataclass(frozen=True)
+class AttributedPredictions:
+    """A round with its predictions, and what every method says about them."""
+
+    stored: Round
+    case: Case
+    probabilities: np.ndarray
+    found: Attributions
+
+
+def ask_one(opened: OpenFederation, number: int | None, given: TracedInputs, question: Query) -> Prediction:
+    """Answer about a single prediction.
+
+    Args:
+        opened: the federation.
+        number: of the round; None: the last one traced.
+        given: one input.
+        question: what to find out.
+
+    Raises:
+        InputError: a round, method, label or client that there is not.
+        RunError: a stored file is damaged, or conservation fails.
+    """
+    asked = ask(opened, number, given, question)
+    case, found, probabilities = asked.case, asked.found, asked.probabilities
+    label, explained = int(case.labels[0]), int(case.classes[0])
+    known = None if label == UNKNOWN else label
+    told = tuple(
+        _told(opened, rows, found.found.get((str(method), str(scope))), known, explained, question.top)
+        for (method, scope), rows in found.rows.groupby(["method", "scope"], sort=False)
+    )
+    if not told:
+        raise RunError(f"{'; '.join(found.notes) or 'no method could rank anybody'}")
+    kinds = [kind for kind in KINDS[::-1] if kind == "withhold" or opened.fusion is not None]
+    effects: tuple[Effect, ...] = ()
+    agreements: tuple[Agreement, ...] = ()
+    if question.verify:
+        best = [client.client for client in told[0].clients]
+        losses, effects = _effects(opened, asked, kinds[:1], best)
+        agreements = tuple(_agreements(opened, found.rows, best, losses))
+    return Prediction(
+        title=given.names[0],
+        where=str(opened.folder),
+        round=asked.stored.number,
+        shown=given.shown[0],
+        label_names=opened.label_names,
+        label=known,
+        explained=explained,
+        probabilities=probabilities[0],
+        told=told,
+        what_if=tuple(_what_if(opened, asked, kinds, question.without)) if question.without else (),
+        effects=effects,
+        agreements=agreements,
+        notes=(*_notes(opened, given, question), *found.notes),
+        doubts=_doubts(given, probabilities),
+    )
+
+
+def ask_many(opened: OpenFederation, number: int | None, given: TracedInputs, question: Query) -> pd.DataFrame:
+    """Contributions to all predictions of `given`, in the columns of `contributions.parquet` and a few more.
+
+    Beside those: `name` of the input, `explained` label, its `probability`, `client_name`; `covered`, the share of the
+    model's parameters that the trace accounts for, and `uncovered`, some of the others by name (null for methods that
+    do not trace, and where there are none). A true label that nobody gave is null. What the traces leave out,
+    and why rankings may say little, is said in the frame's `attrs["warnings"]` too.
+
+    Raises:
+        InputError, RunError: as `ask_one`.
+    """
+    asked = ask(opened, number, given, question)
+    rows, case = asked.found.rows, asked.case
+    if not len(rows):
+        raise RunError(f"{'; '.join(asked.found.notes) or 'no method could rank anybody'}")
+    # `case.numbers` are unique within `given`
+    at = pd.Series(np.arange(len(given.numbers)), index=given.numbers)[rows["input"].to_numpy()].to_numpy()
+    labels = given.labels[at]
+    traces = asked.found.found
+    by_trace = list(zip(rows["method"].astype(str), rows["scope"].astype(str), strict=True))
+    frame = rows.assign(
+        name=np.array(given.names, dtype=object)[at],
+        label=pd.arrays.IntegerArray(labels.astype(np.int32), labels == UNKNOWN),
+        prediction=asked.probabilities.argmax(1)[at].astype(np.int32),
+        explained=case.classes[at].astype(np.int32),
+        probability=asked.probabilities[at, case.classes[at]],
+        client_name=rows["client"].map(opened.name_of, na_action="ignore").astype("str"),
+        covered=[traces[key].covered if key in traces else np.nan for key in by_trace],
+        uncovered=pd.Series(
+            [(listed(traces[key].uncovered) or None) if key in traces else None for key in by_trace], rows.index, "str"
+        ),
+    )
+    left_out = dict.fromkeys(text for one in traces.values() for text in one.warnings)
+    frame.attrs["warnings"] = [*left_out, *_doubts(given, asked.probabilities)]
+    return frame
+
+
+def ask(opened: OpenFederation, number: int | None, given: TracedInputs, question: Query) -> AttributedPredictions:
+    """Predict all of `given` with a round's global model, and attribute the predictions by every method.
+
+    Raises:
+        InputError, RunError: as `ask_one`.
+    """
+    presets, rivals = opened.methods(question.methods)
+    stored = opened.round(number)
+    model, scope = opened.model.to(opened.device), opened.provenance.scope
+    model.load_state_dict(dict(stored.weights()))
+    probabilities = class_logits(model, given.inputs, opened.device).double().softmax(1).numpy()
+    classes = probabilities.argmax(1)
+    if question.target is not None:
+        classes = np.full_like(classes, opened.label(question.target))
+    case = opened.case(stored, given, classes)
+    own = bool(presets) and presets[0] == opened.provenance
+    lineage = lineage_round(stored) if own and scope == "lineage" and stored.lineage_rows is not None else None
+    return AttributedPredictions(stored, case, probabilities, attributed(case, presets, rivals, lineage))
+
+
+def _told(
+    opened: OpenFederation,
+    rows: pd.DataFrame,
+    traced: Contributions | None,
+    label: int | None,
+    explained: int,
+    top: int,
+) -> MethodAnswer:
+    """What one method says."""
+    ranked = rows[rows["rank"].notna()]
+    others = rows[rows["kind"] != "client"]
+    also = label if label != explained else None
+    best = best_clients(ranked, top, opened.label_counts, explained, also, opened.faulty, opened.client_names)
+    return MethodAnswer(
+        method=str(rows["method"].iloc[0]),
+        scope=str(rows["scope"].iloc[0]),
+        target=str(rows["target"].iloc[0]),
+        clients=best,
+        candidates=len(ranked),
+        rest=dict(zip(others["kind"], others["contribution"].astype(float), strict=True)),
+        total=float(ranked["contribution"].abs().sum()),
+        layers=_layers(traced, best[0].client),
+        unused=int((rows["kind"] == "client").sum()) - len(ranked),
+        covered=None if traced is None else traced.covered,
+        uncovered={} if traced is None else traced.uncovered,
+        residual=None if traced is None else float(traced.residuals[0]),
+    )
+
+
+def _layers(traced: Contributions | None, best: int) -> tuple[Layer, ...]:
+    """What each layer of a trace carried, of all candidates and of the best client."""
+    if traced is None:
+        return ()
+    column, used = traced.clients.index(best), traced.candidates
+    return tuple(
+        Layer(
+            name=layer.layer,
+            contribution=float(layer.contributions[0, used].sum()),
+            best=float(layer.contributions[0, column]),
+            active=int(layer.active[0]),
+            neurons=int(layer.neurons[0]),
+            masked=layer.layer in traced.masked_layers,
+        )
+        for layer in traced.layers
+    )
+
+
+def _what_if(
+    opened: OpenFederation, asked: AttributedPredictions, kinds: Sequence[str], without: Sequence[str]
+) -> Iterator[WhatIf]:
+    """The prediction without some clients."""
+    stored = asked.stored
+    numbers = sorted({opened.client(word) for word in without})
+    for number in numbers:
+        if number not in stored.clients:
+            there = ", ".join(opened.name_of(client) for client in stored.clients)
+            raise InputError(
+                f"--without {opened.name_of(number)}: did not take part in round {stored.number}; who did: {there}"
+            )
+    removed = tuple(stored.clients.index(number) for number in numbers)
+    names = tuple(opened.name_of(number) for number in numbers)
+    for kind in kinds:
+        if len(removed) == len(stored.clients):
+            yield WhatIf(kind, names, None, "nobody is left: these are all clients of the round")
+            continue
+        found = _without(asked.case, kind, [removed])[0]
+        reason = "" if found is not None else "the fusion does not work with so few clients"
+        yield WhatIf(kind, names, found, reason)
+
+
+def _without(case: Case, kind: str, removed: Sequence[tuple[int, ...]]) -> list[np.ndarray | None]:
+    """Probabilities `[classes]` of the one input of `case` without each of the coalitions."""
+    return [None if found is None else found.softmax(1).cpu().numpy()[0] for found in logits(case, kind, removed)]
+
+
+def _effects(
+    opened: OpenFederation, asked: AttributedPredictions, kinds: Sequence[str], best: Sequence[int]
+) -> tuple[dict[str, np.ndarray], tuple[Effect, ...]]:
+    """What it costs the label explained to be without each of the clients; by kind `[clients]`, and for people."""
+    case, stored = asked.case, asked.stored
+    explained = int(case.classes[0])
+    there = [client for client in best if client in stored.clients]
+    removed = [(stored.clients.index(client),) for client in there]
+    before = float(asked.probabilities[0, explained])
+    shares, losses = dict[str, np.ndarray](), dict[str, np.ndarray]()
+    for kind in kinds:
+        found = _without(case, kind, removed)
+        by_client = dict(zip(there, (np.nan if one is None else float(one[explained]) for one in found), strict=True))
+        shares[kind] = np.array([by_client.get(client, np.nan) for client in best])
+        tiny = np.finfo(float).tiny
+        losses[kind] = np.log(max(before, tiny)) - np.log(np.maximum(shares[kind], tiny))
+    effects = tuple(
+        Effect(
+            opened.name_of(client),
+            {kind: float(losses[kind][position]) for kind in kinds},
+            {kind: float(shares[kind][position]) for kind in kinds},
+        )
+        for position, client in enumerate(best)
+    )
+    return losses, effects
+
+
+def _agreements(
+    opened: OpenFederation, rows: pd.DataFrame, best: Sequence[int], losses: dict[str, np.ndarray]
+) -> Iterator[Agreement]:
+    """How each method's order of these clients fits what leaving them out costs."""
+    for (method, scope), trace in rows.groupby(["method", "scope"], sort=False):
+        own = trace[trace["rank"].notna()].set_index("client")["contribution"]
+        for kind, effect in losses.items():
+            measured = [
+                position
+                for position, client in enumerate(best)
+                if client in own.index and np.isfinite(effect[position])
+            ]
+            values = own.loc[[best[position] for position in measured]].to_numpy(float)[None]
+            found, costs = ranks(values)[0], ranks(effect[measured][None])[0]
+            names = [opened.name_of(best[position]) for position in measured]
+            ordered = [
+                (first, second) if found[first] < found[second] else (second, first)
+                for first, second in combinations(range(len(measured)), 2)
+                if found[first] != found[second] and costs[first] != costs[second]
+            ]
+            against = tuple((names[a], names[b]) for a, b in ordered if costs[a] > costs[b])
+            few = len(measured) < 2
+            correlation = np.nan if few else float(spearman(order(found[None]), -costs[None].astype(float))[0])
+            yield Agreement(str(method), str(scope), kind, correlation, against, len(ordered))
+
+
+def _doubts(given: TracedInputs, probabilities: np.ndarray) -> tuple[str, ...]:
+    """Why the rankings of these inputs may say little: what they look like, and predictions that are little but chance.
+
+    `probabilities` are `[n, classes]`. Near chance is a largest one below 1.5 times that of guessing, and less than a
+    tenth of the way from guessing to certainty.
+    """
+    if not given.new:
+        return given.warnings
+    chance = 1 / probabilities.shape[1]
+    guessed = np.flatnonzero(probabilities.max(1) < min(1.5 * chance, chance + 0.1 * (1 - chance))).tolist()
+    if not guessed:
+        return given.warnings
+    first = guessed[0]
+    which = "" if len(given.names) == 1 else f"{len(guessed):,} of {len(given.names):,} predictions, such as that of "
+    said = (
+        f"{which}{given.names[first]}: the prediction is near chance ({probabilities[first].max():.1%}, guessing has "
+        f"{chance:.1%}): its ranking explains a guess"
+    )
+    return (*given.warnings, said)
+
+
+def _notes(opened: OpenFederation, given: TracedInputs, question: Query) -> Iterator[str]:
+    """What a reader has to know."""
+    yield from opened.notes
+    yield from given.notes
+    if given.chosen:
+        yield f"{given.names[0]} is the first there is; another: --input INDEX"
+    ambiguity = None if question.target is None else opened.classes.ambiguity(question.target)
+    if ambiguity is not None:
+        yield f"--target {ambiguity}"
+    if not opened.label_counts:
+        yield (
+            "clients' label counts are not known: the run is of a time when they were not kept"
+            if opened.config is not None
+            else "clients' label counts are not known to the server"
+        )
+    if opened.fusion is None and (question.without or question.verify):
+        yield "how to fuse these rounds again is not recorded, so clients are withheld: the others' shares stay"
