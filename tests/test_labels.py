@@ -205,7 +205,7 @@ def test_a_word_of_the_command_line_is_a_name_first_and_what_else_it_may_be_is_s
     classes = Classes(("1", "2", "30"))
     assert [classes.typed(word) for word in ("1", "30", "0", "7", "x", "01")] == [0, 2, 0, None, None, None]
     assert Classes(("no", "yes")).typed("1") == 1
-    opened = SimpleNamespace(classes=classes, label_counts={0: 1}, fusion=True, config=None)
+    opened = SimpleNamespace(classes=classes, label_counts={0: 1}, fusion=True, config=None, notes=())
     given = SimpleNamespace(chosen=False, notes=("read without quoting",))
     question = SimpleNamespace(target="1", without=(), verify=False)
     assert list(_notes(opened, given, question)) == [

@@ -63,8 +63,8 @@ def test_texts_are_recorded_as_they_are(chosen: list[int], tmp_path: Path) -> No
 
 
 def test_the_manifest_says_what_a_text_model_reads_and_where_it_began() -> None:
-    config, cpu = make_config(), torch.device("cpu")
-    drawn = manifest(config, text_data(), cpu, {}, None)
+    config, cpu, model = make_config(), torch.device("cpu"), torch.nn.Linear(1, 1)
+    drawn = manifest(config, text_data(), model, cpu, {}, None)
     assert drawn["inputs"] == {
         "input": "text",
         "vocabulary": 400,
@@ -77,8 +77,8 @@ def test_the_manifest_says_what_a_text_model_reads_and_where_it_began() -> None:
     assert drawn["versions"]["transformers"]
     assert drawn["versions"]["tokenizers"]
     published = replace(text_data(), form=Texts(400, 16, 0, "/cache/gpt"))
-    assert manifest(config, published, cpu, {}, None)["model"]["weights"] == "published: /cache/gpt"
-    pictures = manifest(config, make_data(), cpu, {}, None)
+    assert manifest(config, published, model, cpu, {}, None)["model"]["weights"] == "published: /cache/gpt"
+    pictures = manifest(config, make_data(), model, cpu, {}, None)
     assert pictures["inputs"] == {"input": "image", "channels": 1, "image_size": 8}
 
 

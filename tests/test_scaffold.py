@@ -29,7 +29,7 @@ from provfl_cli.fusion.privacy import NoPrivacy
 from provfl_cli.fusion.scaffold import Scaffold
 from provfl_cli.fusion.updates import ReturnedModels
 from provfl_cli.provenance import trace
-from provfl_cli.provenance.stack import GivenRound
+from provfl_cli.provenance.state_dicts import RoundInMemory
 from provfl_cli.store.rounds import CLIENTS, CORRECTIONS, NEXT_STATE, begin_round
 from provfl_cli.store.tensorfile import open_tensors, specs_of, write_tensors
 
@@ -186,7 +186,7 @@ def test_a_federation_traced_by_its_gradients(tmp_path: Path) -> None:
                 left[name][slot] -= moved
                 control[name] += moved / 3  # SCAFFOLD counts clients, not examples
         parts = replace(stored.decomposition, unsent={"other": control})
-        given = GivenRound(stored.clients, parts, stored.weights(), stored.previous(), left)
+        given = RoundInMemory(stored.clients, parts, stored.weights(), stored.previous(), left)
         model.load_state_dict(dict(stored.weights()))
         found = trace(model, inputs, stored, provenance_preset("gradients"))
         expected = trace(model, inputs, given, provenance_preset("provfl"))

@@ -17,7 +17,7 @@ SMALL = ("experiment=smoke", "federation.rounds=1", "federation.local_epochs=1",
 def test_a_sweep_on_joblib_goes_on_past_a_failed_job(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     sweep = ["run", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep", *SMALL]
-    assert main([*sweep, "federation.learning_rate=0.01,1e30"]) == 1
+    assert main([*sweep, "federation.learning_rate=0.01,1e6"]) == 1
     assert "1 of 2 jobs failed" in capsys.readouterr().err
     assert json.loads((workspace / "sweep" / "0" / "summary.json").read_text())["inputs"] == 40
     (failure,) = json.loads((workspace / "sweep" / "failures.json").read_text())["failures"]

@@ -268,7 +268,8 @@ def test_what_is_asked_in_vain(pictures: Path, texts: Path, capsys: pytest.Captu
         ([pictures, "--method", "provfll"], "did you mean provfl"),
         ([pictures, "--text", "hello"], "about pictures"),
         ([pictures, "--model", "lenet"], "a run brings its own"),
-        ([texts, "--image", "x.png"], "about texts"),
+        ([texts, "--image", "x.png"], "no such file"),
+        ([texts, "--image", __file__], "about texts"),
         ([pictures.parent], "several runs in it"),
     ):
         capsys.readouterr()

@@ -75,7 +75,7 @@ def check_number(key: str, value: Any, allowed: Range) -> None:
         value = list(value.values())
     values = value if isinstance(value, list | tuple) else [value]
     for one in values:
-        if isinstance(one, int | float) and one not in allowed:
+        if isinstance(one, int | float) and not isinstance(one, bool) and one not in allowed:
             each = " each value" if values is value else ""
             raise InputError(f"{key}={excerpt(one)}:{each} must be {allowed}")
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from provfl_cli.config.schema import Provenance
-from provfl_cli.provenance.stack import GivenRound, from_state_dicts
+from provfl_cli.provenance.state_dicts import RoundInMemory, from_state_dicts
 
 
 def settings(**changed: object) -> Provenance:
@@ -38,7 +38,9 @@ def perturbed(state: dict[str, Tensor], scale: float, seed: int) -> dict[str, Te
     return result
 
 
-def federation(model: nn.Module, clients: int = 4, scale: float = 0.05, seed: int = 0) -> tuple[GivenRound, list[dict]]:
+def federation(
+    model: nn.Module, clients: int = 4, scale: float = 0.05, seed: int = 0
+) -> tuple[RoundInMemory, list[dict]]:
     """One round of FedAvg from `model`'s weights, and the clients' state dicts; tied parameters stay tied."""
 
     def through(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from provfl_cli.errors import RunError
 from provfl_cli.fusion.decomposition import Decomposition
 from provfl_cli.provenance.conservation import ROUNDING, TOLERANCE, check, left_side, residuals, suspicious
-from provfl_cli.provenance.stack import GivenRound
+from provfl_cli.provenance.state_dicts import RoundInMemory
 from provfl_cli.provenance.tracing import trace
 
 from .federations import perturbed, settings
@@ -82,6 +82,6 @@ def test_momentum_beside_clients_that_hardly_moved_is_no_failed_conservation() -
         name: (momentum[name].double() + torch.einsum("k,k...->...", SHARES, stacked[name].double())).to(tensor.dtype)
         for name, tensor in before.items()
     }
-    found = trace(model, torch.randn(5, 6), GivenRound((0, 1), parts, after, before, stacked), settings())
+    found = trace(model, torch.randn(5, 6), RoundInMemory((0, 1), parts, after, before, stacked), settings())
     assert found.residuals.max() < 1e-4
     assert abs(found.rows["momentum"]).min() > 1e3 * abs(found.values).max()

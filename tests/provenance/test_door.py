@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.provenance import Contributions, from_state_dicts, trace, trace_targets
-from provfl_cli.provenance.stack import GivenRound
+from provfl_cli.provenance.state_dicts import RoundInMemory
 
 from .federations import perturbed, settings
 
@@ -31,7 +31,7 @@ def models() -> tuple[dict[str, Tensor], Clients]:
     return before, [perturbed(before, 0.1, seed) for seed in range(3)]
 
 
-def made(**changed: Any) -> GivenRound:
+def made(**changed: Any) -> RoundInMemory:
     before, clients = models()
     return from_state_dicts(**{"clients": clients, "examples": [1, 2, 3], "previous": before, **changed})
 
@@ -298,7 +298,7 @@ class Overflowing(nn.Module):
         return self.head(x) * 3e38 * 10
 
 
-def of_one(model: nn.Module) -> GivenRound:
+def of_one(model: nn.Module) -> RoundInMemory:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     return from_state_dicts([perturbed(before, 0.1, 1)], [1], before)
 

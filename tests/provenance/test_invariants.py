@@ -12,7 +12,7 @@ from provfl_cli.errors import InputError, RunError
 from provfl_cli.fusion.decomposition import Decomposition, Multiplier, pack
 from provfl_cli.provenance import batch, calls, factors, tracing
 from provfl_cli.provenance.contributions import Contributions
-from provfl_cli.provenance.stack import GivenRound
+from provfl_cli.provenance.state_dicts import RoundInMemory
 from provfl_cli.provenance.tracing import trace, trace_targets
 
 from .federations import federation, settings
@@ -20,7 +20,7 @@ from .test_reference import LeNet
 
 
 @pytest.fixture
-def lenet() -> tuple[nn.Module, GivenRound, Tensor]:
+def lenet() -> tuple[nn.Module, RoundInMemory, Tensor]:
     torch.manual_seed(0)
     model = LeNet().double()
     source, _ = federation(model)
@@ -133,7 +133,7 @@ def test_path_and_block_size_change_nothing(
     assert relative(trace(model, inputs, source, settings()).values, usual) < 1e-12
 
 
-def permuted(source: GivenRound, order: list[int]) -> GivenRound:
+def permuted(source: RoundInMemory, order: list[int]) -> RoundInMemory:
     shares = source.decomposition.example_weights[order]
     stacked = {name: tensor[order] for name, tensor in source.stacked.items()}
     return dataclasses.replace(source, decomposition=Decomposition(shares), stacked=stacked, clients=order)
@@ -194,7 +194,7 @@ def test_moving_one_client_moves_its_contribution_alone(lenet: tuple) -> None:
     assert relative(result.rows["noise"], -share * usual[:, 1]) < 1e-9
 
 
-def general(model: nn.Module, seed: int = 5) -> GivenRound:
+def general(model: nn.Module, seed: int = 5) -> RoundInMemory:
     """A made-up fusion with everything: elementwise masks, a scaled tensor, momentum and noise."""
     source, _ = federation(model)
     generator = torch.Generator().manual_seed(seed)
@@ -278,12 +278,12 @@ def test_gradients_are_updates_without_the_corrections() -> None:
     assert np.array_equal(trace(model, inputs, without, settings(of="gradients")).values, whole.values)
 
 
-def drop_bias(source: GivenRound) -> GivenRound:
+def drop_bias(source: RoundInMemory) -> RoundInMemory:
     stacked = {n: torch.zeros_like(t) if n == "fc2.bias" else t for n, t in source.stacked.items()}
     return dataclasses.replace(source, stacked=stacked)
 
 
-def drop_client(source: GivenRound) -> GivenRound:
+def drop_client(source: RoundInMemory) -> RoundInMemory:
     return dataclasses.replace(
         source,
         clients=range(3),
@@ -292,12 +292,12 @@ def drop_client(source: GivenRound) -> GivenRound:
     )
 
 
-def swap_shares(source: GivenRound) -> GivenRound:
+def swap_shares(source: RoundInMemory) -> RoundInMemory:
     shares = source.decomposition.example_weights[[1, 0, 2, 3]]
     return dataclasses.replace(source, decomposition=Decomposition(shares))
 
 
-def stale_global(source: GivenRound) -> GivenRound:
+def stale_global(source: RoundInMemory) -> RoundInMemory:
     return dataclasses.replace(source, after={n: t * 1.001 for n, t in source.after.items()})
 
 

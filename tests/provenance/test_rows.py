@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from provfl_cli.fusion.decomposition import Decomposition, Multiplier, pack
-from provfl_cli.provenance.stack import GivenRound
+from provfl_cli.provenance.state_dicts import RoundInMemory
 from provfl_cli.provenance.targets import target_value
 from provfl_cli.provenance.tracing import trace
 
@@ -40,7 +40,7 @@ def multiplier(kind: str, like: Tensor) -> tuple[Multiplier | None, Tensor]:
     return Multiplier(scalars, None, packed, values), plain * (bits * values[:, None]).sum(0)
 
 
-def round_of(kind: str, late: bool, corrected: bool) -> tuple[GivenRound, dict[str, Any]]:
+def round_of(kind: str, late: bool, corrected: bool) -> tuple[RoundInMemory, dict[str, Any]]:
     """A round, and what each row of it holds, by name of the parameter: `[clients, *shape]` or `[*shape]`."""
     before = {name: tensor.clone() for name, tensor in net().state_dict().items()}
     sent = [perturbed(before, 0.1, seed) for seed in range(3)]
@@ -65,7 +65,7 @@ def round_of(kind: str, late: bool, corrected: bool) -> tuple[GivenRound, dict[s
     decomposition = Decomposition(
         SHARES, {name: one for name, (one, _) in made.items() if one is not None}, {"momentum": momentum}
     )
-    found = GivenRound(
+    found = RoundInMemory(
         (0, 1, 2), decomposition, after, before, stacked,
         {1: old} if late else {}, corrections if corrected else {},
     )  # fmt: skip

@@ -25,6 +25,7 @@ from provfl_cli.provenance.lineage import lineage_round
 from provfl_cli.provenance.sums import Sums
 from provfl_cli.provenance.tracing import trace, trace_targets
 from provfl_cli.provenance.workers import batches as shards
+from provfl_cli.provenance.workers import work as work_of_shards
 from provfl_cli.provenance.workers.answers import packed, unpacked
 from provfl_cli.store.rounds import Round
 
@@ -173,7 +174,7 @@ def test_batches_are_halved_as_one_process_halves_them(monkeypatch: pytest.Monke
     cuts: list[list[int]] = []
     collect = shards.batches
 
-    def noted(work: shards.Work) -> list[list[Sums]]:
+    def noted(work: work_of_shards.Work) -> list[list[Sums]]:
         found = collect(work)
         cuts.append([len(sums.rows) for (sums,) in found])
         return found
@@ -246,13 +247,13 @@ def die(given: object, batch: dict[str, Tensor], *rest: object) -> list[Sums]:
     return TRACE_BATCH(given, batch, *rest)  # type: ignore[arg-type]
 
 
-PARENT, TRACE_BATCH = os.getpid(), shards.trace_batch
+PARENT, TRACE_BATCH = os.getpid(), work_of_shards.trace_batch
 
 
 def test_a_process_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = lenet()
     source, _ = federation(model)
-    monkeypatch.setattr(shards, "trace_batch", die)
+    monkeypatch.setattr(work_of_shards, "trace_batch", die)
     with pytest.raises(RunError, match=r"died; .*memory_mb .*the same command continues"):
         trace(model, inputs, source, settings(batch_size=16, shards=2))
     assert multiprocessing.active_children() == []

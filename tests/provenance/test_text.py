@@ -18,7 +18,7 @@ from provfl_cli.errors import RunError
 from provfl_cli.models.text import TextClassifier
 from provfl_cli.provenance import factors
 from provfl_cli.provenance.contributions import Contributions
-from provfl_cli.provenance.stack import from_state_dicts
+from provfl_cli.provenance.state_dicts import from_state_dicts
 from provfl_cli.provenance.tracing import trace
 
 from .federations import federation, settings

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from provfl_cli.errors import InputError, RunError
-from provfl_cli.provenance.stack import from_state_dicts
+from provfl_cli.provenance.state_dicts import from_state_dicts
 from provfl_cli.provenance.tracing import trace
 
 from .federations import federation, perturbed, settings
