@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .results.notebook import RunResults
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def load_run(path: str | PathLike[str]) -> RunResults:

@@ -489,7 +489,6 @@ def test_a_recorded_round_is_traced_by_the_command(
         first, second = json.loads(capsys.readouterr().out)["methods"][0]["clients"]
         assert first["name"] == f"partition-id {digit % 2}"
         assert first["contribution"] > second["contribution"]
-    pytest.importorskip("plotly", reason="the extra `report` is not installed")
     page = tmp_path / "page.html"
     assert report([*arguments[:-1], "--out", str(page)]) == 0
     assert "297 inputs in 3 rounds" in capsys.readouterr().out

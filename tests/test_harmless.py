@@ -197,7 +197,6 @@ def test_json_loses_nothing_and_orders_nothing(content: dict[str, str]) -> None:
 def test_a_page_shows_names_as_text(tmp_path: Path) -> None:
     from provfl_cli.cli import main
 
-    pytest.importorskip("plotly")
     names = ("cat", "\x1b[2J\u202edog\u2066", "a$b$\x9b")
     whole_run(tmp_path / "run", inputs=6, labels=names)
     assert main(["report", str(tmp_path / "run")]) == 0

@@ -282,7 +282,6 @@ def test_rounds_follow_each_other_and_clients_keep_their_numbers(
 
 @pytest.mark.slow
 def test_a_page_shows_what_trace_says(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("plotly", reason="the extra `report` is not installed")
     assert main(arguments("--labels", *"abcdefghi", "<j>")) == 0
     first = load_file("after.safetensors")
     clients = [perturbed(first, 0.1, seed) for seed in (7, 8)]

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-
-pytest.importorskip("plotly", reason="the extra `report` is not installed")
 
 from provfl_cli.cli import main
 from provfl_cli.reporting.page.document import safe_json
@@ -243,9 +240,7 @@ def test_label_counts_read_back(tmp_path: Path) -> None:
         label_counts.read(tmp_path / "clients.csv", 2)
 
 
-def test_wrong_words_are_answered_in_one_line(
-    workspace: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_words_are_answered_in_one_line(workspace: Path, capsys: Captured) -> None:
     whole_run(workspace / "run")
     for arguments, words in (
         ([], "provfl report outputs/DATE/TIME"),
@@ -257,10 +252,6 @@ def test_wrong_words_are_answered_in_one_line(
         error = capsys.readouterr().err
         assert words in error
         assert len(error.splitlines()) == 1
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    assert main(["report", "run"]) == 2
-    assert "pip install 'provfl[report]'" in capsys.readouterr().err
-    assert not (workspace / "run" / "report.html").exists()
 
 
 @pytest.mark.slow

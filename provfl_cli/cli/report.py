@@ -61,9 +61,8 @@ def _runs(places: Sequence[Path], args: Namespace) -> tuple[str, str, Sequence[M
 
 def _recorded(folder: Path, args: Namespace) -> tuple[str, str, Sequence[MissingRun]]:
     """The page of a recorded federation, what is in it, and nothing else."""
-    from ..reporting.page.document import check_packages, page_of
+    from ..reporting.page.document import page_of
 
-    check_packages()  # before the work
     found, shown = traced(folder, args)
     return page_of(found), shown, ()
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...comparison.settings import common, differing, value, written
 from ...config.stored_config import leaves
-from ...errors import InputError
 from ...harmless import harmless_lines, harmless_values
 from ...results.folders import MissingRun, RunFolder
 from ...results.run import RunContents, read_contents
@@ -51,23 +50,13 @@ class PageRun:
 
 
 def page(runs: Sequence[RunFolder], absent: Sequence[MissingRun] = ()) -> str:
-    """The page of one or more runs; of more than eight the first eight are shown in full.
-
-    Raises:
-        InputError: a package is missing.
-    """
+    """The page of one or more runs; of more than eight the first eight are shown in full."""
     return _page((read_contents(run) for run in runs[:DETAILED]), runs, absent)
 
 
 def page_of(opened: RunContents) -> str:
-    """The page of one run, or of a recorded federation, that has been read; InputError where a package is missing."""
+    """The page of one run, or of a recorded federation, that has been read."""
     return _page([opened], [opened.run], ())
-
-
-def check_packages() -> None:
-    """Raise InputError where a package that writes the page is missing."""
-    _trusted("")
-    _plotly()
 
 
 def _page(opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequence[MissingRun]) -> str:
@@ -217,10 +206,8 @@ def _policy(scripts: Sequence[str]) -> str:
 
 
 def _template(**values: Any) -> str:
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ModuleNotFoundError as error:
-        raise _missing("jinja2") from error
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
@@ -239,10 +226,8 @@ def _harmless(value: Any) -> Any:
 
 def _trusted(text: str) -> Markup:
     """Text that goes into the page as it is: our own files, and JSON made safe."""
-    try:
-        from markupsafe import Markup
-    except ModuleNotFoundError as error:
-        raise _missing("jinja2") from error
+    from markupsafe import Markup
+
     return Markup(text)
 
 
@@ -252,14 +237,4 @@ def _static(name: str) -> str:
 
 def _plotly() -> str:
     """The library that draws curves, as the plotly package ships it."""
-    try:
-        return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-    except ModuleNotFoundError as error:
-        raise _missing("plotly") from error
-
-
-def _missing(package: str) -> InputError:
-    return InputError(
-        f"provfl report needs the package {package}: pip install 'provfl[report]' "
-        "(scripts/provfl: PROVFL_EXTRAS=report)"
-    )
+    return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
