@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,20 @@ import pandas as pd
 import pytest
 from hydra.types import RunMode
 
-from provfl_cli.cli import main
+from provfl_cli.cli import main, reproduce
 from provfl_cli.cli.reproduce import SCALES, experiments
 from provfl_cli.comparison.reproduction import reproduction
+from provfl_cli.config import extras
 from provfl_cli.config.compose import compose_jobs, hydra_session, parse
 from provfl_cli.config.schema import Experiment
-from provfl_cli.config.tree import options, variants
+from provfl_cli.config.tree import groups, options, variants
 from provfl_cli.config.validate import validated
 from provfl_cli.errors import InputError
 from provfl_cli.reporting.experiment_figure import drawn
 from provfl_cli.reporting.experiment_tables import tables, tidy, write_reproduction
 from provfl_cli.reporting.figure_files import COLOURS
 from provfl_cli.results.folders import RunFolder, read_run
+from tests.conftest import REPOSITORY
 from tests.test_table import made
 
 Captured = pytest.CaptureFixture[str]
@@ -201,6 +204,49 @@ def test_seconds_of_the_last_round_are_not_those_of_all_rounds_together(tmp_path
     assert pooled["inputs"] == 80
     assert math.isnan(pooled.get("seconds", math.nan))
     assert math.isnan(pooled.get("ms_per_input", math.nan))
+
+
+def test_the_list_says_which_experiments_need_an_extra(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    assert {each.name: each.extras for each in experiments() if each.extras} == {
+        "fig4": ("privacy",),
+        "table2": ("privacy",),
+    }
+    monkeypatch.setattr(reproduce, "installed", lambda extra: False)
+    assert main(["reproduce"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "privacy *" in lines["table2"]
+    assert "privacy *" in lines["fig4"]
+    assert "privacy" not in lines["table1"]
+
+
+def test_all_leaves_out_what_needs_an_extra_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(reproduce, "_one", lambda name, *_: started.append(name) or 0)
+    monkeypatch.setattr(reproduce, "installed", lambda extra: extra != "privacy")
+    assert main(["reproduce", "all", "--scale", "smoke"]) == 0
+    said = capsys.readouterr().out
+    assert set(NAMES) - set(started) == {"fig4", "table2"}
+    assert "experiment table2: left out, it needs an extra: pip install 'provfl[privacy]'" in said
+    assert f"{len(NAMES) - 2} of {len(NAMES) - 2} experiments done" in said
+
+
+def test_an_experiment_needs_the_extras_of_what_it_sweeps_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = "defaults: [override /tracker: wandb]\nhydra: {sweeper: {params: {privacy: 'none,central_dp', seed: 0}}}\n"
+    (tmp_path / "made.yaml").write_text(text)
+    where = extras.option_file
+    monkeypatch.setattr(
+        extras, "option_file", lambda group, name: tmp_path / "made.yaml" if name == "made" else where(group, name)
+    )
+    assert extras.of_experiment("made") == ("privacy", "wandb")
+
+
+def test_every_extra_that_an_option_names_is_one_of_the_package() -> None:
+    named = {extras.of_option(group, option) for group in groups() for option in options(group)} - {None}
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {"privacy", "flower", "wandb", "medmnist"} <= named <= set(extras.PACKAGES)
+    assert set(extras.PACKAGES) <= set(declared["optional-dependencies"])
 
 
 @pytest.mark.slow

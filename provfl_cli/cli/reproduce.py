@@ -11,6 +11,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config.extras import installed, of_experiment, way_to
 from ..config.flags import no_such_flag
 from ..config.tree import conf_dir
 from ..errors import InputError, RunError, did_you_mean
@@ -28,6 +29,7 @@ class ListedExperiment:
     name: str
     shows: str
     minutes: float
+    extras: tuple[str, ...]  # what it needs beside the package
 
 
 def main(arguments: list[str]) -> int:
@@ -53,12 +55,7 @@ def main(arguments: list[str]) -> int:
         return _again(args)
     if args.name != ALL:
         return _one(args.name, args.scale, args.out, overrides)
-    codes = {name: _whatever_comes(name, args.scale, args.out, overrides) for name in known}
-    failed = [name for name, code in codes.items() if code]
-    say(f"{len(codes) - len(failed)} of {len(codes)} experiments done")
-    if failed:
-        complain(f"failed: {', '.join(failed)}")
-    return max(codes.values(), key=lambda code: code == 1)
+    return _all(list(known.values()), args.scale, args.out, overrides)
 
 
 def experiments() -> list[ListedExperiment]:
@@ -69,7 +66,7 @@ def experiments() -> list[ListedExperiment]:
     for path in sorted((conf_dir() / "experiment").glob("*.yaml"), key=lambda path: path.stem):
         block = yaml.safe_load(path.read_text(encoding="utf-8")).get("experiment")
         if block is not None:
-            found.append(ListedExperiment(path.stem, block["shows"], block["minutes"]))
+            found.append(ListedExperiment(path.stem, block["shows"], block["minutes"], of_experiment(path.stem)))
     return found
 
 
@@ -95,10 +92,12 @@ def _list(known: list[ListedExperiment]) -> None:
 
     from ..reporting.terminal import make_console
 
-    table = Table("experiment", "shows", box=box.SIMPLE_HEAD, caption="minutes: --scale small on two cores, about")
+    caption = "minutes: --scale small on two cores, about; an extra marked * is not installed"
+    table = Table("experiment", "shows", "extra", box=box.SIMPLE_HEAD, caption=caption)
     table.add_column("minutes", justify="right")
     for each in known:
-        table.add_row(each.name, each.shows, f"{each.minutes:g}")
+        marked = ", ".join(extra if installed(extra) else f"{extra} *" for extra in each.extras)
+        table.add_row(each.name, each.shows, marked, f"{each.minutes:g}")
     make_console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -114,6 +113,22 @@ def _one(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
     if out is not None and (folder / f"{name}.csv").is_file():
         _copied(folder, Path(out), name)
     return code
+
+
+def _all(known: list[ListedExperiment], scale: str, out: str | None, overrides: list[str]) -> int:
+    """One experiment after the other; those whose extra is not installed are left out, with a line each."""
+    codes = {}
+    for each in known:
+        missing = [extra for extra in each.extras if not installed(extra)]
+        if missing:
+            say(f"experiment {each.name}: left out, it needs an extra: {way_to(missing[0])}")
+        else:
+            codes[each.name] = _whatever_comes(each.name, scale, out, overrides)
+    failed = [name for name, code in codes.items() if code]
+    say(f"{len(codes) - len(failed)} of {len(codes)} experiments done")
+    if failed:
+        complain(f"failed: {', '.join(failed)}")
+    return max(codes.values(), key=lambda code: code == 1, default=0)
 
 
 def _option(name: str, scale: str) -> str:
