@@ -1,4 +1,4 @@
-"""`provfl ls [GROUP]`: the config groups, their options, and a line on each."""
+"""`provfl ls [GROUP]`: the config groups, their options, and a line on each; `--keys`: every key."""
 
 import sys
 
@@ -7,7 +7,11 @@ from ..config.tree import block, blocks, described, groups, options
 from ..errors import InputError, did_you_mean
 from .saying import say
 
-USAGE = "provfl ls [GROUP]: lists the config groups and their options, or those of one group"
+USAGE = (
+    "provfl ls [GROUP]: lists the config groups and their options, or those of one group\n"
+    "provfl ls --keys: every key with what is accepted, its default and its meaning, as Markdown"
+)
+KEYS = "--keys"
 
 
 def main(arguments: list[str]) -> int:
@@ -15,8 +19,13 @@ def main(arguments: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         say(USAGE)
         return 0
-    for flag in (argument for argument in arguments if argument.startswith("-")):
-        raise InputError(f"{no_such_flag(flag, ['--help'])} ({USAGE.split(':')[0]})")
+    if arguments == [KEYS]:
+        from ..config.reference import reference
+
+        say(reference())
+        return 0
+    for flag in (argument for argument in arguments if argument.startswith("-") and argument != KEYS):
+        raise InputError(f"{no_such_flag(flag, [KEYS, '--help'])} ({USAGE.split(':')[0]})")
     if len(arguments) > 1:
         raise InputError(f"{' '.join(arguments)}: one group at most ({USAGE.split(':')[0]})")
     if arguments and block(arguments[0]):

@@ -330,7 +330,7 @@ class Experiment:
         by: settings that name a row, as keys or config groups.
         methods: the columns, in their order; []: all that there are.
         metrics: one table each; the first is drawn.
-        rounds: last | each | pooled, see `reporting.joined`.
+        rounds: of the traced rounds, last | each (one by one) | pooled (all together).
         x: what the figure has on its horizontal axis, one of `by` or `round`; null: bars, one group a row.
         facet: one of `by` that the figure has a panel for; null: one panel.
         published: figures that others reported: `source`, `columns` and `rows`. Columns of `by` say which row of ours

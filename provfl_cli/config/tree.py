@@ -41,7 +41,7 @@ def variants(group: str, name: str) -> list[str]:
 
 def described(group: str) -> list[Option]:
     """The options of `group`, each with its one line."""
-    default = _defaults().get(group)
+    default = default_options().get(group)
     return [Option(group, name, summary(option_file(group, name)), name == default) for name in options(group)]
 
 
@@ -91,7 +91,7 @@ def blocks() -> list[str]:
     return [name for name in names if name not in ("defaults", "hydra")]
 
 
-def _defaults() -> dict[str, str | None]:
+def default_options() -> dict[str, str | None]:
     """What the defaults list of `config.yaml` chooses in each group."""
     from omegaconf import OmegaConf
 
