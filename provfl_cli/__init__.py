@@ -1,7 +1,7 @@
 """ProvFL: which clients of a federation are responsible for a prediction of its global model.
 
-Parts, each importing only from those before it: config, data, models, fusion, store, federation, provenance,
-evaluation, reporting, run, cli. Importing this package imports none of them.
+What its folders are for, in the order in which they may import each other, stands in `README.md` beside this file, and
+what of them is stable. Importing this package imports none of them.
 """
 
 from __future__ import annotations
