@@ -24,8 +24,8 @@ from tests.documentation import PAGES, PROJECT, REPOSITORY, WRITTEN, Block, anch
 HOME = PROJECT["project"]["urls"]["Homepage"]
 MISSING_EXTRA = "pip install 'provfl["
 SMALL = {  # what a command of a page is run with here, unless it says otherwise
-    "experiment": "smoke", "federation.clients": "10", "federation.rounds": "2", "federation.local_epochs": "1",
-    "evaluation.inputs": "all", "evaluation.max_inputs": "10", "evaluation.repeats": "1",
+    "experiment": "smoke", "federation.clients": "8", "federation.rounds": "2", "federation.local_epochs": "1",
+    "engine.workers": "1", "evaluation.inputs": "all", "evaluation.max_inputs": "10", "evaluation.repeats": "1",
 }  # fmt: skip
 RESULTS = REPOSITORY / "outputs" / "paper"
 FILES_OF_USERS = {"mails.csv", "mine.yaml", "wide.yaml", "strong.yaml"}
@@ -59,17 +59,13 @@ def test_the_first_page_is_short() -> None:
 
 @pytest.mark.parametrize("page", WRITTEN, ids=named(WRITTEN))
 def test_every_file_of_code_that_a_page_names_is_there(page: Path) -> None:
-    names = re.findall(r"`([\w./*]+\.(?:py|yaml))`", prose(page))
-    for name in set(names) - FILES_OF_USERS:
-        places = (page.parent, REPOSITORY, *(REPOSITORY / each for each in ("provfl_cli", "conf", "scripts", "tests")))
-        assert (
-            any(
-                next(place.rglob(name.rpartition("/")[2]) if "/" not in name else place.glob(name), None)
-                for place in places
-                if place != REPOSITORY or "/" in name
-            )
-            or "NAME" in name
-        ), f"{page}: {name}"
+    names = set(re.findall(r"`([\w./*]+\.(?:py|yaml))`", prose(page))) - FILES_OF_USERS
+    places = [page.parent, *(REPOSITORY / name for name in ("", "provfl_cli", "conf", "scripts", "tests"))]
+    for name in names:
+        found = any(next(place.glob(name), None) for place in places)
+        if "/" not in name:
+            found |= any(next(place.rglob(name), None) for place in places if place != REPOSITORY)
+        assert found or "NAME" in name, f"{page}: {name}"
 
 
 def known_keys() -> set[str]:
