@@ -53,6 +53,7 @@ def decode(cells: Sequence[tuple[str, Any]], size: int, digest: Any, reading: Re
     import numpy as np
 
     known, held = reading or Reading(), dict[str, Range]()
+    wanted = known.wanted
     reaches, faint = defaultdict[str, list[Reach]](list), set[float]()
     counts, first = Counter[str](), ""
     pictures, shapes = list[np.ndarray](), list[tuple[int, int]]()
@@ -64,7 +65,7 @@ def decode(cells: Sequence[tuple[str, Any]], size: int, digest: Any, reading: Re
         pictures.append(resize(pixels, size))
 
     for number, (where, cell) in enumerate(cells):
-        stored = read(where, cell, known.wanted)
+        stored = read(where, cell, wanted)
         if stored.turned:
             counts["turned"] += 1
         if stored.layout:
@@ -94,7 +95,7 @@ def decode(cells: Sequence[tuple[str, Any]], size: int, digest: Any, reading: Re
     odd = misfits(reaches, decided, reading is None)
     for number in range(start, len(cells)):
         where, cell = cells[number]
-        waiting = kept.pop(number, None) or read(where, cell, known.wanted)
+        waiting = kept.pop(number, None) or read(where, cell, wanted)
         finish(pixels_of(waiting, decided, where))
     if len({picture.shape[-1] for picture in pictures}) > 1:
         pictures = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures]
@@ -125,9 +126,10 @@ def _seen_on(stored: Stored) -> Counter[str]:
 
 def _strips(cells: Sequence[tuple[str, Any]], shapes: Sequence[tuple[int, int]]) -> tuple[str, ...]:
     """A sentence where pictures look like flattened ones."""
-    strips = [number for number, shape in enumerate(shapes) if is_strip(shape)]
-    if not strips:
+    narrow = {shape for shape in set(shapes) if is_strip(shape)}
+    if not narrow:
         return ()
+    strips = [number for number, shape in enumerate(shapes) if shape in narrow]
     height, width = shapes[strips[0]]
     are, where = "is a strip" if len(strips) == 1 else "are strips", cells[strips[0]][0]
     return (f"{len(strips):,} of {len(shapes):,} pictures {are}, such as {where} ({width}x{height} pixels): stretched",)

@@ -99,7 +99,7 @@ def read(where: str, cell: Any, wanted: Wanted = ALL) -> Stored:
 
 
 def arranged(values: np.ndarray, layout: str, wanted: Wanted = ALL) -> tuple[np.ndarray, np.ndarray | None]:
-    """An array with channels `first` or `last` (or none) as values `[height, width, 1 or 3]` and alpha as `Stored`'s."""
+    """Values `[height, width, 1 or 3]` and alpha (see `Stored`) of an array with channels `first`, `last` or none."""
     import numpy as np
 
     if values.ndim == 2:
@@ -226,7 +226,8 @@ def _decoded(picture: Picture, wanted: Wanted) -> Stored:
             values = np.asarray(whole)
             colours = values[..., : 1 if mode in GREY_MODES else 3]
             return Stored(np.ascontiguousarray(colours), "bytes", _alpha(values[..., 3:], wanted))
-        alpha = _alpha(np.full((1, 1, 1), least), wanted)
+        if least < 255:
+            alpha = _alpha(np.full((1, 1, 1), least), wanted)
     form = "L" if mode in GREY_MODES else "RGB"
     pixels = np.asarray(picture if picture.mode == form else picture.convert(form))
     return Stored(pixels[..., np.newaxis] if form == "L" else pixels, "bytes", alpha)

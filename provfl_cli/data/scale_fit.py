@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BLACKENED = 16  # a picture that reaches less than one in so many of the scale is nearly black: 12 bits among 16
 DIMMED = 4  # 12 bits among 14
+LOOKED_AT = 256  # values of a picture, for whether they are fractions
 PIXELS = 128  # a scale to so much holds pixels, not fractions
 
 
@@ -31,7 +32,10 @@ def reach_of(where: str, values: np.ndarray, low: float, high: float) -> Reach:
     import numpy as np
 
     top = max(abs(low), abs(high))
-    unit = values.dtype.kind == "f" and 0.5 < top <= 1 and bool((values != np.rint(values)).any())
+    unit = False
+    if values.dtype.kind == "f" and 0.5 < top <= 1:
+        some = values.reshape(-1)[:: max(1, values.size // LOOKED_AT)]
+        unit = bool((some != np.rint(some)).any())
     return Reach(where, top, unit)
 
 
@@ -67,8 +71,8 @@ def misfits(reaches: Mapping[str, Sequence[Reach]], reading: Reading, training: 
                 lines.append(f"pictures: {_both(dim, bright)}: are they on the same scale?")
             elif black:
                 lines.append(
-                    f"pictures: {_both(black, others)}: those to {_top(black)} are nearly black: if they are on another "
-                    "scale, write all on the same"
+                    f"pictures: {_both(black, others)}: those to {_top(black)} are nearly black: if they are on "
+                    "another scale, write all on the same"
                 )
     return tuple(lines)
 

@@ -28,9 +28,10 @@ from ..data.load import test_set
 from ..data.network import without_network
 from ..data.numbering import asked
 from ..data.picture_facts import PictureFacts
+from ..data.picture_paths import Places
 from ..data.split import Split
 from ..data.splits import from_table, joined
-from ..data.tables import FORMATS, read_table
+from ..data.tables import FORMATS, column_names, input_columns, read_table
 from ..data.tensors import to_tensor
 from ..data.tokenizer import from_json
 from ..errors import InputError, RunError
@@ -176,6 +177,13 @@ class RunInputs:
         files = [path] if path.is_file() else [path / file for file in listed(path)[0]]
         pictures = [file for file in files if file.suffix.lower() in PICTURES and isinstance(self.form, Pictures)]
         tables = [file for file in files if file.suffix.lower() in FORMATS]
+        columns = set(input_columns(self.config.dataset))
+        table = next((file for file in tables if columns <= set(column_names(file, self.config.dataset))), None)
+        if pictures and table is not None:
+            raise InputError(
+                f"--inputs {path}: holds pictures and {table.name}, a table of inputs: give --inputs {table}, or a "
+                "folder of pictures alone"
+            )
         if pictures:
             labels = [file.parent.name if file.parent.name in self.label_names else None for file in pictures]
             base = path.parent if path.is_file() else path
@@ -185,11 +193,11 @@ class RunInputs:
             kinds = ", ".join(suffix[1:] for suffix in FORMATS)
             also = " or pictures" if isinstance(self.form, Pictures) else ""
             raise InputError(f"--inputs {path}: give a table ({kinds}){also}")
-        whole = joined([self._table(file) for file in tables])
+        whole = joined([self._table(file, path if path.is_dir() else path.parent) for file in tables])
         names = tuple(f"row {row}" for row in range(len(whole.cells)))
         return self._of_split(whole, names)
 
-    def _table(self, file: Path) -> Split:
+    def _table(self, file: Path, root: Path) -> Split:
         dataset = self.config.dataset
         if file.suffix.lower() == ".parquet":
             try:
@@ -198,7 +206,7 @@ class RunInputs:
                 raise InputError(f"--inputs {file}: {error}") from error
             except (OSError, ValueError):  # said below
                 pass
-        return from_table(read_table(file, dataset), str(file), file.parent, dataset, unlabelled=True)
+        return from_table(read_table(file, dataset), str(file), Places(file.parent, root), dataset, unlabelled=True)
 
     def _of_split(self, split: Split, names: tuple[str, ...]) -> TracedInputs:
         if not split.cells:
