@@ -226,7 +226,7 @@ def _decoded(picture: Picture, wanted: Wanted) -> Stored:
             values = np.asarray(whole)
             colours = values[..., : 1 if mode in GREY_MODES else 3]
             return Stored(np.ascontiguousarray(colours), "bytes", _alpha(values[..., 3:], wanted))
-        if least < 255:
+        if least != 255:
             alpha = _alpha(np.full((1, 1, 1), least), wanted)
     form = "L" if mode in GREY_MODES else "RGB"
     pixels = np.asarray(picture if picture.mode == form else picture.convert(form))
