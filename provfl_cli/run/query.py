@@ -149,8 +149,9 @@ def ask(opened: OpenFederation, number: int | None, given: TracedInputs, questio
     presets, rivals = opened.methods(question.methods)
     stored = opened.round(number)
     model, scope = opened.model.to(opened.device), opened.provenance.scope
+    opened.check_fits(stored)
     model.load_state_dict(dict(stored.weights()))
-    probabilities = class_logits(model, given.inputs, opened.device).double().softmax(1).numpy()
+    probabilities = _predicted(opened, given)
     classes = probabilities.argmax(1)
     if question.target is not None:
         classes = np.full_like(classes, opened.label(question.target))
@@ -158,6 +159,19 @@ def ask(opened: OpenFederation, number: int | None, given: TracedInputs, questio
     own = bool(presets) and presets[0] == opened.provenance
     lineage = lineage_round(stored) if own and scope == "lineage" and stored.lineage_rows is not None else None
     return AttributedPredictions(stored, case, probabilities, attributed(case, presets, rivals, lineage))
+
+
+def _predicted(opened: OpenFederation, given: TracedInputs) -> np.ndarray:
+    """Probabilities `[n, classes]` of the loaded model; RunError where it does not take these inputs."""
+    try:
+        logits = class_logits(opened.model, given.inputs, opened.device)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shape = list(given.inputs.shape[1:])
+        raise RunError(
+            f"{opened.folder}: its model does not take an input of the shape {shape} ({type(error).__name__} in its "
+            "forward): what the model reads is not what the run recorded, or the model is another"
+        ) from error
+    return logits.double().softmax(1).numpy()
 
 
 def _told(
