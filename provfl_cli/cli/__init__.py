@@ -16,6 +16,7 @@ from .. import __version__
 from ..config.checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
 from ..garbage import collect_rarely
+from ..library_warnings import library_warnings_ignored
 from .ended import EndedBySignal, answer_signals
 from .saying import complain, say
 
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         answer_signals()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        with library_warnings_ignored():
+            return _dispatch(arguments)
     except KeyboardInterrupt as error:
         resumed = "; the same command goes on from the last whole round" if arguments[:1] in RESUMED else ""
         with suppress(OSError):  # the terminal may be what has gone

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..config.flags import no_such_flag
 from ..config.tree import groups, option_file, options
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, RunError, did_you_mean
 from ..store.disk import replacing
 from .saying import say
 
@@ -26,8 +26,11 @@ def main(arguments: list[str]) -> int:
     source, target = _source(names[0]), _target(names[0], names[1])
     if target.exists() and not force:
         raise InputError(f"{target} is there already: another name, or --force to overwrite it")
-    with replacing(target) as beside:
-        beside.write_bytes(source.read_bytes())
+    try:
+        with replacing(target) as beside:
+            beside.write_bytes(source.read_bytes())
+    except RunError as error:
+        raise InputError(str(error)) from error
     say(f"{names[0]} -> {target}")
     say(_how_to_use(names[0].partition("/")[0], target))
     return 0
