@@ -292,7 +292,7 @@ def mutate(folder: Path, chance: random.Random) -> str:
 
 @pytest.mark.parametrize(
     ("seed", "count", "asked"),
-    [(1, 4, 2), pytest.param(2, 60, 4, marks=pytest.mark.slow)],
+    [(1, 4, 2), pytest.param(2, 30, 4, marks=pytest.mark.slow)],
 )
 def test_whatever_a_folder_holds_it_is_answered(
     seed: int, count: int, asked: int, trained: Path, tmp_path: Path, capsys: Captured

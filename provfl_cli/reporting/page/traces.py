@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -141,13 +141,17 @@ def shown_inputs(opened: RunContents, numbers: Sequence[int], room: int) -> tupl
         pairs = zip(rows["probabilities"], rows["prediction"], strict=True)
         shown["probability"] = [_probability(given, predicted) for given, predicted in pairs]
     told = []
-    for name, make in (("picture", _data_uri), ("text", _excerpt)):
+    makers: tuple[tuple[str, type, Callable[[Any], str]], ...] = (
+        ("picture", bytes, _data_uri),
+        ("text", str, _excerpt),
+    )
+    for name, kind, make in makers:
         if name not in rows:
             continue
         made, missing, unread = list[str | None](), 0, 0
         for content in rows[name]:
             try:
-                one = make(content) if isinstance(content, str | bytes) else None
+                one = make(content) if isinstance(content, kind) else None
             except Exception:  # of a picture that is none, or damaged
                 one, unread = None, unread + 1
             room -= len(one.encode()) if one is not None else 0
