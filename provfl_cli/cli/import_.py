@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, did_you_mean
-from ..run.place import MISMATCH, require_file
+from ..run.place import MISMATCH, STATELESS, require_file
 from .arguments import check_out, parser, read, whole
 from .saying import say
-
-STATELESS = (  # fusions that need nothing from the server or the clients but the models and numbers of examples
-    "fedavg", "fedprox", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "norm_clipping",
-)  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:

@@ -9,6 +9,9 @@ from ..errors import InputError, did_you_mean
 from ..store.recorded import is_recorded
 
 MISMATCH = ("refuse", "fusion", "row")
+STATELESS = (  # fusions that need nothing from the server or the clients but the models and numbers of examples
+    "fedavg", "fedprox", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "norm_clipping",
+)  # fmt: skip
 
 
 def require_place(folder: Path) -> None:
