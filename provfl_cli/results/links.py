@@ -17,7 +17,7 @@ def refuse_links(folder: Path) -> None:
     for place in (folder, folder / ".hydra"):
         for entry in os.scandir(place) if place.is_dir() else ():
             if entry.is_symlink() and entry.name != ROUNDS and not _inside(Path(entry.path), folder):
-                raise InputError(f"{entry.path}: is a link to a place outside of the run's folder: nothing is read")
+                raise InputError(f"{entry.path}: is a link to a place outside of its folder: nothing is read")
 
 
 def refuse_links_of_rounds(folder: Path) -> None:
@@ -28,6 +28,19 @@ def refuse_links_of_rounds(folder: Path) -> None:
     rounds = folder / ROUNDS
     if not _inside(rounds, folder) and not ENTRY.fullmatch("/".join(rounds.resolve().parts[-3:])):
         raise InputError(f"{rounds}: is a link to a place that is no training cache: nothing is read there")
+    _refuse_links_below(rounds)
+
+
+def refuse_links_of_recording(folder: Path) -> None:
+    """Raise InputError where a recorded federation, or one of its rounds, holds a link to something outside of it."""
+    refuse_links(folder)
+    rounds = folder / ROUNDS
+    if not _inside(rounds, folder):
+        raise InputError(f"{rounds}: is a link to a place outside of the recording's folder: nothing is read")
+    _refuse_links_below(rounds)
+
+
+def _refuse_links_below(rounds: Path) -> None:
     for above, folders, files in os.walk(rounds.resolve()):
         for name in (*folders, *files):
             path = Path(above) / name

@@ -22,6 +22,8 @@ from ..fusion.privacy import NoPrivacy
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..provenance.checks import ONE_LOGIT, check_finite_inputs
+from ..results.links import refuse_links_of_recording
+from ..store.matching_tensors import check_tensors
 from ..store.recorded import RECORDED, RecordedFederation, is_recorded, read_whole, why_nothing
 from ..store.rounds import read_round, stored_rounds
 from .inputs import UNKNOWN, TensorInputs
@@ -39,9 +41,10 @@ def open_recorded(folder: Path, model: str | None, data: str | None) -> OpenFede
             pair, or a mapping with these names.
 
     Raises:
-        InputError: what was given does not fit, or is missing.
+        InputError: what was given does not fit, or is missing; or the folder holds links to other places.
         RunError: a file of it is damaged.
     """
+    refuse_links_of_recording(folder)
     recorded = read_whole(folder)
     if recorded is None or not stored_rounds(folder / "rounds"):
         if not is_recorded(folder):
@@ -51,7 +54,9 @@ def open_recorded(folder: Path, model: str | None, data: str | None) -> OpenFede
     require_model_and_data(folder, model, data)
     assert model is not None and data is not None  # noqa: PT018
     inputs, labels = _data(data)
-    weights = read_round(folder / "rounds", stored_rounds(folder / "rounds")[-1]).weights()
+    last = read_round(folder / "rounds", stored_rounds(folder / "rounds")[-1])
+    check_tensors(last)
+    weights = last.weights()
     module, form = _model(model, inputs, weights, recorded)
     classes = _check_fits(module, weights, inputs, model)
     if labels.max() >= classes or labels.min() < UNKNOWN:

@@ -37,6 +37,7 @@ from ..models.build import build
 from ..results import label_counts as counted
 from ..results.checksums import FILE, SETTINGS, TOKENIZER, damage, read_manifest
 from ..results.links import refuse_links, refuse_links_of_rounds
+from ..store.matching_tensors import check_tensors
 from ..store.recorded import check_names
 from ..store.rounds import Round, read_round, stored_rounds
 from ..store.sealed import Damaged
@@ -109,7 +110,7 @@ class OpenFederation:
 
         Raises:
             InputError: it is not there.
-            RunError: it is damaged, or not of this federation.
+            RunError: it is damaged, or not of this federation, or its files do not hold tensors of one model.
         """
         there = self.rounds
         if not there:
@@ -128,6 +129,7 @@ class OpenFederation:
             check_names(self.client_names, stored.clients, stored.names, stored.folder)
         else:
             check_belongs(self.folder, stored, self.key)
+        check_tensors(stored)
         return stored
 
     def case(self, stored: Round, given: TracedInputs, classes: np.ndarray) -> Case:

@@ -131,7 +131,9 @@ def ask_many(opened: OpenFederation, number: int | None, given: TracedInputs, qu
         explained=case.classes[at].astype(np.int32),
         probability=asked.probabilities[at, case.classes[at]],
         # Harmless already here: a text column takes no half characters, which JSON can name clients by.
-        client_name=rows["client"].map(lambda client: harmless(opened.name_of(client)), na_action="ignore").astype("str"),
+        client_name=rows["client"]
+        .map(lambda client: harmless(opened.name_of(client)), na_action="ignore")
+        .astype("str"),
         covered=[traces[key].covered if key in traces else np.nan for key in by_trace],
         uncovered=pd.Series(
             [(listed(traces[key].uncovered) or None) if key in traces else None for key in by_trace], rows.index, "str"
