@@ -78,16 +78,16 @@ def _metrics(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
     def count(name: str, least: int) -> int:
         return whole(value_of(entry, name), where + name, least)
 
-    def measured(name: str) -> float:
-        return finite_or_null(value_of(entry, name), where + name)
+    def measured(name: str, **limits: float) -> float:
+        return finite_or_null(value_of(entry, name), where + name, **limits)
 
     return {
         "round": count("round", 0),
-        "loss": measured("loss"),
-        "accuracy": measured("accuracy"),
+        "loss": measured("loss", least=0),
+        "accuracy": measured("accuracy", least=0, most=1),
         "train_loss": measured("train_loss"),
         "clients": count("clients", 0),
-        "seconds": measured("seconds"),
+        "seconds": measured("seconds", least=0),
         "failed": numbers(entry.get("failed", []), f"{where}failed"),
     }
 

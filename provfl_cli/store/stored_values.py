@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from ..config.checks import LONGEST_TEXT, excerpt
@@ -15,6 +16,7 @@ from ..config.checks import LONGEST_TEXT, excerpt
 LARGEST_NUMBER = 2**31 - 1  # of clients and rounds: tables hold them in 32 bits
 LARGEST_COUNT = 10**12  # training examples of one client
 LARGEST_WEIGHT = 1e15  # share or weight of one client
+LARGEST_MEASURE = 1e300  # of a loss, or of seconds
 
 
 def read_format(content: Mapping[str, Any], readable: tuple[int, ...]) -> int:
@@ -39,20 +41,16 @@ def whole(value: Any, key: str, least: int = 0, most: int = LARGEST_NUMBER) -> i
     return value
 
 
-def finite(value: Any, key: str, least: float = -LARGEST_WEIGHT, most: float = LARGEST_WEIGHT) -> float:
+def finite(value: Any, key: str, least: float, most: float) -> float:
     """A number; ValueError for anything else, NaN and infinity among them, and where it is out of range."""
     if type(value) not in (int, float) or not (math.isfinite(value) and least <= value <= most):
         raise wrong(key, value, f"a number from {least:g} to {most:g}")
     return float(value)
 
 
-def finite_or_null(value: Any, key: str) -> float:
-    """A finite number; NaN for null, which stands for one that nobody knows; ValueError for anything else."""
-    if value is None:
-        return math.nan
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise wrong(key, value, "a number, or null")
-    return float(value)
+def finite_or_null(value: Any, key: str, least: float = -LARGEST_MEASURE, most: float = LARGEST_MEASURE) -> float:
+    """As `finite`; NaN for null, which stands for a number that nobody knows."""
+    return math.nan if value is None else finite(value, key, least, most)
 
 
 def text(value: Any, key: str) -> str:
@@ -91,7 +89,7 @@ def texts(value: Any, key: str) -> tuple[str, ...]:
 def ascending(value: Any, key: str) -> tuple[int, ...]:
     """A list of whole numbers, each above the one before; ValueError for anything else."""
     found = numbers(value, key)
-    if any(left >= right for left, right in zip(found, found[1:], strict=False)):
+    if any(left >= right for left, right in pairwise(found)):
         raise wrong(key, value, "a list of ascending numbers")
     return found
 
