@@ -9,6 +9,7 @@ import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from provfl_cli.errors import InputError, RunError
 from provfl_cli.run.place import STATELESS
 from provfl_cli.store.disk import checksum
 from provfl_cli.store.matching_tensors import check_tensors
-from provfl_cli.store.recorded import JOURNAL, read_recorded
+from provfl_cli.store.recorded import JOURNAL, read_recorded, write_recorded
 from provfl_cli.store.rounds import read_round
 from provfl_cli.store.sealed import sealed
 
@@ -411,6 +412,15 @@ def test_what_ends_the_program_when_it_is_called_is_named(made: Path, capsys: py
         assert words in error
 
 
+def test_nothing_that_is_called_ends_a_command_unseen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provfl_cli.cli.trace.main", lambda _: sys.exit(0))
+    code, _, error = answered(capsys, ["trace", "made"])
+    assert (code, error.count("\n")) == (2, 1)
+    assert "a function that was called ended the program" in error
+
+
 def test_half_characters_in_a_clients_name_are_replaced_in_every_file(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -433,3 +443,33 @@ def test_names_that_could_be_taken_for_others_are_refused(made: Path, capsys: py
         assert (code, error.count("\n")) == (2, 1)
         assert f"--client {name}: with --mismatch row" in error
     assert not Path("other").exists()
+
+
+def test_what_could_not_be_read_again_is_not_written(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded = read_recorded(made)
+    assert recorded is not None
+    for wrong in ({"clients": {0: "a", 1: "a"}}, {"clients": {2**40: "a"}}, {"examples": {0: -1}}):
+        with pytest.raises(RunError, match="cannot be written"):
+            write_recorded(made, replace(recorded, **wrong))
+    assert read_recorded(made) == recorded
+
+
+def test_names_of_half_characters_are_written_and_read_back(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, _ = answered(capsys, call("--out", "other", "--labels", "\udcff", "b", "c", clients=("\udcffa", "bob")))
+    assert code == 0
+    recorded = read_recorded(Path("other"))
+    assert recorded is not None
+    assert (recorded.clients[0], recorded.labels[0]) == ("\udcffa", "\udcff")
+    assert answered(capsys, ["trace", "other", *WHERE, "--json"])[0] == 0
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.uint16, torch.float8_e4m3fn])
+def test_types_that_no_round_holds_are_not_imported(
+    kind: torch.dtype, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("before", "after", *NAMES):
+        tensors = load_file(f"{name}.safetensors")
+        save_file({**tensors, "0.bias": tensors["0.bias"].to(kind)}, f"{name}.safetensors")
+    code, _, error = answered(capsys, call("--out", "other"))
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"--previous: before.safetensors: 0.bias is {kind}, which no round holds" in error

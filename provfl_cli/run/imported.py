@@ -25,7 +25,7 @@ from ..results.links import refuse_links_of_recording
 from ..store.locks import claimed
 from ..store.recorded import RecordedFederation, read_whole, require_no_run, write_recorded
 from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round, read_round, stored_rounds
-from ..store.tensorfile import open_tensors, specs_of, write_slot
+from ..store.tensorfile import NAMES, open_tensors, specs_of, write_slot
 from .place import DIFFERENCE
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # last parts of the names of normalisation's buffers
@@ -202,6 +202,12 @@ def _read(file: Path, option: str) -> dict[str, Tensor]:
         ) from None
     if not tensors:
         raise InputError(f"{option}: {file}: holds no tensor")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in NAMES:
+            raise InputError(
+                f"{option}: {file}: {printable(name)} is {tensor.dtype}, which no round holds: give it as another "
+                "type, such as torch.float32"
+            )
     return tensors
 
 

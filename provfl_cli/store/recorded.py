@@ -17,6 +17,7 @@ from typing import Any
 
 from ..bounded import read_end, read_json
 from ..errors import InputError, RunError
+from ..harmless import harmless_json
 from .disk import replacing
 from .sealed import check_seal, sealed
 from .stored_values import (
@@ -63,7 +64,7 @@ def write_recorded(folder: Path, recorded: RecordedFederation) -> None:
     """Write `recorded.json`, whole or not at all; the folder is made where it is missing.
 
     Raises:
-        RunError: the folder cannot be written to.
+        RunError: the folder cannot be written to, or a number or name is none that a recording may have.
     """
     content = {
         "format": FORMAT,
@@ -73,8 +74,14 @@ def write_recorded(folder: Path, recorded: RecordedFederation) -> None:
         "labels": list(recorded.labels),
         "fusion": list(recorded.fusion),
     }
+    written = sealed(content)
+    try:
+        _recorded(written)
+    except ValueError as error:
+        raise RunError(f"{folder / RECORDED} cannot be written: {error}") from error
     with replacing(folder / RECORDED) as beside:
-        beside.write_text(json.dumps(sealed(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        lines = harmless_json(json.dumps(written, indent=1, ensure_ascii=False)) + "\n"
+        beside.write_text(lines, encoding="utf-8")
 
 
 def read_recorded(folder: Path) -> RecordedFederation | None:

@@ -307,6 +307,9 @@ def commit_round(
     Until the rename there is no such round; after it, it is whole, also when the machine loses its power. A round of
     that number that is there already, trained without the lineage that is wanted now, is replaced. `key`, `names` and
     `source` are those of `Round`.
+
+    Raises:
+        RunError: a number or name is none that a round may have.
     """
     rounds = temporary.parent
     write_tensors(temporary / GLOBAL, weights)
@@ -349,7 +352,13 @@ def commit_round(
         manifest |= {"source": source, "names": list(names)}
     if lineage is not None:
         manifest["lineage"] = asdict(lineage.rows)
-    (temporary / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    written = sealed(manifest)
+    try:
+        round_values(written)
+        metrics_values(written)
+    except ValueError as error:  # never a round that could not be read again
+        raise RunError(f"round {number} cannot be stored: {error}") from error
+    (temporary / MANIFEST).write_text(json.dumps(written, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for file in temporary.iterdir():
         flush(file)
     flush(temporary)
