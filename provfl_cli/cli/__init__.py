@@ -57,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(OSError):  # the terminal may be what has gone
             complain(f"ended by {error}{resumed}" if isinstance(error, EndedBySignal) else f"interrupted{resumed}")
         return 128 + error.number if isinstance(error, EndedBySignal) else INTERRUPTED
+    except SystemExit as error:  # of a model or data that are called: our own commands return
+        if arguments[:1] == ["run"]:  # but Hydra, which has said why
+            raise
+        complain(f"a function that was called ended the program ({excerpt(error)}): let it raise an exception instead")
+        return WRONG_INPUT
     except BrokenPipeError:  # such as `provfl ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK

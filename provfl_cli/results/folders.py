@@ -184,6 +184,10 @@ def _read(path: Path, reader: Callable[[Path], Content]) -> Content:
         return reader(path)
     except WrongContent as error:
         raise WrongContent(f"{path.name}: {error}") from error
+    except ValueError as error:
+        if path.suffix == ".csv":  # in pandas' words
+            raise
+        raise WrongContent(f"{path.name} cannot be read: {' '.join(str(error).split())[:200]}") from error
 
 
 def _scores(path: Path) -> pd.DataFrame:

@@ -38,6 +38,19 @@ def refuse_links_of_rounds(folder: Path) -> None:
     rounds = folder / ROUNDS
     if not _inside(rounds, folder) and not ENTRY.fullmatch("/".join(rounds.resolve().parts[-3:])):
         raise InputError(f"{rounds}: is a link to a place that is no training cache: nothing is read there")
+    _refuse_links_below(rounds)
+
+
+def refuse_links_of_recording(folder: Path) -> None:
+    """Raise InputError where a recorded federation, or one of its rounds, holds a link out of its folder."""
+    refuse_links(folder)
+    rounds = folder / ROUNDS
+    if not _inside(rounds, folder):
+        raise InputError(f"{rounds}: is a link to a place outside of the recording's folder: nothing is read")
+    _refuse_links_below(rounds)
+
+
+def _refuse_links_below(rounds: Path) -> None:
     for above, folders, files in os.walk(rounds.resolve()):
         for name in (*folders, *files):
             path = Path(above) / name

@@ -41,6 +41,7 @@ from ..results.checksums import FILE, SETTINGS, TOKENIZER, damage, read_manifest
 from ..results.columns import run_table
 from ..results.links import refuse_links, refuse_links_of_rounds
 from ..results.wrong import WrongContent
+from ..store.matching_tensors import check_tensors
 from ..store.recorded import check_names
 from ..store.rounds import Round, read_round, stored_rounds
 from ..store.sealed import Damaged
@@ -113,7 +114,7 @@ class OpenFederation:
 
         Raises:
             InputError: it is not there.
-            RunError: it is damaged, or not of this federation.
+            RunError: it is damaged, or not of this federation, or its files do not hold tensors of one model.
         """
         there = self.rounds
         if not there:
@@ -132,6 +133,7 @@ class OpenFederation:
             check_names(self.client_names, stored.clients, stored.names, stored.folder)
         else:
             check_belongs(self.folder, stored, self.key)
+        check_tensors(stored)
         return stored
 
     def check_fits(self, stored: Round) -> None:

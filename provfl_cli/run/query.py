@@ -16,6 +16,7 @@ from ..coverage import listed
 from ..errors import InputError, RunError
 from ..evaluation.contributions import ranks
 from ..evaluation.ranking import order, spearman
+from ..harmless import harmless
 from ..provenance.contributions import Contributions
 from ..provenance.lineage import lineage_round
 from ..reporting.rankings import best_clients
@@ -129,7 +130,7 @@ def ask_many(opened: OpenFederation, number: int | None, given: TracedInputs, qu
         prediction=asked.probabilities.argmax(1)[at].astype(np.int32),
         explained=case.classes[at].astype(np.int32),
         probability=asked.probabilities[at, case.classes[at]],
-        client_name=rows["client"].map(opened.name_of, na_action="ignore").astype("str"),
+        client_name=_client_names(opened, rows["client"]),
         covered=[traces[key].covered if key in traces else np.nan for key in by_trace],
         uncovered=pd.Series(
             [(listed(traces[key].uncovered) or None) if key in traces else None for key in by_trace], rows.index, "str"
@@ -138,6 +139,11 @@ def ask_many(opened: OpenFederation, number: int | None, given: TracedInputs, qu
     left_out = dict.fromkeys(text for one in traces.values() for text in one.warnings)
     frame.attrs["warnings"] = [*left_out, *_doubts(given, asked.probabilities)]
     return frame
+
+
+def _client_names(opened: OpenFederation, clients: pd.Series) -> pd.Series:
+    """What the clients are called; harmless already, since a text column takes no half characters, and JSON does."""
+    return clients.map(lambda client: harmless(opened.name_of(client)), na_action="ignore").astype("str")
 
 
 def ask(opened: OpenFederation, number: int | None, given: TracedInputs, question: Query) -> AttributedPredictions:
