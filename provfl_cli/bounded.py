@@ -9,6 +9,7 @@ import json
 import os
 import struct
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,8 @@ def read_json_lines(path: Path, most: int = LINES_BYTES) -> list[dict[str, Any]]
     return [_object(line) for line in read_text(path, most).split("\n") if line.strip()]
 
 
-def read_csv(path: Path, most: int = CSV_BYTES) -> pd.DataFrame:
-    """A table whose first line names its columns.
+def read_csv(path: Path, most: int = CSV_BYTES, texts: Sequence[str] = ()) -> pd.DataFrame:
+    """A table whose first line names its columns; those named in `texts` hold texts, whatever they look like.
 
     Raises:
         Oversized: it has more than `most` bytes, or more columns than any table of ours.
@@ -74,7 +75,7 @@ def read_csv(path: Path, most: int = CSV_BYTES) -> pd.DataFrame:
 
     content = _bytes(path, most)
     check_columns(content[: content.find(b"\n") + 1 or None], b",")
-    return pd.read_csv(io.BytesIO(content))
+    return pd.read_csv(io.BytesIO(content), dtype=dict.fromkeys(texts, str), low_memory=False)
 
 
 def check_columns(line: bytes, separator: bytes, most: int = CSV_COLUMNS) -> None:

@@ -21,6 +21,11 @@ class RunError(_Said):
     """The input was fine and the run failed all the same (exit code 1)."""
 
 
+def brief(error: BaseException) -> str:
+    """What an error of somebody else's code says, on one line: its kind, and the beginning of its words."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
 def nearest(wrong: str, names: Iterable[str], cutoff: float = 0.5) -> list[str]:
     """At most three of the `names` that are spelt like `wrong`, the best first; capitals make no difference."""
     folded = dict[str, list[str]]()

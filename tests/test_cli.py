@@ -520,6 +520,47 @@ def test_cp_and_use(workspace: Path, jobs: list[Config], capsys: Captured) -> No
     assert "0.01" in path.read_text()
 
 
+def test_a_full_disk_leaves_no_empty_option(workspace: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (workspace / "mine.yaml").write_text("before")
+    monkeypatch.setattr(os, "fsync", full)
+    for name in ("mine.yaml", "other.yaml"):
+        assert main(["cp", "model/lenet", name, "--force"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setattr(os, "fsync", real)
+    assert [path.name for path in workspace.iterdir()] == ["mine.yaml"]
+    assert (workspace / "mine.yaml").read_text() == "before"
+
+
+@pytest.mark.parametrize("name", [".hydra", "provfl.log", ".provfl.lock", "error.log", "0/.hydra", "0", "0/provfl.log"])
+def test_a_run_writes_through_no_link(name: str, workspace: Path, jobs: list[Config], capsys: Captured) -> None:
+    elsewhere = workspace / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "config.yaml").write_text("of somebody else")
+    link = workspace / "here" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere if name.endswith((".hydra", "0")) else elsewhere / "config.yaml")
+    sweep = name.startswith("0")
+    flags = ["-m", "seed=1,2", "hydra.sweep.dir=here"] if sweep else ["hydra.run.dir=here"]
+    assert main(["run", *flags]) == 2
+    error = capsys.readouterr().err
+    assert "is a link to a place outside of the run's folder: nothing is written" in error
+    assert error.count("\n") == 1
+    assert [path.name for path in elsewhere.iterdir()] == ["config.yaml"]
+    assert (elsewhere / "config.yaml").read_text() == "of somebody else"
+    assert not jobs
+
+
+@pytest.mark.parametrize("flag", ["--by", "--metric", "--method"])
+def test_a_list_of_nothing_is_refused(flag: str, workspace: Path, capsys: Captured) -> None:
+    assert main(["table", ".", flag, ","]) == 2
+    assert f"{flag} ,: a name is missing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "written"),
     [("mine/", "mine/model/lenet.yaml"), ("model/", "model/lenet.yaml"), ("x", "x.yaml"), ("a/b.yaml", "a/b.yaml")],

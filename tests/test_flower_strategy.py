@@ -33,6 +33,7 @@ from flwr.serverapp import strategy as flower  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
 from provfl_cli.flower import ProvenanceStrategy  # noqa: E402
+from provfl_cli.flower.naming import Register  # noqa: E402
 
 from .test_import import page_data  # noqa: E402
 
@@ -50,6 +51,18 @@ def identity(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
     gc.freeze()
+
+
+def test_labels_have_different_names(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="labels: 'a' is there twice"):
+        ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path, labels=["a", "b", "a"])
+
+
+@pytest.mark.parametrize(("sent", "number"), [(7, 7), (2**62, 0), (float("inf"), 0)])
+def test_a_client_gets_the_number_that_it_sends_where_tables_can_hold_it(sent: float, number: int) -> None:
+    register = Register("partition-id")
+    reply = RecordDict({"metrics": MetricRecord({"partition-id": sent})})
+    assert register.enter({1: reply}) == {1: number}
 
 
 class Clients:

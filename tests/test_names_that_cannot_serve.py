@@ -15,6 +15,7 @@ from torch import nn
 
 def build(channels, classes, image_size, width): return nn.Linear(1, 1)
 def returns_none(channels, classes, image_size): return None
+def exits(channels, classes, image_size): raise SystemExit(0)
 def takes_anything(**options): return options
 def one_argument(classes): return nn.Linear(1, 1)
 def forty_two(): return 42
@@ -35,6 +36,8 @@ CASES = {
     ("model._target_=my_parts.build",): "missing a required argument: 'width'): " + MODEL,
     ("model._target_=my_parts.returns_none",): "returns NoneType, no torch.nn.Module: " + MODEL,
     ("model._target_=my_parts.takes_anything",): "returns dict, no torch.nn.Module: " + MODEL,
+    ("model._target_=my_parts.exits",): "calling it failed (SystemExit: 0): " + MODEL,
+    ("model._target_=my_exit.build",): "cannot be imported (SystemExit: 0)",
     ("model._target_=my_broken.build",): "cannot be imported (ZeroDivisionError: division by zero)",
     ("model._target_=",): "cannot be imported",
     ("dataset.embedded=os.abort",): ALL,
@@ -59,12 +62,13 @@ def test_it_is_wrong_input(
 ) -> None:
     (workspace / "my_parts.py").write_text(SERVING)
     (workspace / "my_broken.py").write_text("1 / 0\n")
+    (workspace / "my_exit.py").write_text("raise SystemExit(0)\n")
     monkeypatch.syspath_prepend(str(workspace))
 
     def refuse(config: object) -> None:
         raise InputError("data were read first")
 
-    called = any(name in overrides[0] for name in ("returns_none", "takes_anything", "forty_two"))
+    called = any(name in overrides[0] for name in ("returns_none", "takes_anything", "forty_two", "exits"))
     if not called:  # of those only the call tells
         monkeypatch.setattr("provfl_cli.run.job.federated_data", refuse)
     assert main(["run", "dataset=digits", "model=lenet", *overrides, "hydra.run.dir=run"]) == 2

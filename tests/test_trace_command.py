@@ -288,6 +288,11 @@ def test_what_is_asked_in_vain(pictures: Path, texts: Path, capsys: pytest.Captu
         ([".", "--inputs", "x.csv"], "--out FILE.csv"),
         ([".", "--inputs", "x.csv", "--out", "a.csv", "--json"], "one of them"),
         ([".", "--out", "a.pdf"], ".json"),
+        ([".", "--without", ","], "--without ,: a name is missing"),
+        ([".", "--without", "3,,7"], "--without 3,,7: a name is missing"),
+        ([".", "--method", "provfl,"], "--method provfl,: a name is missing"),
+        ([".", "--method", ""], "--method: is empty"),
+        ([".", "--target", ""], "--target: is empty"),
     ],
 )
 def test_wrong_arguments(
@@ -332,6 +337,13 @@ def test_the_answer_reads_well_and_does_nothing_to_the_terminal() -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert "true label not known" in printed(made(label=None))
     assert "which is right" in printed(made(label=1))
+
+
+def test_a_layer_without_a_name_is_the_model_itself() -> None:
+    told = made().told[0]
+    one = made(told=(replace(told, layers=(replace(told.layers[0], name=""), told.layers[0])),))
+    assert "(the model itself)" in printed(one)
+    assert as_json(one)["methods"][0]["layers"][0]["layer"] == "(the model itself)"
 
 
 def test_what_if_and_agreement_in_words() -> None:

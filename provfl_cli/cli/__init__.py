@@ -16,6 +16,7 @@ from .. import __version__
 from ..config.checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
 from ..garbage import collect_rarely
+from ..library_warnings import library_warnings_ignored
 from .ended import EndedBySignal, answer_signals
 from .saying import complain, say
 
@@ -49,12 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         answer_signals()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        with library_warnings_ignored():
+            return _dispatch(arguments)
     except KeyboardInterrupt as error:
         resumed = "; the same command goes on from the last whole round" if arguments[:1] in RESUMED else ""
         with suppress(OSError):  # the terminal may be what has gone
             complain(f"ended by {error}{resumed}" if isinstance(error, EndedBySignal) else f"interrupted{resumed}")
         return 128 + error.number if isinstance(error, EndedBySignal) else INTERRUPTED
+    except SystemExit as error:  # of a model or data that are called: our own commands return
+        if arguments[:1] == ["run"]:  # but Hydra, which has said why
+            raise
+        complain(f"a function that was called ended the program ({excerpt(error)}): let it raise an exception instead")
+        return WRONG_INPUT
     except BrokenPipeError:  # such as `provfl ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK

@@ -53,6 +53,14 @@ def whole(name: str, text: str, least: int, most: int = MOST) -> int:
     return int(text)
 
 
+def listed(flag: str, texts: Sequence[str]) -> tuple[str, ...]:
+    """The names in an option's texts, which commas divide; InputError where one is missing beside a comma."""
+    for text in texts:
+        if not all(map(str.strip, text.split(","))):
+            raise InputError(f"{flag} {excerpt(text)}: a name is missing beside a comma, such as {flag} A,B")
+    return tuple(name.strip() for text in texts for name in text.split(","))
+
+
 def check_out(path: Path, folder: bool = False) -> None:
     """InputError where nothing can be written at `--out` (a file; or a `folder`): said before any work is done."""
     if folder and path.exists() and not path.is_dir():

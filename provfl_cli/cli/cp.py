@@ -2,11 +2,11 @@
 
 import shlex
 from pathlib import Path
-from shutil import copyfile
 
 from ..config.flags import no_such_flag
 from ..config.tree import groups, option_file, options
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, RunError, did_you_mean
+from ..store.disk import replacing
 from .saying import say
 
 USAGE = "provfl cp GROUP/OPTION FILE [--force]: copies an option's file out; FILE may be a folder"
@@ -27,10 +27,10 @@ def main(arguments: list[str]) -> int:
     if target.exists() and not force:
         raise InputError(f"{target} is there already: another name, or --force to overwrite it")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        copyfile(source, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+        with replacing(target) as beside:
+            beside.write_bytes(source.read_bytes())
+    except RunError as error:
+        raise InputError(str(error)) from error
     say(f"{names[0]} -> {target}")
     say(_how_to_use(names[0].partition("/")[0], target))
     return 0

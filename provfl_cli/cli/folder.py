@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import InputError
+from ..results.links import refuse_links, refuse_links_of_sweep
 from ..store.locks import CLAIM, FolderClaimed, claim, give_back
 
 
@@ -33,19 +34,24 @@ def wanted(cfg: DictConfig, key: str) -> Path:
 
 
 @contextmanager
-def held(folder: Path, kind: str) -> Iterator[None]:
+def held(folder: Path, kind: str, sweep: bool = False, hydra: str = ".hydra") -> Iterator[None]:
     """Within the context no other run writes into the folder, which is made where it is missing.
 
-    What is left empty goes again. `kind` is that of the cache's locks, `store.lock`.
+    What is left empty goes again. `kind` is that of the cache's locks, `store.lock`; `sweep`: whether jobs write into
+    folders below; `hydra`: what the configuration is written into.
 
     Raises:
         Claimed: another run does.
-        InputError: the folder is none for a run.
+        InputError: the folder is none for a run, or holds a link that leads out of it.
         OSError: it cannot be made, or not be written to.
     """
     rounds = folder / "rounds"
     if rounds.exists() and not rounds.is_symlink():
         raise InputError(f"{rounds} is in the way: a run keeps a link of that name in its folder; move it away")
+    if sweep:
+        refuse_links_of_sweep(folder)
+    else:
+        refuse_links(folder, hydra, done="written")
     try:
         lock = claim(folder, kind)
     except FolderClaimed:

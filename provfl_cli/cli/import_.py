@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, did_you_mean
-from ..run.place import MISMATCH, require_file
+from ..run.place import MISMATCH, ROWS, STATELESS, require_file
 from .arguments import check_out, parser, read, whole
 from .saying import say
-
-STATELESS = (  # fusions that need nothing from the server or the clients but the models and numbers of examples
-    "fedavg", "fedprox", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "norm_clipping",
-)  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
@@ -29,6 +25,7 @@ def main(arguments: list[str]) -> int:
     if args.mismatch not in MISMATCH:
         raise InputError(f"--mismatch {args.mismatch}: {did_you_mean(args.mismatch, MISMATCH)}")
     clients = [_parts(text) for given in args.client for text in given]
+    _check_names(args.labels, [name for name, _, _ in clients], args.mismatch)
     for flag, file in (("--global", args.after), ("--previous", args.previous)):
         require_file(flag, Path(file))
     for name, path, _ in clients:
@@ -105,22 +102,30 @@ def _parts(text: str) -> tuple[str, Path, int | None]:
     return (name, Path(file), whole(f"client {name}", count, 1, 10**12) if count else None)
 
 
+def _check_names(labels: list[str], clients: list[str], mismatch: str) -> None:
+    """Raise InputError where answers could not tell labels, or clients from other rows, apart."""
+    for label in labels:
+        if labels.count(label) > 1:
+            raise InputError(f"--labels {label}: is there twice: classes need different names")
+    for name in clients if mismatch == "row" else ():
+        if name in ROWS:
+            raise InputError(
+                f"--client {name}: with --mismatch row that may be a row of what no client sent: give the client "
+                f"another name (none of {', '.join(ROWS)})"
+            )
+
+
 def _fusion(given: list[str]) -> Any:
     """The fusion that the words name; its settings are checked as those of a run."""
-    from omegaconf import OmegaConf
+    from ..config.chosen_fusion import chosen_fusion
 
-    from ..config.validate import fusion_option
-
-    name, *settings = given
+    name = given[0]
     if name not in STATELESS:
         raise InputError(
             f"--fusion {name}: {did_you_mean(name, STATELESS)} (others need the server's or the clients' own state; "
             "rounds of Flower are recorded as they happen: provfl_cli.flower)"
         )
-    for setting in settings:
-        if "=" not in setting:
-            raise InputError(f"--fusion {name} {setting}: settings are KEY=VALUE")
-    return fusion_option(name, dict(OmegaConf.from_dotlist(settings)))
+    return chosen_fusion(given)
 
 
 def _new_folder() -> Path:

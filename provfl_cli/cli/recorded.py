@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..run.place import require_model_and_data
+from ..run.place import require_model_and_data, require_place
 from ..store.recorded import read_recorded
 from .arguments import whole
 
@@ -48,6 +48,7 @@ def traced(folder: Path, args: Namespace, last_only: bool = False) -> tuple[RunC
     Of the round that `args.round` names; of none, in all rounds, or where `last_only` in the last.
     """
     number = None if args.round is None else whole("round", args.round, 1)
+    require_place(folder)
     if read_recorded(folder) is not None:
         require_model_and_data(folder, args.model, args.data)
     from ..reporting.console import make_console

@@ -71,7 +71,8 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
     runnable(hydra)
     try:
         # Held before Hydra writes the configuration there.
-        with held(made or where, str(asked.base.store.lock)):
+        subfolder = str(asked.base.hydra.output_subdir or ".hydra")
+        with held(made or where, str(asked.base.store.lock), asked.sweep, subfolder):
             if asked.sweep:
                 returned, failures = _swept(hydra, asked, overrides)
                 _joined(returned, made, failures, asked)

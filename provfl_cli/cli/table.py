@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..config.checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
-from .arguments import check_out, parser, read, whole
+from .arguments import check_out, listed, parser, read, whole
 from .saying import complain, say
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def main(arguments: list[str]) -> int:
     if args is None:
         return 0
     chosen, number = _format(args), _round(args.round)
+    by, metrics, methods = (listed(f"--{name}", getattr(args, name)) for name in ("by", "metric", "method"))
     runs, absent = read_places([Path(place) for place in args.runs])
     from ..comparison.join import TableQuery, join
 
-    asked = TableQuery(_listed(args.by), _listed(args.metric), _listed(args.method), args.scope, number, args.paired)
-    joined = join(runs, asked, absent)
+    joined = join(runs, TableQuery(by, metrics, methods, args.scope, number, args.paired), absent)
     if args.out is not None:
         _written(joined, Path(args.out), chosen, args.tidy)
     else:
@@ -79,10 +79,6 @@ def _format(args: Namespace) -> str:
     if args.tidy and chosen != "csv":
         raise InputError(f"--tidy is csv, --format {chosen} is not: one of them")
     return str(chosen)
-
-
-def _listed(given: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name for text in given for name in text.split(",") if name)
 
 
 def _round(text: str) -> int | str:

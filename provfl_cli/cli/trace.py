@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import InputError, did_you_mean
-from .arguments import check_out, parser, read, whole
+from .arguments import check_out, listed, parser, read, whole
 from .recorded import DATA, add_recorded, refuse_recorded, refuse_run
 from .saying import say
 
@@ -38,9 +38,7 @@ def main(arguments: list[str]) -> int:
 def _answered(args: Namespace, opened: OpenFederation) -> int:
     from ..run.query import Query
 
-    question = Query(
-        _listed(args.method), args.target, _listed([args.without] if args.without else []), args.verify, args.top
-    )
+    question = Query(args.method, args.target, args.without, args.verify, args.top)
     number = opened.round(args.round).number
     given = _given(args, opened, number)
     if args.inputs is not None:
@@ -85,6 +83,8 @@ def _check(args: Namespace) -> None:
         value = getattr(args, name)
         if value is not None:
             setattr(args, name, whole(name, str(value), 0 if name == "input" else 1))
+    args.method = listed("--method", args.method)
+    args.without = listed("--without", [] if args.without is None else [args.without])
     given = [name for name in ("input", "image", "text", "inputs") if getattr(args, name) is not None]
     if len(given) > 1:
         raise InputError(f"--{' and --'.join(given)}: one of them at a time")
@@ -119,10 +119,6 @@ def _check_places(args: Namespace) -> None:
         require_file("--image", Path(args.image))
     if args.inputs is not None:
         require_file("--inputs", Path(args.inputs), folder_too=True)
-
-
-def _listed(given: list[str]) -> tuple[str, ...]:
-    return tuple(word.strip() for text in given for word in text.split(",") if word.strip())
 
 
 def _opened(args: Namespace) -> OpenFederation:

@@ -123,7 +123,7 @@ def join(runs: Sequence[RunFolder], asked: TableQuery, absent: Sequence[MissingR
     notes += repeated
     if asked.paired is None:
         rows = _of_methods(rows, asked.methods)
-        title, counted = "JoinedRuns runs", "runs"
+        title, counted = "Joined runs", "runs"
     else:
         metrics = tuple(name for name in metrics if name not in OF_RUN)
         rows, left_out = _paired(rows, asked, metrics, runs)

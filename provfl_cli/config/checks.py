@@ -75,9 +75,18 @@ def check_number(key: str, value: Any, allowed: Range) -> None:
         value = list(value.values())
     values = value if isinstance(value, list | tuple) else [value]
     for one in values:
-        if isinstance(one, int | float) and not isinstance(one, bool) and one not in allowed:
+        if isinstance(one, int | float) and one not in allowed:
             each = " each value" if values is value else ""
             raise InputError(f"{key}={excerpt(one)}:{each} must be {allowed}")
+
+
+def check_option(key: str, value: Any) -> None:
+    """Raise InputError for absurd numbers in an option that is only handed on; true and false are none."""
+    if isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            check_option(key, one)
+    elif not isinstance(value, bool):
+        check_number(key, value, Range(-LARGEST, LARGEST))
 
 
 @cache

@@ -15,12 +15,11 @@ from .checks import (
     CLIENTS,
     COUNT,
     FRACTION,
-    LARGEST,
     POSITIVE_FRACTION,
     RATE,
     ROUNDS,
     Range,
-    check_number,
+    check_option,
     excerpt,
     in_range,
     one_of,
@@ -119,7 +118,7 @@ class Model:
     def __post_init__(self) -> None:
         in_range("model", self)
         for name, value in self.options.items():
-            check_number(f"model.{name}", value, Range(-LARGEST, LARGEST))
+            check_option(f"model.{name}", value)
         if isinstance(self.options.get("config"), dict):
             check_size(self.options["config"])
         one_of("model.input", self.input, INPUTS)

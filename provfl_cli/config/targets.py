@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, brief
 
 # What the code that uses a part asks of it, and the file whose kind it is.
 ASKED: Mapping[str, tuple[str, ...]] = {
@@ -49,9 +49,8 @@ def imported(target: str, key: str) -> Any:
         raise InputError(f"{key}={target}: cannot be imported (it is no dotted name, such as package.module.name)")
     try:
         return getattr(import_module(module), name)
-    except Exception as error:  # whatever somebody's module does when it is imported
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"{key}={target}: cannot be imported ({reason})") from error
+    except (Exception, SystemExit) as error:  # whatever somebody's module does when it is imported
+        raise InputError(f"{key}={target}: cannot be imported ({brief(error)})") from error
 
 
 def imported_part(target: str, group: str) -> type:

@@ -119,19 +119,6 @@ def attribution_method(name: str) -> Any:
     return _methods({name: plain})[0]
 
 
-def fusion_option(name: str, settings: Mapping[str, Any]) -> Any:
-    """The fusion of `conf/fusion/NAME.yaml`, with these `settings` in place of those of that file."""
-    if name not in options("fusion"):
-        raise InputError(f"fusion={name}: {did_you_mean(name, options('fusion'))}")
-    plain = OmegaConf.to_container(OmegaConf.load(option_file("fusion", name)))
-    assert isinstance(plain, dict)
-    block = {**plain.get("fusion", plain), **settings}  # one that brings other settings stands in a block
-    for key, value in block.items():
-        if isinstance(value, str) and "${" in value:
-            raise InputError(f"fusion={name}: fusion.{key} follows from how clients train: give fusion.{key}=VALUE")
-    return _targeted(block, "fusion")
-
-
 def model_option(name: str) -> Model:
     """The model of `conf/model/NAME.yaml`, with the settings of that file."""
     if name not in options("model"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .picture_shape import is_strip
 from .pixel_scale import BLACK, WHITE, Range, Reading, levels_of, pixels_of, range_of, told
 from .pixels import Stored, read
+from .scale_fit import Reach, misfits, reach_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,11 +47,14 @@ def decode(cells: Sequence[tuple[str, Any]], size: int, digest: Any, reading: Re
         reading: how the pictures of the training set were read; None: these are they, and it is decided here.
 
     Raises:
-        InputError: a picture that cannot be read, named by where it stands.
+        InputError: a picture that cannot be read, or whose numbers are on another scale than those of the rest, named
+            by where it stands.
     """
     import numpy as np
 
     known, held = reading or Reading(), dict[str, Range]()
+    wanted = known.wanted
+    reaches, faint = defaultdict[str, list[Reach]](list), set[float]()
     counts, first = Counter[str](), ""
     pictures, shapes = list[np.ndarray](), list[tuple[int, int]]()
     kept, room, start = dict[int, Stored](), KEPT_BYTES, len(cells)
@@ -60,7 +65,7 @@ def decode(cells: Sequence[tuple[str, Any]], size: int, digest: Any, reading: Re
         pictures.append(resize(pixels, size))
 
     for number, (where, cell) in enumerate(cells):
-        stored = read(where, cell, known.upright, known.transparent)
+        stored = read(where, cell, wanted)
         if stored.turned:
             counts["turned"] += 1
         if stored.layout:
@@ -72,22 +77,30 @@ def decode(cells: Sequence[tuple[str, Any]], size: int, digest: Any, reading: Re
         else:
             start = min(start, number)
             if stored.kind != "bytes":
-                held[stored.kind] = range_of(stored, where).joined(held.get(stored.kind))
-            if stored.alpha is not None:
+                own = range_of(stored, where)
+                held[stored.kind] = own.joined(held.get(stored.kind))
+                reaches[stored.kind].append(reach_of(where, stored.values, own.low, own.high))
+            if stored.faint is not None:
+                faint.add(stored.faint)
+                counts["faint"] += 1
+            elif stored.alpha is not None:
                 first = first or where
                 counts.update(_seen_on(stored))
         room -= stored.values.nbytes
         if room > 0:
             kept[number] = stored
+    if reading is None and (len(faint) > 1 or 0 < counts["faint"] < len(cells)):
+        counts["transparent"] += counts["faint"]
     decided = _decided(known, held, counts)
+    odd = misfits(reaches, decided, reading is None)
     for number in range(start, len(cells)):
         where, cell = cells[number]
-        waiting = kept.pop(number, None) or read(where, cell, known.upright, known.transparent)
+        waiting = kept.pop(number, None) or read(where, cell, wanted)
         finish(pixels_of(waiting, decided, where))
     if len({picture.shape[-1] for picture in pictures}) > 1:
         pictures = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures]
     lines = _lines(known, decided, held, counts, len(cells)) if reading is None else _new(known, decided, held, first)
-    return DecodedPictures(np.stack(pictures), decided, lines, tuple(shapes))
+    return DecodedPictures(np.stack(pictures), decided, (*lines, *odd, *_strips(cells, shapes)), tuple(shapes))
 
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -109,6 +122,17 @@ def _seen_on(stored: Stored) -> Counter[str]:
             drawn = pixels_of(stored, Reading(background=background), "")
             counts[name] += bool((drawn == drawn[:1, :1]).all())
     return counts
+
+
+def _strips(cells: Sequence[tuple[str, Any]], shapes: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+    """A sentence where pictures look like flattened ones."""
+    narrow = {shape for shape in set(shapes) if is_strip(shape)}
+    if not narrow:
+        return ()
+    strips = [number for number, shape in enumerate(shapes) if shape in narrow]
+    height, width = shapes[strips[0]]
+    are, where = "is a strip" if len(strips) == 1 else "are strips", cells[strips[0]][0]
+    return (f"{len(strips):,} of {len(shapes):,} pictures {are}, such as {where} ({width}x{height} pixels): stretched",)
 
 
 def _decided(known: Reading, held: dict[str, Range], counts: Counter[str]) -> Reading:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +10,15 @@ from pathlib import Path
 from ..config.schema import Dataset
 from ..errors import InputError
 from . import npz
-from .listing import listed, named, picture_splits, splits_named, table_splits
+from .left_out import ARRAYS, arrays, check_tables, has_columns, unlisted, unpacked
+from .listing import listed, named, picture_splits, table_splits
+from .picture_paths import Places
 from .split import Split
 from .splits import from_table, joined
-from .tables import FORMATS, column_names, input_columns, read_table
+from .tables import FORMATS, read_table
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 BOOKKEEPING = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "config.json"})
-PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
 
 def read(path: Path, dataset: Dataset) -> dict[str, Split]:
@@ -39,15 +40,17 @@ def read(path: Path, dataset: Dataset) -> dict[str, Split]:
     # A hub snapshot keeps bookkeeping in hidden folders, and in files of these names.
     files = [file for file in files if file.name not in BOOKKEEPING]
     pictures = [file for file in files if file.suffix.lower() in PICTURES] if dataset.input == "image" else []
+    not_read = arrays(files) if dataset.input == "image" else ()
     for suffix in FORMATS:
         tables = [file for file in files if file.suffix.lower() == suffix]
-        if tables and (suffix == ".parquet" or not pictures or any(_has_columns(path / x, dataset) for x in tables)):
-            _check_left_out(path, files, tables, dataset)
-            return _tables(path, tables, dataset)
+        if tables and (suffix == ".parquet" or not pictures or any(has_columns(path / x, dataset) for x in tables)):
+            check_tables(path, files, tables, dataset)
+            splits = _tables(path, tables, dataset)
+            return _noted(splits, (*unlisted(path, pictures, splits), *not_read))
     if pictures:
-        return _class_folders(path, pictures, files, empty)
+        return _noted(_class_folders(path, pictures, files, empty), not_read)
     accepted = f"no {', '.join(suffix[1:] for suffix in FORMATS)} files"
-    packed = next((file for file in files if _unpacked(file) is not None), None)
+    packed = next((file for file in files if unpacked(file) is not None), None)
     if packed is not None:
         raise InputError(f"dataset.path={path}: {packed} is packed: unpack it (gunzip, unxz ...)")
     if dataset.input == "text":
@@ -59,51 +62,24 @@ def _file(file: Path, dataset: Dataset) -> dict[str, Split]:
     """Read one file."""
     suffix = file.suffix.lower()
     if suffix in FORMATS:
-        split = from_table(read_table(file, dataset), str(file), file.parent, dataset)
+        split = from_table(read_table(file, dataset), str(file), Places(file.parent, file.parent), dataset)
         return {"train": replace(split, origin=file.name)}
     if suffix == ".npz" and dataset.input == "image":
         return npz.read(file)
     known = ", ".join([suffix[1:] for suffix in FORMATS] + (["npz"] if dataset.input == "image" else []))
-    packed = "is packed: unpack it (gunzip, unxz ...)" if _unpacked(file) else f"a file of another kind than {known}"
+    packed = "is packed: unpack it (gunzip, unxz ...)" if unpacked(file) else f"a file of another kind than {known}"
     raise InputError(f"dataset.path={file}: {packed}; give such a file, or a folder")
-
-
-def _unpacked(file: Path) -> str | None:
-    """The name of the table that is packed in a file, None where there is none."""
-    inner = Path(file.stem)
-    return inner.name if file.suffix.lower() in PACKED and inner.suffix.lower() in FORMATS else None
-
-
-def _has_columns(file: Path, dataset: Dataset) -> bool:
-    """Whether a table has the columns to read; one that cannot be read has none."""
-    return {*input_columns(dataset), dataset.label_column} <= set(column_names(file, dataset))
-
-
-def _check_left_out(folder: Path, files: Sequence[Path], tables: Sequence[Path], dataset: Dataset) -> None:
-    """Raise InputError where a split lies in a file of another format, or a packed one, so that it would vanish."""
-    have = splits_named(str(part) for file in tables for part in file.parts)
-    there, read = {file.name for file in tables}, set(tables)
-    for file in files:
-        if file in read or not splits_named(file.parts) - have:
-            continue
-        inner = _unpacked(file)
-        if inner is not None and inner not in there:
-            raise InputError(f"dataset.path={folder}: {file} is packed: unpack it, or move it out of the folder")
-        if file.suffix.lower() in FORMATS and _has_columns(folder / file, dataset):
-            raise InputError(
-                f"dataset.path={folder}: {file} would be left out beside {tables[0]}: one format is read: write both "
-                "alike, or move it out of the folder"
-            )
 
 
 def _tables(folder: Path, files: list[Path], dataset: Dataset) -> dict[str, Split]:
     """Read tables, grouped by split."""
     splits = {}
     for name, members in table_splits(files, folder).items():
-        read = [
-            from_table(read_table(folder / file, dataset), str(folder / file), folder, dataset, name != "train")
-            for file in members
-        ]
+        read = []
+        for file in members:
+            place = folder / file
+            places = Places(place.parent, folder)
+            read.append(from_table(read_table(place, dataset), str(place), places, dataset, name != "train"))
         splits[name] = replace(joined(read), origin=_origin(members))
     return splits
 
@@ -118,12 +94,19 @@ def _class_folders(
         labels = [file.parent.name for file in members]
         origin = f"{len(set(labels))} class folders{_above(members)}"
         splits[name] = Split(cells, labels, origin=origin)
-    notes = tuple(_unusual(pictures, files, empty, splits))
-    return {name: replace(split, notes=notes) if name == "train" else split for name, split in splits.items()}
+    return _noted(splits, _unusual(folder, pictures, files, empty, splits))
+
+
+def _noted(splits: dict[str, Split], notes: Sequence[str]) -> dict[str, Split]:
+    """Splits with more to say of the training data."""
+    return {
+        name: replace(split, notes=(*split.notes, *notes)) if name == "train" else split
+        for name, split in splits.items()
+    }
 
 
 def _unusual(
-    pictures: Sequence[Path], files: Sequence[Path], empty: Sequence[Path], splits: dict[str, Split]
+    folder: Path, pictures: Sequence[Path], files: Sequence[Path], empty: Sequence[Path], splits: dict[str, Split]
 ) -> list[str]:
     """What a user may not expect of a folder of pictures."""
     notes = []
@@ -137,11 +120,27 @@ def _unusual(
     if bare:
         names = ", ".join(map(str, bare[:5])) + (", …" if len(bare) > 5 else "")
         notes.append(f"folders without pictures are no classes: {names}")
-    others = Counter(file.suffix.lower() or file.name for file in files if file.parent in holding and file not in shown)
+    for split in splits.values():
+        notes.extend(_one_class([cell for _, cell in split.cells], folder))
+    beside = [file for file in files if file.parent in holding and file not in shown]
+    others = Counter(file.suffix.lower() or file.name for file in beside if file.suffix.lower() not in ARRAYS)
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         notes.append(f"files in class folders that are no pictures are left out: {kinds}")
     return notes
+
+
+def _one_class(pictures: Sequence[Path], folder: Path) -> list[str]:
+    """Which folders of the same name in different places are one class."""
+    places: dict[str, dict[Path, None]] = defaultdict(dict)
+    for file in pictures:
+        places[file.parent.name][file.parent.relative_to(folder)] = None
+    shared = {name: tuple(map(str, there)) for name, there in places.items() if len(there) > 1}
+    if not shared:
+        return []
+    also = "" if len(shared) <= 3 else f", and {len(shared) - 3} more"
+    named = ", ".join(f"{name} ({' and '.join(there[:3])})" for name, there in list(shared.items())[:3])
+    return [f"folders of the same name are one class: {named}{also}"]
 
 
 def _origin(files: Sequence[Path]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..bounded import Oversized, check_zip
 from ..errors import InputError
-from .pixels import CHANNELS
+from .picture_shape import CHANNELS
 from .split import Split
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .pixels import Stored, arranged
+from .pixels import Stored, Wanted, arranged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +50,7 @@ class Reading:
         channels_first: whether arrays whose shape does not tell have their channels first.
         upright: pictures are turned as their EXIF orientation says.
         transparent: alpha is not left out.
+        complete: nor is what `pixels.Wanted` says, which runs from before left out.
     """
 
     lists: Levels | None = None
@@ -59,6 +60,12 @@ class Reading:
     channels_first: bool | None = None
     upright: bool = True
     transparent: bool = True
+    complete: bool = True
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is read of each picture."""
+        return Wanted(self.upright, self.transparent, self.complete)
 
     def levels(self, kind: str) -> Levels | None:
         """The scale of a kind of numbers."""
@@ -67,7 +74,7 @@ class Reading:
 
 
 # Of runs from before a manifest said it: alpha and orientation were left out, of 16 bits the upper 8 were read.
-AS_BEFORE = Reading(integers=Levels(0, 65535, 16), upright=False, transparent=False)
+AS_BEFORE = Reading(integers=Levels(0, 65535, 16), upright=False, transparent=False, complete=False)
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,7 @@ def pixels_of(stored: Stored, reading: Reading, where: str) -> np.ndarray:
                 f"unreadable picture: {where}: values of shape {list(values.shape)} may have their channels first or "
                 "last: give [height, width, channels] with more than 4 rows"
             )
-        values, alpha = arranged(values, "first" if reading.channels_first else "last", reading.transparent)
+        values, alpha = arranged(values, "first" if reading.channels_first else "last", reading.wanted)
     if stored.kind != "bytes":
         levels = reading.levels(stored.kind)
         assert levels is not None
@@ -144,7 +151,7 @@ def pixels_of(stored: Stored, reading: Reading, where: str) -> np.ndarray:
                 "8 of 16 can be read: save it as PNG"
             )
         values = levels.pixels(values)
-    if alpha is None:
+    if alpha is None or (alpha.size == 1 and reading.background is None):
         return values
     background = WHITE if reading.background is None else reading.background
     return np.rint(values * alpha + background * (1 - alpha)).astype(np.uint8)
@@ -172,6 +179,7 @@ def from_values(values: Mapping[str, Any]) -> Reading:
         channels_first=first,
         upright=bool(values["upright"]),
         transparent=bool(values["transparent"]),
+        complete=bool(values.get("complete", False)),
     )
 
 
@@ -192,9 +200,10 @@ def told(kind: str, held: Range, levels: Levels) -> str | None:
     what = "lists" if kind == "lists" else "pictures"
     numbers = "whole numbers" if held.whole else "fractions"
     depth = "" if levels.bits is None else f"read as {levels.bits}-bit data, "
-    ends = f"{_number(levels.low)} is black, {_number(levels.high)} is white"
-    return f"{what} with {numbers} from {_number(held.low)} to {_number(held.high)}: {depth}{ends}"
+    ends = f"{spelled(levels.low)} is black, {spelled(levels.high)} is white"
+    return f"{what} with {numbers} from {spelled(held.low)} to {spelled(held.high)}: {depth}{ends}"
 
 
-def _number(value: float) -> str:
+def spelled(value: float) -> str:
+    """A number as people read it."""
     return f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError
 from .picture import open_picture
+from .picture_shape import layout_of
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image as Picture
 
-CHANNELS = (1, 3, 4)
 GREY_MODES = ("1", "L", "LA", "La")
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 ORIENTATION = 274  # EXIF's tag
 # Where orientation may stand: looking only where there is something costs nothing for the others.
 ORIENTED = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
-ACCEPTED = "accepted are [height, width], and [height, width, channels] or [channels, height, width] with 1, 3 or 4"
+INVERTED, DEPTH = 262, 258  # TIFF's tags: whether 0 is white, and bits of a value
 
 
 class Stored(NamedTuple):
@@ -28,7 +28,8 @@ class Stored(NamedTuple):
     Attributes:
         values: numbers `[height, width, 1 or 3]`; where `layout` is `either`, as they stand in the array.
         kind: `bytes` are 0 to 255; `lists` (of a table), `integers` and `fractions` need a scale.
-        alpha: float32 `[height, width, 1]`, 0 where nothing is to be seen to 1; None where it is the same everywhere.
+        alpha: float32 `[height, width, 1]`, 0 where nothing is to be seen to 1; `[1, 1, 1]` where it is the same
+            everywhere; None where all is opaque.
         layout: of a three-dimensional array: its channels stand `first`, `last`, or `either` way; "": it is none.
         turned: it was stored in another orientation than its EXIF data say.
         upper: only the upper 8 of its 16 bits could be read.
@@ -46,15 +47,37 @@ class Stored(NamedTuple):
         """Whether the values are the pixels, with nothing to decide."""
         return self.kind == "bytes" and self.alpha is None and self.layout != "either"
 
+    @property
+    def faint(self) -> float | None:
+        """Its alpha, where that is the same everywhere but not opaque."""
+        return float(self.alpha[0, 0, 0]) if self.alpha is not None and self.alpha.size == 1 else None
 
-def read(where: str, cell: Any, upright: bool = True, transparent: bool = True) -> Stored:
+
+class Wanted(NamedTuple):
+    """What is read of pictures beside their colours.
+
+    Attributes:
+        upright: pictures are turned as their EXIF orientation says.
+        transparent: alpha is not left out.
+        complete: nor where it is the same in a whole picture; transparent colours of 16 bits and TIFF whose 0 is white
+            are read as such.
+    """
+
+    upright: bool = True
+    transparent: bool = True
+    complete: bool = True
+
+
+ALL = Wanted()
+
+
+def read(where: str, cell: Any, wanted: Wanted = ALL) -> Stored:
     """Read one picture: encoded bytes, a file, nested lists, or an array.
 
     Args:
         where: where it stands, for messages.
         cell: the picture. Of several frames the first is read.
-        upright: turn it as its EXIF orientation says.
-        transparent: read alpha, where it varies; else it is left out.
+        wanted: what is read of it.
 
     Raises:
         InputError: it cannot be read.
@@ -64,10 +87,10 @@ def read(where: str, cell: Any, upright: bool = True, transparent: bool = True) 
 
     try:
         if isinstance(cell, np.ndarray):
-            return _array(cell, transparent)
+            return _array(cell, wanted)
         if isinstance(cell, list):
-            return _array(_of_lists(cell), transparent, "lists")
-        return _file(cell, upright, transparent)
+            return _array(_of_lists(cell), wanted, "lists")
+        return _file(cell, wanted)
     except UnidentifiedImageError:
         reason = "not a picture in a known format"
     except (OSError, ValueError, SyntaxError, TypeError) as error:
@@ -75,9 +98,8 @@ def read(where: str, cell: Any, upright: bool = True, transparent: bool = True) 
     raise InputError(f"unreadable picture: {where}: {reason}: repair or remove it")
 
 
-def arranged(values: np.ndarray, layout: str, transparent: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
-    """An array with channels `first` or `last` (or none) as values `[height, width, 1 or 3]` and alpha, None where it
-    is the same everywhere."""
+def arranged(values: np.ndarray, layout: str, wanted: Wanted = ALL) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values `[height, width, 1 or 3]` and alpha (see `Stored`) of an array with channels `first`, `last` or none."""
     import numpy as np
 
     if values.ndim == 2:
@@ -86,27 +108,7 @@ def arranged(values: np.ndarray, layout: str, transparent: bool = True) -> tuple
         values = np.moveaxis(values, 0, -1)
     if values.shape[-1] != 4:
         return np.ascontiguousarray(values), None
-    alpha = values[..., 3:]
-    varies = transparent and alpha.min() != alpha.max()
-    return np.ascontiguousarray(values[..., :3]), _opacity(alpha) if varies else None
-
-
-def layout_of(shape: tuple[int, ...]) -> str:
-    """Where the channels of an array of this shape stand: `first`, `last`, `either`; "" in two dimensions.
-
-    Raises:
-        ValueError: it is the shape of no picture.
-    """
-    if len(shape) not in (2, 3) or 0 in shape:
-        raise ValueError(f"values of shape {list(shape)}: {ACCEPTED}")
-    if len(shape) == 2:
-        return ""
-    first, last = shape[0] in CHANNELS, shape[-1] in CHANNELS
-    if not first and not last:
-        raise ValueError(f"values of shape {list(shape)}: {ACCEPTED}")
-    if first and last:
-        return "either"
-    return "first" if first else "last"
+    return np.ascontiguousarray(values[..., :3]), _alpha(values[..., 3:], wanted)
 
 
 def _of_lists(cell: list[Any]) -> np.ndarray:
@@ -118,7 +120,7 @@ def _of_lists(cell: list[Any]) -> np.ndarray:
         raise ValueError("its rows have different lengths") from None
 
 
-def _array(values: np.ndarray, transparent: bool, kind: str = "") -> Stored:
+def _array(values: np.ndarray, wanted: Wanted, kind: str = "") -> Stored:
     import numpy as np
 
     layout = layout_of(values.shape)
@@ -131,59 +133,104 @@ def _array(values: np.ndarray, transparent: bool, kind: str = "") -> Stored:
     kind = kind or ("fractions" if values.dtype.kind == "f" else "integers")
     if layout == "either":
         return Stored(values, kind, None, layout)
-    pixels, alpha = arranged(values, layout, transparent)
+    pixels, alpha = arranged(values, layout, wanted)
     return Stored(pixels, kind, alpha, layout)
 
 
-def _opacity(alpha: np.ndarray) -> np.ndarray:
-    """Alpha of any type as float32 from 0 to 1: the largest value that its range has room for is opaque."""
+def _alpha(alpha: np.ndarray, wanted: Wanted, full: int | None = None) -> np.ndarray | None:
+    """Alpha `[height, width, 1]` of any type as that of `Stored`.
+
+    `full` is opaque; None: the largest value that its range has room for.
+    """
     import numpy as np
 
-    full = next((top for top in (1, 255, 1023, 4095, 16383, 65535) if alpha.max() <= top), alpha.max())
+    if not wanted.transparent or not alpha.size:
+        return None
+    low, high = alpha.min(), alpha.max()
+    if full is None:
+        full = next((top for top in (1, 255, 1023, 4095, 16383, 65535) if high <= top), high)
+    if low == high:
+        if low == full or not wanted.complete:
+            return None
+        alpha = alpha[:1, :1]
     return (alpha / full).clip(0, 1).astype(np.float32)
 
 
-def _file(source: Any, upright: bool, transparent: bool) -> Stored:
+def _without(values: np.ndarray, colour: Any, wanted: Wanted) -> tuple[np.ndarray, np.ndarray | None]:
+    """Whole numbers `[height, width, 1 or 3]` and alpha where a PNG calls one of their colours transparent.
+
+    Its pixels become 0: the colour tells nothing about the scale of the others.
+    """
+    import numpy as np
+
+    if colour is None or not (wanted.transparent and wanted.complete):
+        return values, None
+    seen = (values != np.asarray(colour, dtype=np.int64)).any(axis=-1, keepdims=True)
+    return np.where(seen, values, values.dtype.type(0)), _alpha(seen.astype(np.uint8), wanted, 1)
+
+
+def _file(source: Any, wanted: Wanted) -> Stored:
     import numpy as np
 
     with open_picture(source) as picture:
         deep = picture.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in picture.tile[:1])
         picture.load()
-        if deep and picture.format == "PNG" and (values := _deep_png(source)) is not None:
-            return _deep(values, _orientation(picture) if upright else 1, transparent)
+        if deep and picture.format == "PNG":
+            if (values := _deep_png(source)) is not None:
+                colour = picture.info.get("transparency")
+                return _deep(values, _orientation(picture) if wanted.upright else 1, colour, wanted)
+            if "transparency" in picture.info and wanted.transparent:
+                raise ValueError("the colour that it calls transparent cannot be read here: save it with alpha")
         turned: Picture = picture
-        if upright and not ORIENTED.isdisjoint(picture.info):
+        if wanted.upright and not ORIENTED.isdisjoint(picture.info):
             turned = _upright(picture)
-        stored = _decoded(turned, transparent)
+        inverted = wanted.complete and picture.format == "TIFF" and picture.mode in ("I;16", "I;16B", "I", "F")
+        if inverted and picture.tag_v2.get(INVERTED, 1) == 0:  # type: ignore[attr-defined]
+            stored = _inverted(turned, picture.tag_v2[DEPTH][0])  # type: ignore[attr-defined]
+        else:
+            stored = _decoded(turned, wanted)
         if deep:  # Pillow keeps the upper byte of such colours
             values = stored.values.astype(np.uint16) << 8
             stored = stored._replace(values=values, kind="integers", upper=True)
         return stored if turned is picture else stored._replace(turned=True)
 
 
-def _decoded(picture: Picture, transparent: bool) -> Stored:
+def _inverted(picture: Picture, bits: int) -> Stored:
+    """A TIFF whose 0 is white: Pillow turns only those of up to 8 bits around."""
+    import numpy as np
+
+    if picture.mode == "F" or bits > 16:
+        raise ValueError(f"a TIFF of {bits}-bit numbers of which 0 is white (WhiteIsZero): save it with 0 as black")
+    return Stored((2**bits - 1 - np.asarray(picture)[..., np.newaxis].astype(np.int32)).clip(0), "integers")
+
+
+def _decoded(picture: Picture, wanted: Wanted) -> Stored:
     import numpy as np
 
     mode = picture.mode
     if mode == "F":
         return Stored(np.asarray(picture)[..., np.newaxis], "fractions")
     if mode.startswith("I"):
-        return Stored(np.asarray(picture)[..., np.newaxis], "integers")
+        values, alpha = _without(np.asarray(picture)[..., np.newaxis], picture.info.get("transparency"), wanted)
+        return Stored(values, "integers", alpha)
     see_through = mode in ALPHA_MODES or "transparency" in picture.info
     if mode == "P" and not see_through:
         see_through = picture.palette is not None and picture.palette.mode.endswith("A")
     if mode in ("La", "RGBa"):  # premultiplied: Pillow converts it to nothing else
         picture = picture.convert(mode.upper())
-    if see_through and transparent:
+    alpha = None
+    if see_through and wanted.transparent:
         whole = picture.convert("RGBA")
         least, most = whole.getchannel("A").getextrema()
         if least != most:
             values = np.asarray(whole)
             colours = values[..., : 1 if mode in GREY_MODES else 3]
-            return Stored(np.ascontiguousarray(colours), "bytes", _opacity(values[..., 3:]))
-    wanted = "L" if mode in GREY_MODES else "RGB"
-    pixels = np.asarray(picture if picture.mode == wanted else picture.convert(wanted))
-    return Stored(pixels[..., np.newaxis] if wanted == "L" else pixels)
+            return Stored(np.ascontiguousarray(colours), "bytes", _alpha(values[..., 3:], wanted))
+        if least != 255:
+            alpha = _alpha(np.full((1, 1, 1), least), wanted)
+    form = "L" if mode in GREY_MODES else "RGB"
+    pixels = np.asarray(picture if picture.mode == form else picture.convert(form))
+    return Stored(pixels[..., np.newaxis] if form == "L" else pixels, "bytes", alpha)
 
 
 def _orientation(picture: Picture) -> int:
@@ -224,16 +271,17 @@ def _deep_png(source: Any) -> np.ndarray | None:
     return np.moveaxis(tensor.numpy(), 0, -1)
 
 
-def _deep(values: np.ndarray, orientation: int, transparent: bool) -> Stored:
-    """What `_deep_png` read; the last of 2 or 4 channels is alpha."""
+def _deep(values: np.ndarray, orientation: int, colour: Any, wanted: Wanted) -> Stored:
+    """What `_deep_png` read; the last of 2 or 4 channels is alpha, `colour` is transparent where there is none."""
     import numpy as np
 
     turned = _turned(values, orientation)
     colours = 1 if turned.shape[-1] < 3 else 3
-    alpha = turned[..., colours:]
-    varies = transparent and alpha.size > 0 and alpha.min() != alpha.max()
-    opacity = (alpha / 65535).astype(np.float32) if varies else None
-    return Stored(np.ascontiguousarray(turned[..., :colours]), "integers", opacity, turned=orientation != 1)
+    pixels = np.ascontiguousarray(turned[..., :colours])
+    alpha = _alpha(turned[..., colours:], wanted, 65535)
+    if turned.shape[-1] == colours:
+        pixels, alpha = _without(pixels, colour, wanted)
+    return Stored(pixels, "integers", alpha, turned=orientation != 1)
 
 
 def _turned(values: np.ndarray, orientation: int) -> np.ndarray:

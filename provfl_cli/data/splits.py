@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.schema import Dataset
@@ -16,6 +14,7 @@ from .examples import Examples, digest_content, stratified
 from .labels import unlabelled
 from .likeness import blank
 from .numbering import numbered
+from .picture_paths import Places
 from .split import Split
 from .tables import Table, input_columns
 
@@ -26,11 +25,11 @@ TEST_SPLITS = ("test", "validation", "valid", "val", "dev", "eval")
 HOLD_OUT_SEED = 20231213  # fixed, as in `embedded`: what is held out does not depend on the run's seed
 
 
-def from_table(table: Table, where: str, folder: Path | None, dataset: Dataset, unlabelled: bool = False) -> Split:
+def from_table(table: Table, where: str, places: Places | None, dataset: Dataset, unlabelled: bool = False) -> Split:
     """Read the columns `dataset.input_column` and `dataset.label_column` of a table.
 
-    Pictures are structs of `bytes` and `path` (Hugging Face's form; a path counts from `folder`), encoded bytes, paths,
-    or nested lists of pixel values. Texts are strings; those of several columns are joined by a space, empty ones left
+    Pictures are structs of `bytes` and `path` (Hugging Face's form), encoded bytes, paths (of files in `places`), or
+    nested lists of pixel values. Texts are strings; those of several columns are joined by a space, empty ones left
     out. Where `unlabelled`, the label column may be missing, and all labels are.
 
     Raises:
@@ -50,7 +49,7 @@ def from_table(table: Table, where: str, folder: Path | None, dataset: Dataset, 
         cells = [(where, _text(parts, columns, where, row)) for row, parts in enumerate(zip(*values, strict=True))]
     else:
         cells = [
-            (f"{where} row {row}", _cell(value, folder, f"{where} row {row}", columns[0]))
+            (f"{where} row {row}", _cell(value, places, f"{where} row {row}", columns[0]))
             for row, value in enumerate(values[0])
         ]
     labels = table.columns[target] if labelled else [None] * table.rows
@@ -189,12 +188,12 @@ def _text(parts: Sequence[Any], columns: list[str], where: str, row: int) -> str
     return text
 
 
-def _cell(value: Any, folder: Path | None, where: str, column: str) -> Any:
+def _cell(value: Any, places: Places | None, where: str, column: str) -> Any:
     """The picture of one row: encoded bytes, a file, or nested lists."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, str) and folder is not None and os.path.isfile(folder / value):
-        return folder / value
+    if isinstance(value, str) and places is not None and (file := places.find(value, where)) is not None:
+        return file
     if not isinstance(value, bytes | list):
         kind = "nothing" if value is None else f"a value of type {type(value).__name__}"
         raise InputError(f"dataset.input_column={column}: {where} holds {kind}, neither a picture nor the path of one")

@@ -78,12 +78,21 @@ def read_table(file: Path, dataset: Dataset) -> Table:
 
 
 def column_names(file: Path, dataset: Dataset) -> Sequence[str]:
-    """The columns of a file, none where it cannot be read; of CSV and TSV the first line alone is read."""
+    """The columns of a file, none where it cannot be read; of CSV, TSV and JSON lines the first line tells."""
     try:
         if file.suffix.lower() in (".csv", ".tsv"):
             return separated.header(file)
+        if file.suffix.lower() == ".jsonl":
+            with file.open(encoding="utf-8-sig") as stream:
+                record = json.loads(next((line for line in stream if not line.isspace()), "{}"))
+            return tuple(record) if isinstance(record, dict) else ()
+        if file.suffix.lower() == ".parquet":
+            import pyarrow.parquet as pq
+
+            check_dataset(file)
+            return tuple(pq.read_schema(file).names)
         return read_table(file, dataset).names
-    except (InputError, OSError, ValueError):
+    except (InputError, Oversized, OSError, ValueError, RecursionError):
         return ()
 
 

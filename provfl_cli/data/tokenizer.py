@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .rust import panics_caught
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,8 +66,9 @@ def own(folder: Path, max_tokens: int) -> str:
 
     _settle_threads()
     try:
-        found = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        backend = found.backend_tokenizer
+        with panics_caught():
+            found = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            backend = found.backend_tokenizer
     except Exception as error:  # of files that are missing or broken, or of a tokenizer written in Python
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
@@ -86,7 +88,8 @@ def from_json(tokenizer: str) -> Encode:
 
     It takes strings `[n]` and returns tokens int64 `[n, T]`: T is the length of the longest of them, cut at the
     tokenizer's greatest length; shorter ones are padded on the right. What looks like a special token in a text is
-    text: a "<pad>" that somebody wrote does not pad.
+    text: a "<pad>" that somebody wrote does not pad. Both the loading and the encoding raise `TokenizerPanic` where
+    the library gives up.
     """
     loaded, padding = _loaded(tokenizer)
 
@@ -95,11 +98,12 @@ def from_json(tokenizer: str) -> Encode:
         import torch
 
         _settle_threads()
-        rows = [
-            row.ids
-            for start in range(0, len(texts), CHUNK)
-            for row in loaded.encode_batch_fast(list(texts[start : start + CHUNK]))
-        ]
+        with panics_caught():
+            rows = [
+                row.ids
+                for start in range(0, len(texts), CHUNK)
+                for row in loaded.encode_batch_fast(list(texts[start : start + CHUNK]))
+            ]
         tokens = np.full((len(rows), max(map(len, rows), default=1)), padding, dtype=np.int64)
         for number, row in enumerate(rows):
             tokens[number, : len(row)] = row
@@ -126,7 +130,8 @@ def _loaded(tokenizer: str) -> tuple[Tokenizer, int]:
     """The library's tokenizer, which does not pad itself, and the padding token."""
     from tokenizers import Tokenizer
 
-    loaded = Tokenizer.from_str(tokenizer)
+    with panics_caught():
+        loaded = Tokenizer.from_str(tokenizer)
     assert loaded.padding is not None  # see `_finished`
     padding: int = loaded.padding["pad_id"]
     loaded.no_padding()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import isfinite
 
 from flwr.app import RecordDict
 
+from ..store.stored_values import LARGEST_NUMBER
 from .messages import NotRecorded, metric_of
 
 Names = Mapping[int, str] | str | None
@@ -70,12 +72,12 @@ class Register:
 
 
 def _by_metric(content: RecordDict, key: str) -> tuple[str, int]:
-    """The name that a client's metric gives it, and the number that it asks for; -1: any."""
+    """The name that a client's metric gives it, and the number that it asks for; -1: any, or it is too large."""
     value = metric_of(content, key)
     if value is None or isinstance(value, list):
         raise NotRecorded(
             f"a reply has no metric {key!r}, by which names= tells clients apart: let every client send it"
         )
-    if isinstance(value, int | float) and value >= 0 and value == int(value):
-        return f"{key} {int(value)}", int(value)
+    if isinstance(value, int | float) and isfinite(value) and value >= 0 and value == int(value):
+        return f"{key} {int(value)}", int(value) if value <= LARGEST_NUMBER else -1
     return str(value), -1

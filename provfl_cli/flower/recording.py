@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..fusion.state_dicts import not_finite
 from ..fusion.updates import ReturnedModels
+from ..harmless import harmless_json
 from ..store.recorded import JOURNAL, RecordedFederation, write_recorded
 from ..store.rounds import (
     CLIENTS,
@@ -259,7 +260,7 @@ def note(folder: Path, pending: PendingRound, register: Register, reason: str | 
         "seconds": round(time.perf_counter() - pending.began, 4),
     }
     with (folder / JOURNAL).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.write(harmless_json(json.dumps(line, ensure_ascii=False)) + "\n")
 
 
 def forget(rounds: Path, keep: str | int) -> None:

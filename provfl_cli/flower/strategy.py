@@ -107,7 +107,7 @@ class ProvenanceStrategy(Strategy):
         self.weight_key = weight_key
         self.keep = keep
         self.parameters = parameters
-        self.labels = tuple(labels)
+        self.labels = _different(labels)
         self.strict = strict
         self.recorded: list[int] = []
         self.missed: dict[int, str] = {}
@@ -318,3 +318,11 @@ class ProvenanceStrategy(Strategy):
         if self.missed:
             missed = ", ".join(map(str, sorted(self.missed)))
             log(ERROR, "ProvFL: rounds NOT RECORDED: %s (the reasons stand above)", missed)
+
+
+def _different(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels; InputError where one is there twice."""
+    for label in labels:
+        if list(labels).count(label) > 1:
+            raise InputError(f"ProvenanceStrategy: labels: {label!r} is there twice: classes need different names")
+    return tuple(labels)

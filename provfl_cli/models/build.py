@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..config.schema import Model
 from ..config.targets import check_call, imported_function
 from ..data.federated import Form, Pictures, Texts
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, brief, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +48,10 @@ def build(model: Model, form: Form, classes: int, seed: int) -> nn.Module:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = function(**values)
+        try:
+            module = function(**values)
+        except SystemExit as error:  # else the whole command would end, and as if all were well
+            raise InputError(f"{KEY}={model.target}: calling it failed ({brief(error)}): {_asks(model)}") from error
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"{KEY}={model.target}: returns {type(module).__name__}, no torch.nn.Module: {_asks(model)}")
     return module

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config.schema import Provenance
 from ..errors import InputError, RunError
+from ..library_warnings import library_warnings_ignored
 from . import rules  # noqa: F401  (registers the layer rules)
 from .checks import (
     check_source,
@@ -67,6 +68,7 @@ def trace(
     return trace_targets(model, inputs, source, settings, [(settings.target, classes)], layer_sample)[0]
 
 
+@library_warnings_ignored()
 def trace_targets(
     model: nn.Module,
     inputs: Inputs,

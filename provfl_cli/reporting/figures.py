@@ -144,6 +144,8 @@ def ranking(opened: RunContents, number: int | None = None) -> Figure:
         names = [f"{name} tied" if one == 1 else name for name, one in zip(names, rank[best], strict=True)]
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
+    if why := _unread(opened, "clients.csv"):
+        raise InputError(f"{opened.run.folder}: {why}")
     if opened.counts is not None:
         axes.margins(x=0.16)
         for row, (client, value) in enumerate(zip(clients, values[best], strict=True)):
@@ -159,7 +161,7 @@ def ranking(opened: RunContents, number: int | None = None) -> Figure:
 def labels(opened: RunContents) -> Figure:
     """Training examples of each label (columns) at each client (rows)."""
     if opened.counts is None:
-        why = "has no clients.csv to tell what clients hold: run it again"
+        why = _unread(opened, "clients.csv") or "has no clients.csv to tell what clients hold: run it again"
         if opened.recorded is not None:
             why = "a server does not know what labels clients hold, so neither does a recorded federation"
         raise InputError(f"{opened.run.folder}: {why}")
@@ -229,8 +231,14 @@ def _own_trace(opened: RunContents) -> Trace:
     """Of the run's own method in the last round traced."""
     own = [trace for key, trace in opened.traces if key[1] == "round" and len(trace.inputs)]
     if not own:
-        raise InputError(f"{opened.run.folder}: contributions.parquet has no traced input")
+        why = _unread(opened, "contributions.parquet") or "contributions.parquet has no traced input"
+        raise InputError(f"{opened.run.folder}: {why}")
     return own[0]
+
+
+def _unread(opened: RunContents, file: str) -> str:
+    """What is wrong with a file of the run that is left out; empty where nothing is."""
+    return next((note for note in opened.notes if note.startswith(file)), "")
 
 
 def _client_ticks(axes: Axes, names: Sequence[str]) -> None:
@@ -242,12 +250,19 @@ def _show_input(axes: Axes, opened: RunContents, number: int) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel(f"input {number}")
+    if why := _unread(opened, "inputs.parquet"):
+        raise InputError(f"{opened.run.folder}: {why}")
     rows = None if opened.inputs is None else opened.inputs[opened.inputs["input"] == number]
     if rows is None or rows.empty:
         return
     if "picture" in rows:
-        with open_picture(rows["picture"].iloc[0]) as picture:
-            axes.imshow(np.asarray(picture), cmap="gray", interpolation="nearest")
+        try:
+            with open_picture(rows["picture"].iloc[0]) as picture:
+                pixels = np.asarray(picture)
+        except Exception as error:  # of a picture that is none, or damaged
+            where = f"{opened.run.folder}: inputs.parquet"
+            raise InputError(f"{where}: the picture of input {number} cannot be read") from error
+        axes.imshow(pixels, cmap="gray", interpolation="nearest")
         return
     if "text" not in rows:  # of a recorded federation: numbers that are no picture
         return

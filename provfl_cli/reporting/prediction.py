@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..harmless import harmless
-from ..results.answer import MethodAnswer, Prediction, RankedClient
+from ..results.answer import OF_MODEL, MethodAnswer, Prediction, RankedClient
 from .console import heading
 from .drawing import Picture, bar
 from .rankings import clients_table
@@ -106,7 +106,7 @@ def _layers(told: MethodAnswer) -> RenderableType:
         colour = "cyan" if layer.best >= 0 else "red"
         active = f"{layer.active:,} of {layer.neurons:,}" if layer.masked else f"all {layer.neurons:,}"
         table.add_row(
-            layer.name[common:],
+            harmless(layer.name[common:]) or OF_MODEL,
             Text.assemble(f"{layer.best:>9.3g} ", (bar(length, 8), colour)),
             f"{layer.contribution:.3g}",
             active,
@@ -279,7 +279,7 @@ def _told_json(one: Prediction, told: MethodAnswer) -> dict[str, Any]:
         "rest": dict(told.rest),
         "layers": [
             {
-                "layer": layer.name,
+                "layer": layer.name or OF_MODEL,
                 "contribution": layer.contribution,
                 "of_best_client": layer.best,
                 "active_neurons": layer.active,

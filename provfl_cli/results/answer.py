@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..coverage import coverage_warning
 
-if TYPE_CHECKING:
-    pass
+OF_MODEL = "(the model itself)"  # what a layer without a name is called: parameters that lie in no module of the model
 
 
 @dataclass(frozen=True)

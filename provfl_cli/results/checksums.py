@@ -13,6 +13,8 @@ from typing import Any
 from ..bounded import read_json
 from ..store.disk import checksum
 from ..store.sealed import Damaged, check_seal, sealed
+from .documents import check_manifest
+from .wrong import WrongContent
 
 FORMAT = 2
 FILE = "manifest.json"
@@ -34,7 +36,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        Damaged: its checksum differs or is missing, it is too large, or no JSON.
+        Damaged: its checksum differs or is missing, it is too large, no JSON, or says what no run writes.
         OSError: it cannot be read.
     """
     try:
@@ -42,6 +44,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise Damaged(str(error)) from error
     check_seal(content, FORMAT)
+    try:
+        check_manifest(content)
+    except WrongContent as error:
+        raise Damaged(str(error)) from error
     return content
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..bounded import read_csv, read_end, read_json, read_json_lines
+from ..bounded import read_end, read_json
 from ..config.stored_config import settings_view
 from ..errors import InputError, did_you_mean
 from ..store.sealed import Damaged
 from .checksums import COVERED, FIGURES, FILE, SETTINGS, damage, read_manifest
+from .columns import run_table
+from .documents import read_figures, read_metrics
 from .links import refuse_links
+from .wrong import WrongContent
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Content = TypeVar("Content")
 OWN_FILES = ("summary.json", "localization.csv", "error.log")
 FAILURES = "failures.json"  # of a sweep: jobs whose folder is gone again, since nothing was computed
 IDENTITY = ("method", "scope", "target", "round")  # of a row of localization.csv; the other columns are metrics
@@ -158,7 +162,7 @@ def read_run(folder: Path, whole: bool = False) -> RunFolder | MissingRun:
         )
     except FileNotFoundError as error:
         return MissingRun(name, f"{os.path.relpath(str(error.filename), folder)} is missing")
-    except InputError as error:
+    except (InputError, WrongContent) as error:
         return MissingRun(name, str(error))
     except Damaged as error:
         return MissingRun(name, f"{FILE} cannot be read ({error})")
@@ -174,20 +178,28 @@ def _last_words(path: Path) -> str:
     return text.removeprefix("provfl_cli.errors.RunError: ")[:300]
 
 
+def _read(path: Path, reader: Callable[[Path], Content]) -> Content:
+    """What `reader` makes of a file; what it finds wrong is said with the file's name."""
+    try:
+        return reader(path)
+    except WrongContent as error:
+        raise WrongContent(f"{path.name}: {error}") from error
+    except ValueError as error:
+        if path.suffix == ".csv":  # in pandas' words
+            raise
+        raise WrongContent(f"{path.name} cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+
 def _scores(path: Path) -> pd.DataFrame:
-    scores = read_csv(path)
-    missing = [name for name in IDENTITY if name not in scores.columns]
-    if missing:
-        raise ValueError(f"localization.csv has no column {missing[0]}")
-    return scores
+    return _read(path, run_table)
 
 
 def _figures(path: Path) -> dict[str, Any]:
-    figures = read_json(path)
+    figures = _read(path, read_figures)
     if figures.get("epsilon") is None and str(figures.get("privacy", "")).startswith(INFINITE):
         figures["epsilon"] = float("inf")
     return figures
 
 
 def _accuracy(path: Path) -> dict[int, float]:
-    return {row["round"]: row["accuracy"] for row in read_json_lines(path)}
+    return {row["round"]: row["accuracy"] for row in _read(path, read_metrics)}

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..bounded import Oversized, read_csv
+from ..bounded import Oversized
+from .columns import run_table
+from .wrong import WrongContent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,16 +40,15 @@ def read(path: Path, classes: int) -> dict[int, np.ndarray]:
     """The way back: examples by label of each client in the file, int `[classes]`.
 
     Raises:
-        ValueError: a column is missing, or a label is not below `classes`.
+        WrongContent: a column is missing or holds something else, or a label is not below `classes`.
+        ValueError: it cannot be read.
         FileNotFoundError: there is no such file.
     """
-    rows = read_csv(path)
-    if missing := [name for name in COLUMNS if name not in rows]:
-        raise ValueError(f"{path.name} has no column {missing[0]}")
-    if len(rows) and not 0 <= rows["label"].min() <= rows["label"].max() < classes:
-        raise ValueError(f"{path.name} has labels beyond the {classes} that there are")
+    rows = run_table(path)
+    if len(rows) and rows["label"].max() >= classes:
+        raise WrongContent(f"has labels beyond the {classes} that there are")
     if rows["client"].nunique() * classes > MOST_COUNTS:
-        raise Oversized(f"{path.name}: more than the {MOST_COUNTS:,} numbers of clients x labels that are read")
+        raise Oversized(f"more than the {MOST_COUNTS:,} numbers of clients x labels that are read")
     found: dict[int, np.ndarray] = {}
     for client, label, examples in rows[list(COLUMNS)].itertuples(index=False):
         found.setdefault(int(client), np.zeros(classes, dtype=np.int64))[label] = examples

@@ -10,12 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from ..bounded import LINES_BYTES, read_csv, read_json, read_text
-from ..bounded_tables import read_run_table
+from ..bounded import LINES_BYTES, read_text
 from ..coverage import recorded_warning
 from ..errors import InputError
 from ..markup import Markup, cell, table
+from .checksums import read_manifest
+from .columns import run_table
 from .folders import MissingRun, read_run
+from .wrong import WrongContent
 
 FIGURES = (  # of the summary: the key, that of its chance level, and what it is called
     ("localization_accuracy", "chance_accuracy", "localization accuracy"),
@@ -85,6 +87,13 @@ class RunResults:
         return Markup(f"<div>{said}<p><b>{cell(title)}</b></p>{''.join(parts)}</div>")
 
 
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        return run_table(path)
+    except WrongContent as error:
+        raise InputError(f"{path} {error}") from error
+
+
 def load_run(path: str | Path) -> RunResults:
     """Read a run folder; see `provfl_cli.load_run`.
 
@@ -98,14 +107,14 @@ def load_run(path: str | Path) -> RunResults:
     if isinstance(found, MissingRun):
         raise InputError(f"{found.name}: {found.reason}")
     try:
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_manifest(folder)
         return RunResults(
             folder=folder,
-            contributions=read_run_table(folder / "contributions.parquet"),
-            inputs=read_run_table(folder / "inputs.parquet"),
-            layers=read_run_table(folder / "layers.parquet"),
+            contributions=_table(folder / "contributions.parquet"),
+            inputs=_table(folder / "inputs.parquet"),
+            layers=_table(folder / "layers.parquet"),
             localization=found.scores,
-            participation=read_csv(folder / "participation.csv"),
+            participation=_table(folder / "participation.csv"),
             metrics=pd.read_json(io.StringIO(read_text(folder / "metrics.jsonl", LINES_BYTES)), lines=True),
             summary=found.figures,
             settings=found.settings,

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..bounded import Oversized, read_csv, read_json, read_json_lines
-from ..bounded_tables import read_run_table
+from ..bounded import Oversized, read_json
 from ..coverage import recorded_warning
 from ..errors import InputError
 from ..evaluation.contributions import Trace, traces
 from . import label_counts
+from .columns import run_table
+from .documents import check_manifest, read_metrics
 from .folders import RunFolder
+from .wrong import WrongContent
 
 Key = tuple[str, str, str, int]  # method, scope, target, round
 
@@ -87,9 +89,12 @@ def read_contents(run: RunFolder) -> RunContents:
         if not path.is_file():
             return None
         try:
-            return read_csv(path) if path.suffix == ".csv" else read_run_table(path)
+            return run_table(path)
         except Oversized as error:
             raise InputError(f"{path} is not opened: {error}") from error
+        except WrongContent as error:
+            notes.append(f"{name} {error}")
+            return None
         except Exception as error:  # whatever a damaged file makes its reader say
             notes.append(f"{name} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
             return None
@@ -100,17 +105,20 @@ def read_contents(run: RunFolder) -> RunContents:
     if contributions is not None:
         try:
             found = read_traces(contributions, str(run.figures.get("method")))
-        except (ValueError, KeyError) as error:
+        except ValueError as error:
             notes.append(f"contributions.parquet: {error}")
             contributions = None
     labels = _labels(manifest, found)
+    if beyond := _beyond(found, len(labels)):
+        notes.append(f"contributions.parquet: {beyond}")
+        contributions, found = None, []
     kept = manifest.get("clients", {}).get("kept", {})
     counts = None
     if (run.folder / label_counts.FILE).is_file():
         try:
             counts = label_counts.read(run.folder / label_counts.FILE, len(labels))
         except ValueError as error:
-            notes.append(str(error))
+            notes.append(f"{label_counts.FILE} {error}")
     clients = {int(client): int(examples) for client, examples in kept.items()}
     if len(clients) * max(len(labels), 1) > label_counts.MOST_COUNTS:
         raise InputError(
@@ -124,7 +132,7 @@ def read_contents(run: RunFolder) -> RunContents:
     return RunContents(
         run=run,
         manifest=manifest,
-        history=read_json_lines(run.folder / "metrics.jsonl"),
+        history=read_metrics(run.folder / "metrics.jsonl"),
         labels=labels,
         clients=clients,
         faulty=tuple(map(int, manifest.get("clients", {}).get("faulty", ()))),
@@ -143,9 +151,19 @@ def read_traces(contributions: pd.DataFrame, own: str) -> list[tuple[Key, Trace]
     """The traces of a tidy frame: the last round first, in it those of the method `own`.
 
     Raises:
-        ValueError, KeyError: the frame is not what `tidy` makes.
+        ValueError: the frame is not what `tidy` makes.
     """
-    return sorted(traces(contributions), key=lambda each: (-each[0][3], each[0][0] != own, each[0][1] != "round"))
+    found = sorted(traces(contributions), key=lambda each: (-each[0][3], each[0][0] != own, each[0][1] != "round"))
+    for key, trace in found:
+        if not np.isfinite(trace.contributions).all():
+            raise ValueError(f"{key}: the contribution of a client that is ranked is missing")
+    return found
+
+
+def _beyond(found: Sequence[tuple[Key, Trace]], labels: int) -> str:
+    """What is wrong with labels that are not among the run's; empty where all are."""
+    largest = _largest_label(found)
+    return f"label {largest:,} is not among the {labels:,} of the run" if largest >= labels else ""
 
 
 def _of_pictures(manifest: Mapping[str, Any]) -> tuple[str, ...]:
@@ -166,21 +184,23 @@ def last_part(opened: RunContents) -> dict[int, int]:
     return dict(zip(map(int, last.index.tolist()), map(int, last.tolist()), strict=True))
 
 
+def _largest_label(found: Sequence[tuple[Key, Trace]]) -> int:
+    seen = [int(np.r_[trace.labels, trace.predictions].max()) for _, trace in found if len(trace.labels)]
+    return max(seen, default=-1)
+
+
 def _labels(manifest: Mapping[str, Any], found: Sequence[tuple[Key, Trace]]) -> tuple[str, ...]:
     named = manifest.get("dataset", {}).get("labels")
     if named:
         return tuple(map(str, named))
-    seen = [int(np.r_[trace.labels, trace.predictions].max()) for _, trace in found if len(trace.labels)]
-    largest = max(seen, default=-1)
+    largest = _largest_label(found)
     return tuple(map(str, range(largest + 1))) if largest < label_counts.MOST_COUNTS else ()
 
 
 def _json(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
         read = read_json(path)
-        for key in ("clients", "dataset", "seconds"):
-            if not isinstance(read.get(key, {}), dict):
-                raise ValueError(f"{key} is no object")
+        check_manifest(read)
         return read
     except FileNotFoundError:
         return {}

@@ -21,14 +21,15 @@ from ..fusion.decomposition import Decomposition
 from ..fusion.fuse import fuse
 from ..fusion.state_dicts import require_finite, require_same
 from ..fusion.updates import ReturnedModels
+from ..results.links import refuse_links_of_recording
 from ..store.locks import claimed
 from ..store.recorded import RecordedFederation, read_whole, require_no_run, write_recorded
 from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round, read_round, stored_rounds
-from ..store.tensorfile import open_tensors, specs_of, write_slot
+from ..store.tensorfile import NAMES, open_tensors, specs_of, write_slot
+from .place import DIFFERENCE
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # last parts of the names of normalisation's buffers
 ROUNDING = 1e-5  # of a tensor's largest number: what another order of summing may change
-DIFFERENCE = "difference"  # the row of what the fusion of the clients does not explain
 PATIENCE = 600.0  # seconds in which another import into the same folder should have ended
 
 
@@ -102,6 +103,7 @@ def import_round(asked: Import) -> ImportedRound:
 
 def _import(asked: Import) -> ImportedRound:
     """As `import_round`, in a folder that nobody else writes into."""
+    refuse_links_of_recording(asked.folder)
     recorded = read_whole(asked.folder, every=True)
     numbers = _numbers(asked.clients, recorded)
     rounds = asked.folder / "rounds"
@@ -200,6 +202,12 @@ def _read(file: Path, option: str) -> dict[str, Tensor]:
         ) from None
     if not tensors:
         raise InputError(f"{option}: {file}: holds no tensor")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in NAMES:
+            raise InputError(
+                f"{option}: {file}: {printable(name)} is {tensor.dtype}, which no round holds: give it as another "
+                "type, such as torch.float32"
+            )
     return tensors
 
 

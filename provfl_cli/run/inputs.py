@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..bounded import TOKENIZER_BYTES, Oversized, read_text
-from ..bounded_tables import GIVEN, check_dataset, read_run_table
+from ..bounded_tables import GIVEN, check_dataset
 from ..config.schema import Config
 from ..data.decode import decode
-from ..data.federated import Encode, Form, Pictures, Texts
+from ..data.federated import Form, Pictures, Texts
 from ..data.folder import PICTURES
 from ..data.labels import Classes
 from ..data.likeness import Look, unlike
@@ -28,13 +27,16 @@ from ..data.load import test_set
 from ..data.network import without_network
 from ..data.numbering import asked
 from ..data.picture_facts import PictureFacts
+from ..data.picture_paths import Places
 from ..data.split import Split
 from ..data.splits import from_table, joined
-from ..data.tables import FORMATS, read_table
+from ..data.tables import FORMATS, column_names, input_columns, read_table
 from ..data.tensors import to_tensor
 from ..data.tokenizer import from_json
 from ..errors import InputError, RunError
 from ..results.checksums import TOKENIZER
+from ..results.columns import checked, run_table
+from ..results.wrong import WrongContent
 from .rebuild import data_again
 
 UNKNOWN = -1  # stands for a true label, or an index in the test set, that nobody gave
@@ -106,19 +108,28 @@ class RunInputs:
 
     def encode(self, shown: np.ndarray) -> Tensor:
         """Pixels or texts, as the run's model reads them."""
-        encode: Encode
         if isinstance(self.form, Texts):
-            try:
-                encode = from_json(read_text(self.folder / TOKENIZER, TOKENIZER_BYTES))
-            except ValueError as error:
-                raise RunError(f"{self.folder / TOKENIZER} cannot be read: {error}") from error
-            except OSError as error:
-                raise RunError(f"{error.filename}: {error.strerror}: what turns texts into tokens is gone") from error
-            except Exception as error:  # of the library, of a file that it does not understand
-                raise RunError(f"{self.folder / TOKENIZER} cannot be read: it is no tokenizer of a run") from error
-        else:
-            encode = partial(to_tensor, mean=self.config.dataset.mean, std=self.config.dataset.std)
-        return encode(shown)
+            return self._tokens(self.form, shown)
+        return to_tensor(shown, mean=self.config.dataset.mean, std=self.config.dataset.std)
+
+    def _tokens(self, form: Texts, texts: np.ndarray) -> Tensor:
+        """What the run's tokenizer makes of texts; RunError where it is none, or not that of the run's model."""
+        file = self.folder / TOKENIZER
+        try:
+            tokens = from_json(read_text(file, TOKENIZER_BYTES))(texts)
+        except ValueError as error:
+            raise RunError(f"{file} cannot be read: {error}") from error
+        except OSError as error:
+            raise RunError(f"{error.filename}: {error.strerror}: what turns texts into tokens is gone") from error
+        except Exception as error:  # of the library, of a file that it does not understand
+            raise RunError(f"{file} cannot be read: it is no tokenizer of a run") from error
+        width, largest = tokens.shape[1], int(tokens.max()) if tokens.numel() else 0
+        if not 0 < width <= form.max_tokens or largest >= form.vocabulary:
+            raise RunError(
+                f"{file} is not the tokenizer of the run's model: it makes texts of {width} tokens up to number "
+                f"{largest:,}, the model reads 1 to {form.max_tokens:,} of {form.vocabulary:,}"
+            )
+        return tokens
 
     def first(self, number: int) -> TracedInputs:
         """The first input that the run traced of that round, or of any."""
@@ -176,6 +187,13 @@ class RunInputs:
         files = [path] if path.is_file() else [path / file for file in listed(path)[0]]
         pictures = [file for file in files if file.suffix.lower() in PICTURES and isinstance(self.form, Pictures)]
         tables = [file for file in files if file.suffix.lower() in FORMATS]
+        columns = set(input_columns(self.config.dataset))
+        table = next((file for file in tables if columns <= set(column_names(file, self.config.dataset))), None)
+        if pictures and table is not None:
+            raise InputError(
+                f"--inputs {path}: holds pictures and {table.name}, a table of inputs: give --inputs {table}, or a "
+                "folder of pictures alone"
+            )
         if pictures:
             labels = [file.parent.name if file.parent.name in self.label_names else None for file in pictures]
             base = path.parent if path.is_file() else path
@@ -185,11 +203,11 @@ class RunInputs:
             kinds = ", ".join(suffix[1:] for suffix in FORMATS)
             also = " or pictures" if isinstance(self.form, Pictures) else ""
             raise InputError(f"--inputs {path}: give a table ({kinds}){also}")
-        whole = joined([self._table(file) for file in tables])
+        whole = joined([self._table(file, path if path.is_dir() else path.parent) for file in tables])
         names = tuple(f"row {row}" for row in range(len(whole.cells)))
         return self._of_split(whole, names)
 
-    def _table(self, file: Path) -> Split:
+    def _table(self, file: Path, root: Path) -> Split:
         dataset = self.config.dataset
         if file.suffix.lower() == ".parquet":
             try:
@@ -198,7 +216,7 @@ class RunInputs:
                 raise InputError(f"--inputs {file}: {error}") from error
             except (OSError, ValueError):  # said below
                 pass
-        return from_table(read_table(file, dataset), str(file), file.parent, dataset, unlabelled=True)
+        return from_table(read_table(file, dataset), str(file), Places(file.parent, root), dataset, unlabelled=True)
 
     def _of_split(self, split: Split, names: tuple[str, ...]) -> TracedInputs:
         if not split.cells:
@@ -235,7 +253,7 @@ class RunInputs:
     def _traced(self) -> pd.DataFrame:
         """Round and number of every input that the run traced."""
         with _readable(self.folder / "inputs.parquet") as path:
-            return read_run_table(path, ["round", "input"])
+            return run_table(path, ["round", "input"])
 
     def _row(self, position: int) -> dict[str, Any]:
         """All that the run recorded of one of them."""
@@ -246,12 +264,15 @@ class RunInputs:
             while position >= file.metadata.row_group(group).num_rows:
                 position -= file.metadata.row_group(group).num_rows
                 group += 1
-            (row,) = file.read_row_group(group).slice(position, 1).to_pylist()
-            return dict(row)
+            row = file.read_row_group(group).slice(position, 1).to_pandas()
+            return dict(checked(row, path.name, ("round", "input", "label", "picture", "text")).iloc[0])
 
     def _of_rows(self, rows: Sequence[Mapping[str, Any]], chosen: bool = False) -> TracedInputs:
         """Inputs as the run recorded them: a picture without loss, or the whole text."""
-        cells = [(f"input {row['input']}", row["picture"] if "picture" in row else row["text"]) for row in rows]
+        kind = "text" if isinstance(self.form, Texts) else "picture"
+        if any(kind not in row for row in rows):
+            raise RunError(f"{self.folder / 'inputs.parquet'} has no column {kind}, which the run's model reads")
+        cells = [(f"input {row['input']}", row[kind]) for row in rows]
         shown, _ = self._shown(cells, [where for where, _ in cells])
         return TracedInputs(
             self.encode(shown),
@@ -270,6 +291,8 @@ def _readable(path: Path) -> Iterator[Path]:
         yield path
     except Oversized as error:
         raise RunError(f"{path} is not opened: {error}") from error
+    except WrongContent as error:
+        raise RunError(f"{path} {error}") from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
 

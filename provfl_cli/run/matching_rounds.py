@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from ..bounded import read_json_lines
 from ..errors import RunError
+from ..results.documents import read_metrics
 from ..store.rounds import Round
 
 APART = 1e-5  # relative: what the loss of the same round differs by where another machine has trained it again
@@ -37,9 +37,9 @@ def check_belongs(folder: Path, stored: Round, key: str | None) -> None:
 def _same_losses(stored: Round, metrics: Path) -> bool:
     """Whether a round, and those before it, came to what the run noted of them."""
     try:
-        noted = {int(row["round"]): row["loss"] for row in read_json_lines(metrics)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{metrics} cannot be read ({type(error).__name__}: {error})") from error
+        noted = {int(row["round"]): row.get("loss") for row in read_metrics(metrics)}
+    except (OSError, ValueError) as error:
+        raise RunError(f"{metrics} cannot be read ({error})") from error
     both = [(past.loss, noted[past.round]) for past in stored.history if past.round in noted]  # longer runs may follow
     return bool(both) and all(
         math.isnan(loss) if other is None else math.isclose(loss, other, rel_tol=APART) for loss, other in both

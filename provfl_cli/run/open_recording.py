@@ -9,23 +9,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from ..bounded import check_safetensors
+from ..config.checks import excerpt
+from ..config.chosen_fusion import LONGEST, chosen_fusion
 from ..config.targets import working_folder_searched
-from ..config.validate import fusion_option, model_option, provenance_preset
+from ..config.validate import model_option, provenance_preset
 from ..data.federated import Form, Pictures
-from ..errors import InputError
+from ..errors import InputError, RunError, brief, did_you_mean
 from ..fusion.privacy import NoPrivacy
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..provenance.checks import ONE_LOGIT, check_finite_inputs
-from ..store.recorded import RecordedFederation, is_recorded, read_whole, why_nothing
+from ..results.links import refuse_links_of_recording
+from ..store.matching_tensors import check_tensors
+from ..store.recorded import RECORDED, RecordedFederation, is_recorded, read_whole, why_nothing
 from ..store.rounds import read_round, stored_rounds
 from .inputs import UNKNOWN, TensorInputs
 from .open_run import OpenFederation, device_like
-from .place import no_run, require_model_and_data
+from .place import STATELESS, no_run, require_model_and_data
 
 
 def open_recorded(folder: Path, model: str | None, data: str | None) -> OpenFederation:
@@ -38,9 +41,10 @@ def open_recorded(folder: Path, model: str | None, data: str | None) -> OpenFede
             pair, or a mapping with these names.
 
     Raises:
-        InputError: what was given does not fit, or is missing.
+        InputError: what was given does not fit, or is missing; or the folder holds links to other places.
         RunError: a file of it is damaged.
     """
+    refuse_links_of_recording(folder)
     recorded = read_whole(folder)
     if recorded is None or not stored_rounds(folder / "rounds"):
         if not is_recorded(folder):
@@ -50,7 +54,9 @@ def open_recorded(folder: Path, model: str | None, data: str | None) -> OpenFede
     require_model_and_data(folder, model, data)
     assert model is not None and data is not None  # noqa: PT018
     inputs, labels = _data(data)
-    weights = read_round(folder / "rounds", stored_rounds(folder / "rounds")[-1]).weights()
+    last = read_round(folder / "rounds", stored_rounds(folder / "rounds")[-1])
+    check_tensors(last)
+    weights = last.weights()
     module, form = _model(model, inputs, weights, recorded)
     classes = _check_fits(module, weights, inputs, model)
     if labels.max() >= classes or labels.min() < UNKNOWN:
@@ -73,18 +79,23 @@ def open_recorded(folder: Path, model: str | None, data: str | None) -> OpenFede
         provenance=provenance_preset("provfl"),
         rivals=(),
         rounds_traced=(),
-        fusion=_fusion(recorded),
+        fusion=_fusion(folder, recorded),
         privacy=NoPrivacy(),
         seed=0,
         device=device_like("auto"),
     )
 
 
-def _fusion(recorded: RecordedFederation) -> Any | None:
+def _fusion(folder: Path, recorded: RecordedFederation) -> Any | None:
+    """How the rounds are fused again; RunError where that is written down as no import writes it."""
     if not recorded.fusion:
         return None
-    name, *settings = recorded.fusion
-    return fusion_option(name, dict(OmegaConf.from_dotlist(list(settings))))
+    try:
+        if recorded.fusion[0] not in STATELESS:
+            raise InputError(f"{excerpt(recorded.fusion[0])}: {did_you_mean(recorded.fusion[0][:LONGEST], STATELESS)}")
+        return chosen_fusion(recorded.fusion)
+    except InputError as error:
+        raise RunError(f"{folder / RECORDED} cannot be read (fusion: {error}): record the federation again") from None
 
 
 def _called(spec: str, option: str) -> Any:
@@ -93,12 +104,12 @@ def _called(spec: str, option: str) -> Any:
     with working_folder_searched():
         try:
             function: Callable[[], Any] = getattr(import_module(module), name)
-        except Exception as error:  # whatever a module does when it is imported
-            raise InputError(f"{option} {spec}: cannot be imported ({error}): give MODULE:FUNCTION") from error
+        except (Exception, SystemExit) as error:  # whatever a module does when it is imported
+            raise InputError(f"{option} {spec}: cannot be imported ({brief(error)}): give MODULE:FUNCTION") from error
     try:
         return function()
-    except Exception as error:
-        raise InputError(f"{option} {spec}: calling it failed ({type(error).__name__}: {error})") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{option} {spec}: calling it failed ({brief(error)})") from error
 
 
 def _data(spec: str) -> tuple[Tensor, np.ndarray]:
@@ -170,9 +181,9 @@ def _check_fits(module: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor
     try:
         with torch.inference_mode():
             logits = module(inputs[:1].clone())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
-            f"--data: the model does not read inputs {list(inputs.shape)} of type {inputs.dtype} ({error})"
+            f"--data: the model does not read inputs {list(inputs.shape)} of type {inputs.dtype} ({brief(error)})"
         ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise InputError(f"--model {spec}: must return logits [inputs, classes]")

@@ -6,6 +6,7 @@ clients, only where an input is asked for that the run has not traced.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -20,8 +21,8 @@ from torch import nn
 from ..attribution.counterfactual import steps_made
 from ..attribution.method import Attribution, Case
 from ..bounded import Oversized
-from ..bounded_tables import check_run_table
 from ..config.builtin import names
+from ..config.checks import excerpt
 from ..config.schema import Config, Provenance
 from ..config.stored_config import HYDRA, stored_config
 from ..config.targets import working_folder_searched
@@ -33,10 +34,14 @@ from ..data.labels import Classes
 from ..data.network import without_network
 from ..data.picture_facts import from_values
 from ..errors import InputError, RunError, did_you_mean
+from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..results import label_counts as counted
 from ..results.checksums import FILE, SETTINGS, TOKENIZER, damage, read_manifest
+from ..results.columns import run_table
 from ..results.links import refuse_links, refuse_links_of_rounds
+from ..results.wrong import WrongContent
+from ..store.matching_tensors import check_tensors
 from ..store.recorded import check_names
 from ..store.rounds import Round, read_round, stored_rounds
 from ..store.sealed import Damaged
@@ -45,7 +50,7 @@ from .inputs import Inputs, RunInputs, TracedInputs
 from .manifest import PUBLISHED
 from .matching_rounds import check_belongs
 from .place import no_run
-from .rebuild import model_again
+from .rebuild import check_named, model_again
 
 # Of what a model reads, the most that a configuration takes; a vocabulary may be published.
 LARGEST = {"channels": 4, "image_size": 1024, "vocabulary": 2_000_000, "max_tokens": 4096, "padding": 2_000_000}
@@ -109,7 +114,7 @@ class OpenFederation:
 
         Raises:
             InputError: it is not there.
-            RunError: it is damaged, or not of this federation.
+            RunError: it is damaged, or not of this federation, or its files do not hold tensors of one model.
         """
         there = self.rounds
         if not there:
@@ -128,7 +133,16 @@ class OpenFederation:
             check_names(self.client_names, stored.clients, stored.names, stored.folder)
         else:
             check_belongs(self.folder, stored, self.key)
+        check_tensors(stored)
         return stored
+
+    def check_fits(self, stored: Round) -> None:
+        """Raise RunError where the model does not take the global weights of a round: the file and tensor are named."""
+        try:
+            file = os.path.relpath(stored.folder / "global.safetensors")
+            require_fits(self.model.state_dict(), stored.weights(), str(self.folder), f"the tensors of {file}")
+        except InputError as error:
+            raise RunError(str(error)) from error
 
     def case(self, stored: Round, given: TracedInputs, classes: np.ndarray) -> Case:
         """The predictions of `given` as attribution methods take them, `classes` int64 `[n]` the ones to explain."""
@@ -251,6 +265,8 @@ def open_run(
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = str(error) if isinstance(error, Damaged) else f"{type(error).__name__}: {error}"
         raise RunError(f"{folder / FILE} cannot be read ({why})") from error
+    if data is not None:
+        check_named(data)
     with working_folder_searched() if trust else nullcontext():
         try:
             found = stored_config(folder, trust)
@@ -295,7 +311,11 @@ def _built(
     config: Config, form: Form, classes: int, network: Any, published: bool, checkpoint: str | None
 ) -> nn.Module:
     """The run's model, with weights of no matter what: those of a round come into it."""
-    if config.model.target not in names()["model"]:  # trusted, else it would have been refused: as when it was run
+    foreign = config.model.target not in names()["model"]
+    if checkpoint is not None and (foreign or config.model.input != "text"):
+        why = "a model of your own is built by its own function" if foreign else "this run is about pictures"
+        raise InputError(f"--checkpoint {excerpt(checkpoint)}: is for text models of ProvFL, {why}: leave it out")
+    if foreign:  # trusted, else it would have been refused: as when it was run
         if isinstance(form, Texts) and published and (files := resolve(config.model)).weights:
             form = replace(form, checkpoint=str(files.folder))
         return build(config.model, form, classes, config.seed)
@@ -330,16 +350,15 @@ def _label_counts(folder: Path, classes: int) -> dict[int, np.ndarray]:
 
 
 def _rounds_traced(folder: Path) -> tuple[int, ...]:
-    import pyarrow.parquet as pq
-
     try:
-        check_run_table(folder / "inputs.parquet")
-        column = pq.read_table(folder / "inputs.parquet", columns=["round"], partitioning=None).column("round")
+        traced = run_table(folder / "inputs.parquet", ["round"])
     except Oversized as error:
         raise RunError(f"{folder / 'inputs.parquet'} is not opened: {error}") from error
+    except WrongContent as error:
+        raise RunError(f"{folder / 'inputs.parquet'} {error}") from error
     except (OSError, ValueError):
         return ()
-    return tuple(sorted(column.unique().to_pylist()))
+    return tuple(sorted(map(int, traced["round"].unique())))
 
 
 def device_like(name: str) -> torch.device:

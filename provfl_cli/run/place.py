@@ -6,14 +6,22 @@ from pathlib import Path
 
 from ..config.tree import options
 from ..errors import InputError, did_you_mean
+from ..results.links import refuse_links_of_recording
 from ..store.recorded import is_recorded
 
 MISMATCH = ("refuse", "fusion", "row")
+DIFFERENCE = "difference"  # the row of what the fusion of the clients does not explain
+ROWS = ("previous", "momentum", "noise", "stale", "control", "forgotten", DIFFERENCE)  # beside those of clients
+STATELESS = (  # fusions that need nothing from the server or the clients but the models and numbers of examples
+    "fedavg", "fedprox", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "norm_clipping",
+)  # fmt: skip
 
 
 def require_place(folder: Path) -> None:
-    """Raise InputError unless the folder is that of a run or of a recorded federation."""
-    if not is_recorded(folder) and not (folder / ".hydra" / "config.yaml").is_file():
+    """Raise InputError unless the folder is that of a run or of a recorded federation that leads nowhere else."""
+    if is_recorded(folder):
+        refuse_links_of_recording(folder)
+    elif not (folder / ".hydra" / "config.yaml").is_file():
         raise InputError(no_run(folder))
 
 

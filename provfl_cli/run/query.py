@@ -16,6 +16,7 @@ from ..coverage import listed
 from ..errors import InputError, RunError
 from ..evaluation.contributions import ranks
 from ..evaluation.ranking import order, spearman
+from ..harmless import harmless
 from ..provenance.contributions import Contributions
 from ..provenance.lineage import lineage_round
 from ..reporting.rankings import best_clients
@@ -129,7 +130,7 @@ def ask_many(opened: OpenFederation, number: int | None, given: TracedInputs, qu
         prediction=asked.probabilities.argmax(1)[at].astype(np.int32),
         explained=case.classes[at].astype(np.int32),
         probability=asked.probabilities[at, case.classes[at]],
-        client_name=rows["client"].map(opened.name_of, na_action="ignore").astype("str"),
+        client_name=_client_names(opened, rows["client"]),
         covered=[traces[key].covered if key in traces else np.nan for key in by_trace],
         uncovered=pd.Series(
             [(listed(traces[key].uncovered) or None) if key in traces else None for key in by_trace], rows.index, "str"
@@ -138,6 +139,11 @@ def ask_many(opened: OpenFederation, number: int | None, given: TracedInputs, qu
     left_out = dict.fromkeys(text for one in traces.values() for text in one.warnings)
     frame.attrs["warnings"] = [*left_out, *_doubts(given, asked.probabilities)]
     return frame
+
+
+def _client_names(opened: OpenFederation, clients: pd.Series) -> pd.Series:
+    """What the clients are called; harmless already, since a text column takes no half characters, and JSON does."""
+    return clients.map(lambda client: harmless(opened.name_of(client)), na_action="ignore").astype("str")
 
 
 def ask(opened: OpenFederation, number: int | None, given: TracedInputs, question: Query) -> AttributedPredictions:
@@ -149,8 +155,9 @@ def ask(opened: OpenFederation, number: int | None, given: TracedInputs, questio
     presets, rivals = opened.methods(question.methods)
     stored = opened.round(number)
     model, scope = opened.model.to(opened.device), opened.provenance.scope
+    opened.check_fits(stored)
     model.load_state_dict(dict(stored.weights()))
-    probabilities = class_logits(model, given.inputs, opened.device).double().softmax(1).numpy()
+    probabilities = _predicted(opened, given)
     classes = probabilities.argmax(1)
     if question.target is not None:
         classes = np.full_like(classes, opened.label(question.target))
@@ -158,6 +165,19 @@ def ask(opened: OpenFederation, number: int | None, given: TracedInputs, questio
     own = bool(presets) and presets[0] == opened.provenance
     lineage = lineage_round(stored) if own and scope == "lineage" and stored.lineage_rows is not None else None
     return AttributedPredictions(stored, case, probabilities, attributed(case, presets, rivals, lineage))
+
+
+def _predicted(opened: OpenFederation, given: TracedInputs) -> np.ndarray:
+    """Probabilities `[n, classes]` of the loaded model; RunError where it does not take these inputs."""
+    try:
+        logits = class_logits(opened.model, given.inputs, opened.device)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shape = list(given.inputs.shape[1:])
+        raise RunError(
+            f"{opened.folder}: its model does not take an input of the shape {shape} ({type(error).__name__} in its "
+            "forward): what the model reads is not what the run recorded, or the model is another"
+        ) from error
+    return logits.double().softmax(1).numpy()
 
 
 def _told(

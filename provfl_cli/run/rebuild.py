@@ -40,8 +40,7 @@ def data_again(dataset: Dataset, fingerprint: str, named: str | None) -> Dataset
         path = Path(named).expanduser()
         if path.exists():
             return replace(dataset, path=str(path.resolve()))
-        if not HUB_ID.fullmatch(named):
-            raise InputError(f"--data {named}: no such folder or file")
+        check_named(named)
         revision = dataset.revision if named == dataset.hub_id else "main"
         return replace(dataset, source="hub", path=None, hub_id=named, revision=revision)
     if dataset.source in ("embedded", "medmnist") or _of_tree(dataset) or _trained_on_here(dataset, fingerprint):
@@ -51,6 +50,12 @@ def data_again(dataset: Dataset, fingerprint: str, named: str | None) -> Dataset
         f"--input: the run has not traced it, and where its data are, only the run's folder says ({_plainly(where)}): "
         "if they are yours, --data DIR (or --data HUB_ID), or give an input that it traced (inputs.parquet)"
     )
+
+
+def check_named(data: str) -> None:
+    """Raise InputError where `--data` is neither there nor what an id on the hub may be."""
+    if not Path(data).expanduser().exists() and not HUB_ID.fullmatch(data):
+        raise InputError(f"--data {data}: no such folder or file")
 
 
 def model_again(model: Model, network: Any, published: bool, named: str | None) -> Model:

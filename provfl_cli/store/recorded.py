@@ -13,16 +13,30 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from ..bounded import read_json
+from ..bounded import read_end, read_json
 from ..errors import InputError, RunError
+from ..harmless import harmless_json
 from .disk import replacing
 from .sealed import check_seal, sealed
+from .stored_values import (
+    LARGEST_COUNT,
+    block,
+    client_number,
+    different,
+    read_format,
+    text,
+    texts,
+    value_of,
+    whole,
+)
 
 FORMAT = 2
 READABLE = (1, FORMAT)  # of 1 there is no checksum
 RECORDED = "recorded.json"
 JOURNAL = "flower.jsonl"  # a line a round, of those that could not be recorded as well
+JOURNAL_BYTES = 1_000_000  # of its end, to find the last line in: a round of thousands of clients takes a tenth
 LONGEST = 300  # characters of a reason that are repeated
 
 
@@ -50,7 +64,7 @@ def write_recorded(folder: Path, recorded: RecordedFederation) -> None:
     """Write `recorded.json`, whole or not at all; the folder is made where it is missing.
 
     Raises:
-        RunError: the folder cannot be written to.
+        RunError: the folder cannot be written to, or a number or name is none that a recording may have.
     """
     content = {
         "format": FORMAT,
@@ -60,8 +74,14 @@ def write_recorded(folder: Path, recorded: RecordedFederation) -> None:
         "labels": list(recorded.labels),
         "fusion": list(recorded.fusion),
     }
+    written = sealed(content)
+    try:
+        _recorded(written)
+    except ValueError as error:
+        raise RunError(f"{folder / RECORDED} cannot be written: {error}") from error
     with replacing(folder / RECORDED) as beside:
-        beside.write_text(json.dumps(sealed(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        lines = harmless_json(json.dumps(written, indent=1, ensure_ascii=False)) + "\n"
+        beside.write_text(lines, encoding="utf-8")
 
 
 def read_recorded(folder: Path) -> RecordedFederation | None:
@@ -72,21 +92,31 @@ def read_recorded(folder: Path) -> RecordedFederation | None:
     """
     path = folder / RECORDED
     try:
-        text = read_json(path)
-        if text["format"] not in READABLE:
-            raise ValueError(f"format {text['format']} instead of {FORMAT}")
-        check_seal(text, since=FORMAT)
-        return RecordedFederation(
-            source=str(text["source"]),
-            clients={int(number): str(name) for number, name in text["clients"].items()},
-            examples={int(number): int(count) for number, count in text["examples"].items()},
-            labels=tuple(map(str, text["labels"])),
-            fusion=tuple(map(str, text["fusion"])),
-        )
+        content = read_json(path)
+        read_format(content, READABLE)
+        check_seal(content, since=FORMAT)
+        return _recorded(content)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({error}): record the federation again") from error
+
+
+def _recorded(content: Mapping[str, Any]) -> RecordedFederation:
+    """What is written in `recorded.json`; ValueError where a field can be none of a recorded federation."""
+    named, counted = block(value_of(content, "clients"), "clients"), block(value_of(content, "examples"), "examples")
+    clients = {client_number(key, "a name in clients"): text(name, f"clients.{key}") for key, name in named.items()}
+    different(tuple(clients.values()), "clients")
+    return RecordedFederation(
+        source=text(value_of(content, "source"), "source"),
+        clients=clients,
+        examples={
+            client_number(key, "a name in examples"): whole(count, f"examples.{key}", 0, LARGEST_COUNT)
+            for key, count in counted.items()
+        },
+        labels=texts(value_of(content, "labels"), "labels"),
+        fusion=texts(value_of(content, "fusion"), "fusion"),
+    )
 
 
 def read_whole(folder: Path, every: bool = False) -> RecordedFederation | None:
@@ -118,10 +148,12 @@ def read_whole(folder: Path, every: bool = False) -> RecordedFederation | None:
 
 def check_names(known: Mapping[int, str], clients: Sequence[int], names: Sequence[str], folder: Path) -> None:
     """Raise RunError where the round in `folder` calls its clients otherwise than they are known."""
+    numbers = {name: client for client, name in known.items()}
     for client, name in zip(clients, names, strict=False):  # older rounds have no names
-        if known.get(client, name) != name:
+        if known.get(client, name) != name or numbers.get(name, client) != client:
+            other = repr(known[client]) if client in known else f"client {numbers[name]}"
             raise RunError(
-                f"{folder} calls client {client} {name!r}, {RECORDED} or another round {known[client]!r}: they are not "
+                f"{folder} calls client {client} {name!r}, {RECORDED} or another round {other}: they are not "
                 "of one recording"
             )
 
@@ -146,9 +178,9 @@ def why_nothing(folder: Path) -> str:
     The text is of whoever trained: see that it does nothing to a terminal.
     """
     try:
-        with (folder / JOURNAL).open("rb") as file:
-            lines = file.read(1_000_000).decode(errors="replace").splitlines()
-        last = json.loads(lines[-1])
-        return f"round {int(last['round'])}: {' '.join(str(last['reason']).split())[:LONGEST]}"
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        lines = [line for line in read_end(folder / JOURNAL, JOURNAL_BYTES).split("\n") if line.strip()]
+        last = block(json.loads(lines[-1]), JOURNAL)
+        reason = " ".join(str(last["reason"]).split())[:LONGEST]
+        return f"round {whole(last['round'], 'round')}: {reason}"
+    except (OSError, ValueError, KeyError, IndexError, RecursionError):
         return ""

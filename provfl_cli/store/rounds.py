@@ -40,7 +40,9 @@ from ..errors import RunError
 from ..fusion.decomposition import Decomposition, Multiplier
 from ..fusion.lineage import Lineage, LineageRows, NextLineage
 from .disk import checksum, flush
+from .manifest import metrics_values, round_values
 from .sealed import check_seal, sealed
+from .stored_values import read_format
 from .tensorfile import Specs, allocate, open_tensors, remedy, stacked, write_pieces, write_tensors
 
 FORMAT = 3
@@ -232,32 +234,20 @@ def read_round(rounds: Path, number: int) -> Round:
     """Open a stored round.
 
     Raises:
-        RunError: where its manifest is missing or damaged, or is that of another round.
+        RunError: where its manifest is missing or damaged, is that of another round, or a value in it can be none of a
+            round; the field is named.
     """
     folder = round_folder(rounds, number)
     path = folder / MANIFEST
     try:
         text = read_json(path, ROUND_BYTES)
-        if text["format"] not in READABLE:
-            raise ValueError(f"format {text['format']} instead of {FORMAT}")
+        read_format(text, READABLE)
         check_seal(text, since=FORMAT)
-        stored = Round(
-            folder=folder,
-            number=int(text["number"]),
-            clients=tuple(text["clients"]),
-            examples=tuple(text["examples"]),
-            example_weights=tuple(text["example_weights"]),
-            buffers=frozenset(text["buffers"]),
-            history=tuple(_metrics(entry) for entry in text["history"]),
-            checksums=dict(text["checksums"]),
-            lineage_rows=_lineage_rows(text.get("lineage")),
-            key=text.get("key"),
-            names=tuple(map(str, text.get("names", ()))),
-            source=str(text.get("source", "")),
-        )
+        history = tuple(Metrics(**values) for values in metrics_values(text))
+        stored = Round(folder=folder, history=history, **round_values(text))
         _check_whole(stored, number)
         return stored
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({error}): {remedy(folder)}") from error
 
 
@@ -265,11 +255,6 @@ def _check_whole(stored: Round, number: int) -> None:
     """Raise ValueError unless a manifest is that of this round and speaks of all of it."""
     if stored.number != number:
         raise ValueError(f"it is that of round {stored.number}")
-    clients = len(stored.clients)
-    if not clients == len(stored.examples) == len(stored.example_weights):
-        raise ValueError("it does not give each client its examples and its weight")
-    if stored.names and len(stored.names) != clients:
-        raise ValueError("it does not name each client")
     there = (name for name in SOMETIMES if (stored.folder / name).exists())
     for name in (*ALWAYS, *there):
         if name not in stored.checksums:
@@ -322,6 +307,9 @@ def commit_round(
     Until the rename there is no such round; after it, it is whole, also when the machine loses its power. A round of
     that number that is there already, trained without the lineage that is wanted now, is replaced. `key`, `names` and
     `source` are those of `Round`.
+
+    Raises:
+        RunError: a number or name is none that a round may have.
     """
     rounds = temporary.parent
     write_tensors(temporary / GLOBAL, weights)
@@ -364,7 +352,13 @@ def commit_round(
         manifest |= {"source": source, "names": list(names)}
     if lineage is not None:
         manifest["lineage"] = asdict(lineage.rows)
-    (temporary / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    written = sealed(manifest)
+    try:
+        round_values(written)
+        metrics_values(written)
+    except ValueError as error:  # never a round that could not be read again
+        raise RunError(f"round {number} cannot be stored: {error}") from error
+    (temporary / MANIFEST).write_text(json.dumps(written, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for file in temporary.iterdir():
         flush(file)
     flush(temporary)
@@ -406,25 +400,6 @@ def _written(metrics: Metrics) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in numbers.items()
     }
-
-
-def _metrics(entry: Mapping[str, Any]) -> Metrics:
-    """What `_written` wrote; NaN for null."""
-    numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in entry.items()}
-    numbers["failed"] = tuple(entry.get("failed", ()))
-    return Metrics(**numbers)
-
-
-def _lineage_rows(text: Mapping[str, Any] | None) -> LineageRows | None:
-    if text is None:
-        return None
-    return LineageRows(
-        clients=tuple(text["clients"]),
-        kinds=tuple(text["kinds"]),
-        used=tuple(text["used"]),
-        last=tuple(text["last"]),
-        decay=float(text["decay"]),
-    )
 
 
 def _link_or_write(source: Path, target: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from provfl_cli.errors import InputError, RunError
 from provfl_cli.fusion.decomposition import Decomposition, Multiplier, pack
 from provfl_cli.provenance import batch, calls, factors, tracing
 from provfl_cli.provenance.contributions import Contributions
+from provfl_cli.provenance.rules import registry
 from provfl_cli.provenance.state_dicts import RoundInMemory
 from provfl_cli.provenance.tracing import trace, trace_targets
 
@@ -71,7 +72,7 @@ def test_memory_bounds_the_batch_and_changes_nothing(lenet: tuple, monkeypatch: 
         sizes.append(len(inputs[""]))
         return found
 
-    monkeypatch.setattr("provfl_cli.provenance.workers.batches.trace_batch", counted)
+    monkeypatch.setattr("provfl_cli.provenance.workers.work.trace_batch", counted)
     whole = trace(model, inputs, source, settings(threshold=0.1))
     parts = trace(model, inputs, source, settings(threshold=0.1, memory_mb=1), layer_sample=5)
     assert sizes[0] == len(inputs)
@@ -318,7 +319,7 @@ def test_a_wrong_round_is_caught(wrong: object, of: str, dtype: torch.dtype) -> 
 def test_a_wrong_layer_rule_is_caught(lenet: tuple, monkeypatch: pytest.MonkeyPatch, of: str) -> None:
     """A rule that forgets the bias, and one that forgets one position."""
     model, source, inputs = lenet
-    right = calls.RULES[nn.functional.conv2d]
+    right = registry.RULES[nn.functional.conv2d]
 
     def no_bias(call: calls.Call, g: Tensor) -> dict[str, factors.Factor]:
         found = right.rule(call, g)
@@ -332,7 +333,7 @@ def test_a_wrong_layer_rule_is_caught(lenet: tuple, monkeypatch: pytest.MonkeyPa
 
     expected = trace(model, inputs, source, settings(of=of)).values
     for broken in (no_bias, no_corner):
-        monkeypatch.setitem(calls.RULES, nn.functional.conv2d, dataclasses.replace(right, rule=broken))
+        monkeypatch.setitem(registry.RULES, nn.functional.conv2d, dataclasses.replace(right, rule=broken))
         with monkeypatch.context() as unprobed:  # conservation notices
             unprobed.setattr(tracing, "probed", lambda given, inputs: (given, ()))
             with pytest.raises(RunError, match="conservation fails"):

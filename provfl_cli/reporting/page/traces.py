@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from scipy.special import softmax
 
 from ...data.picture import open_picture
 from ...evaluation.contributions import Trace
+from ...results.answer import OF_MODEL
 from ...results.run import Key, RunContents
 
 TOP = 6  # clients named on a card
@@ -140,18 +141,27 @@ def shown_inputs(opened: RunContents, numbers: Sequence[int], room: int) -> tupl
         pairs = zip(rows["probabilities"], rows["prediction"], strict=True)
         shown["probability"] = [_probability(given, predicted) for given, predicted in pairs]
     told = []
-    for name, make in (("picture", _data_uri), ("text", _excerpt)):
+    makers: tuple[tuple[str, type, Callable[[Any], str]], ...] = (
+        ("picture", bytes, _data_uri),
+        ("text", str, _excerpt),
+    )
+    for name, kind, make in makers:
         if name not in rows:
             continue
-        made, missing = [], 0
+        made, missing, unread = list[str | None](), 0, 0
         for content in rows[name]:
-            one = None if content is None or isinstance(content, float) else make(content)
+            try:
+                one = make(content) if isinstance(content, kind) else None
+            except Exception:  # of a picture that is none, or damaged
+                one, unread = None, unread + 1
             room -= len(one.encode()) if one is not None else 0
             missing += room < 0
             made.append(one if room >= 0 else None)
         shown[name] = made
         if missing:
             told.append(f"{missing:,} {name}s are not in this page, to keep it small; inputs.parquet has all")
+        if unread:
+            told.append(f"{unread:,} {name}s of inputs.parquet cannot be read, and are not in this page")
         if name == "text" and rows[name].str.len().max() > TEXT_SHOWN:
             told.append(f"texts are cut after {TEXT_SHOWN} characters; inputs.parquet has them whole")
     return shown, told
@@ -203,4 +213,4 @@ def layer_profiles(opened: RunContents) -> dict[str, Any] | None:
             "value": [_digits(one) for one in best["contribution"].tolist()],
             "active": [_digits(one) for one in active.tolist()],
         }
-    return {"layers": names, "inputs": inputs}
+    return {"layers": [name or OF_MODEL for name in names], "inputs": inputs}
