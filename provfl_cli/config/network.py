@@ -18,8 +18,9 @@ def check_size(config: Mapping[str, Any]) -> None:
     A layer of width `d` has about `12 d^2` parameters (Kaplan et al. 2020, "Scaling Laws for Neural Language Models").
     """
     for name, value in config.items():
+        allowed = WIDTH if name in WIDTHS else LAYER if name in LAYERS else NUMBER
         if not isinstance(value, bool):
-            check_number(f"model.config.{name}", value, WIDTH if name in WIDTHS else LAYER if name in LAYERS else NUMBER)
+            check_number(f"model.config.{name}", value, allowed)
     width = max((value for name, value in config.items() if name in WIDTHS and isinstance(value, int)), default=0)
     layers = max((value for name, value in config.items() if name in LAYERS and isinstance(value, int)), default=1)
     if 12 * width**2 * layers > MOST_PARAMETERS:
