@@ -175,24 +175,30 @@ def test_figures_and_metrics_are_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("name", "size", "says"),
     [
-        (lambda tensors: tensors.pop("conv1.weight"), "hold no conv1.weight (of 1)"),
-        (lambda tensors: tensors.update(foreign=torch.zeros(2)), "hold foreign (of 1), which the model has not"),
-        (lambda tensors: tensors.update({"conv1.bias": torch.zeros(2)}), "conv1.bias is [6] in the model and [2] in"),
+        ("conv1.weight", None, "hold no conv1.weight (of 1)"),
+        ("foreign", 2, "hold foreign (of 1), which the model has not"),
+        ("conv1.bias", 2, "conv1.bias is [6] in the model and [2] in"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(
-    change: Callable[[dict[str, torch.Tensor]], object], says: str, trained: Path, tmp_path: Path, capsys: Captured
+    name: str, size: int | None, says: str, trained: Path, tmp_path: Path, capsys: Captured
 ) -> None:
+    """In all files of a round the tensor is missing (`size` None), or there in another size."""
     folder = tmp_path / "theirs"
     shutil.copytree(trained, folder)
     stored = next((folder / "rounds").iterdir())
-    file, manifest = stored / "global.safetensors", json.loads((stored / "round.json").read_text())
-    tensors = load_file(file)
-    change(tensors)
-    save_file(tensors, file)
-    manifest["checksums"][file.name] = checksum(file)
+    manifest = json.loads((stored / "round.json").read_text())
+    for which in ("global", "previous", "clients"):
+        file = stored / f"{which}.safetensors"
+        tensors = load_file(file)
+        if size is None:
+            del tensors[name]
+        else:
+            tensors[name] = torch.zeros((2, size) if which == "clients" else (size,))
+        save_file(tensors, file)
+        manifest["checksums"][file.name] = checksum(file)
     (stored / "round.json").write_text(json.dumps(sealed({k: v for k, v in manifest.items() if k != "sha256"})))
     assert main(["trace", str(folder)]) == 1
     error = capsys.readouterr().err
