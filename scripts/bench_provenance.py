@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from provfl_cli.config.schema import Model, Provenance
+from provfl_cli.config.schema import Model
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.data.federated import Pictures
 from provfl_cli.fusion.fedavg import FedAvg
@@ -37,6 +37,7 @@ from provfl_cli.fusion.fuse import fuse
 from provfl_cli.fusion.updates import ReturnedModels
 from provfl_cli.models.build import build
 from provfl_cli.provenance.depth import is_counted
+from provfl_cli.provenance.settings import Provenance
 from provfl_cli.provenance.targets import target_value
 from provfl_cli.provenance.tracing import trace
 from provfl_cli.store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round, read_round

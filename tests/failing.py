@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from provfl_cli.data.injection import NoInjection
-from provfl_cli.data.submission import Submission
+from provfl_cli.fusion.submission import Submission
 
 
 @dataclass(frozen=True)

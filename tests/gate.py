@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from provfl_cli.config.checks import ranges
+from provfl_cli.checks import ranges
 from provfl_cli.config.compose import compose_jobs
 from provfl_cli.config.validate import BLOCKS
 

@@ -17,6 +17,7 @@ from provfl_cli.config.compose import compose_jobs, conf_dir, provenance_preset,
 from provfl_cli.config.fields import fitted, shown
 from provfl_cli.config.schema import Config, Federation
 from provfl_cli.errors import InputError
+from provfl_cli.provenance.settings import PRESETS, preset
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GROUPS = [group for group in tree.groups() if group != "attribution"]  # a list: see test_attribution
@@ -101,6 +102,15 @@ def test_provenance_preset_has_its_own_threshold() -> None:
     assert provenance_preset("provfl").threshold == 0.0
     with pytest.raises(InputError, match="did you mean tracefl"):
         provenance_preset("traceflow")
+
+
+def test_presets_of_a_trace_are_those_of_the_configuration() -> None:
+    assert sorted(PRESETS) == sorted(tree.options("provenance"))
+    for name in PRESETS:
+        assert preset(name) == provenance_preset(name)
+    with pytest.raises(InputError, match="did you mean tracefl"):
+        preset("traceflow")
+    assert preset("tracefl").layers is not preset("tracefl").layers  # a list that may be changed
 
 
 def test_values_get_the_declared_types(workspace: Path) -> None:

@@ -143,7 +143,7 @@ def test_settings_that_are_refused(given: list[str], message: str) -> None:
 
 @pytest.mark.slow
 def test_without_the_packages_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provfl_cli.config.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("provfl_cli.checks.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'provfl\[flower\]'"):
         config("engine=flower")
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from provfl_cli.checks import ranges
 from provfl_cli.cli import main
-from provfl_cli.config.checks import ranges
 from provfl_cli.config.compose import compose_jobs, conf_dir, validated
 from provfl_cli.config.fields import hint_of
 from provfl_cli.config.schema import Config, Experiment, Model

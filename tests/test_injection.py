@@ -19,11 +19,11 @@ from provfl_cli.data.federated import Faults
 from provfl_cli.data.injection import Duplicate, ExclusiveLabel, LabelFlip, NoInjection, NoisyLabels
 from provfl_cli.data.load import federated_data
 from provfl_cli.data.partition import Iid, Share
-from provfl_cli.data.submission import Submission
 from provfl_cli.data.trigger import Trigger
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.federation.key import training_key
 from provfl_cli.fusion.scaffold import Scaffold
+from provfl_cli.fusion.submission import Submission
 
 from . import test_text_data as texts
 from .federations import make_config, make_data, make_model

@@ -21,12 +21,12 @@ from provfl_cli.config import tree
 from provfl_cli.config.schema import Model
 from provfl_cli.config.validate import _targeted
 from provfl_cli.data.federated import Pictures
-from provfl_cli.data.submission import Submission
 from provfl_cli.errors import InputError
 from provfl_cli.fusion.accounting import Ledger, amplified, composed, figures, ledger_of, told
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fuse import Shares, combined, fuse
 from provfl_cli.fusion.privacy import CLIP_NORM, CentralDP, LocalDP, NoPrivacy, beyond_average, check_model
+from provfl_cli.fusion.submission import Submission
 from provfl_cli.fusion.updates import ReturnedModels, Updates
 from provfl_cli.models.build import build
 

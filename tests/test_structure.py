@@ -12,8 +12,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "provfl_cli"
 PARTS = (
-    "config", "data", "models", "fusion", "store", "flower", "federation",
-    "provenance", "attribution", "evaluation", "results", "comparison", "reporting", "trackers", "run", "cli",
+    "fusion", "store", "provenance", "config", "data", "models", "flower", "federation",
+    "attribution", "evaluation", "results", "comparison", "reporting", "trackers", "run", "cli",
 )  # fmt: skip
 
 
@@ -86,6 +86,25 @@ def test_every_folder_is_a_part() -> None:
 )
 def test_torch_is_not_imported(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_heart_stands_alone() -> None:
+    """A trace needs the fusions and the files of rounds; no runner, and not what configures one."""
+    code = """
+import sys
+from provfl_cli.provenance import *
+runner = ("config", "data", "models", "flower", "federation", "attribution", "run", "cli", "reporting", "results")
+more = [name for name in sys.modules if name.split(".")[:2] in [["provfl_cli", part] for part in runner]]
+more += [name for name in ("hydra", "omegaconf", "antlr4", "ray", "flwr", "pandas") if name in sys.modules]
+sys.exit(", ".join(more) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_settings_of_a_trace_import_no_torch() -> None:
+    code = "import sys; from provfl_cli.provenance import preset; preset('faithful'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..config.checks import Range, in_range, one_of
+from ..checks import Range, in_range, one_of
 from ..errors import RunError
 from .method import AttributionResult, Case, for_every_input, used_clients
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config.checks import one_of
+from ..checks import one_of
 from ..fusion.conditions import clients_a_round
 from .settings import KINDS, VALUES, check_fewer, explained, method_name
 

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from ..config.schema import Config, Provenance
+    from ..config.schema import Config
     from ..data.federated import Form
+    from ..provenance.settings import Provenance
     from ..store.rounds import Round
 
 

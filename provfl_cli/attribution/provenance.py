@@ -6,15 +6,16 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..config.checks import POSITIVE_FRACTION, in_range, one_of
-from ..config.schema import NEURONS
+from ..checks import POSITIVE_FRACTION, in_range, one_of
 from ..config.validate import provenance_preset
 from ..errors import InputError
+from ..provenance.settings import NEURONS
 from .method import AttributionResult, Case
 
 if TYPE_CHECKING:
-    from ..config.schema import Config, Provenance
+    from ..config.schema import Config
     from ..provenance.contributions import Contributions
+    from ..provenance.settings import Provenance
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import Range, in_range, one_of
+from ..checks import Range, in_range, one_of
 from .settings import KINDS, VALUES, check_fewer, explained, method_name
 
 if TYPE_CHECKING:

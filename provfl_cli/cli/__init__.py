@@ -13,7 +13,7 @@ from importlib import import_module
 from keyword import iskeyword
 
 from .. import __version__
-from ..config.checks import excerpt
+from ..checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
 from ..garbage import collect_rarely
 from ..library_warnings import library_warnings_ignored

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..config.checks import LONGEST_TEXT, excerpt
+from ..checks import LONGEST_TEXT, excerpt
 from ..config.flags import unknown_flag
 from ..errors import InputError
 

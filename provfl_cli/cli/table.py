@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config.checks import excerpt
+from ..checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
 from .arguments import check_out, listed, parser, read, whole
 from .saying import complain, say

@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ..checks import excerpt
 from ..errors import InputError, did_you_mean
-from .checks import excerpt
 from .fields import fitted
 from .stored_yaml import refers, scalar
 from .targets import imported_part

@@ -23,8 +23,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ..checks import check_override
 from ..errors import InputError
-from .checks import check_override
 from .environment import environment, hiding
 from .explain import explained
 from .fields import fitted

@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from ..checks import excerpt
 from ..errors import InputError, did_you_mean
-from .checks import excerpt
 from .tree import options
 
 LONGEST_MESSAGE = 800  # characters: some repeat a value in full

@@ -2,8 +2,8 @@
 
 from argparse import ArgumentParser
 
+from ..checks import excerpt
 from ..errors import nearest
-from .checks import excerpt
 
 UNKNOWN = "unrecognized arguments: "  # argparse's words
 

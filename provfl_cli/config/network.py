@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..checks import Range, check_number
 from ..errors import InputError
-from .checks import Range, check_number
 
 WIDTHS = ("n_embd", "hidden_size", "dim", "d_model", "embedding_size")
 LAYERS = ("n_layer", "n_layers", "num_layers", "num_hidden_layers")

@@ -14,10 +14,11 @@ from typing import Any
 
 import yaml
 
+from ..checks import ranges
+from ..provenance.settings import Provenance
 from .builtin import CALLED
-from .checks import ranges
 from .fields import hint_of, shown, wording
-from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Provenance, Store
+from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Store
 from .targets import imported_part
 from .tree import conf_dir, default_options, option_file, options
 

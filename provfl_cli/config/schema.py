@@ -8,8 +8,7 @@ those modules are light as well.
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-from ..errors import InputError
-from .checks import (
+from ..checks import (
     BELOW_ONE,
     BETWEEN_0_AND_1,
     CLIENTS,
@@ -18,14 +17,16 @@ from .checks import (
     POSITIVE_FRACTION,
     RATE,
     ROUNDS,
+    SEEDS,
     Range,
     check_option,
     excerpt,
     in_range,
     one_of,
     require_flower,
-    require_ray,
 )
+from ..errors import InputError
+from ..provenance.settings import Provenance
 from .environment import EnvironmentValue
 from .network import check_size
 from .tree import models_for
@@ -37,9 +38,6 @@ INPUTS = ("image", "text")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SAMPLINGS = ("uniform", "weighted", "round_robin", "markov")
 PRECISIONS = ("float32", "bfloat16")  # float16 would need its loss scaled
-TARGETS = ("logit", "centred", "margin")
-NEURONS = ("all", "gradient", "random")
-SEEDS = Range(0, 2**31 - 1)
 MOST_CHANNELS = 4
 MOST_TURNS = 100_000_000  # of clients in rounds: who takes part is planned for all rounds
 
@@ -230,61 +228,6 @@ class Federation:
                     f"federation.leaves: client {client} would leave after round {leaves[client]}, "
                     f"before it joins in round {number}"
                 )
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """One way of tracing: the settings of a preset (design section 2).
-
-    `neurons`, `neuron_fraction` and `neuron_seed` are for the paper's ablation, see `attribution.provenance`.
-    """
-
-    name: str
-    of: str
-    client_weighting: str
-    target: str
-    threshold: Annotated[float | None, Range(-1e6, 1e6)]
-    threshold_scale: str
-    layer_decay: Annotated[float, POSITIVE_FRACTION]
-    layers: Any
-    rounds: Annotated[Any, ROUNDS]
-    batch_size: Annotated[int | None, Range(1, 100_000)]
-    memory_mb: Annotated[int, Range(1, 10_000_000)]
-    scope: str = "round"
-    lineage_decay: Annotated[float, POSITIVE_FRACTION] = 1.0
-    shards: Annotated[int | None, Range(1, 1024)] = None
-    shard_on: str | None = None
-    neurons: str = "all"
-    neuron_fraction: Annotated[float, POSITIVE_FRACTION] = 1.0
-    neuron_seed: Annotated[int, SEEDS] = 0
-
-    def __post_init__(self) -> None:
-        one_of("provenance.of", self.of, ("updates", "weights", "gradients"))
-        one_of("provenance.client_weighting", self.client_weighting, ("none", "fusion"))
-        one_of("provenance.target", self.target, TARGETS)
-        one_of("provenance.threshold_scale", self.threshold_scale, ("absolute", "minmax"))
-        in_range("provenance", self)
-        if self.layers not in ("all", "last") and not (
-            isinstance(self.layers, list) and self.layers and all(isinstance(x, str) for x in self.layers)
-        ):
-            raise InputError(
-                f"provenance.layers={self.layers}: all, last, or a list of layer types such as [Linear,Conv]"
-            )
-        if self.rounds not in ("last", "all") and not (
-            isinstance(self.rounds, list)
-            and self.rounds
-            and all(isinstance(x, int) and not isinstance(x, bool) and x >= 1 for x in self.rounds)
-        ):
-            raise InputError(f"provenance.rounds={self.rounds}: last, all, or a list of round numbers such as [1,5]")
-        if self.shards and self.shard_on is not None:
-            require_ray()
-        one_of("provenance.scope", self.scope, ("round", "lineage"))
-        if self.of == "gradients" and self.scope == "lineage":
-            raise InputError(
-                "provenance.of=gradients: over all rounds (provenance.scope=lineage) only what clients sent is kept: "
-                "provenance.of=updates, or provenance.scope=round"
-            )
-        one_of("provenance.neurons", self.neurons, NEURONS)
 
 
 @dataclass(frozen=True)

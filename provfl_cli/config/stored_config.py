@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checks import check_plain
 from ..errors import InputError
 from .builtin import defaults, refuse_other_names, written_default
-from .checks import check_plain
 from .schema import Config
 from .stored_yaml import choices_of, followed, read_block, read_yaml, refers
 from .validate import fitted_config

@@ -10,11 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..checks import check_number, check_plain, excerpt, ranges
 from ..errors import InputError, did_you_mean
-from .checks import check_number, check_plain, excerpt, ranges
+from ..provenance.settings import Provenance
 from .environment import EnvironmentValue, anchored, environment, hiding
 from .fields import converted, fitted, shown
-from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Provenance, Store
+from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Store
 from .targets import imported_part
 from .tree import conf_dir, option_file, options
 

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..config.checks import FRACTION, LABEL, POSITIVE_FRACTION, RATE, Range, in_range, one_of
+from ..checks import FRACTION, LABEL, POSITIVE_FRACTION, RATE, Range, in_range, one_of
 from ..config.schema import Config, Federation
 from ..errors import InputError, RunError
+from ..fusion.submission import Submission
 from .backdoor import Backdoor
 from .federated import Faults
 from .injection import LabelFlip, NoInjection, check_client_list, check_numbers, require_kept
 from .partition import Share
-from .submission import Submission
 
 if TYPE_CHECKING:
     pass

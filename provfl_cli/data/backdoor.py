@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..config.checks import FRACTION, LABEL, POSITIVE_FRACTION, Range, in_range, one_of
+from ..checks import FRACTION, LABEL, POSITIVE_FRACTION, Range, in_range, one_of
 from ..config.schema import Config, Federation
 from ..errors import InputError
 from .federated import Faults

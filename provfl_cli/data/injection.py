@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-from ..config.checks import CLIENT, LABEL, POSITIVE_FRACTION, in_range
+from ..checks import CLIENT, LABEL, POSITIVE_FRACTION, in_range
 from ..config.schema import Config, Federation
 from ..errors import InputError
+from ..fusion.submission import Submission
 from .federated import Faults
 from .partition import Share
-from .submission import Submission
 
 if TYPE_CHECKING:
     pass

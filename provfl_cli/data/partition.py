@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Protocol
 
-from ..config.checks import COUNT, Range, in_range
+from ..checks import COUNT, Range, in_range
 from ..config.schema import Federation
 from ..errors import InputError
 from ..imports import put_off

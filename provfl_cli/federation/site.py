@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from ..config import schema
 from ..data.federated import ClientData, FederatedData, Texts
 from ..data.injection import AS_TRAINED, Injection
-from ..data.submission import Submission
 from ..errors import RunError
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import Privacy
 from ..fusion.scaffold import Scaffold, mean_of_steps
+from ..fusion.submission import Submission
 from ..store.tensorfile import Specs, write_slot
 from .client import evaluate, full_gradient, local_steps, train_client, trained_weights
 from .controls import CONTROLS, Controls, controls_before

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from ..config.schema import Federation
+    from .federation import Federation
     from .fuse import Fusion
 
 MEANINGLESS = 100.0  # an epsilon above it bounds nothing that anybody cares about

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import BELOW_ONE, RATE, Range, in_range
+from ..checks import BELOW_ONE, RATE, Range, in_range
 from .fedavg import FedAvg
 
 if TYPE_CHECKING:

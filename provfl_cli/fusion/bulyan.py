@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import CLIENTS, Range, in_range, one_of
+from ..checks import CLIENTS, Range, in_range, one_of
 from .conditions import check_attackers, require_returned
 from .fedavg import FedAvg
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..config.schema import Federation
+    from .federation import Federation
     from .fuse import Shares
     from .updates import Updates
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from ..config.schema import Federation
+    from .federation import Federation
 
 
 class TooFewReturned(RunError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import BELOW_ONE, RATE
+from ..checks import BELOW_ONE, RATE
 from .adaptive import Adaptive
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..config.schema import Federation
+    from .federation import Federation
     from .fuse import Shares
     from .updates import Updates
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import BELOW_ONE, Range, in_range, one_of
+from ..checks import BELOW_ONE, Range, in_range, one_of
 from ..errors import InputError
 from .fedavg import FedAvg
 
 if TYPE_CHECKING:
-    from ..config.schema import Federation
+    from .federation import Federation
     from .fuse import Shares
     from .updates import Updates
 

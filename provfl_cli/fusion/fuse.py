@@ -14,7 +14,7 @@ from .updates import ReturnedModels, Updates, unclipped
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..config.schema import Federation
+    from .federation import Federation
 
 Scale = tuple["float | Tensor", "dict[str, Tensor]"]
 Noise = Callable[[str, "Tensor"], "Tensor | None"]

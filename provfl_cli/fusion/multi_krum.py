@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import CLIENTS, Range, in_range
+from ..checks import CLIENTS, Range, in_range
 from ..errors import InputError
 from .conditions import check_attackers, clients_a_round, require_returned
 from .fedavg import FedAvg
 
 if TYPE_CHECKING:
-    from ..config.schema import Federation
+    from .federation import Federation
     from .fuse import Shares
     from .updates import Updates
 

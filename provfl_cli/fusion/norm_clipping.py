@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import RATE, in_range
+from ..checks import RATE, in_range
 from .fedavg import FedAvg
 
 if TYPE_CHECKING:

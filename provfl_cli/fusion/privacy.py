@@ -17,15 +17,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
-from ..config.checks import BETWEEN_0_AND_1, FRACTION, RATE, Range, in_range
-from ..data.submission import Submission
+from ..checks import BETWEEN_0_AND_1, FRACTION, RATE, Range, in_range
 from ..errors import InputError
 from .accounting import Ledger, PrivacySpent, central, local, require_accountant
+from .submission import Submission
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..config.schema import Federation
+    from .federation import Federation
     from .fuse import Fusion, Noise
     from .updates import ReturnedModels, Updates
 

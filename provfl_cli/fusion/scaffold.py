@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import RATE, in_range, one_of
+from ..checks import RATE, in_range, one_of
 from ..errors import InputError
 from .fedavg import FedAvg
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..config.schema import Federation
+    from .federation import Federation
     from .fuse import Shares
     from .updates import Updates
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from math import floor
 from typing import TYPE_CHECKING, Annotated
 
-from ..config.checks import CLIENTS, Range, in_range
+from ..checks import CLIENTS, Range, in_range
 from ..errors import InputError
 from .conditions import clients_a_round, require_returned
 from .fedavg import FedAvg
 
 if TYPE_CHECKING:
-    from ..config.schema import Federation
+    from .federation import Federation
     from .fuse import Shares
     from .updates import Updates
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..config.checks import one_of
+from ..checks import one_of
 from ..data.network import reachable
 from ..errors import InputError
 from ..imports import put_off

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config.schema import Provenance
-from ..config.validate import provenance_preset
 from ..coverage import printable
 from ..errors import InputError, RunError, did_you_mean
 from ..fusion.state_dicts import not_finite, require_fits
 from .lineage import LineageRound
+from .settings import Provenance, preset
 from .targets import KINDS
 
 ONE_LOGIT = (
@@ -30,11 +29,11 @@ def checked_settings(settings: Provenance | str | None) -> Provenance:
         InputError: there is no such preset, or it is something else.
     """
     if settings is None or isinstance(settings, str):
-        return provenance_preset("provfl" if settings is None else settings)
+        return preset("provfl" if settings is None else settings)
     if not isinstance(settings, Provenance):
         raise InputError(
-            f"settings: is a {type(settings).__name__}, give the name of a preset, such as 'faithful', or what "
-            "provfl_cli.config.validate.provenance_preset makes of one"
+            f"settings: is a {type(settings).__name__}, give the name of a preset, such as 'faithful', or "
+            "what provfl_cli.provenance.preset makes of one"
         )
     return settings
 

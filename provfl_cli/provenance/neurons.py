@@ -11,8 +11,8 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from ..config.schema import Provenance
 from .calls import Call
+from .settings import Provenance
 
 
 def selected_neurons(settings: Provenance, call: Call, g: Tensor, attended: Tensor | None) -> Tensor:

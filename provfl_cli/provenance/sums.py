@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..config.schema import Provenance
+from .settings import Provenance
 from .stack import Stack
 from .structure import Structure
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..config.schema import Provenance
 from ..errors import InputError, RunError
 from ..library_warnings import library_warnings_ignored
 from . import rules  # noqa: F401  (registers the layer rules)
@@ -25,6 +24,7 @@ from .checks import (
 from .conservation import check, residuals, stored_rounding, suspicious
 from .contributions import Contributions, LayerTrace
 from .probe import MIXED, probed
+from .settings import Provenance
 from .stack import Source
 from .sums import Pass, Sums, Target
 from .traceable import eager_model

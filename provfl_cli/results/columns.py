@@ -14,7 +14,7 @@ import numpy as np
 
 from ..bounded import read_csv
 from ..bounded_tables import read_run_table
-from ..config.checks import excerpt
+from ..checks import excerpt
 from .wrong import WrongContent, shown
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bounded import read_json, read_json_lines
-from ..config.checks import excerpt
+from ..checks import excerpt
 from .columns import LARGEST, LARGEST_COUNT
 from .wrong import WrongContent, shown
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..config.checks import excerpt
+from ..checks import excerpt
 
 
 class WrongContent(ValueError):

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..config.environment import masked
-from ..config.schema import Config, Provenance
+from ..config.schema import Config
 from ..config.validate import provenance_preset
 from ..data.federated import FederatedData
 from ..data.load import check_functions, federated_data
@@ -37,6 +37,7 @@ from ..federation.participation import Roster, rosters, without
 from ..federation.train import federated_rounds
 from ..fusion.accounting import PrivacySpent, ledger_of, told
 from ..models.build import build, check_function
+from ..provenance.settings import Provenance
 from ..reporting import console as show
 from ..reporting import participation
 from ..reporting.figure_files import write_figure

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bounded import check_safetensors
-from ..config.checks import excerpt
+from ..checks import excerpt
 from ..config.chosen_fusion import LONGEST, chosen_fusion
 from ..config.targets import working_folder_searched
 from ..config.validate import model_option, provenance_preset

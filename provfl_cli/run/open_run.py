@@ -21,9 +21,9 @@ from torch import nn
 from ..attribution.counterfactual import steps_made
 from ..attribution.method import Attribution, Case
 from ..bounded import Oversized
+from ..checks import excerpt
 from ..config.builtin import names
-from ..config.checks import excerpt
-from ..config.schema import Config, Provenance
+from ..config.schema import Config
 from ..config.stored_config import HYDRA, stored_config
 from ..config.targets import working_folder_searched
 from ..config.tree import options
@@ -36,6 +36,7 @@ from ..data.picture_facts import from_values
 from ..errors import InputError, RunError, did_you_mean
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
+from ..provenance.settings import Provenance
 from ..results import label_counts as counted
 from ..results.checksums import FILE, SETTINGS, TOKENIZER, damage, read_manifest
 from ..results.columns import run_table

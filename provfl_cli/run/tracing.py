@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from ..attribution.counterfactual import steps_made
 from ..attribution.method import Attribution, AttributionResult, Case
-from ..config.schema import Config, Provenance
+from ..config.schema import Config
 from ..data.federated import FederatedData
 from ..evaluation.contributions import COLUMNS, nullable, tidy
 from ..evaluation.selection import Selection, select_inputs
 from ..provenance.contributions import Contributions
 from ..provenance.lineage import LineageRound, lineage_round
+from ..provenance.settings import Provenance
 from ..provenance.stack import Source
 from ..provenance.tracing import trace
 from ..results.frames import input_frame, layer_frame

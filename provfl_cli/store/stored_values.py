@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from ..config.checks import LONGEST_TEXT, excerpt
+from ..checks import LONGEST_TEXT, excerpt
 
 LARGEST_NUMBER = 2**31 - 1  # of clients and rounds: tables hold them in 32 bits
 LARGEST_COUNT = 10**12  # training examples of one client

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.checks import one_of
+from ..checks import one_of
 from .tracker import Log, composed_files, name_of, numbers, require
 
 if TYPE_CHECKING:

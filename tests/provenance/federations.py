@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from provfl_cli.config.schema import Provenance
+from provfl_cli.provenance.settings import Provenance
 from provfl_cli.provenance.state_dicts import RoundInMemory, from_state_dicts
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from provfl_cli.config import checks
+from provfl_cli import checks
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.processes import can_fork

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...config.checks import require_ray
-from ...config.schema import Provenance
+from ...checks import require_ray
 from ...errors import RunError
 from ...store.tensorfile import TensorFile, open_tensors
+from ..settings import Provenance
 from ..stack import Source
 from ..sums import Target
 from .work import Answer, Perform, Span, Work, answer, in_order, open_pass

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...config.schema import Provenance
 from ...errors import RunError
 from ..batch import trace_batch
 from ..calls import TooLarge
 from ..depth import chosen_layers, layer_weights
+from ..settings import Provenance
 from ..stack import Source, Stack
 from ..structure import Structure
 from ..sums import Pass, Sums, Target

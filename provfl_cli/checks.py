@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from unicodedata import category
 
-from ..errors import InputError, did_you_mean
+from .errors import InputError, did_you_mean
 
 LONGEST_TEXT = 4096  # characters of a text; paths cannot be longer either
 LONGEST_OVERRIDE = 100_000
@@ -57,6 +57,7 @@ CLIENT = Range(0, 99_999)  # its number
 LABEL = Range(0, 999_999)  # its number
 CLIENTS = Range(1, 100_000)
 ROUNDS = Range(1, 100_000)
+SEEDS = Range(0, 2**31 - 1)
 
 
 def in_range(prefix: str, part: Any) -> None:
