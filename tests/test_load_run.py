@@ -101,6 +101,10 @@ def test_a_run_as_data_frames(workspace: Path) -> None:
     assert run.localization["method"].tolist() == ["provfl", "tracefl"]
     assert run.settings["federation.rounds"] == 2
     assert run.labels == tuple("0123456789")
+    shown = repr(run)
+    assert len(shown) < 1000
+    assert "PNG" not in shown  # nor any other picture: they are in a column of bytes
+    assert isinstance(run.inputs["picture"].iloc[0], bytes)
     assert "localization accuracy" in Texts(run._repr_html_()).texts
     Path("run/contributions.parquet").write_bytes(b"broken")
     with pytest.raises(InputError, match="cannot be read"):

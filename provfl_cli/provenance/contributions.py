@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
+from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..coverage import coverage_warning, printable
+from ..errors import InputError, did_you_mean
 from ..markup import Markup, bar, cell, table
+from .saved import load_parts, save_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +37,21 @@ class LayerTrace:
 
 @dataclass(frozen=True, repr=False)
 class Contributions:
-    """Which client pushed which prediction how much.
+    """Which client pushed which prediction how much: what `trace` gives.
+
+        >>> import torch
+        >>> from provfl_cli.provenance import from_state_dicts, trace
+        >>> model = torch.nn.Linear(2, 2)
+        >>> before = {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}
+        >>> ann = {"weight": torch.eye(2), "bias": torch.zeros(2)}
+        >>> bob = {"weight": torch.zeros(2, 2), "bias": torch.tensor([0.0, 0.5])}
+        >>> result = trace(model, torch.eye(2), from_state_dicts({"Ann": ann, "Bob": bob}, [3, 1], before))
+        >>> result.top(1)
+        [('Ann',), ('Ann',)]
+        >>> print(result)
+        Contributions of 2 clients (2 used by fusion) to 2 predictions; 100.0% of the parameters accounted for, ...
+          input 0, class 0: Ann +1, Bob -0.5
+          input 1, class 1: Ann +1, Bob +0.5
 
     Attributes:
         clients: client numbers, the columns of `values`.
@@ -81,8 +98,71 @@ class Contributions:
         warning = coverage_warning(self.covered, self.uncovered)
         return (warning,) if warning else ()
 
+    def of(self, client: str | int) -> np.ndarray:
+        """One client's contributions to all inputs, float64 `[inputs]`, by its name or its number.
+
+            >>> result.of("Bob").tolist()
+            [-0.5, 0.5]
+
+        Raises:
+            InputError: there is no such client.
+        """
+        called = self.client_names if isinstance(client, str) else self.clients
+        if client not in called:
+            accepted = did_you_mean(printable(str(client)), map(printable, map(str, called)))
+            raise InputError(f"client {printable(str(client))}: is none of this round, {accepted}")
+        return self.values[:, called.index(client)]
+
+    def top(self, k: int = 1) -> list[tuple[str, ...]]:
+        """The `k` clients that pushed each prediction most, by name where they have one, the best first.
+
+            >>> result.top(2)
+            [('Ann', 'Bob'), ('Ann', 'Bob')]
+
+        Only those that fusion used are ranked, so that there may be fewer than `k`.
+
+        Raises:
+            InputError: `k` is no whole number from 1.
+        """
+        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+            raise InputError(f"k={k!r}: a whole number from 1, of clients")
+        ranked = (_ranked(self, row)[:2] for row in range(len(self.values)))
+        return [tuple(self.client_names[used[at]] for at in best[:k]) for used, best in ranked]
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write all of it to a file: safetensors, with JSON for what is no array.
+
+            >>> result.save("ours.safetensors")
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        save_parts({**parts, "layers": [astuple(layer) for layer in self.layers]}, path)
+
+    @staticmethod
+    def load(path: str | PathLike[str]) -> Contributions:
+        """Read what `save` has written; the file is data, whoever made it.
+
+            >>> result.save("ours.safetensors")
+            >>> Contributions.load("ours.safetensors").top(1)
+            [('Ann',), ('Ann',)]
+
+        Raises:
+            InputError: it is no such file, or damaged.
+        """
+        parts = load_parts(path)
+        return Contributions(**{**parts, "layers": tuple(LayerTrace(*layer) for layer in parts["layers"])})
+
     def to_frame(self) -> pd.DataFrame:
         """A row for each input and client, for pandas.
+
+            >>> result.to_frame()[["input", "name", "contribution"]]
+               input name  contribution
+            0      0  Ann           1.0
+            1      0  Bob          -0.5
+            2      1  Ann           1.0
+            3      1  Bob           0.5
 
         Columns: `input`, from 0; `prediction`, the class explained; `client`, its number; `name`; `used`, whether
         fusion used it; `contribution`, raw; `share`, softmax over the used ones (paper eq. 7), NaN for the others;

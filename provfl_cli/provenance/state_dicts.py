@@ -16,8 +16,10 @@ from ..fusion.fuse import fuse
 from ..fusion.state_dicts import require_examples, require_finite, require_names, require_same, require_state_dict
 from ..fusion.updates import ReturnedModels
 
+NAMES_SHOWN = 5
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class RoundInMemory:
     """A round whose models are in memory."""
 
@@ -29,6 +31,12 @@ class RoundInMemory:
     late: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     corrected: Mapping[str, Tensor] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        called = [printable(name) for name in self.names[:NAMES_SHOWN]]
+        more = ", …" if len(self.names) > NAMES_SHOWN else ""
+        said = f": {', '.join(called)}{more}" if called else ""
+        return f"RoundInMemory({len(self.clients)} clients{said}; {len(self.before)} tensors)"
 
     def weights(self) -> Mapping[str, Tensor]:
         """The global tensors after fusion."""
@@ -60,12 +68,21 @@ def from_state_dicts(
 ) -> RoundInMemory:
     """A round of federated averaging from plain state dicts, on whatever device they are.
 
+        >>> import torch
+        >>> before = {"weight": torch.zeros(2, 2)}
+        >>> ann, bob = {"weight": torch.eye(2)}, {"weight": torch.ones(2, 2)}
+        >>> from_state_dicts([ann, bob], [3, 1], before, names=["Ann", "Bob"]).weights()["weight"]
+        tensor([[1.0000, 0.2500],
+                [0.2500, 1.0000]])
+        >>> from_state_dicts({"Ann": ann, "Bob": bob}, {"Ann": 3, "Bob": 1}, before)  # the same round
+        RoundInMemory(2 clients: Ann, Bob; 1 tensors)
+
     Args:
-        clients: what each client returned; or that by the client's name.
-        examples: number of training examples of each; by name where the clients are.
-        previous: the global model that they started from.
-        weights: the global model after fusion; None: averaged here.
-        names: what the clients are called; None: by their numbers, from 0.
+        clients: list of state dicts, what each client returned; or a dict of them by the client's name.
+        examples: list of int, the number of training examples of each; or a dict by name, where the clients are.
+        previous: state dict, the global model that they started from.
+        weights: state dict, the global model after fusion; None: averaged here.
+        names: list of str, what the clients are called; None: by their numbers, from 0.
 
     Raises:
         InputError: what was given is not that, does not fit together, or holds numbers that are not finite.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +30,11 @@ from .traceable import eager_model
 from .workers.batches import batches
 from .workers.work import Work, open_pass
 
-if TYPE_CHECKING:
-    pass
-
 Inputs = Tensor | Mapping[str, Tensor]
+"""A tensor `[inputs, …]`, or tensors by argument name."""
+
 Classes = Sequence[int] | Tensor | None
+"""A class for each input; None: the predicted ones."""
 
 
 def trace(
@@ -48,15 +47,29 @@ def trace(
 ) -> Contributions:
     """Contributions of every client of a round to the global model's predictions.
 
+        >>> import torch
+        >>> from provfl_cli.provenance import from_state_dicts, trace
+        >>> model = torch.nn.Linear(2, 2)
+        >>> before = {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}
+        >>> ann = {"weight": torch.eye(2), "bias": torch.zeros(2)}
+        >>> bob = {"weight": torch.zeros(2, 2), "bias": torch.tensor([0.0, 0.5])}
+        >>> round = from_state_dicts([ann, bob], [3, 1], before, names=["Ann", "Bob"])
+        >>> trace(model, torch.eye(2), round).top(1)
+        [('Ann',), ('Ann',)]
+        >>> trace(model, torch.eye(2), round, "faithful", classes=[1, 1]).values.shape
+        (2, 2)
+
     Args:
-        model: the architecture; the round's global weights are loaded into it.
-        inputs: a tensor `[inputs, …]`, or tensors by argument name, such as token ids and attention mask. Where texts
-            are padded, `attention_mask` says so, or the model's attribute `padding`, the token.
-        source: the round: global weights before and after, the clients' weights, the decomposition; or its lineage.
-        settings: what is contracted, weighting, target, threshold, layers; or the name of a preset; None: those of
-            `provenance=provfl`.
-        classes: the class to explain for each input; None: the predicted one.
-        layer_sample: for so many of the first inputs, also each layer's part.
+        model: nn.Module, the architecture; the round's global weights are loaded into it.
+        inputs: Tensor `[inputs, …]`, or a dict of tensors by argument name, such as token ids and attention mask. Where
+            texts are padded, `attention_mask` says so, or the model's attribute `padding`, the token.
+        source: what `from_state_dicts` or `read_round` gives, a `FusedRound`; or the lineage of a round.
+        settings: str, the name of a preset such as "faithful"; or `Provenance`; None: the preset "provfl".
+        classes: list of int, or Tensor, the class to explain for each input; None: the predicted one.
+        layer_sample: int, for so many of the first inputs also each layer's part.
+
+    Returns:
+        `Contributions`: a contribution for each input and client, and what has to be known about them.
 
     Raises:
         RunError: conservation does not hold, or inputs are not independent of each other.
@@ -77,14 +90,24 @@ def trace_targets(
     targets: Sequence[tuple[str, Classes]],
     layer_sample: int = 0,
 ) -> list[Contributions]:
-    """The same for several targets, which share the forward pass.
+    """The same as `trace` for several targets, which share the forward pass.
+
+        >>> import torch
+        >>> from provfl_cli.provenance import from_state_dicts, trace_targets
+        >>> before = {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}
+        >>> after = {"weight": torch.eye(2), "bias": torch.zeros(2)}
+        >>> round = from_state_dicts({"Ann": after, "Bob": before}, [1, 1], before)
+        >>> wanted = [("logit", None), ("margin", [0, 0])]
+        >>> [each.top(1) for each in trace_targets(torch.nn.Linear(2, 2), torch.eye(2), round, "provfl", wanted)]
+        [[('Ann',), ('Ann',)], [('Ann',), ('Bob',)]]
 
     Args:
-        targets: for each, its kind (`logit`, `centred`, `margin`) and the classes to explain (None: the predicted);
-            the others as in `trace`.
+        model, inputs, source, layer_sample: as in `trace`.
+        settings: as in `trace`, but for their target.
+        targets: list of pairs, a kind (`logit`, `centred`, `margin`) and the classes to explain (None: the predicted).
 
     Returns:
-        One result for each target.
+        A list of `Contributions`, one for each target.
 
     Raises:
         RunError, InputError: as in `trace`.

@@ -28,6 +28,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -230,14 +231,22 @@ def stored_rounds(rounds: Path) -> list[int]:
     return sorted(int(name) for name in names if round_folder(rounds, int(name)).name == name)
 
 
-def read_round(rounds: Path, number: int) -> Round:
-    """Open a stored round.
+def read_round(rounds: str | PathLike[str], number: int) -> Round:
+    """Open a round that a run or a recording has stored; tensors are read when they are asked for.
+
+        >>> stored = read_round("run/rounds", 1)
+        >>> stored.clients, stored.examples
+        ((0, 1), (3, 1))
+
+    Args:
+        rounds: the folder `rounds` of a run.
+        number: of the round, from 1.
 
     Raises:
         RunError: where its manifest is missing or damaged, is that of another round, or a value in it can be none of a
             round; the field is named.
     """
-    folder = round_folder(rounds, number)
+    folder = round_folder(Path(rounds), number)
     path = folder / MANIFEST
     try:
         text = read_json(path, ROUND_BYTES)
