@@ -1,6 +1,7 @@
 """Data flows one way: a part imports only from the parts above it; and torch stays out of what has to be quick."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Collection
@@ -9,6 +10,11 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from provfl_cli.config import tree
+from provfl_cli.config.tree import conf_dir
+
+from .fusions import configured
 
 PACKAGE = Path(__file__).parents[1] / "provfl_cli"
 PARTS = (
@@ -131,6 +137,33 @@ assert "seaborn" in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def fusion_classes() -> set[str]:
+    """Names of the classes that the configuration calls fusions."""
+    targets = (re.findall(r"_target_: *(\S+)", path.read_text()) for path in (conf_dir() / "fusion").glob("*.yaml"))
+    return {target.rpartition(".")[2] for (target,) in targets}
+
+
+def test_nobody_outside_knows_a_fusion_by_its_class() -> None:
+    """What a fusion needs it states; only the recorder of Flower's strategies makes fusions, those that match them."""
+    classes = fusion_classes()
+    assert {"FedAvg", "Krum", "Scaffold", "TrimmedMean"} <= classes
+    for module in PACKAGE.rglob("*.py"):
+        if module.relative_to(PACKAGE).parts[0] in ("fusion", "flower"):
+            continue
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            names = {getattr(node, field, None) for field in ("id", "attr", "name", "value")}
+            known = {name for name in names if isinstance(name, str)} & classes
+            assert not known, f"{module.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)} names {known}"
+
+
+@pytest.mark.parametrize("name", sorted(fusion_classes() - {"FedAvg"}))
+def test_no_fusion_is_another_ones_subclass(name: str) -> None:
+    (fusion,) = {
+        type(configured(option)) for option in tree.options("fusion") if type(configured(option)).__name__ == name
+    }
+    assert not {above.__name__ for above in fusion.__mro__[1:]} & fusion_classes()
 
 
 UNPICKLING = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from ..errors import RunError
-from ..fusion.conditions import TooFewReturned
+from ..fusion.conditions import TooFewReturned, fusion_name
 from ..fusion.decomposition import Multiplier
 from ..fusion.fuse import fuse
 from ..fusion.updates import ReturnedModels
 from ..processes import one_thread
 from ..provenance.targets import target_value
-from .settings import kept_counts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -191,10 +190,9 @@ def fused_again(case: Case, left: Sequence[int]) -> dict[str, Tensor]:
     everybody = len(stored.clients)
     steps = list(case.steps)
     if not steps:
-        from ..fusion.fednova import FedNova
-
-        if isinstance(case.fusion, FedNova):
-            raise RunError(f"round {stored.number}: fusion=fednova cannot be run again without the clients' steps")
+        if case.fusion.needs_steps:
+            name = fusion_name(case.fusion)
+            raise RunError(f"round {stored.number}: fusion={name} cannot be run again without the clients' steps")
         steps = [1] * everybody
     returned = ReturnedModels(
         previous=stored.previous(),
@@ -207,7 +205,7 @@ def fused_again(case: Case, left: Sequence[int]) -> dict[str, Tensor]:
     with one_thread():  # as when the round was fused
         counted, updates = case.privacy.clipped(returned, state)
         noise = case.privacy.noise(counted, state, case.seed, stored.number)
-        return fuse(kept_counts(case.fusion, everybody), counted, state, updates, noise).weights
+        return fuse(case.fusion.fixed(everybody), counted, state, updates, noise).weights
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..fusion.conditions import clients_a_round
-from ..fusion.trimmed_mean import TrimmedMean
+from ..fusion.conditions import clients_a_round, fusion_name
 
 if TYPE_CHECKING:
     from ..config.schema import Config
@@ -27,21 +26,15 @@ def explained(case: Case, value: str) -> str:
     return case.provenance.target if value == "target" else value
 
 
-def kept_counts(fusion: Any, clients: int) -> Any:
-    """The fusion with what it makes of the number of clients in a round fixed: how many a trimmed mean cuts off."""
-    return replace(fusion, count=fusion.cut(clients)) if isinstance(fusion, TrimmedMean) else fusion
-
-
 def check_fewer(method: str, config: Config, left: int) -> None:
     """Raise InputError where the fusion refuses to fuse a round of which only `left` clients are left."""
     there = clients_a_round(config.federation)
     if not 1 <= left < there:
         return
     try:
-        kept_counts(config.fusion, there).check(replace(config.federation, clients_per_round=left))
+        config.fusion.fixed(there).check(replace(config.federation, clients_per_round=left))
     except InputError as error:
-        name = type(config.fusion).__module__.rpartition(".")[2]
         raise InputError(
-            f"attribution={method}: fusion={name} does not work with {left} of the {there} clients of a round: "
-            f"attribution.{method}.counterfactual=withhold, or another fusion such as fusion=fedavg"
+            f"attribution={method}: fusion={fusion_name(config.fusion)} does not work with {left} of the {there} "
+            f"clients of a round: attribution.{method}.counterfactual=withhold, or another fusion such as fusion=fedavg"
         ) from error

@@ -17,7 +17,17 @@ from ..errors import InputError, brief
 ASKED: Mapping[str, tuple[str, ...]] = {
     "partition": ("partitioner", "min_examples_per_client", "min_examples_per_label", "max_examples_per_client"),
     "injection": ("apply", "acts", "returned"),
-    "fusion": ("shares", "scale", "correct_gradients"),
+    "fusion": (
+        "shares",
+        "scale",
+        "correct_gradients",
+        "decay",
+        "gain",
+        "check",
+        "needs_steps",
+        "client_state",
+        "fixed",
+    ),
     "privacy": ("clipped", "noise", "next_state", "privatise", "spent"),
     "attribution": ("attribute", "check"),
     "tracker": ("start", "check"),

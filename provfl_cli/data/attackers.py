@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from ..checks import FRACTION, LABEL, POSITIVE_FRACTION, RATE, Range, in_range, one_of
 from ..config.schema import Config, Federation
 from ..errors import InputError, RunError
+from ..fusion.conditions import fusion_name
 from ..fusion.submission import Submission
 from .backdoor import Backdoor
 from .federated import Faults
 from .injection import LabelFlip, NoInjection, check_client_list, check_numbers, require_kept
 from .partition import Share
-
-if TYPE_CHECKING:
-    pass
 
 POISONS: dict[str, tuple[str, ...]] = {  # and the settings of each
     "label_flip": ("mapping",),
@@ -49,12 +47,12 @@ class FreeRider(NoInjection):
         check_numbers("injection.clients", self.clients, federation)
 
     def fits(self, config: Config) -> None:
-        """Refuse SCAFFOLD: what its clients send beside their model cannot be had without training."""
+        """Refuse fusions whose clients keep a state: what they send of it cannot be had without training."""
         super().fits(config)
-        if type(config.fusion).__name__ == "Scaffold":
+        if config.fusion.client_state is not None:
             raise InputError(
-                "injection=free_rider: under fusion=scaffold a client also sends a control variate, which it has none "
-                "of without training: fusion=fedavg or another one"
+                f"injection=free_rider: under fusion={fusion_name(config.fusion)} a client also sends a control "
+                "variate, which it has none of without training: fusion=fedavg or another one"
             )
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
@@ -91,7 +89,7 @@ class ScaledUpdate(NoInjection):
 
     `poison` says what they train on: `label_flip` (see `LabelFlip`) or `backdoor` (see `Backdoor`), and they are
     responsible for what these say; or `none`, their own examples: then for every misprediction as a label that they
-    hold. Buffers, and under SCAFFOLD the control variate, are returned as they were trained.
+    hold. Buffers, and control variates where the fusion has any, are returned as they were trained.
 
     The other settings are those of the poison, which are its defaults where they are None.
     """

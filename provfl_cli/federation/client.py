@@ -87,7 +87,7 @@ def train_client(
 
     Cross entropy, `epochs` passes (None: `local_epochs`), each in an order of its own; `padding`: the token that pads
     texts, None for pictures. A step takes the mean gradient over the examples of `accumulate` batches; `correction`, a
-    tensor for each of the `trained_weights`, is added to it after the fusion's own (SCAFFOLD's `c - c_k`). Mixed
+    tensor for each of the `trained_weights`, is added to it after the fusion's own (control variates). Mixed
     `precision` computes the model's outputs in that type where torch's autocast does; weights, gradients and steps stay
     float32. Torch's global generator is seeded (dropout). Orders and dropout follow from the seed, the round and the
     client's data, not from its number: clients with the same data return the same model. Returns the mean loss over the

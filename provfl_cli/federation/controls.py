@@ -1,8 +1,8 @@
-"""SCAFFOLD's control variates on disk: every client's in a file of the round's folder, the server's in its state.
+"""Control variates on disk, of fusions whose clients keep a state: each client's in a file of the round's folder.
 
     rounds/0001/controls.safetensors             c_k of every client kept after the round, stacked [clients, *shape]
                 next_server_state.safetensors    c after the round, as control/NAME
-                corrections.safetensors          C_k of the clients of the round: how far c - c_k alone has moved them
+                corrections.safetensors          C_k of the clients of the round: how far their correction moved them
 
 A client reads its own row of the file of the round before, and writes its new one into that of its round.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..fusion.scaffold import next_control
+from ..fusion.client_state import ClientState, next_control
 from ..store.rounds import CORRECTIONS, NEXT_STATE
 from ..store.tensorfile import allocate, open_tensors, specs_of, stacked, write_slot
 from .client import trained_weights
@@ -69,14 +69,20 @@ def end_controls(
 
 
 def write_corrections(
-    temporary: Path, before: Path | None, number: int, positions: Sequence[int], rates: Sequence[float]
+    client_state: ClientState,
+    temporary: Path,
+    before: Path | None,
+    number: int,
+    positions: Sequence[int],
+    rates: Sequence[float],
 ) -> None:
-    """Keep with a round what of its clients' ways the control variates made: `C_k = -R_k (c - c_k)`.
+    """Keep with a round what of its clients' ways the control variates made: `C_k = -R_k correction(c, c_k)`.
 
-    A client's steps are `-rate (gradient + c - c_k)`, so that `W_k - V_k - C_k` is the sum of its own gradients' steps.
-    In round 1, where all control variates are 0, nothing is written.
+    A client's steps are `-rate (gradient + correction)`, so that `W_k - V_k - C_k` is the sum of its own gradients'
+    steps. In round 1, where all control variates are 0, nothing is written.
 
     Args:
+        client_state: of the fusion.
         temporary: the folder of the round.
         before: the folder of the round before; None before the first.
         number: of the round.
@@ -91,7 +97,9 @@ def write_corrections(
     # One by one, and in the type of the weights, as clients compute it.
     for slot, (position, total) in enumerate(zip(positions, rates, strict=True)):
         control, own = controls_before(before / CONTROLS, number, position)
-        moved = {name: total * (value - control[name].to(value.dtype)) for name, value in own.items()}
+        added = client_state.correction([control[name].to(value.dtype) for name, value in own.items()], [*own.values()])
+        # Subtracted from 0, so that no correction is 0 and not -0.
+        moved = {name: total * (0 - correction) for name, correction in zip(own, added, strict=True)}
         write_slot(temporary / CORRECTIONS, moved, slot)
 
 

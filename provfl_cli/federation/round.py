@@ -13,7 +13,6 @@ from ..config import schema
 from ..errors import RunError
 from ..fusion.fuse import FusionResult, fuse
 from ..fusion.lineage import NextLineage, next_lineage
-from ..fusion.scaffold import Scaffold
 from ..fusion.updates import ReturnedModels
 from ..processes import one_thread
 from ..store.cache import Entry
@@ -157,7 +156,7 @@ def _train_clients(training: Training, state: State, roster: Roster, temporary: 
     late = [one.position for one in roster.trained if one.delay]
     fresh = str(begin_late(temporary, specs, len(late)))
     controls = None
-    if isinstance(config.fusion, Scaffold):
+    if config.fusion.client_state is not None:
         controls = begin_controls(temporary, state.folder, site.model, len(site.data.clients))
     # The largest first: the last to finish then keeps the others waiting for the shortest time.
     everybody = sorted(roster.trained, key=lambda one: -len(site.data.clients[one.position].labels) * one.epochs)
@@ -219,12 +218,13 @@ def _fuse(
     noise = config.privacy.noise(counted, state.server, config.seed, number)
     fused = fuse(config.fusion, counted, state.server, updates, noise)
     server = fused.state | config.privacy.next_state(updates, state.server, config.seed, number)
-    if isinstance(config.fusion, Scaffold):
-        shares = config.fusion.control_shares([len(client.labels) for client in site.data.clients])
+    client_state = config.fusion.client_state
+    if client_state is not None:
+        shares = client_state.control_shares([len(client.labels) for client in site.data.clients])
         positions = [work.position for work in roster.fused]
         server |= end_controls(temporary, state.folder, state.server, positions, shares)
         rates = [total_rate(config.federation, steps) for steps in returned.steps]
-        write_corrections(temporary, state.folder, number, positions, rates)
+        write_corrections(client_state, temporary, state.folder, number, positions, rates)
     # Slots were given to all who should have been late; of those who failed nothing is outstanding.
     late = [one.position for one in training.rosters[number - 1].trained if one.delay]
     there = [*rosters_after(training.rosters, site, state.history)[: number - 1], roster]

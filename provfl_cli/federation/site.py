@@ -17,7 +17,6 @@ from ..data.injection import AS_TRAINED, Injection
 from ..errors import RunError
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import Privacy
-from ..fusion.scaffold import Scaffold, mean_of_steps
 from ..fusion.submission import Submission
 from ..store.tensorfile import Specs, write_slot
 from .client import evaluate, full_gradient, local_steps, train_client, trained_weights
@@ -56,7 +55,7 @@ Task = TrainTask | EvaluateTask
 
 @dataclass(frozen=True)
 class TrainedClient:
-    """What a client returns: its mean training loss, its tensors, and under SCAFFOLD its new control variate."""
+    """What a client returns: its mean training loss, its tensors, and its new control variate, if any."""
 
     loss: float
     weights: Mapping[str, Tensor]
@@ -96,7 +95,7 @@ class Site:
         return (trained.loss,)
 
     def train(self, task: TrainTask, controls: Controls | None) -> TrainedClient:
-        """Train a client; `controls` are those of SCAFFOLD before the round, None under other fusions. Writes nothing.
+        """Train a client; `controls` are those before the round, None where the fusion has none. Writes nothing.
 
         Raises:
             RunError: where it fails, naming client and round.
@@ -161,23 +160,23 @@ def write_trained(task: TrainTask, trained: TrainedClient) -> None:
 def _train_controlled(
     site: Site, client: ClientData, task: TrainTask, controls: Controls, padding: int | None
 ) -> tuple[float, dict[str, Tensor]]:
-    """A client's round under SCAFFOLD: train with its correction; its loss and its new control variate."""
+    """A client's round where it keeps a state: train with its correction; its loss and its new control variate."""
     fusion, settings, model = site.fusion, site.settings, site.model
-    assert isinstance(fusion, Scaffold)
+    state = fusion.client_state
+    assert state is not None
     weights = trained_weights(model)
     # Copied: what comes from a file or a message may lie anywhere, and the last digit may depend on where.
     control, own = ([part[name].to(value, copy=True) for name, value in weights.items()] for part in controls)
     start = [weight.detach().clone() for weight in weights.values()]
-    fresh = None
-    if fusion.option == "I":
-        fresh = full_gradient(model, client, settings, site.seed, task.round, padding)
-    correction = [c - k for c, k in zip(control, own, strict=True)]
+    gradient = None
+    if state.whole_gradient:
+        gradient = full_gradient(model, client, settings, site.seed, task.round, padding)
+    correction = state.correction(control, own)
     loss = train_client(model, client, settings, fusion, site.seed, task.round, padding, task.epochs, correction)
-    if fresh is None:
-        end = [weight.detach() for weight in trained_weights(model).values()]
-        steps = local_steps(len(client.labels), settings, task.epochs)
-        fresh = mean_of_steps(control, own, start, end, total_rate(settings, steps))
-    return loss, dict(zip(weights, fresh, strict=True))
+    end = [weight.detach() for weight in trained_weights(model).values()]
+    rates = total_rate(settings, local_steps(len(client.labels), settings, task.epochs))
+    renewed = state.renewed(control, own, start, end, rates, gradient)
+    return loss, dict(zip(weights, renewed, strict=True))
 
 
 def shared_tensors(specs: Specs) -> dict[str, Tensor]:

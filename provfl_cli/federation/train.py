@@ -13,7 +13,6 @@ from torch import nn
 from ..config import schema
 from ..data.federated import FederatedData
 from ..errors import InputError, RunError
-from ..fusion.scaffold import Scaffold
 from ..processes import available_cores
 from ..store.cache import Entry, open_entry, require_space
 from ..store.rounds import Metrics, Round, has_lineage
@@ -158,7 +157,7 @@ def _space(config: schema.Config, specs: Specs, a_round: int, clients: int, roun
     The models of the clients in a round, the global one and the server's state; for each of all `clients` its control
     variate, and what it sent over all rounds, weighted and not, with the server's momentum of each.
     """
-    controls = clients if isinstance(config.fusion, Scaffold) else 0
+    controls = 0 if config.fusion.client_state is None else clients
     lineage = (4 if config.fusion.decay else 2) * clients if config.provenance.scope == "lineage" else 0
     return (rounds + 2) * (a_round + 3 + controls + lineage) * size_of(specs)
 

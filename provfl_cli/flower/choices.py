@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ..fusion.decomposition import Multiplier, pack
-from ..fusion.fedavg import FedAvg
 from ..fusion.fuse import Shares
+from ..fusion.plain import PlainServer
 from ..fusion.updates import Updates, norms
 
 
 @dataclass(frozen=True)
-class ChosenClients(FedAvg):
+class ChosenClients(PlainServer):
     """The average, by weight, of the clients that the strategy chose (Krum, MultiKrum)."""
 
     taken: tuple[bool, ...] = ()
@@ -27,7 +27,7 @@ class ChosenClients(FedAvg):
 
 
 @dataclass(frozen=True)
-class NearestClients(FedAvg):
+class NearestClients(PlainServer):
     """Of the clients that the strategy chose, coordinate by coordinate the mean of the `keep` values nearest to their
     median (Bulyan). Median, distances and ties are numpy's in the type of the model, as in the strategy, since rounding
     decides between values that are equally far away on either side.
@@ -65,7 +65,7 @@ class NearestClients(FedAvg):
 
 
 @dataclass(frozen=True)
-class FairAverage(FedAvg):
+class FairAverage(PlainServer):
     """q-FedAvg (Li et al. 2020, "Fair Resource Allocation in Federated Learning", algorithm 2).
 
     `A_k = L F_k^q / sum_j h_j` with `h_j = q F_j^(q-1) |L D_j|^2 + L F_j^q`, `F` the clients' losses.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from ..checks import BELOW_ONE, RATE, Range, in_range
-from .fedavg import FedAvg
+from .plain import ByExamples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ SECOND = "second"  # v_t in the server's state
 
 
 @dataclass(frozen=True)
-class Adaptive(FedAvg, ABC):
+class Adaptive(ByExamples, ABC):
     """`m <- beta1 m + (1 - beta1) Delta`, `W = W_prev + eta m / (sqrt(v) + tau)`, `Delta = sum_k p_k D_k`.
 
     How `v` follows `Delta^2` is what the three differ in. `A_k = p_k (1 - beta1) S` with `S = eta / (sqrt(v) + tau)`,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ..checks import CLIENTS, Range, in_range, one_of
 from .conditions import check_attackers, require_returned
-from .fedavg import FedAvg
+from .plain import PlainServer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Bulyan(FedAvg):
+class Bulyan(PlainServer):
     """Krum again and again selects `theta = n - 2 attackers` clients; of their values, coordinate by coordinate, the
     `theta - 2 attackers` nearest to the median are averaged. `n >= 4 attackers + 3`.
 

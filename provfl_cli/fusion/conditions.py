@@ -8,10 +8,16 @@ from ..errors import InputError, RunError
 
 if TYPE_CHECKING:
     from .federation import Federation
+    from .fuse import Fusion
 
 
 class TooFewReturned(RunError):
     """A round in which fewer clients returned than its fusion needs."""
+
+
+def fusion_name(fusion: Fusion) -> str:
+    """What a fusion is called after `fusion=`: the name of its module."""
+    return type(fusion).__module__.rpartition(".")[2]
 
 
 def clients_a_round(federation: Federation) -> int:

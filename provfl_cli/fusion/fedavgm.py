@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from ..checks import BELOW_ONE, RATE, in_range
-from .fedavg import FedAvg
+from .plain import ByExamples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class FedAvgM(FedAvg):
+class FedAvgM(ByExamples):
     """FedAvg with momentum on the server: `v <- momentum v + sum_k p_k D_k`, `W = W_prev + learning_rate v`.
 
     `A_k = learning_rate p_k`; what the momentum carries over from earlier rounds is `U`.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ..checks import BELOW_ONE, Range, in_range, one_of
 from ..errors import InputError
-from .fedavg import FedAvg
+from .plain import PlainServer
 
 if TYPE_CHECKING:
     from .federation import Federation
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FedNova(FedAvg):
+class FedNova(PlainServer):
     """Normalised averaging: `A_k = p_k tau_eff / |a_k|_1`, so that clients that make more steps do not count for more.
 
     `a_k` holds how much each gradient of client k counts in its update; `local_norm` gives its sum. `tau_eff` is how
@@ -46,6 +46,11 @@ class FedNova(FedAvg):
                     f"fusion.{key}={ours}: is that of the clients' SGD, set federation.{key}={ours} instead "
                     f"(it is {theirs})"
                 )
+
+    @property
+    def needs_steps(self) -> bool:
+        """They are what updates are divided by."""
+        return True
 
     def shares(self, updates: Updates) -> Shares:
         """By number of examples, each divided by what the client's own steps add up to."""

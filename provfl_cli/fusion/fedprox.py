@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from ..checks import Range, in_range
-from .fedavg import FedAvg
+from .plain import ByExamples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class FedProx(FedAvg):
+class FedProx(ByExamples):
     """FedAvg with `mu / 2 * |w - w_start|^2` added to every client's loss.
 
     The term is applied as its gradient `mu * (w - w_start)`, exact and free of another backward pass.

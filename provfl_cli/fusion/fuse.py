@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from ..coverage import printable
 from .average import example_shares, weighted_average
@@ -14,6 +14,7 @@ from .updates import ReturnedModels, Updates, unclipped
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .client_state import ClientState
     from .federation import Federation
 
 Scale = tuple["float | Tensor", "dict[str, Tensor]"]
@@ -54,6 +55,9 @@ class FusionResult:
 class Fusion(Protocol):
     """What a fusion does, beside being a frozen dataclass of its settings; see `fedavg.py` for the smallest one.
 
+    `plain.PlainServer` has defaults of all but `shares`. Nothing outside `fusion/` knows any fusion by its class: what
+    one needs of its clients it states here.
+
     The server keeps `m <- decay * m + gain * delta` and moves by `scale o m`: plain fusions have decay 0, gain 1,
     scale 1, so that the model moves by `delta`, the combined update.
     """
@@ -65,6 +69,20 @@ class Fusion(Protocol):
     @property
     def gain(self) -> float:
         """What of the combined update enters it."""
+
+    @property
+    def needs_steps(self) -> bool:
+        """Whether `shares` depend on how many steps each client made: then a round is fused again only with these."""
+
+    @property
+    def client_state(self) -> ClientState | None:
+        """What clients keep from round to round beside their model; None for nothing."""
+
+    def fixed(self, clients: int) -> Self:
+        """The same, with what it makes of the number of clients in a round fixed as for so many.
+
+        A round of theirs is then fused again with fewer of them.
+        """
 
     def check(self, federation: Federation) -> None:
         """Raise InputError where the federation's settings do not allow this fusion."""

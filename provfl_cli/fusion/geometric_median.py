@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from ..checks import RATE, Range, in_range
-from .fedavg import FedAvg
+from .plain import PlainServer
 
 if TYPE_CHECKING:
     from .fuse import Shares
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GeometricMedian(FedAvg):
+class GeometricMedian(PlainServer):
     """The point with the least sum of distances to the clients' models, weighted by examples.
 
     Found by the smoothed Weiszfeld algorithm from the weighted mean: `iterations` times, the mean again with weights

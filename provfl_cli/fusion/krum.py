@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ..checks import CLIENTS, Range, in_range
 from .conditions import check_attackers, require_returned
-from .fedavg import FedAvg
+from .plain import PlainServer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Krum(FedAvg):
+class Krum(PlainServer):
     """The one client whose update has the nearest neighbours, over all parameters; `n >= 2 attackers + 3`.
 
     Clients that score exactly the same share equally: two that are each other's nearest where only one neighbour

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .fedavg import FedAvg
+from .plain import PlainServer
 
 if TYPE_CHECKING:
     from .fuse import Shares
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Median(FedAvg):
+class Median(PlainServer):
     """Every coordinate moves by the median of the clients' updates, which count equally.
 
     An even number of clients gives the mean of the middle two. It is the trimmed mean with all but one or two cut.

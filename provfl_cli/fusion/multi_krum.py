@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from ..checks import CLIENTS, Range, in_range
 from ..errors import InputError
 from .conditions import check_attackers, clients_a_round, require_returned
-from .fedavg import FedAvg
+from .plain import PlainServer
 
 if TYPE_CHECKING:
     from .federation import Federation
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MultiKrum(FedAvg):
+class MultiKrum(PlainServer):
     """The mean of the `keep` clients with the lowest Krum scores; `n >= 2 attackers + 3`.
 
     `keep` 1 is Krum, `n` the mean; None keeps `n - attackers`. `weighted` averages them by examples, as Flower does.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from ..checks import RATE, in_range
-from .fedavg import FedAvg
+from .plain import PlainServer
 
 if TYPE_CHECKING:
     from .fuse import Shares
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NormClipping(FedAvg):
+class NormClipping(PlainServer):
     """FedAvg of updates scaled down to at most `max_norm`: `A_k = p_k min(1, max_norm / |E_k|)`.
 
     The norm is that of the distance between the client's model and the global one, over all parameters.

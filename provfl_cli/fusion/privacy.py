@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 from ..checks import BETWEEN_0_AND_1, FRACTION, RATE, Range, in_range
 from ..errors import InputError
 from .accounting import Ledger, PrivacySpent, central, local, require_accountant
+from .conditions import fusion_name
 from .submission import Submission
 
 if TYPE_CHECKING:
@@ -278,19 +279,19 @@ def beyond_average(fusion: Fusion) -> str | None:
     into a ball (norm clipping): that moves no two points apart. Coordinate-wise and distance-based choices depend on
     the other clients, and FedNova scales by steps.
     """
-    from .fedavg import FedAvg
     from .norm_clipping import NormClipping
+    from .plain import ByExamples
 
     more = beyond_updates(fusion)
-    if more is not None or getattr(type(fusion), "shares", None) in (FedAvg.shares, NormClipping.shares):
+    if more is not None or getattr(type(fusion), "shares", None) in (ByExamples.shares, NormClipping.shares):
         return more
-    return f"no guarantee is known for fusion={_name(fusion)}, which is no plain average"
+    return f"no guarantee is known for fusion={fusion_name(fusion)}, which is no plain average"
 
 
 def beyond_updates(fusion: Fusion) -> str | None:
     """Why the model depends on clients' data in other ways than by their updates; None: it does not."""
-    if _name(fusion) == "scaffold":
-        return "no guarantee is known for fusion=scaffold, whose control variates are sent without noise"
+    if fusion.client_state is not None:
+        return f"no guarantee is known for fusion={fusion_name(fusion)}, whose control variates are sent without noise"
     return None
 
 
@@ -314,8 +315,3 @@ def check_model(privacy: Privacy, model: nn.Module) -> None:
 
 def _moved(submission: Submission, name: str) -> Tensor:
     return submission.weights[name].cpu().double() - submission.start[name].cpu().double()
-
-
-def _name(fusion: Fusion) -> str:
-    """The fusion's name in `conf/fusion/`: that of its module."""
-    return type(fusion).__module__.rpartition(".")[2]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ..checks import RATE, in_range, one_of
 from ..errors import InputError
-from .fedavg import FedAvg
+from .plain import PlainServer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ OPTIONS = ("I", "II")
 
 
 @dataclass(frozen=True)
-class Scaffold(FedAvg):
+class Scaffold(PlainServer):
     """`W = W_prev + eta_g mean_k (W_k - W_prev)`, of clients that step along `gradient - c_k + c`.
 
     The control variates `c_k` (of a client) and `c` (of the server, the mean of all `c_k`) estimate the gradients of
@@ -57,6 +57,32 @@ class Scaffold(FedAvg):
                 "federation.straggler_work=partial, or federation.stragglers=0"
             )
 
+    @property
+    def client_state(self) -> Scaffold:
+        """The control variates."""
+        return self
+
+    @property
+    def whole_gradient(self) -> bool:
+        """Option I takes it."""
+        return self.option == "I"
+
+    def correction(self, control: Sequence[Tensor], own: Sequence[Tensor]) -> list[Tensor]:
+        """`c - c_k` (line 10)."""
+        return [c - k for c, k in zip(control, own, strict=True)]
+
+    def renewed(
+        self,
+        control: Sequence[Tensor],
+        own: Sequence[Tensor],
+        start: Sequence[Tensor],
+        end: Sequence[Tensor],
+        rates: float,
+        gradient: Sequence[Tensor] | None,
+    ) -> list[Tensor]:
+        """Line 12: the gradient at the model received, or the mean of the steps."""
+        return mean_of_steps(control, own, start, end, rates) if gradient is None else list(gradient)
+
     def shares(self, updates: Updates) -> Shares:
         """Every client counts the same (line 16), or by its examples."""
         from .average import equal_shares, example_shares
@@ -75,7 +101,7 @@ class Scaffold(FedAvg):
     def scale(
         self, delta: Tensor, state: Mapping[str, Tensor], number: int
     ) -> tuple[float | Tensor, dict[str, Tensor]]:
-        """The global step size `eta_g` (line 17); the server's `c` is renewed by `next_control`."""
+        """The global step size `eta_g` (line 17); the server's `c` is renewed by `client_state.next_control`."""
         return self.global_learning_rate, {}
 
 
@@ -88,33 +114,3 @@ def mean_of_steps(
     client's steps, `K eta` where they are all the same.
     """
     return [k - c + (x - y) / rates for c, k, x, y in zip(control, own, start, end, strict=True)]
-
-
-def next_control(
-    control: Mapping[str, Tensor],
-    before: Mapping[str, Tensor] | None,
-    after: Mapping[str, Tensor],
-    positions: Sequence[int],
-    shares: Sequence[float],
-) -> dict[str, Tensor]:
-    """`c + sum_k s_k (c_k+ - c_k)` over the clients of a round (line 17), float64; read a client and weight at a time.
-
-    Args:
-        control: `c` by name of the weight; 0 where it has none.
-        before: `c_k` of all clients by name, stacked `[clients, *shape]`; None: 0.
-        after: `c_k+`, likewise.
-        positions: of the clients whose work this round fused.
-        shares: `s_k` of all clients there are, `1/N` in the paper.
-    """
-    import torch
-
-    found = {}
-    for name in after:
-        new, old = after[name], None if before is None else before[name]
-        total = torch.zeros(new.shape[1:], dtype=torch.float64)
-        for position in positions:
-            total.add_(new[position], alpha=shares[position])
-            if old is not None:
-                total.add_(old[position], alpha=-shares[position])
-        found[name] = total + control.get(name, torch.zeros(()))
-    return found

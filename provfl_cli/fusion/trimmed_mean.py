@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 from typing import TYPE_CHECKING, Annotated
 
 from ..checks import CLIENTS, Range, in_range
 from ..errors import InputError
 from .conditions import clients_a_round, require_returned
-from .fedavg import FedAvg
+from .plain import PlainServer
 
 if TYPE_CHECKING:
     from .federation import Federation
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrimmedMean(FedAvg):
+class TrimmedMean(PlainServer):
     """Every coordinate moves by the mean of the clients' updates without the lowest and the highest ones.
 
     From each end `count` clients are cut, or where that is None `fraction` of them, rounded down.
@@ -38,6 +38,10 @@ class TrimmedMean(FedAvg):
                 f"fusion.count={self.count}: cut at each end of {there} clients it leaves nobody: "
                 f"at most fusion.count={(there - 1) // 2}"
             )
+
+    def fixed(self, clients: int) -> TrimmedMean:
+        """With the number that is cut of so many clients."""
+        return replace(self, count=self.cut(clients))
 
     def cut(self, clients: int) -> int:
         """How many of so many clients are cut from each end."""

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ..coverage import printable
 from ..errors import InputError
 from ..fusion.decomposition import Decomposition
-from ..fusion.fedavg import FedAvg
-from ..fusion.fuse import fuse
+from ..fusion.fedavg import averaged
 from ..fusion.state_dicts import require_examples, require_finite, require_names, require_same, require_state_dict
 from ..fusion.updates import ReturnedModels
 
@@ -110,7 +109,7 @@ def from_state_dicts(
         require_finite(after, "weights")
     stacked = {name: torch.stack([client[name] for client in sent]) for name in before}
     turning = frozenset(name for name, tensor in before.items() if tensor.is_complex())  # only buffers may be
-    fused = fuse(FedAvg(), ReturnedModels(before, stacked, counts, [1] * len(sent), turning), {})
+    fused = averaged(ReturnedModels(before, stacked, counts, [1] * len(sent), turning))
     return RoundInMemory(range(len(sent)), fused.decomposition, after or fused.weights, before, stacked, names=called)
 
 

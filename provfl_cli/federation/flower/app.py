@@ -2,7 +2,7 @@
 
     message    config   text of the configuration, and the federation's key
                task     round, position, epochs
-               weights  the global model; control, own: SCAFFOLD's c and c_k
+               weights  the global model; control, own: c and c_k, if there are any
     reply      done     loss; weights: the client's model; control: its new c_k
                or failed: why, in one line
 
