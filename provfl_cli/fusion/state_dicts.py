@@ -39,6 +39,11 @@ def require_state_dict(given: Any, what: str) -> dict[str, Tensor]:
             raise InputError(
                 f"{what}: {printable(name)} is {_article(tensor)}, give a tensor (torch.as_tensor makes one)"
             )
+        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+            raise InputError(
+                f"{what}: {printable(name)} has no shape yet, because a lazy layer takes it from the first input that "
+                "it sees: run the model once on an input before its state_dict() is taken"
+            )
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
             kind = "on the device meta" if tensor.device.type == "meta" else "sparse or quantized"
             raise InputError(f"{what}: {printable(name)} is {kind}, give a dense tensor that holds its numbers")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +14,16 @@ from .by_autograd import add_alone, logits_of
 from .calls import Call, Entangled, TooLarge
 from .checks import check_logits
 from .conservation import left_side
+from .deterministic import BESIDE, depending, rows_to_ask
 from .factors import Dense, contract
 from .gradients import per_input
 from .marks import mark_inputs
 from .neurons import activated_neurons, attended_positions, positions_of, selected_neurons
+from .own_functions import own_functions
+from .random_state import drawn_from, random_states
 from .recording import CUT, Recorder, check_unchanged
 from .stack import Stack
-from .sums import Pass, Sums, Target
+from .sums import DRAWS, WRITES, Pass, Sums, Target
 from .targets import target_value
 
 POOL_BLOCK = 1 << 23  # numbers of all clients in one of these products
@@ -98,6 +102,7 @@ def _traced(
             sums.masked[call.layer] = None
 
     recorder = Recorder(given.structure, size, record, activated, limit)
+    before = _traces_left(given)
     if given.recorded:
         mark_inputs(list(batch.values()))
         with recorder.watch():
@@ -106,6 +111,10 @@ def _traced(
         logits = logits_of(given.structure.model, batch)
     check_logits(logits, targets, size)
     sums.logits, sums.unruled = logits.detach(), recorder.unruled
+    sums.shown = recorder.shown | own_functions(logits) | _left_behind(before, _traces_left(given))
+    asked = rows_to_ask(kept, recorder.lost or not given.recorded)
+    if any(True for _ in depending(given.structure, kept, sums.logits, asked)):
+        sums.shown.add(BESIDE)
     found = []
     for number, (kind, classes) in enumerate(targets, 1):
         final = number == len(targets)
@@ -119,6 +128,17 @@ def _traced(
         found.append(sums)
         sums = sums.for_next_target()
     return found
+
+
+def _traces_left(given: Pass) -> tuple[dict[str, Any], int]:
+    """What a forward pass that draws random numbers or writes to parameters leaves in another state."""
+    versions = sum(parameter._version for parameter in given.structure.parameters.values())
+    return random_states(given.structure, given.stack.device), versions
+
+
+def _left_behind(before: tuple[dict[str, Any], int], after: tuple[dict[str, Any], int]) -> set[str]:
+    found = {DRAWS} if drawn_from(before[0], after[0]) else set()
+    return found | ({WRITES} if before[1] != after[1] else set())
 
 
 def _names(call: Call) -> set[str]:
@@ -137,6 +157,8 @@ def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> 
         mask = chosen if mask is None else mask & chosen
     if mask is not None:
         g = g * mask
+    if given.unproven and given.unproven.intersection(names := _names(call)) and bool(gradient.any()):
+        sums.shown.update(f"gradient of {name}" for name in names)
     factors, output = per_input(call, g)
     followed = {k: w for k, w in call.weights.items() if not given.alone.intersection(w.names)}
     checked = output is not None and all(w.linear for w in call.weights.values()) and len(followed) == len(call.weights)

@@ -101,7 +101,8 @@ def _gradients(
         target = target_value(kind, logits, classes[b : b + 1]).sum()
         if not target.requires_grad:
             return (None,) * len(parameters)
-        return torch.autograd.grad(target, parameters, allow_unused=True)
+        found = torch.autograd.grad(target, parameters, allow_unused=True)
+    return tuple(each.to_dense() if each is not None and each.is_sparse else each for each in found)
 
 
 def _add_sampled(sums: Sums, layer: str, part: Tensor, start: int, sample: int) -> None:

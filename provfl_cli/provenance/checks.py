@@ -73,6 +73,10 @@ def checked_inputs(inputs: Any) -> dict[str, Tensor]:
             )
         if tensor.device.type == "meta":
             raise InputError(f"{what}: is on the device meta, give a tensor that holds its numbers")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+            kind = "quantized" if tensor.is_quantized else "nested" if tensor.is_nested else str(tensor.layout)
+            way = "dequantize()" if tensor.is_quantized else "to_padded_tensor(0)" if tensor.is_nested else "to_dense()"
+            raise InputError(f"{what}: is {kind.removeprefix('torch.')}, give a dense tensor [inputs, …]: .{way}")
         if not tensor.dim() or not tensor.shape[0]:
             raise InputError(f"{what}: has the shape {list(tensor.shape)}, give at least one input: [inputs, …]")
         check_finite_inputs(tensor, what)

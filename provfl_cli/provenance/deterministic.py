@@ -1,17 +1,19 @@
-"""Whether a model gives the same answer to the same input, and where it draws random numbers or fails."""
+"""Whether a model gives the same answer to the same input, alone or beside others, and at the weights it was given."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError, RunError
 from .by_autograd import logits_of
 from .marks import words
+from .random_state import drawn_from, random_states
 from .structure import Structure
 from .torch_modes import eager, plain_attention
 
@@ -23,39 +25,102 @@ _DRAWN = words(
 _IN_TRAINING = words(
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout rrelu multi_head_attention_forward"
 )
+AT_A_TIME = 16  # inputs
+BESIDE = (
+    "the model's logits for an input depend on the inputs beside it, as if it used statistics of the batch: an "
+    "answer that belongs to one input is needed"
+)
 
 
 def check_deterministic(
-    structure: Structure, batch: Mapping[str, Tensor], logits: Tensor, again: Tensor | None
+    structure: Structure, batch: Mapping[str, Tensor], logits: Tensor, again: Tensor | None, drawn: Sequence[str]
 ) -> None:
-    """Refuse a model that answers the same input in two ways, alone or beside others.
+    """Refuse a model that answers the same input in two ways, alone or beside others, or that draws random numbers.
 
     Args:
         structure: of the model.
-        batch: inputs by argument name.
+        batch: inputs by argument name; each is asked alone too.
         logits: what the model gave for them, `[inputs, classes]`.
         again: what it gave for them another time; None: not asked.
+        drawn: generators of random numbers that it drew from the second time.
 
     Raises:
         InputError: it is not deterministic.
         RunError: an input's logits depend on the inputs beside it.
     """
-    first = {name: tensor[:1] for name, tensor in batch.items()}
-    if again is None or not _same(logits, again):
-        again = _once_more(structure, batch)
-        if not _same(logits, again):
-            raise InputError(_random(structure, batch))
+    again = _once_more(structure, batch) if again is None else again
+    differs = not _same(logits, again)
+    if differs or drawn:
+        where, draws = _random(structure, batch)
+        if differs or draws:
+            raise InputError(_not_deterministic(where))
     if len(logits) == 1:
         return
-    alone = _once_more(structure, first)
-    if _same(logits[:1], alone):
-        return
-    if not _same(alone, _once_more(structure, first)):
-        raise InputError(_random(structure, first))
-    raise RunError(
-        "the model's logits for an input depend on the inputs beside it, as if it used statistics of the batch: an "
-        "answer that belongs to one input is needed"
-    )
+    for row in depending(structure, batch, logits, range(len(logits))):
+        one = _row(batch, row)
+        if not _same(_once_more(structure, one), _once_more(structure, one)):
+            raise InputError(_not_deterministic(_random(structure, one)[0]))
+        raise RunError(BESIDE)
+
+
+def depending(structure: Structure, batch: Mapping[str, Tensor], logits: Tensor, rows: Sequence[int]) -> Iterator[int]:
+    """Those of the `rows` of a batch to which the model gives other logits where each is asked alone."""
+    with torch.no_grad():
+        largest = float(logits.detach().abs().max())
+        for row in rows:
+            alone = _once_more(structure, _row(batch, row))
+            if not _same(logits[row : row + 1].detach(), alone, least=1e-2 * largest):
+                yield row
+
+
+def rows_to_ask(batch: Mapping[str, Tensor], lost: bool) -> list[int]:
+    """The rows of a batch that are asked alone: one, or where inputs may be mixed (`lost`) up to four.
+
+    Those are two at other places than the first, and the inputs that hold least and that are padded most, which are the
+    ones that a longer or larger input beside them would change.
+    """
+    size = len(next(iter(batch.values())))
+    if size == 1:
+        return []
+    rows = [1 + 5 * size // 8 % (size - 1)]
+    if lost:
+        rows.append(1 + (rows[0] + size // 4) % (size - 1))
+        for tensor in batch.values():
+            flat = tensor.reshape(size, -1)
+            rows += [int(flat.count_nonzero(1).argmin()), int((flat == flat[:, -1:]).sum(1).argmax())]
+            if tensor.is_floating_point():
+                rows.append(int(flat.abs().amax(1).argmin()))
+    return list(dict.fromkeys(rows))[:4]
+
+
+def check_weights_kept(
+    structure: Structure, weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor] | None = None
+) -> None:
+    """Raise InputError where a parameter of the model is no longer that of the round: its forward has written to it.
+
+    Args:
+        structure: of the model, after a forward pass.
+        weights: those of the round.
+        inputs: by argument name; the model is run on them first. None: it has been.
+    """
+    for start in range(0, 0 if inputs is None else len(next(iter(inputs.values()))), AT_A_TIME):
+        device = next(iter(structure.parameters.values())).device
+        _once_more(structure, {n: t[start : start + AT_A_TIME].to(device) for n, t in (inputs or {}).items()})
+    for name, parameter in structure.parameters.items():
+        if not parameter.is_floating_point():
+            continue
+        now, loaded = parameter.detach(), weights[name].to(parameter.device, parameter.dtype)
+        if torch.equal(now, loaded):
+            continue
+        if float((now - loaded).abs().max()) > 16 * torch.finfo(now.dtype).eps * float(loaded.abs().max()):
+            layer, _, short = name.rpartition(".")
+            module = structure.modules[layer]
+            by = "max_norm" if getattr(module, "max_norm", None) is not None else "code that writes to it in place"
+            raise InputError(
+                f"layer {layer!r} changes its {short} in forward ({by}), so that the model does not compute with the "
+                "weights of the round: bound weights while the model is trained, and leave them alone in forward in "
+                "evaluation mode"
+            )
 
 
 def failing_layer(structure: Structure, batch: Mapping[str, Tensor]) -> str:
@@ -69,10 +134,15 @@ def failing_layer(structure: Structure, batch: Mapping[str, Tensor]) -> str:
     return f"layer {entered[-1]!r}" if entered and entered[-1] else "its own forward"
 
 
-def _same(logits: Tensor, others: Tensor) -> bool:
-    """Equal but for rounding."""
+def _row(batch: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
+    return {name: tensor[row : row + 1] for name, tensor in batch.items()}
+
+
+def _same(logits: Tensor, others: Tensor, least: float = 0.0) -> bool:
+    """Equal but for rounding, beside logits of the size `least` at least."""
     tolerance = 1e-3 if logits.dtype.itemsize >= 4 else 5e-2
-    return bool((logits - others).abs().max() <= tolerance * logits.abs().max()) or not bool(logits.isfinite().all())
+    largest = max(float(logits.abs().max()), least)
+    return bool((logits - others).abs().max() <= tolerance * largest) or not bool(logits.isfinite().all())
 
 
 def _once_more(structure: Structure, batch: Mapping[str, Tensor]) -> Tensor:
@@ -80,17 +150,23 @@ def _once_more(structure: Structure, batch: Mapping[str, Tensor]) -> Tensor:
         return logits_of(structure.model, {name: tensor.clone() for name, tensor in batch.items()}).detach()
 
 
-def _random(structure: Structure, batch: Mapping[str, Tensor]) -> str:
-    """What to say of a model that is not deterministic."""
+def _random(structure: Structure, batch: Mapping[str, Tensor]) -> tuple[str, bool]:
+    """Where a model draws random numbers, in words, and whether it leaves some generator in another state."""
     entered: list[str] = []
     drawing = _Drawing(entered)
+    device = next(iter(structure.parameters.values())).device
+    before = random_states(structure, device)
     with _entering(structure, entered), drawing:
         _once_more(structure, batch)
-    where = f": {drawing.first}" if drawing.first else ""
+    drawn = drawn_from(before, random_states(structure, device))
+    return drawing.first or (f"its forward draws from {drawn[0]}" if drawn else ""), bool(drawn)
+
+
+def _not_deterministic(where: str) -> str:
     return (
-        f"the model is not deterministic in evaluation mode{where}: two passes over the same input give other logits, "
-        "so no trace of it means anything; use nn.Dropout, which evaluation mode switches off, or pass "
-        "training=self.training"
+        f"the model is not deterministic in evaluation mode{f': {where}' if where else ''}: two passes over the same "
+        "input may give other logits, so no trace of it means anything; use nn.Dropout, which evaluation mode switches off, "
+        "or draw only where self.training"
     )
 
 

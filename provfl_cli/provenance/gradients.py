@@ -39,7 +39,8 @@ def per_input(call: Call, g: Tensor) -> tuple[dict[str, Factor], Tensor | None]:
             output = _linear_output(call)
     except NotImplementedError:
         factors = fallback(call, g)
-        output = _linear_output(call)
+        # Scaled by frequency, torch's gradient is not the derivative: by it nothing is conserved.
+        output = None if call.arguments.get("scale_grad_by_freq") else _linear_output(call)
     return factors, None if rounded else output
 
 

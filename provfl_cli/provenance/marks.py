@@ -37,6 +37,8 @@ VIEWS = words(
     "swapdims squeeze unsqueeze narrow select t contiguous to float double clone expand embedding T mT H mH neg "
     "index_select"
 )
+# Functions that make numbers of a tensor, by which the model's own code may then decide.
+NUMBERS = words("item tolist numpy __array__ __bool__ __int__ __float__ __index__")
 _ACTIVATION_FILES = ("torch.nn.modules.activation", "transformers.activations")
 _NO_ACTIVATIONS = words("MultiheadAttention GLU Softmax Softmin LogSoftmax Softmax2d LinearActivation")
 _IN_PLACE_DUNDERS = frozenset(("__iadd__", "__isub__", "__imul__", "__itruediv__", "__setitem__"))

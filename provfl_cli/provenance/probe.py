@@ -7,7 +7,7 @@ Such parameters are left to `alone`, and such batches are taken apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,58 +16,60 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, RunError
-from ..fusion.decomposition import Decomposition
 from .by_autograd import differentiated, logits_of
 from .calls import Call, TooLarge
 from .checks import explain_failure
-from .deterministic import check_deterministic, failing_layer
+from .deterministic import BESIDE, check_deterministic, check_weights_kept, failing_layer
+from .direction import Direction, along, scores, weights_of
 from .factors import contract
 from .gradients import per_input
 from .marks import mark_inputs
+from .own_functions import own_functions
+from .random_state import drawn_from, random_states
 from .recording import Recorder, check_unchanged
 from .stack import Stack
-from .state_dicts import RoundInMemory
-from .sums import Pass
+from .sums import DRAWS, WRITES, Pass, Sums
 
 MIXED = "inputs are traced one at a time: the model mixes those of a batch in a way that is not followed"
 PROBED = 3  # inputs; of one alone it would not be seen that a batch is reordered
-PATTERN = 65_521  # random numbers that a direction repeats; a prime, so that rows differ
 # Relative to a parameter's own gradient, and to the largest of all: by how much two ways of computing it may differ.
 TOLERANCE = {torch.float64: (1e-6, 1e-9), torch.float32: (2e-3, 1e-5)}
 COARSE = (2e-2, 1e-3)  # TensorFloat-32, which GPUs may use for convolutions
 HALF = (1e-1, 1e-2)
 
 
-class _Direction(Mapping[str, Tensor]):
-    """Random numbers for each parameter, `[1, *shape]`, made when they are asked for."""
-
-    def __init__(self, like: Mapping[str, Tensor]) -> None:
-        self.like = like
-        self.pattern = torch.randn(PATTERN, generator=torch.Generator().manual_seed(7))
-
-    def __getitem__(self, name: str) -> Tensor:
-        shape = self.like[name].shape
-        numbers = shape.numel()
-        return self.pattern.repeat(-(-numbers // PATTERN))[:numbers].view(1, *shape)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.like)
-
-    def __len__(self) -> int:
-        return len(self.like)
-
-
 @dataclass(frozen=True)
-class _Verdict:
-    """Parameters that the recorder cannot follow, whether it can follow any, and whether it can only input by input."""
+class Verdict:
+    """What inputs have shown of a model.
+
+    `wrong` are parameters that the recorder cannot follow; `recorded` says whether it can follow any, `mixed` whether
+    only input by input; `shown` is what the model did with these inputs, in words that are compared with what it does
+    with others; `unproven` are parameters that had no gradient, so that nothing is known of them.
+    """
 
     wrong: frozenset[str]
     recorded: bool
     mixed: bool
+    shown: frozenset[str]
+    unproven: frozenset[str]
+
+    def with_other(self, other: Verdict) -> Verdict:
+        """Of both sets of inputs together."""
+        return Verdict(
+            self.wrong | other.wrong,
+            self.recorded and other.recorded,
+            self.mixed or other.mixed,
+            self.shown | other.shown,
+            self.unproven & other.unproven,
+        )
+
+    def asks_for(self, other: Verdict) -> bool:
+        """Whether inputs have to be traced in the same way."""
+        return (self.wrong, self.recorded, self.mixed) == (other.wrong, other.recorded, other.mixed)
 
 
 # A model's code does not change from one trace to the next, and a run traces many rounds of the same model.
-_VERDICTS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], _Verdict]] = WeakKeyDictionary()
+_VERDICTS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Verdict]] = WeakKeyDictionary()
 
 
 @dataclass
@@ -77,6 +79,7 @@ class _Seen:
     logits: Tensor
     along: dict[tuple[str, ...], float] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    shown: set[str] = field(default_factory=set)
     narrow: bool = False  # whether some layer computes in half precision
 
 
@@ -88,52 +91,97 @@ class _Truth:
     along: dict[str, tuple[float, float]]
 
 
-def probed(given: Pass, inputs: Mapping[str, Tensor]) -> tuple[Pass, tuple[str, ...]]:
-    """How the inputs have to be traced, and a sentence on each thing that is not done in the ordinary way.
+def probed(given: Pass, inputs: Mapping[str, Tensor]) -> Verdict:
+    """What the first inputs show of a model; remembered for the next trace of it.
 
     Args:
         given: a trace as it was asked for.
         inputs: `[inputs, …]` by argument name; the first three at most are looked at.
 
     Raises:
-        InputError: the model cannot compute the inputs, or is not deterministic.
+        InputError: the model cannot compute the inputs, is not deterministic, or changes its weights.
         RunError: it gives no logits, or an input's depend on the inputs beside it.
     """
     known = _VERDICTS.setdefault(given.structure.model, {})
-    key = (given.settings.batch_size == 1, *((n, t.shape[1:], t.dtype, len(t) > 1) for n, t in inputs.items()))
+    key = _key(given, inputs)
     if key in known:
-        return _adapted(given, known[key])
-    verdict, final = _looked_at(given, inputs)
-    if final:
+        return known[key]
+    verdict = _looked_at(given, {name: tensor[:PROBED] for name, tensor in inputs.items()})
+    if not verdict.unproven:  # else it does not hold for other weights: a gradient is zero by chance
         known[key] = verdict
-    return _adapted(given, verdict)
+    return verdict
 
 
-def _looked_at(given: Pass, inputs: Mapping[str, Tensor]) -> tuple[_Verdict, bool]:
-    """The verdict on a model, and whether it holds for other weights too: no gradient is zero by chance."""
-    structure = given.structure
-    device = given.stack.device
-    batch = {name: tensor[:PROBED].to(device) for name, tensor in inputs.items()}
+def probed_again(given: Pass, inputs: Mapping[str, Tensor], verdict: Verdict, parts: Sequence[Sums]) -> Verdict:
+    """The verdict with what each batch has shown that the inputs looked at before have not.
+
+    Such as a layer that only some inputs are sent to, or random numbers that are not drawn each time. So what is said
+    of an input does not depend on the inputs in front of it.
+
+    Args:
+        given: the trace as it was asked for.
+        inputs: all of them, by argument name.
+        verdict: of the inputs looked at before.
+        parts: what was traced of each batch, in order.
+
+    Raises:
+        InputError, RunError: as `probed`.
+    """
+    start, key = 0, _key(given, inputs)
+    for sums in parts:
+        stop = start + len(sums.rows)
+        if not sums.shown <= verdict.shown:
+            seen = _looked_at(given, {name: tensor[start:stop] for name, tensor in inputs.items()})
+            verdict = verdict.with_other(replace(seen, shown=seen.shown | sums.shown))
+        start = stop
+    known = _VERDICTS.get(given.structure.model, {})
+    if key in known:
+        known[key] = replace(verdict, shown=verdict.shown - {BESIDE, DRAWS, WRITES})
+    return verdict
+
+
+def _key(given: Pass, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    return (given.settings.batch_size == 1, *((n, t.shape[1:], t.dtype, len(t) > 1) for n, t in inputs.items()))
+
+
+def _looked_at(given: Pass, inputs: Mapping[str, Tensor]) -> Verdict:
+    """What these inputs show of a model."""
+    structure, device = given.structure, given.stack.device
+    batch = {name: tensor.to(device) for name, tensor in inputs.items()}
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # whatever the model draws, what comes after is as without
         truth = _by_autograd(given, batch)
-        stack = _along(given)
+        check_weights_kept(structure, given.stack.source.weights())
+        stack = along(given)
         apart = given.settings.batch_size == 1
+        states = random_states(structure, device)
         seen = _attempt(lambda: (_one_by_one if apart else _by_recorder)(given, batch, stack))
-        check_deterministic(structure, batch, truth.logits, None if seen is None or apart else seen.logits)
+        drawn = drawn_from(states, random_states(structure, device))
+        check_deterministic(structure, batch, truth.logits, None if seen is None or apart else seen.logits, drawn)
         wrong = _wrong(truth, seen, device)
         mixed = False
+        shown = set(seen.shown) if seen is not None else set()
         if wrong and len(truth.logits) > 1 and not apart:
             single = _attempt(lambda: _one_by_one(given, batch, stack))
             wrong_apart = _wrong(truth, single, device)
             if len(wrong_apart) < len(wrong) or seen is None:
                 seen, wrong, mixed = single, wrong_apart, True
-    verdict = _Verdict(frozenset(wrong), seen is not None, mixed)
-    return verdict, all(norm > 0 for _, norm in truth.along.values())
+                shown |= single.shown if single is not None else set()
+    unproven = _unproven(truth)
+    shown |= {f"gradient of {name}" for name in truth.along if name not in unproven}
+    return Verdict(frozenset(wrong), seen is not None, mixed, frozenset(shown), unproven)
 
 
-def _adapted(given: Pass, verdict: _Verdict) -> tuple[Pass, tuple[str, ...]]:
+def _unproven(truth: _Truth) -> frozenset[str]:
+    largest = max((norm for _, norm in truth.along.values()), default=0.0)
+    _, least = TOLERANCE.get(truth.logits.dtype, HALF)
+    return frozenset(name for name, (_, norm) in truth.along.items() if norm <= least * largest)
+
+
+def adapted(given: Pass, verdict: Verdict) -> tuple[Pass, tuple[str, ...]]:
+    """How the inputs have to be traced, and a sentence on each thing that is not done in the ordinary way."""
     notes = []
+    given = replace(given, unproven=verdict.unproven)
     if verdict.mixed:
         given = replace(given, settings=replace(given.settings, batch_size=1))
         notes.append(MIXED)
@@ -156,26 +204,6 @@ def _attempt(look: Callable[[], _Seen]) -> _Seen | None:
         return None
 
 
-def _along(given: Pass) -> Stack:
-    """A stack whose only row is a random direction."""
-    weights, dtype = given.stack.source.weights(), given.stack.dtype
-    direction = _Direction(given.structure.parameters)
-    whole = Decomposition(torch.ones(1, dtype=torch.float64), {}, {})
-    source = RoundInMemory([0], whole, weights, weights, direction)
-    return Stack.open(source, "weights", list(direction), given.stack.device, dtype, "none")
-
-
-def _scores(logits: Tensor) -> Tensor:
-    """A scalar that depends on every logit of every input, each in another way."""
-    rows, classes = logits.shape
-    over_classes = torch.cos(torch.arange(classes, device=logits.device, dtype=torch.float32)).to(logits.dtype)
-    return (logits * over_classes).sum(1) @ _weights(rows, logits)
-
-
-def _weights(rows: int, like: Tensor) -> Tensor:
-    return torch.tensor([1.0, 0.61, -0.37][:rows], device=like.device, dtype=like.dtype)
-
-
 def _by_autograd(given: Pass, batch: Mapping[str, Tensor]) -> _Truth:
     structure = given.structure
     parameters = {name: p for name, p in structure.parameters.items() if p.is_floating_point()}
@@ -189,16 +217,16 @@ def _by_autograd(given: Pass, batch: Mapping[str, Tensor]) -> _Truth:
             raise
         if not logits.requires_grad:
             raise InputError("no gradient of the logits reaches any parameter: the model's forward runs under no_grad")
-        gradients = torch.autograd.grad(_scores(logits), list(parameters.values()), allow_unused=True)
-    direction = _Direction(structure.parameters)
-    along = {}
+        gradients = torch.autograd.grad(scores(logits), list(parameters.values()), allow_unused=True)
+    direction = Direction(structure.parameters)
+    toward_direction = {}
     for name, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
             gradient = gradient.to_dense() if gradient.is_sparse else gradient
             wide = gradient.to(given.stack.dtype)
             toward = direction[name][0].to(wide.device, wide.dtype)
-            along[name] = (float((wide * toward).sum()), float(wide.norm()))
-    return _Truth(logits.detach(), along)
+            toward_direction[name] = (float((wide * toward).sum()), float(wide.norm()))
+    return _Truth(logits.detach(), toward_direction)
 
 
 def _by_recorder(given: Pass, batch: Mapping[str, Tensor], stack: Stack, weight: float = 1.0) -> _Seen:
@@ -231,7 +259,8 @@ def _by_recorder(given: Pass, batch: Mapping[str, Tensor], stack: Stack, weight:
     with recorder.watch():
         logits = logits_of(given.structure.model, own)
     seen.logits = logits.detach()
-    score = _scores(logits)
+    seen.shown = recorder.shown | own_functions(logits)
+    score = scores(logits)
     if score.requires_grad:
         score.backward()
     return seen
@@ -240,10 +269,11 @@ def _by_recorder(given: Pass, batch: Mapping[str, Tensor], stack: Stack, weight:
 def _one_by_one(given: Pass, batch: Mapping[str, Tensor], stack: Stack) -> _Seen:
     size = len(next(iter(batch.values())))
     whole = _Seen(torch.empty(0))
-    weights = _weights(size, torch.empty(0, dtype=torch.float64)).tolist()
+    weights = weights_of(size, torch.empty(0, dtype=torch.float64)).tolist()
     for b, weight in enumerate(weights):
         seen = _by_recorder(given, {name: tensor[b : b + 1] for name, tensor in batch.items()}, stack, weight)
         whole.failed |= seen.failed
+        whole.shown |= seen.shown
         whole.narrow |= seen.narrow
         for names, value in seen.along.items():
             whole.along[names] = whole.along.get(names, 0.0) + value

@@ -23,6 +23,7 @@ from .calls import Call, Entangled, TooLarge, Weight
 from .marks import (
     ACTIVATIONS,
     ELEMENTWISE,
+    NUMBERS,
     RESHAPES,
     SILENT,
     VIEWS,
@@ -75,6 +76,8 @@ class Recorder(TorchFunctionMode):
         self.modules: list[tuple[str, frozenset[str]]] = []  # modules with parameters that are running, innermost last
         self.inside = 0  # depth inside activation modules
         self.unruled: dict[str, str] = {}
+        self.shown: set[str] = set()  # functions called with data or parameters, and what was done with parameters
+        self.lost = False  # whether some tensor of data has no axis of inputs any more, or became a Python number
         self.left = limit
 
     # -- what the mode sees ------------------------------------------------------------------------------------------
@@ -101,6 +104,9 @@ class Recorder(TorchFunctionMode):
                 weights.append(tensor)
         if name == "__get__":  # an attribute, such as .T
             name = func.__self__.__name__
+        if depends or weights:
+            self.shown.add(name)
+            self.lost = self.lost or name in NUMBERS
         plain = name.strip("_")  # add, add_ and __add__ alike
         in_place = is_in_place(name, kwargs)
         before = None
@@ -133,10 +139,9 @@ class Recorder(TorchFunctionMode):
             for each in tensors_in(output if isinstance(output, (tuple, list)) else (output,)):
                 same = mark_of(each)  # dropout in evaluation mode returns its argument itself, which calls still hold
                 holders = same.holders if same is not None else ()
-                set_mark(
-                    each,
-                    Mark(True, output_axis(plain, args, kwargs, tensors, each, self.batch), going_on, holders=holders),
-                )
+                axis = output_axis(plain, args, kwargs, tensors, each, self.batch)
+                self.lost = self.lost or axis is None
+                set_mark(each, Mark(True, axis, going_on, holders=holders))
         return output
 
     def _use(
@@ -224,6 +229,7 @@ class Recorder(TorchFunctionMode):
         for each, out_axis in zip(outputs, out_axes, strict=True):
             set_mark(each, Mark(True, out_axis, kept, holders=((call, "output"),)) if single else Mark(True, out_axis))
         call.versions["output"] = result._version
+        self.shown.update(f"{plain} of {name}" for weight in weights.values() for name in weight.names)
         self.record(call, result)
         if plain in ACTIVATIONS and not self.inside:  # an activation with parameters of its own
             self._activate((*pending, call), result)
@@ -244,6 +250,7 @@ class Recorder(TorchFunctionMode):
         """Remember of which parameters a function of parameters alone is made, and how."""
         sources = {id(tensor): weight for tensor in weights if (weight := self._weight(tensor)) is not None}
         names = tuple(dict.fromkeys(name for weight in sources.values() for name in weight.names))
+        self.shown.update(f"{plain} of {name}" for name in names)
         linear = len(sources) == 1 and plain in VIEWS and all(weight.linear for weight in sources.values())
         outputs = [output] if isinstance(output, Tensor) else list(output) if isinstance(output, (tuple, list)) else []
 
@@ -324,6 +331,7 @@ class Recorder(TorchFunctionMode):
             weight = self._weight(tensor)
             for name in weight.names if weight else ():
                 self.unruled.setdefault(name, why)
+                self.shown.add(f"{name}: {why}")
 
     def _left_alone(self, func: Any, args: Any, kwargs: Any, output: Any, weights: list[Tensor], why: str) -> Any:
         """Go on without recording a call: what it does with its parameters is left to `alone`."""

@@ -19,7 +19,8 @@ class Pass:
 
     `betas` by module name, `chosen` the modules that are contracted, `with_mass` also sums absolute values (only needed
     to tell rounding from a mistake). `alone` are the parameters whose gradient autograd computes, one input at a time;
-    `recorded` says whether any other is followed by the recorder.
+    `recorded` says whether any other is followed by the recorder. `unproven` are those that had no gradient where the
+    recorder was compared with autograd.
     """
 
     structure: Structure
@@ -30,6 +31,7 @@ class Pass:
     with_mass: bool = False
     alone: frozenset[str] = frozenset()
     recorded: bool = True
+    unproven: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Sums:
     seen: set[str] = field(default_factory=set)
     unchecked: dict[str, None] = field(default_factory=dict)
     unruled: dict[str, str] = field(default_factory=dict)
+    shown: set[str] = field(default_factory=set)  # what the model did, in words that `probe` compares
     attended: Tensor | None = None  # bool [batch, T]: positions that are not padding; None: there is no padding
     pool: list[tuple[str, str, Tensor]] = field(default_factory=list)  # layer, parameter, beta * G [batch, numbers]
 
@@ -62,8 +65,10 @@ class Sums:
             masked=self.masked,
             seen=self.seen,
             unruled=self.unruled,
+            shown=self.shown,
             attended=self.attended,
         )
 
 
+DRAWS, WRITES = "random numbers are drawn", "parameters are written to"  # in `Sums.shown`
 Target = tuple[str, Tensor | None]  # kind of target, and the classes to explain (None: the predicted ones)

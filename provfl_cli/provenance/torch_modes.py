@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -50,4 +50,16 @@ def differentiable_recurrence(modules: Iterable[nn.Module]) -> Iterator[None]:
         with torch.backends.cudnn.flags(enabled=False):
             yield
     else:
+        yield
+
+
+@contextmanager
+def apart_from_caller() -> Iterator[None]:
+    """Leave `torch.inference_mode`, `torch.no_grad` and `torch.autocast` of whoever calls: a trace needs gradients."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
         yield

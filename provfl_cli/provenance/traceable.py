@@ -14,7 +14,7 @@ def eager_model(model: nn.Module) -> nn.Module:
     """The module behind `torch.compile`, else the model itself.
 
     Raises:
-        InputError: it holds TorchScript, quantized layers, or parameters of a type that torch does not differentiate.
+        InputError: it holds TorchScript, quantized or lazy layers, or parameters that torch does not differentiate.
     """
     if not isinstance(model, nn.Module):
         return model  # `check_source` says so
@@ -27,6 +27,18 @@ def eager_model(model: nn.Module) -> nn.Module:
             raise InputError(
                 f"{layer} is quantized ({type(module).__name__}): its numbers have no gradient, give the model as "
                 "it was before quantization"
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        layer = f"layer {name.rpartition('.')[0]!r}" if "." in name else "the model"
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            raise InputError(
+                f"{layer}: {name} has no shape yet, because a lazy layer takes it from the first input that it sees: "
+                "run the model once on an input before the federation is trained and traced"
+            )
+        if tensor.is_inference():
+            raise InputError(
+                f"{layer}: {name} was made under torch.inference_mode, where tensors never get a gradient: make the "
+                "model outside of it, or trace copy.deepcopy(model)"
             )
     for name, parameter in model.named_parameters():
         kind = str(parameter.dtype).removeprefix("torch.")

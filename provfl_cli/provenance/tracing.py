@@ -22,10 +22,12 @@ from .checks import (
 )
 from .conservation import check, residuals, stored_rounding, suspicious
 from .contributions import Contributions, LayerTrace
-from .probe import MIXED, probed
+from .deterministic import check_weights_kept
+from .probe import MIXED, adapted, probed, probed_again
 from .settings import Provenance
 from .stack import Source
 from .sums import Pass, Sums, Target
+from .torch_modes import apart_from_caller
 from .traceable import eager_model
 from .workers.batches import batches
 from .workers.work import Work, open_pass
@@ -112,6 +114,19 @@ def trace_targets(
     Raises:
         RunError, InputError: as in `trace`.
     """
+    with apart_from_caller():
+        return _traced_targets(model, inputs, source, settings, targets, layer_sample)
+
+
+def _traced_targets(
+    model: nn.Module,
+    inputs: Inputs,
+    source: Source,
+    settings: Provenance | str | None,
+    targets: Sequence[tuple[str, Classes]],
+    layer_sample: int,
+) -> list[Contributions]:
+    """The same, in torch's ordinary mode."""
     settings, targets = checked_settings(settings), checked_targets(targets)
     named, layer_sample = checked_inputs(inputs), checked_sample(layer_sample)
     model = eager_model(model)
@@ -121,9 +136,8 @@ def trace_targets(
     wanted: list[Target] = [(kind, checked_classes(classes, count, device)) for kind, classes in targets]
     results = []
     with given.structure.frozen():
-        given, notes = probed(given, named)
-        work = Work(given, named, wanted, layer_sample)
-        for target, parts in zip(wanted, zip(*_sums(work), strict=True), strict=True):
+        given, found, notes = _traced(given, named, wanted, layer_sample)
+        for target, parts in zip(wanted, zip(*found, strict=True), strict=True):
             try:
                 results.append(_checked(given, parts, target, named, notes))
             except RunError:
@@ -136,6 +150,20 @@ def trace_targets(
     return results
 
 
+def _traced(
+    given: Pass, inputs: Mapping[str, Tensor], targets: list[Target], layer_sample: int
+) -> tuple[Pass, list[list[Sums]], tuple[str, ...]]:
+    """Sums of each batch for each target, how they had to be traced, and what is to be said of it."""
+    verdict = probed(given, inputs)
+    while True:
+        fitting, notes = adapted(given, verdict)
+        found = _sums(Work(fitting, inputs, targets, layer_sample))
+        wider = probed_again(given, inputs, verdict, [sums[-1] for sums in found])
+        if wider.asks_for(verdict):
+            return fitting, found, notes
+        verdict = wider
+
+
 def _checked(
     given: Pass, parts: Sequence[Sums], target: Target, inputs: Mapping[str, Tensor], notes: tuple[str, ...]
 ) -> Contributions:
@@ -145,7 +173,11 @@ def _checked(
     if suspicious(residual, stack.dtype):
         again = batches(Work(replace(given, with_mass=True), inputs, [target], 0))
         mass = _joined([sums for (sums,) in again], "mass")
-        check(residual, difference, mass, stack.dtype, stored_rounding(stack))
+        try:
+            check(residual, difference, mass, stack.dtype, stored_rounding(stack))
+        except RunError:
+            check_weights_kept(given.structure, stack.source.weights(), inputs)
+            raise
     return _collect(given, parts, residual, notes)
 
 

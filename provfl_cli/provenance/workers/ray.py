@@ -38,6 +38,7 @@ class Parcel:
     with_mass: bool
     alone: frozenset[str]
     recorded: bool
+    unproven: frozenset[str]
     inputs: Mapping[str, Tensor]
     targets: Sequence[Target]
     layer_sample: int
@@ -48,6 +49,7 @@ class Parcel:
             with_mass=self.with_mass,
             alone=self.alone,
             recorded=self.recorded,
+            unproven=self.unproven,
         )
         return Work(given, self.inputs, self.targets, self.layer_sample)
 
@@ -70,6 +72,7 @@ def on_ray(work: Work, shards: int, address: str) -> Iterator[Perform]:
         given.with_mass,
         given.alone,
         given.recorded,
+        given.unproven,
         work.inputs,
         work.targets,
         work.layer_sample,

@@ -1,0 +1,47 @@
+"""The states of all generators of random numbers that a model may draw from: who draws leaves another state behind."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from .structure import Structure
+
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+def random_states(structure: Structure, device: torch.device) -> dict[str, Any]:
+    """The state of each generator by what it is called: torch's, numpy's, Python's, and those that modules hold."""
+    states: dict[str, Any] = {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy.random": _state(np.random.mtrand._rand),
+        "Python's random": random.getstate(),
+    }
+    if device.type == "cuda":
+        states["torch.cuda"] = torch.cuda.get_rng_state(device).numpy().tobytes()
+    for module_name, module in structure.modules.items():
+        for name, value in module.__dict__.items():
+            if isinstance(value, _GENERATORS):
+                states[f"{module_name}.{name}" if module_name else name] = _state(value)
+    return states
+
+
+def drawn_from(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Names of the generators whose state has changed."""
+    return [name for name, state in after.items() if before.get(name, state) != state]
+
+
+def _state(generator: Any) -> Any:
+    """Something that compares equal as long as nothing was drawn."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().numpy().tobytes()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.RandomState):
+        kind, keys, *rest = generator.get_state(legacy=True)
+        return kind, np.asarray(keys).tobytes(), *rest
+    return repr(generator.bit_generator.state)
