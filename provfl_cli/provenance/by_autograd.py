@@ -32,11 +32,22 @@ def logits_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         InputError: it gives one logit for each input.
     """
     size = len(next(iter(batch.values())))
+    logits = output_of(model, batch)
+    with torch._C.DisableTorchFunction():  # no part of the model, where it is recorded
+        check_logits(logits, (), size)
+    return logits
+
+
+def output_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """What a model gives for a batch, or the `logits` of that.
+
+    Raises:
+        RunError: it is no tensor.
+    """
     output = model(batch[""]) if "" in batch else model(**batch)
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
         raise RunError(f"the model gave a {type(output).__name__}: a tensor of logits [inputs, classes] is needed")
-    check_logits(logits, (), size)
     return logits
 
 

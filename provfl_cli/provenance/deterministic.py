@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError, RunError
-from .by_autograd import logits_of
+from .by_autograd import logits_of, output_of
 from .marks import words
 from .random_state import drawn_from, random_states
 from .structure import Structure
@@ -56,20 +56,29 @@ def check_deterministic(
             raise InputError(_not_deterministic(where))
     if len(logits) == 1:
         return
-    for row in depending(structure, batch, logits, range(len(logits))):
-        one = _row(batch, row)
-        if not _same(_once_more(structure, one), _once_more(structure, one)):
-            raise InputError(_not_deterministic(_random(structure, one)[0]))
+    if any(True for _ in depending(structure, batch, logits, range(len(logits)))):
+        if not _same(logits, _once_more(structure, batch)):
+            raise InputError(_not_deterministic(_random(structure, batch)[0]))
         raise RunError(BESIDE)
 
 
 def depending(structure: Structure, batch: Mapping[str, Tensor], logits: Tensor, rows: Sequence[int]) -> Iterator[int]:
-    """Those of the `rows` of a batch to which the model gives other logits where each is asked alone."""
-    with torch.no_grad():
-        largest = float(logits.detach().abs().max())
+    """Those of the `rows` of a batch to which the model gives other logits, or none, where each is asked alone."""
+    if not rows:
+        return
+    logits = logits.detach()
+    with torch.no_grad(), plain_attention(), eager():
+        least = 1e-2 * float(logits.abs().max())
         for row in rows:
-            alone = _once_more(structure, _row(batch, row))
-            if not _same(logits[row : row + 1].detach(), alone, least=1e-2 * largest):
+            one = {name: tensor.clone() for name, tensor in _row(batch, row).items()}
+            try:
+                alone = output_of(structure.model, one)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # it needs others beside it
+                yield row
+                continue
+            if not _same(logits[row : row + 1], alone, least):
                 yield row
 
 
@@ -165,8 +174,8 @@ def _random(structure: Structure, batch: Mapping[str, Tensor]) -> tuple[str, boo
 def _not_deterministic(where: str) -> str:
     return (
         f"the model is not deterministic in evaluation mode{f': {where}' if where else ''}: two passes over the same "
-        "input may give other logits, so no trace of it means anything; use nn.Dropout, which evaluation mode switches off, "
-        "or draw only where self.training"
+        "input may give other logits, so no trace of it means anything; use nn.Dropout, which evaluation mode switches "
+        "off, or draw only where self.training"
     )
 
 

@@ -11,8 +11,6 @@ import torch
 
 from .structure import Structure
 
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-
 
 def random_states(structure: Structure, device: torch.device) -> dict[str, Any]:
     """The state of each generator by what it is called: torch's, numpy's, Python's, and those that modules hold."""
@@ -23,11 +21,7 @@ def random_states(structure: Structure, device: torch.device) -> dict[str, Any]:
     }
     if device.type == "cuda":
         states["torch.cuda"] = torch.cuda.get_rng_state(device).numpy().tobytes()
-    for module_name, module in structure.modules.items():
-        for name, value in module.__dict__.items():
-            if isinstance(value, _GENERATORS):
-                states[f"{module_name}.{name}" if module_name else name] = _state(value)
-    return states
+    return states | {name: _state(generator) for name, generator in structure.generators.items()}
 
 
 def drawn_from(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import RunError
+
+_GENERATORS = frozenset((torch.Generator, np.random.Generator, np.random.RandomState, random.Random))
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class Structure:
     """Modules, parameters and buffers of a model; a tied parameter stands under its first name.
 
     `own` are the parameters that a module itself holds, by module name, for those that hold any; `names` finds a
-    parameter by identity, where it has a gradient at all.
+    parameter by identity, where it has a gradient at all. `generators` are those of random numbers that modules hold.
     """
 
     model: nn.Module
@@ -26,6 +31,7 @@ class Structure:
     buffers: dict[str, Tensor]
     own: dict[str, frozenset[str]]
     names: dict[int, str]
+    generators: dict[str, Any]
 
     @staticmethod
     def of(model: nn.Module) -> Structure:
@@ -35,6 +41,7 @@ class Structure:
         buffers: dict[str, Tensor] = {}
         own: dict[str, frozenset[str]] = {}
         names: dict[int, str] = {}
+        generators: dict[str, Any] = {}
         for prefix, module in modules.items():
             dot = f"{prefix}." if prefix else ""
             held = {f"{dot}{key}": value for key, value in module._parameters.items() if value is not None}
@@ -43,11 +50,12 @@ class Structure:
                     parameters[name] = parameter
             if held:
                 own[prefix] = frozenset(names[id(parameter)] for parameter in held.values())
+            generators.update((f"{dot}{key}", v) for key, v in module.__dict__.items() if type(v) in _GENERATORS)
             buffers.update((f"{dot}{key}", value) for key, value in module._buffers.items() if value is not None)
         whole = [id(parameter) for parameter in parameters.values() if not parameter.is_floating_point()]
         for each in whole:  # whole numbers have no gradient: what is done with them is arithmetic of the model
             del names[each]
-        return Structure(model, modules, parameters, buffers, own, names)
+        return Structure(model, modules, parameters, buffers, own, names, generators)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Copy tensors into the model, by name.

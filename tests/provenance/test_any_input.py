@@ -72,9 +72,19 @@ def test_the_longest_text_decides_whatever_its_place(longest: list[int]) -> None
         traced(model_of(trimmed, table=nn.Embedding(20, 8)), texts(longest))
 
 
-def test_later_inputs_decide() -> None:
+def first_three_kept(m: nn.Module, x: Tensor) -> Tensor:
+    """As an expert of limited capacity does it: whoever comes later is left out."""
+    return m.b(m.a(x) * ((x[:, 0] != 0).cumsum(0) <= 3)[:, None])
+
+
+def by_moments(m: nn.Module, x: Tensor) -> Tensor:
+    return m.b(F.batch_norm(m.a(x), None, None, training=True))
+
+
+@pytest.mark.parametrize("forward", [less_the_later, first_three_kept, by_moments])
+def test_the_place_in_the_batch_and_the_others_decide(forward: Callable[..., Tensor]) -> None:
     with pytest.raises(RunError, match="inputs beside it"):
-        traced(model_of(less_the_later), vectors())
+        traced(model_of(forward), vectors())
 
 
 # -- paths that only later inputs take -------------------------------------------------------------------------------
