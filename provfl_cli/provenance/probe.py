@@ -1,4 +1,4 @@
-"""What of a model the recorder cannot follow: the first inputs are traced along a random direction and by autograd.
+"""What of a model the recorder cannot follow: the first inputs are traced along random directions and by autograd.
 
 Everything that computes with parameters in a way that is not seen, or is seen wrongly, differs there: an
 `autograd.Function` with a backward pass of its own, code that calls no torch function, inputs reordered within a batch.
@@ -20,7 +20,7 @@ from .by_autograd import differentiated, logits_of
 from .calls import Call, TooLarge
 from .checks import explain_failure
 from .deterministic import BESIDE, check_deterministic, check_weights_kept, failing_layer
-from .direction import Direction, along, scores, weights_of
+from .directions import DIRECTIONS, Directions, along, scores, weights_of
 from .factors import contract
 from .gradients import per_input
 from .marks import mark_inputs
@@ -74,10 +74,10 @@ _VERDICTS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Verdict]] = WeakKe
 
 @dataclass
 class _Seen:
-    """Derivatives along the direction, by the parameters that they are of, and where they could not be computed."""
+    """Derivatives along each direction, by the parameters that they are of, and where they could not be computed."""
 
     logits: Tensor
-    along: dict[tuple[str, ...], float] = field(default_factory=dict)
+    along: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     shown: set[str] = field(default_factory=set)
     narrow: bool = False  # whether some layer computes in half precision
@@ -85,10 +85,10 @@ class _Seen:
 
 @dataclass
 class _Truth:
-    """The same by autograd: for each parameter its derivative and the norm of its gradient; none where it has none."""
+    """The same by autograd: for each parameter its derivatives and the norm of its gradient; none where it has none."""
 
     logits: Tensor
-    along: dict[str, tuple[float, float]]
+    along: dict[str, tuple[Tensor, float]]
 
 
 def probed(given: Pass, inputs: Mapping[str, Tensor]) -> Verdict:
@@ -218,20 +218,20 @@ def _by_autograd(given: Pass, batch: Mapping[str, Tensor]) -> _Truth:
         if not logits.requires_grad:
             raise InputError("no gradient of the logits reaches any parameter: the model's forward runs under no_grad")
         gradients = torch.autograd.grad(scores(logits), list(parameters.values()), allow_unused=True)
-    direction = Direction(structure.parameters)
+    directions = Directions(structure.parameters)
     toward_direction = {}
     for name, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
             gradient = gradient.to_dense() if gradient.is_sparse else gradient
             wide = gradient.to(given.stack.dtype)
-            toward = direction[name][0].to(wide.device, wide.dtype)
-            toward_direction[name] = (float((wide * toward).sum()), float(wide.norm()))
+            toward = directions[name].to(wide.device, wide.dtype)
+            toward_direction[name] = ((toward * wide).reshape(DIRECTIONS, -1).sum(1).cpu().double(), float(wide.norm()))
     return _Truth(logits.detach(), toward_direction)
 
 
 def _by_recorder(given: Pass, batch: Mapping[str, Tensor], stack: Stack, weight: float = 1.0) -> _Seen:
     size = len(next(iter(batch.values())))
-    seen = _Seen(torch.empty(0))
+    seen, zero = _Seen(torch.empty(0)), torch.zeros(DIRECTIONS, dtype=torch.float64)
 
     def contracted(call: Call, gradient: Tensor) -> None:
         check_unchanged(call)
@@ -239,18 +239,18 @@ def _by_recorder(given: Pass, batch: Mapping[str, Tensor], stack: Stack, weight:
         g = call.examples(gradient.to(stack.dtype), call.axis)
         try:
             factors, _ = per_input(call, g)
-            parts = {w.names: contract(factors[k], stack.block(w), 1) for k, w in call.weights.items()}
+            parts = {w.names: contract(factors[k], stack.block(w), stack.rows) for k, w in call.weights.items()}
         except (RunError, TooLarge, torch.OutOfMemoryError):
             raise
         except Exception:
             seen.failed.update(name for w in call.weights.values() for name in w.names)
             return
         for names, part in parts.items():
-            seen.along[names] = seen.along.get(names, 0.0) + weight * float(part.sum())
+            seen.along[names] = seen.along.get(names, zero) + weight * part.sum(0).cpu().double()
 
     def record(call: Call, output: Tensor) -> None:
         for w in call.weights.values():
-            seen.along.setdefault(w.names, 0.0)
+            seen.along.setdefault(w.names, zero)
         output.register_hook(lambda gradient: contracted(call, gradient.detach()))
 
     recorder = Recorder(given.structure, size, record, lambda call, output: None)
@@ -276,7 +276,7 @@ def _one_by_one(given: Pass, batch: Mapping[str, Tensor], stack: Stack) -> _Seen
         whole.shown |= seen.shown
         whole.narrow |= seen.narrow
         for names, value in seen.along.items():
-            whole.along[names] = whole.along.get(names, 0.0) + value
+            whole.along[names] = whole.along[names] + value if names in whole.along else value
     return whole
 
 
@@ -286,13 +286,15 @@ def _wrong(truth: _Truth, seen: _Seen | None, device: torch.device) -> set[str]:
         return set(truth.along)
     own, all_together = _tolerance(truth.logits, seen.narrow, device)
     largest = max((norm for _, norm in truth.along.values()), default=0.0)
+    zero = torch.zeros(DIRECTIONS, dtype=torch.float64)
     wrong = {name for name in seen.failed if name in truth.along}
     wrong |= {name for name in truth.along if not any(name in names for names in seen.along)}
     for group in _groups(seen.along):
-        value = sum(part for names, part in seen.along.items() if names[0] in group)
+        value = sum((part for names, part in seen.along.items() if names[0] in group), zero)
         true = [truth.along[name] for name in group if name in truth.along]
         norm = sum(norm**2 for _, norm in true) ** 0.5
-        if not abs(value - sum(part for part, _ in true)) <= own * norm + all_together * largest:
+        difference = (value - sum((part for part, _ in true), zero)).abs().max()
+        if not float(difference) <= own * norm + all_together * largest:
             wrong |= group
     return wrong
 

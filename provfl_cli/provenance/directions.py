@@ -1,4 +1,4 @@
-"""A random direction of all parameters, along which two ways of computing a gradient are compared."""
+"""Random directions of all parameters, along which two ways of computing a gradient are compared."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from .stack import Stack
 from .state_dicts import RoundInMemory
 from .sums import Pass
 
+DIRECTIONS = 2  # to one alone a wrong gradient is orthogonal, within rounding, once in some hundred times
 PATTERN = 65_521  # random numbers that a direction repeats; a prime, so that rows differ
 
 
-class Direction(Mapping[str, Tensor]):
-    """Random numbers for each parameter, `[1, *shape]`, made when they are asked for."""
+class Directions(Mapping[str, Tensor]):
+    """Random numbers for each parameter, `[DIRECTIONS, *shape]`, made when they are asked for."""
 
     def __init__(self, like: Mapping[str, Tensor]) -> None:
         self.like = like
-        self.pattern = torch.randn(PATTERN, generator=torch.Generator().manual_seed(7))
+        self.pattern = torch.randn(DIRECTIONS, PATTERN, generator=torch.Generator().manual_seed(7))
 
     def __getitem__(self, name: str) -> Tensor:
         shape = self.like[name].shape
         numbers = shape.numel()
-        return self.pattern.repeat(-(-numbers // PATTERN))[:numbers].view(1, *shape)
+        return self.pattern.repeat(1, -(-numbers // PATTERN))[:, :numbers].reshape(DIRECTIONS, *shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.like)
@@ -36,12 +37,12 @@ class Direction(Mapping[str, Tensor]):
 
 
 def along(given: Pass) -> Stack:
-    """A stack whose only row is a random direction."""
+    """A stack whose only rows are random directions."""
     weights, dtype = given.stack.source.weights(), given.stack.dtype
-    direction = Direction(given.structure.parameters)
-    whole = Decomposition(torch.ones(1, dtype=torch.float64), {}, {})
-    source = RoundInMemory([0], whole, weights, weights, direction)
-    return Stack.open(source, "weights", list(direction), given.stack.device, dtype, "none")
+    directions = Directions(given.structure.parameters)
+    whole = Decomposition(torch.full((DIRECTIONS,), 1 / DIRECTIONS, dtype=torch.float64), {}, {})
+    source = RoundInMemory(range(DIRECTIONS), whole, weights, weights, directions)
+    return Stack.open(source, "weights", list(directions), given.stack.device, dtype, "none")
 
 
 def scores(logits: Tensor) -> Tensor:
