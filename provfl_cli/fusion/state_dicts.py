@@ -39,7 +39,7 @@ def require_state_dict(given: Any, what: str) -> dict[str, Tensor]:
             raise InputError(
                 f"{what}: {printable(name)} is {_article(tensor)}, give a tensor (torch.as_tensor makes one)"
             )
-        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        if torch.nn.parameter.is_lazy(tensor):
             raise InputError(
                 f"{what}: {printable(name)} has no shape yet, because a lazy layer takes it from the first input that "
                 "it sees: run the model once on an input before its state_dict() is taken"

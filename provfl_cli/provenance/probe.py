@@ -127,15 +127,15 @@ def probed_again(given: Pass, inputs: Mapping[str, Tensor], verdict: Verdict, pa
     Raises:
         InputError, RunError: as `probed`.
     """
-    start, key = 0, _key(given, inputs)
+    start, before = 0, verdict
     for sums in parts:
         stop = start + len(sums.rows)
         if not sums.shown <= verdict.shown:
             seen = _looked_at(given, {name: tensor[start:stop] for name, tensor in inputs.items()})
             verdict = verdict.with_other(replace(seen, shown=seen.shown | sums.shown))
         start = stop
-    known = _VERDICTS.get(given.structure.model, {})
-    if key in known:
+    known, key = _VERDICTS.get(given.structure.model, {}), _key(given, inputs)
+    if verdict is not before and key in known:
         known[key] = replace(verdict, shown=verdict.shown - {BESIDE, DRAWS, WRITES})
     return verdict
 

@@ -29,15 +29,14 @@ def eager_model(model: nn.Module) -> nn.Module:
                 "it was before quantization"
             )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        layer = f"layer {name.rpartition('.')[0]!r}" if "." in name else "the model"
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(tensor):
             raise InputError(
-                f"{layer}: {name} has no shape yet, because a lazy layer takes it from the first input that it sees: "
+                f"layer {name.rpartition('.')[0]!r}: {name} has no shape yet, because a lazy layer takes it from the first input that it sees: "
                 "run the model once on an input before the federation is trained and traced"
             )
         if tensor.is_inference():
             raise InputError(
-                f"{layer}: {name} was made under torch.inference_mode, where tensors never get a gradient: make the "
+                f"layer {name.rpartition('.')[0]!r}: {name} was made under torch.inference_mode, where tensors never get a gradient: make the "
                 "model outside of it, or trace copy.deepcopy(model)"
             )
     for name, parameter in model.named_parameters():
