@@ -31,13 +31,13 @@ def eager_model(model: nn.Module) -> nn.Module:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(tensor):
             raise InputError(
-                f"layer {name.rpartition('.')[0]!r}: {name} has no shape yet, because a lazy layer takes it from the first input that it sees: "
-                "run the model once on an input before the federation is trained and traced"
+                f"layer {name.rpartition('.')[0]!r}: {name} has no shape yet, because a lazy layer takes it from "
+                "the first input that it sees: run the model once before the federation is trained and traced"
             )
         if tensor.is_inference():
             raise InputError(
-                f"layer {name.rpartition('.')[0]!r}: {name} was made under torch.inference_mode, where tensors never get a gradient: make the "
-                "model outside of it, or trace copy.deepcopy(model)"
+                f"layer {name.rpartition('.')[0]!r}: {name} was made under torch.inference_mode, where tensors never "
+                "get a gradient: make the model outside of it, or trace copy.deepcopy(model)"
             )
     for name, parameter in model.named_parameters():
         kind = str(parameter.dtype).removeprefix("torch.")

@@ -12,6 +12,7 @@ from provfl_cli.errors import InputError, RunError
 from provfl_cli.fusion.decomposition import Decomposition, Multiplier, pack
 from provfl_cli.provenance import batch, calls, factors, tracing
 from provfl_cli.provenance.contributions import Contributions
+from provfl_cli.provenance.probe import Verdict
 from provfl_cli.provenance.rules import registry
 from provfl_cli.provenance.state_dicts import RoundInMemory
 from provfl_cli.provenance.tracing import trace, trace_targets
@@ -332,10 +333,12 @@ def test_a_wrong_layer_rule_is_caught(lenet: tuple, monkeypatch: pytest.MonkeyPa
         return {**found, "weight": dataclasses.replace(found["weight"], left=left)}
 
     expected = trace(model, inputs, source, settings(of=of)).values
+    trusted = Verdict(frozenset(), True, False, frozenset(), frozenset())
     for broken in (no_bias, no_corner):
         monkeypatch.setitem(registry.RULES, nn.functional.conv2d, dataclasses.replace(right, rule=broken))
         with monkeypatch.context() as unprobed:  # conservation notices
-            unprobed.setattr(tracing, "probed", lambda given, inputs: (given, ()))
+            unprobed.setattr(tracing, "probed", lambda given, inputs: trusted)
+            unprobed.setattr(tracing, "probed_again", lambda given, inputs, verdict, parts: verdict)
             with pytest.raises(RunError, match="conservation fails"):
                 trace(model, inputs, source, settings(of=of))
         found = trace(
