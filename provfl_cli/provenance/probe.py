@@ -299,7 +299,7 @@ def _wrong(truth: _Truth, seen: _Seen | None, device: torch.device) -> set[str]:
     return wrong
 
 
-def _groups(along: Mapping[tuple[str, ...], float]) -> list[set[str]]:
+def _groups(along: Mapping[tuple[str, ...], Tensor]) -> list[set[str]]:
     """Parameters that some call sees only together, such as the two of a weight norm."""
     groups: list[set[str]] = []
     for names in along:
