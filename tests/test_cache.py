@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from provfl_cli.errors import RunError
+from provfl_cli.errors import InputError, RunError
 from provfl_cli.store.cache import Entry, disk_usage, open_entry, prune
 
 
@@ -179,4 +179,23 @@ def test_a_file_in_the_place_of_a_folder_is_named(name: str, tmp_path: Path) -> 
     else:
         (folder / name).write_text("")
     with pytest.raises(RunError, match=r"cannot be used .*store\.cache=DIR"), open_entry(tmp_path, "k", {}, 1000):
+        pass
+
+
+@pytest.mark.parametrize("name", ["", "rounds"])
+def test_nothing_is_written_or_deleted_through_a_link(name: str, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "0001").mkdir(parents=True)
+    link = tmp_path / "cache" / "federations" / "abc" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    with pytest.raises(InputError, match="is a link"), open_entry(tmp_path / "cache", "abc", {}, 1.0):
+        pass
+    assert [path.name for path in elsewhere.iterdir()] == ["0001"]
+
+
+def test_a_pipe_in_a_cache_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "federations").mkdir()
+    os.mkfifo(tmp_path / "federations" / ".locks")
+    with pytest.raises(RunError, match="cannot be used"), open_entry(tmp_path, "abc", {}, 1.0):
         pass

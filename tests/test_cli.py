@@ -555,6 +555,16 @@ def test_a_run_writes_through_no_link(name: str, workspace: Path, jobs: list[Con
     assert not jobs
 
 
+@pytest.mark.parametrize("name", ["provfl.log", ".hydra/config.yaml"])
+def test_a_run_waits_for_no_pipe(name: str, workspace: Path, jobs: list[Config], capsys: Captured) -> None:
+    pipe = workspace / "here" / name
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe)
+    assert main(["run", "hydra.run.dir=here"]) == 2
+    assert f"{name}: is a pipe or a device, no file: nothing is written" in capsys.readouterr().err
+    assert not jobs
+
+
 @pytest.mark.parametrize("flag", ["--by", "--metric", "--method"])
 def test_a_list_of_nothing_is_refused(flag: str, workspace: Path, capsys: Captured) -> None:
     assert main(["table", ".", flag, ","]) == 2

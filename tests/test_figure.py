@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -105,3 +106,13 @@ def test_wrong_words_are_answered_in_one_line(workspace: Path, capsys: Captured)
     assert main(["figure", "runs", "ranking", "--out", "x.pdf"]) == 2
     assert "holds 2 runs" in capsys.readouterr().err
     assert not Path("x.pdf").exists()
+
+
+def test_the_settings_of_a_folder_do_not_change_a_figure(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `matplotlibrc` in the folder one stands in is read on import, and may turn on LaTeX, which is a program."""
+    whole_run(workspace / "run", faulty=(1,))
+    assert main(["figure", "run", "accuracy", "--out", "plain.png"]) == 0
+    for key, value in {"text.usetex": True, "font.size": 30, "image.origin": "lower"}.items():
+        monkeypatch.setitem(matplotlib.rcParams, key, value)
+    assert main(["figure", "run", "accuracy", "--out", "theirs.png"]) == 0
+    assert Path("theirs.png").read_bytes() == Path("plain.png").read_bytes()

@@ -13,7 +13,7 @@ import pandas as pd
 from ..comparison.join import plain
 from ..comparison.reproduction import PublishedFigure, Reproduction, fits, in_order, name_of, same
 from ..config.schema import Experiment
-from .figure_files import COLOURS, MARKERS, figure_text
+from .figure_files import COLOURS, MARKERS, default_style, figure_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +43,7 @@ class _Look:
         }  # fmt: skip
 
 
+@default_style()
 def drawn(found: Reproduction) -> Figure:
     """Lines over `experiment.x`, or a dot for each setting; 95% intervals over seeds as bars.
 

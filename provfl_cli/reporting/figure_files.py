@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from ..harmless import harmless
 from ..store.disk import replacing
@@ -21,14 +24,24 @@ def figure_text(text: str) -> str:
     return harmless(text).replace("$", r"\$")
 
 
+@contextmanager
+def default_style(settings: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[None]:
+    """Within it, or in a function that it decorates, matplotlib draws as it comes, with these settings.
+
+    Not as a `matplotlibrc` says, which is read from the folder one stands in: it may turn on LaTeX, a program.
+    """
+    from matplotlib import style
+
+    with style.context(dict(settings), after_reset=True):
+        yield
+
+
 def write_figure(folder: Path, name: str, drawn: Figure) -> None:
     """Write `name.png` and `name.pdf`, with fonts that stay text.
 
     Raises:
         RunError: they cannot be written.
     """
-    import matplotlib
-
     for kind, nothing in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
-        with replacing(folder / f"{name}.{kind}") as beside, matplotlib.rc_context({"pdf.fonttype": 42}):
+        with replacing(folder / f"{name}.{kind}") as beside, default_style({"pdf.fonttype": 42}):
             drawn.savefig(beside, format=kind, dpi=200, metadata=nothing)

@@ -14,7 +14,7 @@ from ..evaluation.contributions import Trace
 from ..harmless import harmless
 from ..results.run import RunContents
 from ..store.disk import replacing
-from .figure_files import figure_text
+from .figure_files import default_style, figure_text
 from .lineage import COLOURS, MARKERS
 
 if TYPE_CHECKING:
@@ -51,10 +51,8 @@ def draw(opened: RunContents, kind: str, number: int | None = None) -> Figure:
     Raises:
         InputError: there is no such kind, or the run has nothing for it.
     """
-    import matplotlib as mpl
-
     check_kind(kind)
-    with mpl.rc_context(STYLE):
+    with default_style(STYLE):
         return ranking(opened, number) if kind == "ranking" else KINDS[kind](opened)
 
 
@@ -77,11 +75,9 @@ def save(drawn: Figure, path: Path) -> None:
         InputError: the ending is none of `ENDINGS`.
         RunError: the file cannot be written.
     """
-    import matplotlib as mpl
-
     check_ending(path)
     kind = path.suffix.lower().removeprefix(".")
-    with mpl.rc_context(STYLE), replacing(path) as beside:
+    with default_style(STYLE), replacing(path) as beside:
         drawn.savefig(beside, format=kind, dpi=300, metadata=NO_TIME[kind])
 
 

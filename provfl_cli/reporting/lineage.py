@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..evaluation.fading import Fading
 from ..harmless import harmless
-from .figure_files import COLOURS, MARKERS, figure_text
+from .figure_files import COLOURS, MARKERS, default_style, figure_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +53,7 @@ def show_fading(found: Sequence[Fading], label_names: Sequence[str]) -> Renderab
     return Group(table, Text("; ".join(notes), style="dim"))
 
 
+@default_style()
 def figure(found: Sequence[Fading], label_names: Sequence[str]) -> Figure:
     """The same as lines over the rounds, with one sentence below that says what they are."""
     from matplotlib.figure import Figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 from ..errors import InputError
@@ -14,6 +15,8 @@ ENTRY = re.compile(r"federations/[0-9a-f]{20}/rounds")  # the end of a path into
 
 def refuse_links(folder: Path, hydra: str = ".hydra", done: str = "read") -> None:
     """Raise InputError where a run's folder, or its `hydra`, holds a link to something outside, beside `rounds`.
+
+    Or a pipe or a device, at which who reads or writes would wait for ever.
 
     `done`: what is not done there, for the message.
     """
@@ -59,6 +62,9 @@ def _refuse_links_below(rounds: Path) -> None:
 
 
 def _refuse(path: Path, folder: Path, done: str) -> None:
+    mode = path.lstat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+        raise InputError(f"{path}: is a pipe or a device, no file: nothing is {done}")
     if path.is_symlink() and path.name != ROUNDS and not _inside(path, folder):
         raise InputError(f"{path}: is a link to a place outside of the run's folder: nothing is {done}")
 

@@ -5,7 +5,6 @@ A path or a hub id that stands in a run's folder alone is neither read nor asked
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..bounded import read_json
 from ..config import tree
 from ..config.builtin import written_default
 from ..config.schema import Dataset, Model
@@ -135,7 +135,7 @@ def _trained_on_here(dataset: Dataset, fingerprint: str) -> bool:
     home = Path(os.environ.get("PROVFL_CACHE", "outputs/cache")) / "federations"
     for file in home.glob("*/training.json"):
         try:
-            came = json.loads(file.read_text(encoding="utf-8"))["came from"]
+            came = read_json(file)["came from"]
             known = {key: came["dataset"].get(key) for key in SAME}, came["source"]["fingerprint"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue

@@ -171,6 +171,7 @@ def open_entry(
             home.mkdir(parents=True, exist_ok=True)
             _agree(home, kind)
             with _lock(home / ".lock", kind):
+                _refuse_links(entry)
                 (entry.folder / "leases").mkdir(parents=True, exist_ok=True)
                 entry.rounds.mkdir(exist_ok=True)
                 stack.callback(give_back, _taken(entry.folder, kind))
@@ -294,12 +295,21 @@ def _acquire(held: BaseFileLock, timeout: float) -> None:
         raise RunError(f"{held.lock_file} cannot be locked ({error.strerror or error})") from error
 
 
+def _refuse_links(entry: Entry) -> None:
+    """Raise InputError where a federation's folders are links: its rounds are replaced and deleted there."""
+    for place in (entry.folder, entry.rounds):
+        if place.is_symlink():
+            raise InputError(f"{place}: is a link, which no training cache holds: remove it, or store.cache=DIR")
+
+
 def _kind(home: Path) -> str:
     """How a cache is locked."""
     try:
-        return (home / ".locks").read_text(encoding="utf-8", errors="replace").strip()
+        return read_text(home / ".locks", 100).strip()
     except FileNotFoundError:
         return "flock"
+    except ValueError:
+        return "something else"
 
 
 def _agree(home: Path, kind: str) -> None:
