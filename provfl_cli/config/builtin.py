@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ..checks import excerpt
 from ..errors import InputError
 from .stored_yaml import ABSENT, Instead, followed, refers, scalar
 from .tree import conf_dir, groups
@@ -58,7 +59,7 @@ def refuse_other_names(block: Mapping[str, Any], file: Path) -> None:
     for path, name in named(dict(block)):
         group = str(path[0])
         if not isinstance(name, str) or name not in (*names().get(group, ()), *FORMER.get(group, ())):
-            shown = "".join(one if one.isprintable() else "?" for one in f"{'.'.join(map(str, path))}={name}")[:200]
+            shown = excerpt(f"{'.'.join(map(str, path))}={name}", 200)
             raise InputError(
                 f"{file}: {shown}: not called, since it is no part of ProvFL and may do anything: --trust calls it, "
                 "for a run of your own"

@@ -46,8 +46,8 @@ def read_yaml(path: Path) -> Any:
     except (InputError, FileNotFoundError):
         raise
     except Exception as error:  # of the library, of Python's own types, of the disk
-        reason = "".join(one if one.isprintable() else " " for one in str(error))
-        raise InputError(f"{path}: cannot be read as YAML ({' '.join(reason.split())[:200]})") from error
+        reason = " ".join(str(error).split())[:200]  # harmless as all that an InputError says
+        raise InputError(f"{path}: cannot be read as YAML ({reason})") from error
 
 
 def _check_events(path: Path, text: str, loader: Any) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bounded import read_json
+from ..checks import excerpt
 from ..config import tree
 from ..config.builtin import written_default
 from ..config.schema import Dataset, Model
@@ -45,9 +46,9 @@ def data_again(dataset: Dataset, fingerprint: str, named: str | None) -> Dataset
         return replace(dataset, source="hub", path=None, hub_id=named, revision=revision)
     if dataset.source in ("embedded", "medmnist") or _of_tree(dataset) or _trained_on_here(dataset, fingerprint):
         return dataset
-    where = dataset.path if dataset.source == "path" else dataset.hub_id
+    where = excerpt(dataset.path if dataset.source == "path" else dataset.hub_id, 200)
     raise InputError(
-        f"--input: the run has not traced it, and where its data are, only the run's folder says ({_plainly(where)}): "
+        f"--input: the run has not traced it, and where its data are, only the run's folder says ({where}): "
         "if they are yours, --data DIR (or --data HUB_ID), or give an input that it traced (inputs.parquet)"
     )
 
@@ -94,7 +95,7 @@ def model_again(model: Model, network: Any, published: bool, named: str | None) 
     if model.options.get("architecture") and _default_architecture(model):
         return bare
     raise InputError(
-        f"the model started from {_plainly(model.checkpoint)}, and its architecture is not in the run's folder: "
+        f"the model started from {excerpt(model.checkpoint, 200)}, and its architecture is not in the run's folder: "
         "--checkpoint DIR (a folder with its config.json) or --checkpoint HUB_ID"
     )
 
@@ -142,7 +143,3 @@ def _trained_on_here(dataset: Dataset, fingerprint: str) -> bool:
         if known == (own, fingerprint):
             return True
     return False
-
-
-def _plainly(text: str | None) -> str:
-    return "".join(one if one.isprintable() else "?" for one in str(text))[:200]

@@ -22,7 +22,6 @@ SMALL_PICTURE = 4096  # bytes: what is larger is made smaller
 THUMBNAIL = 96  # pixels
 TEXT_SHOWN = 600  # characters
 LAYERS_SHOWN = 200  # of a profile
-NOTHING = -128  # of a map: no value
 
 
 def shown_traces(opened: RunContents, cells: int) -> tuple[list[dict[str, Any]], list[str]]:
