@@ -31,7 +31,7 @@ def put_off(module: str, *functions: str) -> Iterator[None]:
         return
     later = _Later(module)
     for name in functions:
-        later.__dict__[name] = lambda *given, name=name, **named: getattr(_real(later), name)(*given, **named)
+        later.__dict__[name] = lambda *values, name=name, **named: getattr(_real(later), name)(*values, **named)
     sys.modules[module] = later
     try:
         yield

@@ -38,7 +38,7 @@ class Cosine:
         settings = replace(
             case.provenance, of="updates", client_weighting="none", threshold=None, layer_decay=1.0, layers="all"
         )
-        found = traced(case, settings)
+        contributions = traced(case, settings)
         norms = update_norms(case.stored, [name for name, _ in case.model.named_parameters()], weighted=False).numpy()
-        values = np.divide(found.values, norms, out=np.zeros_like(found.values), where=norms > 0)
-        return AttributionResult(values, found.candidates, time.perf_counter() - began, target=settings.target)
+        values = np.divide(contributions.values, norms, out=np.zeros_like(contributions.values), where=norms > 0)
+        return AttributionResult(values, contributions.candidates, time.perf_counter() - began, target=settings.target)

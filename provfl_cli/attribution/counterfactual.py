@@ -91,15 +91,15 @@ def outcomes(case: Case, kind: str, removed: Iterable[Coalition], value: str) ->
     import numpy as np
 
     classes = torch.as_tensor(case.classes, dtype=torch.int64, device=case.device)
-    for found in logits(case, kind, removed):
-        if found is None:
+    for scores in logits(case, kind, removed):
+        if scores is None:
             yield Outcome(np.full(len(classes), np.nan), np.full(len(classes), -1))
             continue
         if value == "target":
-            values = target_value(case.provenance.target, found, classes)
+            values = target_value(case.provenance.target, scores, classes)
         else:
-            values = found.log_softmax(1).gather(1, classes[:, None]).squeeze(1)
-        yield Outcome(values.cpu().numpy(), found.argmax(1).cpu().numpy())
+            values = scores.log_softmax(1).gather(1, classes[:, None]).squeeze(1)
+        yield Outcome(values.cpu().numpy(), scores.argmax(1).cpu().numpy())
 
 
 def sent_part(stored: Round, client: int, name: str) -> Tensor:
@@ -112,11 +112,11 @@ def sent_part(stored: Round, client: int, name: str) -> Tensor:
         return moved
     whole = parts.multipliers[name]
     only = slice(client, client + 1)
-    one = Multiplier(
+    multiplier = Multiplier(
         whole.scalars[only], whole.shared, None if whole.bits is None else whole.bits[:, only], whole.values
     )
     shape = tuple(own.shape)
-    return (moved.view(shape or (1,)) * one.rows(slice(None), shape)[0]).view(shape)
+    return (moved.view(shape or (1,)) * multiplier.rows(slice(None), shape)[0]).view(shape)
 
 
 def steps_made(config: Config, examples: Mapping[int, int], stored: Round) -> list[int]:
@@ -132,7 +132,7 @@ def steps_made(config: Config, examples: Mapping[int, int], stored: Round) -> li
 
     ids, counts = list(examples), list(examples.values())
     planned = rosters(config.federation, ids, counts, config.seed, config.federation.rounds)
-    failed = {one.round: [ids.index(client) for client in one.failed] for one in stored.history}
+    failed = {metrics.round: [ids.index(client) for client in metrics.failed] for metrics in stored.history}
     roster = without(planned, failed)[stored.number - 1]
     return fused_steps(roster, stored.examples, config.federation)
 

@@ -93,7 +93,7 @@ class FedDebug:
         if case.inputs.is_floating_point():
             draw = getattr(torch.nn.init, f"{self.generator}_")
             empty = [torch.empty(1, *case.inputs.shape[1:]) for _ in range(self.inputs)]
-            return torch.cat([draw(one, generator=random) for one in empty]).to(case.inputs.dtype)
+            return torch.cat([draw(picture, generator=random) for picture in empty]).to(case.inputs.dtype)
         from ..data.federated import Texts
 
         form = case.form
@@ -136,17 +136,17 @@ def active_neurons(model: nn.Module, inputs: Tensor, threshold: float) -> Tensor
     """Neurons whose output after the activation function exceeds `threshold`, bool `[inputs, neurons]`."""
     import torch
 
-    found: list[Tensor] = []
+    neurons: list[Tensor] = []
 
     def collect(output: Any) -> None:
         if isinstance(output, torch.Tensor) and output.dim() and output.shape[0] % len(inputs) == 0:
-            found.append((output.detach() > threshold).reshape(len(inputs), -1))
+            neurons.append((output.detach() > threshold).reshape(len(inputs), -1))
 
     with _activations(model, collect):
         logits = model(inputs)
-    if not found:
+    if not neurons:
         collect(logits)
-    return torch.cat(found, 1)
+    return torch.cat(neurons, 1)
 
 
 @contextmanager

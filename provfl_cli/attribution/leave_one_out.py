@@ -52,7 +52,7 @@ class LeaveOneOut:
         began = time.perf_counter()
         clients = range(len(case.stored.clients))
         whole, *without = outcomes(case, self.counterfactual, [(), *((client,) for client in clients)], self.value)
-        values = whole.values[:, None] - np.stack([one.values for one in without], axis=1)
+        values = whole.values[:, None] - np.stack([outcome.values for outcome in without], axis=1)
         missing = np.isnan(values).any(axis=0)
         note = ""
         if missing.any():
@@ -65,5 +65,5 @@ class LeaveOneOut:
             seconds,
             note=note,
             target=target,
-            without=np.stack([one.classes for one in without], axis=1),
+            without=np.stack([outcome.classes for outcome in without], axis=1),
         )

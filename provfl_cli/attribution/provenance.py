@@ -72,8 +72,10 @@ class Traced:
         """One trace for all clients."""
         began = time.perf_counter()
         settings = self.settings(case.provenance, case.seed)
-        found = traced(case, settings)
-        return AttributionResult(found.values, found.candidates, time.perf_counter() - began, target=settings.target)
+        contributions = traced(case, settings)
+        return AttributionResult(
+            contributions.values, contributions.candidates, time.perf_counter() - began, target=settings.target
+        )
 
 
 def _common(settings: Provenance) -> dict[str, Any]:

@@ -85,21 +85,21 @@ class Shapley:
 
         errors: np.ndarray | None
         if len(players) <= self.exact_up_to:
-            found, errors, note = exact(players, worth), None, ""
+            values, errors, note = exact(players, worth), None, ""
         else:
             draw = np.random.default_rng(derived_seed(case.seed, "shapley", case.stored.number)).permutation
             orders = (draw(players).tolist() for _ in range(self.permutations))
-            found, errors = sampled(players, orders, worth, self.tolerance)
+            values, errors = sampled(players, orders, worth, self.tolerance)
             note = (
                 f"{self.name}: from {self.permutations} permutations, {len(known)} coalitions; "
                 f"standard error {errors.mean():.2g} on average"
             )
-        missing = bool(np.isnan(found).any())
+        missing = bool(np.isnan(values).any())
         if missing:
             note = f"{self.name}: the fusion needs more clients than some coalitions have, so nobody has a value"
         seconds, shape = time.perf_counter() - began, (len(case.classes), len(everybody))
         return AttributionResult(
-            _placed(found, players, shape),
+            _placed(values, players, shape),
             candidates & (not missing),
             seconds,
             None if errors is None else _placed(errors, players, shape),
@@ -128,11 +128,11 @@ def exact(players: Sequence[int], worth: Callable[[frozenset[int]], np.ndarray])
     )
     sizes = np.array([mask.bit_count() for mask in range(2**n)])
     shares = np.array([1 / (n * comb(n - 1, size)) for size in range(n)])
-    found = np.zeros((values.shape[1], n))
+    phi = np.zeros((values.shape[1], n))
     for at in range(n):
         without = np.flatnonzero(~(np.arange(2**n) >> at) & 1)
-        found[:, at] = shares[sizes[without]] @ (values[without | 1 << at] - values[without])
-    return found
+        phi[:, at] = shares[sizes[without]] @ (values[without | 1 << at] - values[without])
+    return phi
 
 
 def sampled(
@@ -167,7 +167,7 @@ def sampled(
         for position, player in enumerate(order):
             if np.abs(whole - before).max(initial=0.0) <= tolerance:
                 late = order[position:]
-                added[:, [column[one] for one in late]] = ((whole - before) / len(late))[:, None]
+                added[:, [column[client] for client in late]] = ((whole - before) / len(late))[:, None]
                 break
             after = worth(frozenset(order[: position + 1]))
             added[:, column[player]] = after - before
@@ -179,10 +179,10 @@ def sampled(
     return mean, np.sqrt(squares / (drawn - 1) / drawn)
 
 
-def _placed(found: np.ndarray, players: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
+def _placed(values: np.ndarray, players: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
     """Columns of the players among those of all clients; the others have 0."""
     import numpy as np
 
     placed = np.zeros(shape)
-    placed[:, list(players)] = found
+    placed[:, list(players)] = values
     return placed

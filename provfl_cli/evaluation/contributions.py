@@ -122,9 +122,9 @@ def _words(words: Sequence[str], repeats: int) -> pd.Series[str]:
     return pd.Series(pd.Categorical.from_codes(np.tile(codes, repeats), categories=pd.Index(distinct))).astype("str")
 
 
-def nullable(values: np.ndarray, given: np.ndarray) -> pd.arrays.IntegerArray:
-    """Whole numbers as a column, null where they are not `given` (bool, of the same shape `[rows]`)."""
-    return pd.arrays.IntegerArray(values.astype(np.int32), ~given)
+def nullable(values: np.ndarray, valid: np.ndarray) -> pd.arrays.IntegerArray:
+    """Whole numbers as a column, null where they are not `valid` (bool, of the same shape `[rows]`)."""
+    return pd.arrays.IntegerArray(values.astype(np.int32), ~valid)
 
 
 @dataclass(frozen=True)

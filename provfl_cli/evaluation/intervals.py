@@ -25,12 +25,12 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval
 
     The interval is not cut at 0 or 1: a bound beyond says that there are too few seeds.
     """
-    given = np.asarray([value for value in values if not np.isnan(value)], dtype=np.float64)
-    count = len(given)
-    mean = float(given.mean()) if count else np.nan
+    known = np.asarray([value for value in values if not np.isnan(value)], dtype=np.float64)
+    count = len(known)
+    mean = float(known.mean()) if count else np.nan
     if count < 2 or not np.isfinite(mean):
         return Interval(mean, np.nan, np.nan, count)
-    half = float(stdtrit(count - 1, (1 + confidence) / 2) * given.std(ddof=1) / np.sqrt(count))
+    half = float(stdtrit(count - 1, (1 + confidence) / 2) * known.std(ddof=1) / np.sqrt(count))
     return Interval(mean, mean - half, mean + half, count)
 
 

@@ -59,28 +59,28 @@ def localization(
         if unknown:
             raise ValueError(f"no label counts for clients {unknown}")
         counts = np.stack([label_counts[int(client)] for client in trace.clients])[:, trace.labels].T
-        found = order(trace.rank)
+        ranking = order(trace.rank)
         held = np.asarray((counts >= min_examples).any(axis=1))
         rows.append(
             dict(zip(TRACE, key, strict=True))
             | {"clients": len(trace.clients), "no_holder": int((~held).sum())}
-            | holder_metrics(trace.contributions[held], _rows(found, held), counts[held], min_examples)
-            | newcomer_metrics(trace, found, (newcomers or {}).get(key[3]) if key[1] == "round" else None)
-            | faithfulness(trace, found, {name: measured.get((method, key[3])) for name, method in EFFECTS.items()})
-            | fault_metrics(trace, found, faults, _measured_beside(trace, key[3], measured))
-            | planted_metrics(trace, found, faults)
+            | holder_metrics(trace.contributions[held], _rows(ranking, held), counts[held], min_examples)
+            | newcomer_metrics(trace, ranking, (newcomers or {}).get(key[3]) if key[1] == "round" else None)
+            | faithfulness(trace, ranking, {name: measured.get((method, key[3])) for name, method in EFFECTS.items()})
+            | fault_metrics(trace, ranking, faults, _measured_beside(trace, key[3], measured))
+            | planted_metrics(trace, ranking, faults)
         )
     return pd.DataFrame(rows, columns=[*TRACE, *METRICS])
 
 
 def holder_metrics(
-    contributions: np.ndarray, found: Order, counts: np.ndarray, min_examples: int
+    contributions: np.ndarray, ranking: Order, counts: np.ndarray, min_examples: int
 ) -> dict[str, float | int]:
     """Does the ranking find who holds the label? `H` = candidates with at least `min_examples` examples of it.
 
     Args:
         contributions: float64 `[n, K]`.
-        found: the order of the candidates by contribution.
+        ranking: the order of the candidates by contribution.
         counts: each candidate's examples of the input's true label, int `[n, K]`; `H` is nowhere empty.
         min_examples: from so many on a client holds a label.
 
@@ -99,7 +99,7 @@ def holder_metrics(
     chance = no_order(n, k)
     holders = counts >= min_examples
     largest = holders & (counts == counts.max(axis=1, keepdims=True))
-    accuracy, by_chance = hit(found, holders), hit(chance, holders)
+    accuracy, by_chance = hit(ranking, holders), hit(chance, holders)
     contested = ~holders.all(axis=1)
     room = 1.0 - _mean(by_chance[contested])
     return {
@@ -108,22 +108,22 @@ def holder_metrics(
         "chance_accuracy": _mean(by_chance),
         "chance_corrected": (_mean(accuracy[contested]) - _mean(by_chance[contested])) / room,
         "best_constant": float(holders.mean(axis=0).max()) if n else np.nan,
-        "majority_accuracy": _mean(hit(found, largest)),
+        "majority_accuracy": _mean(hit(ranking, largest)),
         "majority_chance": _mean(hit(chance, largest)),
-        "ndcg": _mean(ndcg(found, counts)),
+        "ndcg": _mean(ndcg(ranking, counts)),
         "ndcg_chance": _mean(ndcg(chance, counts)),
-        "spearman_counts": _mean(spearman(found, counts)),
-        "tie_rate": _mean(((found.first == 1).sum(axis=1) > 1).astype(float)),
+        "spearman_counts": _mean(spearman(ranking, counts)),
+        "tie_rate": _mean(((ranking.first == 1).sum(axis=1) > 1).astype(float)),
         "gap": _mean(_gap(contributions)),
     }
 
 
-def newcomer_metrics(trace: Trace, found: Order, newcomers: Collection[int] | None) -> dict[str, float]:
+def newcomer_metrics(trace: Trace, ranking: Order, newcomers: Collection[int] | None) -> dict[str, float]:
     """Is the top client one that takes part for the first time?
 
     Args:
         trace: whose ranking it is, of one round.
-        found: the order of its candidates by contribution.
+        ranking: the order of its candidates by contribution.
         newcomers: `N`, the clients that do, candidates or not; None where that is not known, and for traces over all
             rounds, which are of no round in particular: NaN.
 
@@ -135,17 +135,17 @@ def newcomer_metrics(trace: Trace, found: Order, newcomers: Collection[int] | No
         return {"newcomer_top": np.nan, "newcomer_chance": np.nan}
     new = np.isin(trace.clients, np.fromiter(newcomers, dtype=np.int64))
     return {
-        "newcomer_top": _mean(hit(found, np.broadcast_to(new, trace.rank.shape))),
+        "newcomer_top": _mean(hit(ranking, np.broadcast_to(new, trace.rank.shape))),
         "newcomer_chance": float(new.mean()),
     }
 
 
-def faithfulness(trace: Trace, found: Order, effects: Mapping[str, Trace | None]) -> dict[str, float]:
+def faithfulness(trace: Trace, ranking: Order, effects: Mapping[str, Trace | None]) -> dict[str, float]:
     """Does the ranking follow what leaving each client out does to the prediction?
 
     Args:
         trace: whose ranking it is.
-        found: the order of its candidates by contribution.
+        ranking: the order of its candidates by contribution.
         effects: by metric, the effects measured in the same round; None where they were not.
 
     Returns:
@@ -154,17 +154,17 @@ def faithfulness(trace: Trace, found: Order, effects: Mapping[str, Trace | None]
         other inputs or candidates than were measured, such as those over all rounds.
     """
     return {
-        name: _mean(spearman(found, -effect.rank)) if effect is not None and _same(trace, effect) else np.nan
+        name: _mean(spearman(ranking, -effect.rank)) if effect is not None and _same(trace, effect) else np.nan
         for name, effect in effects.items()
     }
 
 
-def fault_metrics(trace: Trace, found: Order, faults: Faults, effect: Trace | None = None) -> dict[str, float | int]:
+def fault_metrics(trace: Trace, ranking: Order, faults: Faults, effect: Trace | None = None) -> dict[str, float | int]:
     """Does the ranking find the planted clients, on predictions that they are responsible for?
 
     Args:
         trace: whose ranking it is.
-        found: the order of its candidates by contribution.
+        ranking: the order of its candidates by contribution.
         faults: what was planted; `Faults.responsible` says which predictions are looked at.
         effect: what is predicted of the same inputs without each of the same candidates (`Trace.without`); None where
             that was not measured.
@@ -186,7 +186,7 @@ def fault_metrics(trace: Trace, found: Order, faults: Faults, effect: Trace | No
         caused[:] = False
     n = int(caused.sum())
     wanted = np.broadcast_to(faulty, (n, len(faulty)))
-    here, chance = _rows(found, caused), no_order(n, len(faulty))
+    here, chance = _rows(ranking, caused), no_order(n, len(faulty))
     result: dict[str, float | int] = {
         "fault_inputs": n,
         "fault_accuracy": _mean(hit(here, wanted)),
@@ -202,12 +202,12 @@ def fault_metrics(trace: Trace, found: Order, faults: Faults, effect: Trace | No
     return result
 
 
-def planted_metrics(trace: Trace, found: Order, faults: Faults) -> dict[str, float | int]:
+def planted_metrics(trace: Trace, ranking: Order, faults: Faults) -> dict[str, float | int]:
     """What else is known of planted clients, faulty or not; NaN (inputs: 0) where there is no such candidate.
 
     Args:
         trace: whose ranking it is.
-        found: the order of its candidates by contribution.
+        ranking: the order of its candidates by contribution.
         faults: what was planted.
 
     Returns:
@@ -222,7 +222,7 @@ def planted_metrics(trace: Trace, found: Order, faults: Faults) -> dict[str, flo
     for client, label in faults.exclusive:
         wanted = np.broadcast_to(trace.clients == client, trace.rank.shape)
         if wanted.any():
-            hits.append(hit(found, wanted)[right & (trace.labels == label)])
+            hits.append(hit(ranking, wanted)[right & (trace.labels == label)])
     hit_exclusive = np.concatenate(hits)
     result: dict[str, float | int] = {
         "exclusive_inputs": len(hit_exclusive),
@@ -232,7 +232,7 @@ def planted_metrics(trace: Trace, found: Order, faults: Faults) -> dict[str, flo
     idle = np.isin(trace.clients, np.asarray(faults.free_riders, dtype=np.int64))
     if idle.any():
         wanted = np.broadcast_to(idle, trace.rank.shape)
-        result |= {"free_rider_top": _mean(hit(found, wanted)), "free_rider_chance": float(idle.mean())}
+        result |= {"free_rider_top": _mean(hit(ranking, wanted)), "free_rider_chance": float(idle.mean())}
     same = np.isin(trace.clients, np.asarray(faults.duplicates, dtype=np.int64))
     if same.sum() > 1:
         result["duplicate_ties"] = _mean((np.ptp(trace.rank[:, same], axis=1) == 0).astype(float))

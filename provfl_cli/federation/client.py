@@ -60,7 +60,7 @@ def fused_steps(roster: Roster, examples: Sequence[int], settings: schema.Federa
 
     Late work is all of `local_epochs`.
     """
-    epochs = {one.position: one.epochs for one in roster.trained if not one.delay}
+    epochs = {participant.position: participant.epochs for participant in roster.trained if not participant.delay}
     return [
         local_steps(count, settings, epochs.get(work.position))
         for count, work in zip(examples, roster.fused, strict=True)
@@ -108,8 +108,8 @@ def train_client(
     model.train()
     for _ in range(epochs or settings.local_epochs):
         total = torch.zeros((), device=device)
-        found = batches(len(labels), settings.batch_size, order, lengths)
-        chosen = torch.cat(found).to(device).split([len(batch) for batch in found])  # one transfer a pass
+        indices = batches(len(labels), settings.batch_size, order, lengths)
+        chosen = torch.cat(indices).to(device).split([len(batch) for batch in indices])  # one transfer a pass
         for first in range(0, len(chosen), settings.accumulate):
             group = chosen[first : first + settings.accumulate]
             for batch in group:

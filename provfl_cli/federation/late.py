@@ -23,10 +23,10 @@ FRESH = "late.safetensors"  # while a round trains: a slot for each client whose
 def outstanding(rosters: Sequence[Roster], number: int) -> list[Arrival]:
     """Work started in round `number` or before and fused after it, by position."""
     late = [
-        Arrival(one.position, roster.number)
+        Arrival(participant.position, roster.number)
         for roster in rosters[:number]
-        for one in roster.trained
-        if one.delay and roster.number + one.delay > number
+        for participant in roster.trained
+        if participant.delay and roster.number + participant.delay > number
     ]
     return sorted(late, key=lambda work: work.position)
 

@@ -73,7 +73,7 @@ class Roster:
     @property
     def fused(self) -> tuple[Arrival, ...]:
         """All work that is fused in this round, by position: what is started in it and in time, and what arrives."""
-        in_time = [Arrival(one.position, self.number) for one in self.trained if not one.delay]
+        in_time = [Arrival(participant.position, self.number) for participant in self.trained if not participant.delay]
         return tuple(sorted([*in_time, *self.arriving], key=lambda work: work.position))
 
 
@@ -87,7 +87,11 @@ def without(rosters: Sequence[Roster], failed: Mapping[int, Collection[int]]) ->
     return [
         replace(
             roster,
-            trained=tuple(one for one in roster.trained if one.position not in failed.get(roster.number, ())),
+            trained=tuple(
+                participant
+                for participant in roster.trained
+                if participant.position not in failed.get(roster.number, ())
+            ),
             arriving=tuple(work for work in roster.arriving if work.position not in failed.get(work.from_round, ())),
             dropped=tuple(sorted({*roster.dropped, *failed.get(roster.number, ())})),
         )
@@ -166,7 +170,7 @@ def rosters(
     due = np.zeros(count, dtype=np.int64)  # the round in which a client's last late work arrives
     started = np.zeros(count, dtype=np.int64)  # the round in which it was started
     usual = [Participant(position, federation.local_epochs) for position in range(count)]
-    found = []
+    planned = []
     for number in range(1, until + 1):
         present = (first <= number) & (number <= last)
         if present.sum() < fewest:
@@ -200,7 +204,7 @@ def rosters(
             late, delay = slow[: max(spare, 0)], federation.straggler_delay
             others = {k: Participant(k, federation.local_epochs, delay) for k in late}
             started[late], due[late] = number, number + delay
-        found.append(
+        planned.append(
             Roster(
                 number,
                 tuple(others.get(k, usual[k]) for k in working),
@@ -208,7 +212,7 @@ def rosters(
                 tuple(sorted(dropped)),
             )
         )
-    return found
+    return planned
 
 
 def _membership(federation: schema.Federation, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -80,7 +80,7 @@ def train_round(training: Training, state: State) -> Round:
     publish(site, state.weights)
     temporary = begin_round(training.entry.rounds, number, specs_of(state.weights), len(clients))
     losses = _train_clients(training, state, roster, temporary)
-    failed = sorted(one.position for one in roster.trained if one.position not in losses)
+    failed = sorted(participant.position for participant in roster.trained if participant.position not in losses)
     if failed:
         roster = _without(training, roster, failed, temporary)
         clients = [site.data.clients[work.position] for work in roster.fused]
@@ -120,7 +120,10 @@ def train_round(training: Training, state: State) -> Round:
 def rosters_after(rosters: Sequence[Roster], site: Site, history: Sequence[Metrics]) -> list[Roster]:
     """The rosters, knowing who failed in the rounds that there were."""
     positions = {client.id: position for position, client in enumerate(site.data.clients)}
-    return without(rosters, {one.round: [positions[client] for client in one.failed] for one in history if one.failed})
+    return without(
+        rosters,
+        {metrics.round: [positions[client] for client in metrics.failed] for metrics in history if metrics.failed},
+    )
 
 
 def _without(training: Training, roster: Roster, failed: Sequence[int], temporary: Path) -> Roster:
@@ -153,23 +156,26 @@ def _train_clients(training: Training, state: State, roster: Roster, temporary: 
     """Let everybody train who starts in this round; returns their training losses by position, of those who return."""
     config, site, specs = training.config, training.site, specs_of(state.weights)
     slots = {work.position: slot for slot, work in enumerate(roster.fused)}
-    late = [one.position for one in roster.trained if one.delay]
+    late = [participant.position for participant in roster.trained if participant.delay]
     fresh = str(begin_late(temporary, specs, len(late)))
     controls = None
     if config.fusion.client_state is not None:
         controls = begin_controls(temporary, state.folder, site.model, len(site.data.clients))
     # The largest first: the last to finish then keeps the others waiting for the shortest time.
-    everybody = sorted(roster.trained, key=lambda one: -len(site.data.clients[one.position].labels) * one.epochs)
+    everybody = sorted(
+        roster.trained,
+        key=lambda participant: -len(site.data.clients[participant.position].labels) * participant.epochs,
+    )
     tasks = [
         TrainTask(
             roster.number,
-            one.position,
-            fresh if one.delay else str(temporary / CLIENTS),
-            late.index(one.position) if one.delay else slots[one.position],
-            one.epochs,
+            participant.position,
+            fresh if participant.delay else str(temporary / CLIENTS),
+            late.index(participant.position) if participant.delay else slots[participant.position],
+            participant.epochs,
             controls,
         )
-        for one in everybody
+        for participant in everybody
     ]
     losses = dict[int, float]()
     for done, result in training.perform(tasks):
@@ -226,7 +232,7 @@ def _fuse(
         rates = [total_rate(config.federation, steps) for steps in returned.steps]
         write_corrections(client_state, temporary, state.folder, number, positions, rates)
     # Slots were given to all who should have been late; of those who failed nothing is outstanding.
-    late = [one.position for one in training.rosters[number - 1].trained if one.delay]
+    late = [participant.position for participant in training.rosters[number - 1].trained if participant.delay]
     there = [*rosters_after(training.rosters, site, state.history)[: number - 1], roster]
     end_late(temporary, state.folder, outstanding(there, number), late, number, state.weights)
     return fused, server

@@ -81,7 +81,7 @@ def federated_rounds(
         stored = set(_stored(entry, decay))
         workers = 0  # where all is there
         if not targets <= stored:
-            widest = max(len(each.trained) + len(each.arriving) for each in roster)
+            widest = max(len(plan.trained) + len(plan.arriving) for plan in roster)
             needed = _space(config, specs_of(initial), widest, len(clients), len(kept - stored))
             require_space(entry.folder, needed)
             workers = min(config.engine.workers or available_cores(), widest)
@@ -129,13 +129,13 @@ def _rounds(training: Training, wanted: set[int], targets: set[int]) -> Generato
             if ours:
                 for metrics in _train_until(training, target):
                     spent[metrics.round] = metrics.seconds
-        found = entry.read(target)
+        stored = entry.read(target)
         if target == max(targets):
             entry.tidy(below=target)
-            cached = sum(metrics.seconds for metrics in found.history if metrics.round not in spent)
+            cached = sum(metrics.seconds for metrics in stored.history if metrics.round not in spent)
             observe(TrainingEnded(len(spent), sum(spent.values()), cached))
         if target in wanted:
-            yield found
+            yield stored
 
 
 def _stored(entry: Entry, decay: float | None) -> list[int]:

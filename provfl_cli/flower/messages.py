@@ -43,8 +43,8 @@ def arrays_of(content: RecordDict, key: str | None) -> ArrayRecord:
         return next(iter(records.values()))
     if key is not None and key in records:
         return records[key]
-    found = ", ".join(records) or "none"
-    raise NotRecorded(f"a message must carry one array record, the model, and has {found}")
+    names = ", ".join(records) or "none"
+    raise NotRecorded(f"a message must carry one array record, the model, and has {names}")
 
 
 def metric_of(content: RecordDict, key: str) -> object:
@@ -71,12 +71,12 @@ def weight_of(content: RecordDict, key: str) -> float:
     return float(value)
 
 
-def same_arrays(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+def same_arrays(record: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
     """Whether two records hold the same arrays, byte for byte."""
-    return one is other or (
-        one.keys() == other.keys()
+    return record is other or (
+        record.keys() == other.keys()
         and all(
             array is other[name] or (array.dtype == other[name].dtype and array.data == other[name].data)
-            for name, array in one.items()
+            for name, array in record.items()
         )
     )

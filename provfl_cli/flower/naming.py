@@ -56,19 +56,19 @@ class Register:
                 self.nodes[node], wanted[node] = _by_metric(content, self.names)
             else:
                 self.nodes[node] = self.called(node)
-        found = dict[int, int]()
+        numbers = dict[int, int]()
         for node in sorted(replies, key=lambda node: (wanted.get(node, -1), self.nodes[node], node)):
             name, number = self.nodes[node], wanted.get(node, -1)
             if name not in self.numbers:
                 taken = set(self.numbers.values())
                 free = number if number >= 0 and number not in taken else max(taken, default=-1) + 1
                 self.numbers[name] = free
-            found[node] = self.numbers[name]
-        if len(set(found.values())) < len(found):
+            numbers[node] = self.numbers[name]
+        if len(set(numbers.values())) < len(numbers):
             alike = sorted(self.nodes[node] for node in replies)
-            twice = next(one for one, other in pairwise(alike) if one == other)
+            twice = next(name for name, other in pairwise(alike) if name == other)
             raise NotRecorded(f"two nodes are called {twice!r}: give every client a name of its own with names=")
-        return found
+        return numbers
 
 
 def _by_metric(content: RecordDict, key: str) -> tuple[str, int]:

@@ -218,28 +218,28 @@ def finish(
     return entry, dict(zip(numbers, examples, strict=True))
 
 
-def parameter_names(arrays: Mapping[str, Tensor], given: Collection[str] | torch.nn.Module | None) -> list[str]:
+def parameter_names(arrays: Mapping[str, Tensor], parameters: Collection[str] | torch.nn.Module | None) -> list[str]:
     """Names of the arrays that are parameters; the others are buffers and are not attributed.
 
-    `given`: their names, or the model; None: all but those of whole numbers and those that torch's layers name as
+    `parameters`: their names, or the model; None: all but those of whole numbers and those that torch's layers name as
     running statistics.
 
     Raises:
-        NotRecorded: some of the given ones are not among the arrays.
+        NotRecorded: some of them are not among the arrays.
     """
-    if given is None:
+    if parameters is None:
         return [
             name
             for name, tensor in arrays.items()
             if tensor.is_floating_point() and name.rpartition(".")[2] not in BUFFERS
         ]
-    if isinstance(given, torch.nn.Module):
-        given = [name for name, _ in given.named_parameters(remove_duplicate=False)]
-    if missing := [name for name in given if name not in arrays]:
+    if isinstance(parameters, torch.nn.Module):
+        parameters = [name for name, _ in parameters.named_parameters(remove_duplicate=False)]
+    if missing := [name for name in parameters if name not in arrays]:
         raise NotRecorded(
             f"parameters= names {missing[0]!r}, which is not among the federation's arrays ({', '.join(arrays)})"
         )
-    return [name for name in arrays if name in given]
+    return [name for name in arrays if name in parameters]
 
 
 def describe(folder: Path, register: Register, labels: tuple[str, ...]) -> None:

@@ -65,7 +65,7 @@ def next_control(
     """
     import torch
 
-    found = {}
+    moved = {}
     for name in after:
         new, old = after[name], None if before is None else before[name]
         total = torch.zeros(new.shape[1:], dtype=torch.float64)
@@ -73,5 +73,5 @@ def next_control(
             total.add_(new[position], alpha=shares[position])
             if old is not None:
                 total.add_(old[position], alpha=-shares[position])
-        found[name] = total + control.get(name, torch.zeros(()))
-    return found
+        moved[name] = total + control.get(name, torch.zeros(()))
+    return moved

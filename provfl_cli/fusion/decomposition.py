@@ -106,8 +106,8 @@ def unpack(bits: Tensor, rest: tuple[int, ...]) -> Tensor:
     import torch
 
     numbers = torch.Size(rest).numel()
-    each = (bits[..., None] >> torch.arange(BITS, dtype=torch.uint8)) & 1
-    return each.flatten(-2)[..., :numbers].reshape(*bits.shape[:-1], *rest).bool()
+    unpacked = (bits[..., None] >> torch.arange(BITS, dtype=torch.uint8)) & 1
+    return unpacked.flatten(-2)[..., :numbers].reshape(*bits.shape[:-1], *rest).bool()
 
 
 def _rows(tensor: Tensor, where: slice | Tensor) -> Tensor:

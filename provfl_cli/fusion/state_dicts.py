@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 LARGEST_COUNT = 10**12  # training examples of one client
 
 
-def require_state_dict(given: Any, what: str) -> dict[str, Tensor]:
-    """`given` as plain tensors on the CPU, by name, without gradients.
+def require_state_dict(state_dict: Any, what: str) -> dict[str, Tensor]:
+    """`state_dict` as plain tensors on the CPU, by name, without gradients.
 
     Raises:
         InputError: it is no mapping of names to dense tensors, or an empty one.
     """
     import torch
 
-    if not isinstance(given, Mapping):
-        hint = "model.state_dict()" if isinstance(given, torch.nn.Module) else "a state dict, names and tensors"
-        raise InputError(f"{what}: is {_article(given)}, give {hint}")
-    if not given:
+    if not isinstance(state_dict, Mapping):
+        hint = "model.state_dict()" if isinstance(state_dict, torch.nn.Module) else "a state dict, names and tensors"
+        raise InputError(f"{what}: is {_article(state_dict)}, give {hint}")
+    if not state_dict:
         raise InputError(f"{what}: holds no tensor, give a state dict as model.state_dict() makes it")
     made: dict[str, Tensor] = {}
-    for name, tensor in given.items():
+    for name, tensor in state_dict.items():
         if not isinstance(name, str):
             raise InputError(f"{what}: holds the name {name!r}, names of tensors are texts")
         if not isinstance(tensor, torch.Tensor):
@@ -51,9 +51,9 @@ def require_state_dict(given: Any, what: str) -> dict[str, Tensor]:
     return made
 
 
-def require_same(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str, other: str) -> None:
-    """Raise InputError unless `given` holds tensors of the names, shapes and types of `expected`, called `other`."""
-    missing, strange = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+def require_same(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], what: str, other: str) -> None:
+    """Raise InputError unless `tensors` have the names, shapes and types of those `expected`, called `other`."""
+    missing, strange = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing:
         more = f" (nor {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(f"{what}: has no tensor {printable(missing[0])}, which {other} has{more}")
@@ -61,16 +61,18 @@ def require_same(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], wh
         more = f" (nor {len(strange) - 1} more)" if len(strange) > 1 else ""
         raise InputError(f"{what}: has a tensor {printable(strange[0])}, which {other} has not{more}")
     for name, tensor in expected.items():
-        found = given[name]
-        if found.shape != tensor.shape:
-            raise InputError(f"{what}: {printable(name)} is {list(found.shape)}, in {other} it is {list(tensor.shape)}")
-        if found.dtype != tensor.dtype:
-            raise InputError(f"{what}: {printable(name)} is {found.dtype}, in {other} it is {tensor.dtype}")
+        actual = tensors[name]
+        if actual.shape != tensor.shape:
+            raise InputError(
+                f"{what}: {printable(name)} is {list(actual.shape)}, in {other} it is {list(tensor.shape)}"
+            )
+        if actual.dtype != tensor.dtype:
+            raise InputError(f"{what}: {printable(name)} is {actual.dtype}, in {other} it is {tensor.dtype}")
 
 
-def require_finite(given: Mapping[str, Tensor], what: str) -> None:
+def require_finite(tensors: Mapping[str, Tensor], what: str) -> None:
     """Raise InputError where a tensor holds NaN or infinity; it says which, and how many of them."""
-    for name, tensor in given.items():
+    for name, tensor in tensors.items():
         if said := not_finite(tensor):
             raise InputError(f"{what}: {printable(name)} holds {said}: numbers that are not finite cannot be traced")
 
@@ -88,7 +90,7 @@ def not_finite(tensor: Tensor) -> str:
     return f"{kind} ({int((~good).sum()):,} of {tensor.numel():,} numbers are not finite)"
 
 
-def require_examples(given: Any, clients: Sequence[str]) -> list[int]:
+def require_examples(examples: Any, clients: Sequence[str]) -> list[int]:
     """Numbers of training examples, one for each of the `clients`, as they are called.
 
     Raises:
@@ -97,10 +99,10 @@ def require_examples(given: Any, clients: Sequence[str]) -> list[int]:
     from operator import index
 
     try:
-        values = list(given.tolist() if hasattr(given, "tolist") else given)
+        values = list(examples.tolist() if hasattr(examples, "tolist") else examples)
     except TypeError:
         raise InputError(
-            f"examples: is {_article(given)}, give a list with each client's number of training examples"
+            f"examples: is {_article(examples)}, give a list with each client's number of training examples"
         ) from None
     if len(values) != len(clients):
         raise InputError(f"examples: {len(values)} numbers for {len(clients)} clients, give one for each client")

@@ -321,10 +321,10 @@ def _agree(home: Path, kind: str) -> None:
     path = home / ".locks"
     if not path.exists():
         _replace(path, kind)
-    found = _kind(home)
-    if found != kind:
+    theirs = _kind(home)
+    if theirs != kind:
         raise InputError(
-            f"store.lock={kind}: those who share {home.parent} lock it with store.lock={found}: take that too, or "
+            f"store.lock={kind}: those who share {home.parent} lock it with store.lock={theirs}: take that too, or "
             f"delete {path} while no run uses it"
         )
 

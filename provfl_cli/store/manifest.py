@@ -93,26 +93,26 @@ def _metrics(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _checksums(value: Any) -> dict[str, str]:
-    found = block(value, "checksums")
-    for name, checksum in found.items():
+    checksums = block(value, "checksums")
+    for name, checksum in checksums.items():
         if not FILE.fullmatch(name):
             raise wrong("a name in checksums", name, "that of a safetensors file of the round")
         if not SHA256.fullmatch(text(checksum, f"checksums.{name}")):
             raise wrong(f"checksums.{name}", checksum, "a SHA-256 of 64 characters")
-    return found
+    return checksums
 
 
 def _lineage_rows(value: Any) -> LineageRows | None:
     if value is None:
         return None
     rows = block(value, "lineage")
-    found = LineageRows(
+    lineage_rows = LineageRows(
         clients=ascending(value_of(rows, "clients"), "lineage.clients"),
         kinds=different(texts(value_of(rows, "kinds"), "lineage.kinds"), "lineage.kinds"),
         used=numbers(value_of(rows, "used"), "lineage.used"),
         last=numbers(value_of(rows, "last"), "lineage.last"),
         decay=finite(value_of(rows, "decay"), "lineage.decay", 0, 1),
     )
-    if len(found.last) != len(found.clients):
+    if len(lineage_rows.last) != len(lineage_rows.clients):
         raise ValueError("lineage.last does not give each of lineage.clients a round")
-    return found
+    return lineage_rows

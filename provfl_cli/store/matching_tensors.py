@@ -45,21 +45,21 @@ def check_tensors(stored: Round) -> None:
     _compare(stored, PREVIOUS, model, _header(stored, PREVIOUS))
     _compare(stored, CLIENTS, _stacks(model, clients), _header(stored, CLIENTS))
     if CORRECTIONS in stored.checksums:
-        found = _header(stored, CORRECTIONS)
+        header = _header(stored, CORRECTIONS)
         stacks = _stacks(model, clients)
-        _compare(stored, CORRECTIONS, {name: stacks[name] for name in stacks if name in found}, found)
+        _compare(stored, CORRECTIONS, {name: stacks[name] for name in stacks if name in header}, header)
     if BASES in stored.checksums:
-        found = _header(stored, BASES)
-        late = [slot for slot in map(str, range(clients)) if any(name.startswith(f"{slot}/") for name in found)]
-        _compare(stored, BASES, {f"{slot}/{name}": model[name] for slot in late for name in model}, found)
+        header = _header(stored, BASES)
+        late = [slot for slot in map(str, range(clients)) if any(name.startswith(f"{slot}/") for name in header)]
+        _compare(stored, BASES, {f"{slot}/{name}": model[name] for slot in late for name in model}, header)
     if DECOMPOSITION in stored.checksums:
         _check_decomposition(stored, model)
 
 
 def _check_decomposition(stored: Round, model: Header) -> None:
     """Of each part of the decomposition: that it is of a tensor of the model, and fits its shape."""
-    found = _header(stored, DECOMPOSITION)
-    for entry, (dtype, shape) in found.items():
+    header = _header(stored, DECOMPOSITION)
+    for entry, (dtype, shape) in header.items():
         group, _, name = entry.partition("/")
         kind, _, part = group.partition(":")
         if name not in model or not part or not (kind == "unsent" or (kind == "multiplier" and part in FACTORS)):
@@ -69,7 +69,7 @@ def _check_decomposition(stored: Round, model: Header) -> None:
         if dtype not in DTYPES or shape != fits:
             raise _wrong(stored, DECOMPOSITION, f"{printable(entry)} is {_shown(dtype, shape)}, not {list(fits)}")
         for other in FACTORS[part] if kind == "multiplier" else ():
-            if f"multiplier:{other}/{name}" not in found:
+            if f"multiplier:{other}/{name}" not in header:
                 raise _wrong(stored, DECOMPOSITION, f"it has no tensor multiplier:{other}/{printable(name)}")
 
 
@@ -84,14 +84,14 @@ def _shape_of(part: str, own: tuple[int, ...], clients: int, terms: int) -> tupl
     return shapes[part]
 
 
-def _compare(stored: Round, file: str, expected: Header, found: Header) -> None:
+def _compare(stored: Round, file: str, expected: Header, header: Header) -> None:
     for name, (dtype, shape) in expected.items():
-        if name not in found:
+        if name not in header:
             raise _wrong(stored, file, f"it has no tensor {printable(name)}")
-        if found[name] != (dtype, shape):
+        if header[name] != (dtype, shape):
             fits = f"to fit {GLOBAL} and round.json it would be {_shown(dtype, shape)}"
-            raise _wrong(stored, file, f"{printable(name)} is {_shown(*found[name])}, {fits}")
-    if unknown := sorted(found.keys() - expected.keys()):
+            raise _wrong(stored, file, f"{printable(name)} is {_shown(*header[name])}, {fits}")
+    if unknown := sorted(header.keys() - expected.keys()):
         raise _wrong(stored, file, f"{printable(unknown[0])} is no tensor of {GLOBAL}")
 
 

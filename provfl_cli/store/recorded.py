@@ -131,19 +131,19 @@ def read_whole(folder: Path, every: bool = False) -> RecordedFederation | None:
     rounds = folder / "rounds"
     recorded = read_recorded(folder)
     numbers = stored_rounds(rounds)
-    found = recorded or RecordedFederation("", {}, {})
+    federation = recorded or RecordedFederation("", {}, {})
     for number in numbers if every or recorded is None else numbers[-1:]:
         stored = read_round(rounds, number)
         if not stored.source:
             continue
-        check_names(found.clients, stored.clients, stored.names, stored.folder)
-        found = replace(
-            found,
-            source=found.source or stored.source,
-            clients={**dict(zip(stored.clients, stored.names, strict=True)), **found.clients},
-            examples={**dict(zip(stored.clients, stored.examples, strict=True)), **found.examples},
+        check_names(federation.clients, stored.clients, stored.names, stored.folder)
+        federation = replace(
+            federation,
+            source=federation.source or stored.source,
+            clients={**dict(zip(stored.clients, stored.names, strict=True)), **federation.clients},
+            examples={**dict(zip(stored.clients, stored.examples, strict=True)), **federation.examples},
         )
-    return found if found.source else None
+    return federation if federation.source else None
 
 
 def check_names(known: Mapping[int, str], clients: Sequence[int], names: Sequence[str], folder: Path) -> None:

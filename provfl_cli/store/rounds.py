@@ -182,12 +182,12 @@ class Round:
 
     @cached_property
     def _bases(self) -> dict[int, dict[str, Tensor]]:
-        found: dict[int, dict[str, Tensor]] = {}
+        bases: dict[int, dict[str, Tensor]] = {}
         file = self._open(BASES) if BASES in self.checksums else {}
         for entry in file:
             position, name = entry.split("/", 1)
-            found.setdefault(int(position), {})[name] = file[entry]
-        return found
+            bases.setdefault(int(position), {})[name] = file[entry]
+        return bases
 
     @cached_property
     def _corrections(self) -> Mapping[str, Tensor]:

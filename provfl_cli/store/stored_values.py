@@ -21,10 +21,10 @@ LARGEST_MEASURE = 1e300  # of a loss, or of seconds
 
 def read_format(content: Mapping[str, Any], readable: tuple[int, ...]) -> int:
     """The number of a file's format; ValueError where it is none of the `readable` ones."""
-    found = value_of(content, "format")
-    if type(found) is not int or found not in readable:
-        raise ValueError(f"format {excerpt(found)} instead of {readable[-1]}")
-    return found
+    number = value_of(content, "format")
+    if type(number) is not int or number not in readable:
+        raise ValueError(f"format {excerpt(number)} instead of {readable[-1]}")
+    return number
 
 
 def value_of(content: Mapping[str, Any], key: str) -> Any:
@@ -78,28 +78,28 @@ def block(value: Any, key: str) -> dict[str, Any]:
 
 def numbers(value: Any, key: str, most: int = LARGEST_NUMBER) -> tuple[int, ...]:
     """A list of whole numbers; ValueError for anything else."""
-    return tuple(whole(each, f"{key}[{at}]", 0, most) for at, each in enumerate(listed(value, key)))
+    return tuple(whole(entry, f"{key}[{at}]", 0, most) for at, entry in enumerate(listed(value, key)))
 
 
 def texts(value: Any, key: str) -> tuple[str, ...]:
     """A list of texts; ValueError for anything else."""
-    return tuple(text(each, f"{key}[{at}]") for at, each in enumerate(listed(value, key)))
+    return tuple(text(entry, f"{key}[{at}]") for at, entry in enumerate(listed(value, key)))
 
 
 def ascending(value: Any, key: str) -> tuple[int, ...]:
     """A list of whole numbers, each above the one before; ValueError for anything else."""
-    found = numbers(value, key)
-    if any(left >= right for left, right in pairwise(found)):
+    values = numbers(value, key)
+    if any(left >= right for left, right in pairwise(values)):
         raise wrong(key, value, "a list of ascending numbers")
-    return found
+    return values
 
 
-def different(found: tuple[str, ...], key: str) -> tuple[str, ...]:
+def different(names: tuple[str, ...], key: str) -> tuple[str, ...]:
     """The texts themselves; ValueError where one is there twice."""
-    if len(set(found)) < len(found):
-        twice = next(each for at, each in enumerate(found) if each in found[:at])
+    if len(set(names)) < len(names):
+        twice = next(name for at, name in enumerate(names) if name in names[:at])
         raise ValueError(f"{key}: {excerpt(twice)} is there twice")
-    return found
+    return names
 
 
 def client_number(value: str, key: str) -> int:

@@ -253,15 +253,15 @@ def _end(server: _Server, patient: bool) -> None:
 
 def _descendants(pid: int | None) -> dict[int, str]:
     """Processes that this one has started, directly or not, with the times of their start (Linux; elsewhere none)."""
-    found: dict[int, str] = {}
+    descendants: dict[int, str] = {}
     todo = [pid]
     while todo:
         with suppress(OSError):
             for path in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
                 children = [int(child) for child in path.read_text().split()]
-                found |= {child: _began(child) for child in children}
+                descendants |= {child: _began(child) for child in children}
                 todo += children
-    return found
+    return descendants
 
 
 def _began(pid: int) -> str:

@@ -188,13 +188,13 @@ def _perform(plan: Plan, pipe: Connection, grid: Grid, workers: int) -> None:
     weights: ArrayRecord | None = None
     while True:
         while pipe.poll(0 if under_way else 1):
-            given = json.loads(pipe.recv_bytes())
-            if given == END:
+            message = json.loads(pipe.recv_bytes())
+            if message == END:
                 return None
-            if given == WEIGHTS:
+            if message == WEIGHTS:
                 weights = arrays(open_tensors(plan.weights))
                 continue
-            begin(given[0], TrainTask(**given[1]))
+            begin(message[0], TrainTask(**message[1]))
         for reply in grid.pull_messages(list(under_way)) if under_way else ():
             number, task = under_way.pop(reply.metadata.reply_to_message_id)
             if not_begun(reply):
