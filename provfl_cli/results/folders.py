@@ -155,7 +155,7 @@ def read_run(folder: Path, whole: bool = False) -> RunFolder | MissingRun:
             config.settings,
             config.following,
             config.chosen,
-            config.given,
+            config.overridden,
             _scores(folder / "localization.csv"),
             _figures(folder / "summary.json"),
             _accuracy(folder / "metrics.jsonl"),
