@@ -49,7 +49,7 @@ def reported(opened: OpenFederation, numbers: Sequence[int], given: TracedInputs
             settings={},
             following=frozenset(),
             chosen={},
-            given=frozenset(),
+            overridden=frozenset(),
             scores=pd.DataFrame(columns=list(IDENTITY)),
             figures={
                 "method": own,
