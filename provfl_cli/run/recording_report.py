@@ -52,7 +52,7 @@ def reported(
             settings={},
             following=frozenset(),
             chosen={},
-            given=frozenset(),
+            overridden=frozenset(),
             scores=pd.DataFrame(columns=list(IDENTITY)),
             figures={
                 "method": own,

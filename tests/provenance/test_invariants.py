@@ -68,10 +68,10 @@ def test_memory_bounds_the_batch_and_changes_nothing(lenet: tuple, monkeypatch: 
     sizes = []
     right = batch.trace_batch
 
-    def counted(given: batch.Pass, inputs: dict, *rest: object) -> list[batch.Sums]:
-        found = right(given, inputs, *rest)  # type: ignore[arg-type]
+    def counted(setup: batch.Setup, inputs: dict, *rest: object) -> list[batch.Sums]:
+        sums = right(setup, inputs, *rest)  # type: ignore[arg-type]
         sizes.append(len(inputs[""]))
-        return found
+        return sums
 
     monkeypatch.setattr("provfl_cli.provenance.workers.work.trace_batch", counted)
     whole = trace(model, inputs, source, settings(threshold=0.1))
