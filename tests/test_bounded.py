@@ -280,7 +280,7 @@ def test_no_program_is_started_for_a_picture(tmp_path: Path, monkeypatch: pytest
     from PIL import EpsImagePlugin
 
     started: list[Any] = []
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **named: started.append(given))
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **named: started.append(arguments))
     path = tmp_path / "cat.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
     with pytest.raises(InputError, match="not a picture in a known format"):

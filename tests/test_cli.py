@@ -222,7 +222,7 @@ def test_a_signal_that_ends_a_command_is_answered_in_one_line(
     name: str, code: int, workspace: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = getattr(signal, name)
-    before = {each: signal.signal(getattr(signal, each), signal.SIG_DFL) for each in ("SIGTERM", "SIGHUP")}
+    before = {ending: signal.signal(ending, signal.SIG_DFL) for ending in (signal.SIGTERM, signal.SIGHUP)}
 
     def hit(config: Config, folder: Path) -> None:
         os.kill(os.getpid(), number)
@@ -233,8 +233,8 @@ def test_a_signal_that_ends_a_command_is_answered_in_one_line(
     try:
         assert main() == code
     finally:
-        for each, handler in before.items():
-            signal.signal(getattr(signal, each), handler)
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
     error = capsys.readouterr().err
     assert error == f"provfl: ended by {name}; the same command goes on from the last whole round\n"
     assert not list(workspace.rglob("config.yaml")), "no folder of a job in which nothing was computed"
@@ -572,11 +572,11 @@ def test_a_list_of_nothing_is_refused(flag: str, workspace: Path, capsys: Captur
 
 
 @pytest.mark.parametrize(
-    ("given", "written"),
+    ("target", "written"),
     [("mine/", "mine/model/lenet.yaml"), ("model/", "model/lenet.yaml"), ("x", "x.yaml"), ("a/b.yaml", "a/b.yaml")],
 )
-def test_cp_targets(given: str, written: str, workspace: Path, capsys: Captured) -> None:
-    assert main(["cp", "model/lenet", given]) == 0
+def test_cp_targets(target: str, written: str, workspace: Path, capsys: Captured) -> None:
+    assert main(["cp", "model/lenet", target]) == 0
     assert (workspace / written).read_text() == (REPOSITORY / "conf" / "model" / "lenet.yaml").read_text()
     assert ("--config-dir" in capsys.readouterr().out) == ("model/" in written)
 

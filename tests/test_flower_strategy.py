@@ -245,7 +245,7 @@ def test_clients_are_called_as_the_mapping_says_and_keep_their_numbers(tmp_path:
     assert second is not None
     assert {**first.clients, 3: "east"} == second.clients
     north, south, east = (
-        next(n for n, name in second.clients.items() if name == one) for one in ("north", "south", "east")
+        next(n for n, name in second.clients.items() if name == node_name) for node_name in ("north", "south", "east")
     )
     assert read_round(tmp_path / "rounds", 2).clients == tuple(sorted((north, south, east)))
 

@@ -40,7 +40,9 @@ ORDERS |= {*range(0xE0000, 0xE0080)}
 def does_nothing(text: str, lines: bool = False) -> bool:
     """Whether a terminal shows a text and does nothing else with it."""
     plain = text.replace("\n", "").replace("\t", "") if lines else text
-    return not any(unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") or ord(one) in ORDERS for one in plain)
+    return not any(
+        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or ord(character) in ORDERS for character in plain
+    )
 
 
 @given(ANY)
@@ -114,7 +116,7 @@ def test_the_colours_of_a_console_stay() -> None:
     from rich.segment import ControlType, Segment
 
     kept = list(console.render(Group(Text("red", style="red"))))
-    assert any(one.style and one.style.color for one in kept)
+    assert any(segment.style and segment.style.color for segment in kept)
     orders = Segment("\x1b[2J", None, [(ControlType.CLEAR,)])
 
     class Clears:
