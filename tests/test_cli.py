@@ -10,12 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 
+import provfl_cli.cli.ls as ls
 import provfl_cli.run as run_part
 from provfl_cli.cli import COMMANDS, main
 from provfl_cli.cli.completion import split_line, words
@@ -254,8 +258,6 @@ def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_full_disk_is_said_with_the_folder(
     sweep: bool, workspace: Path, jobs: list[Config], capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydra._internal.hydra import Hydra
-
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # of a write: it names no file
 
@@ -269,8 +271,6 @@ def test_a_full_disk_is_said_with_the_folder(
 def test_a_file_of_the_system_that_cannot_be_read_is_named(
     workspace: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import provfl_cli.cli.ls as ls
-
     def closed(arguments: list[str]) -> int:
         raise PermissionError(errno.EACCES, "Permission denied", "secret/config.yaml")
 
@@ -589,9 +589,6 @@ def test_output_into_a_closed_pipe(workspace: Path) -> None:
 
 
 def test_every_command_has_its_module() -> None:
-    from importlib import import_module
-    from keyword import iskeyword
-
     for name in COMMANDS:
         module: ModuleType = import_module(f"provfl_cli.cli.{name}_" if iskeyword(name) else f"provfl_cli.cli.{name}")
         assert callable(module.main)

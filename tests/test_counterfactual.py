@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from provfl_cli.attribution.counterfactual import fused_again, models, outcomes, steps_made
@@ -24,6 +26,7 @@ from provfl_cli.data.federated import Faults
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.evaluation.contributions import tidy
 from provfl_cli.evaluation.metrics import localization
+from provfl_cli.federation import round as federation_round
 from provfl_cli.federation.train import federated_rounds
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fednova import FedNova, local_norm
@@ -450,8 +453,6 @@ def test_settings_are_checked_before_anything_runs() -> None:
 
 
 def test_the_options_are_the_methods() -> None:
-    from omegaconf import OmegaConf
-
     made = {}
     for name in ("leave_one_out", "leave_one_out_withhold", "shapley", "shapley_withhold"):
         plain = OmegaConf.to_container(OmegaConf.load(conf_dir() / "attribution" / f"{name}.yaml"))
@@ -464,8 +465,6 @@ def test_the_options_are_the_methods() -> None:
 @pytest.mark.slow
 def test_steps_are_those_that_fusion_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of stragglers that did only a part of their passes, too."""
-    from provfl_cli.federation import round as federation_round
-
     counted: list[list[int]] = []
 
     def returned(**parts: Any) -> ReturnedModels:
@@ -515,8 +514,6 @@ def frame_of(method: str, values: list[list[float]], candidates: list[bool] | No
 
 def test_faithfulness_by_hand() -> None:
     """Rank correlations of three clients, two inputs: 1 and -0.5 against refuse, NaN and -1 against withhold."""
-    import pandas as pd
-
     ours = frame_of("provfl", [[3.0, 1.0, 0.0], [3.0, 1.0, 2.0]])
     refused = frame_of("leave_one_out", [[0.9, 0.3, -0.1], [0.1, 0.2, 0.3]])
     withheld = frame_of("leave_one_out_withhold", [[0.5, 0.5, 0.5], [0.1, 0.3, 0.2]])

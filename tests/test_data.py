@@ -27,9 +27,9 @@ from provfl_cli.data.load import federated_data, load
 from provfl_cli.data.partition import Dirichlet, Iid
 from provfl_cli.data.tensors import to_tensor
 from provfl_cli.errors import InputError
+from tests.federations import DIGITS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-DIGITS = schema.Dataset("digits", "embedded", embedded="provfl_cli.data.embedded.digits", mean=[0.3], std=[0.4])
 
 
 def config(dataset=DIGITS, partition=None, injection=None, seed=0, clients=5, per_round=None, min_image_size=28):

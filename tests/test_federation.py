@@ -19,45 +19,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from provfl_cli.config import schema
 from provfl_cli.data.federated import FederatedData, Texts
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.federation import engine, events
 from provfl_cli.federation.client import batch_bounds, batches, text_lengths, train_client
 from provfl_cli.federation.optimizers import clip, make_step, rate
 from provfl_cli.federation.participation import choose_clients
-from provfl_cli.federation.train import federated_rounds
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fedprox import FedProx
 from provfl_cli.run.checks import check_fit
 from provfl_cli.seeds import derived_seed
 from provfl_cli.store.rounds import Round
 
-from .federations import SmallNet, make_config, make_data, make_model
-
-CPU = torch.device("cpu")
-
-
-def train(
-    cache: Path,
-    config: schema.Config,
-    wanted: set[int] | None = None,
-    data: FederatedData | None = None,
-    model: nn.Module | None = None,
-) -> tuple[list[Round], list[events.Event]]:
-    """All wanted rounds (default: the last), and what was observed."""
-    seen: list[events.Event] = []
-    wanted = {config.federation.rounds} if wanted is None else wanted
-    with federated_rounds(
-        config, data or make_data(), model or make_model(), cache, wanted, CPU, seen.append
-    ) as rounds:
-        return list(rounds), seen
-
-
-def content(cache: Path) -> dict[str, bytes]:
-    """Every stored tensor file of a cache with one federation."""
-    (entry,) = [folder for folder in (cache / "federations").iterdir() if folder.is_dir()]
-    return {str(path.relative_to(entry)): path.read_bytes() for path in sorted(entry.rglob("*.safetensors"))}
+from .federations import SmallNet, content, make_config, make_data, make_model, train
 
 
 def of_type(seen: list[events.Event], kind: type) -> list[Any]:

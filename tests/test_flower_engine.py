@@ -24,6 +24,7 @@ from provfl_cli.config.schema import Config
 from provfl_cli.data.load import federated_data
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.federation import events
+from provfl_cli.federation.key import training_key
 from provfl_cli.federation.participation import Arrival, Participant, Roster, rosters, without
 from provfl_cli.federation.train import federated_rounds
 from provfl_cli.models.build import build
@@ -159,8 +160,6 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
 @installed
 def test_failing_clients_that_drop_out_have_a_cache_of_their_own(tmp_path: Path) -> None:
     """Everything else about the engine is no part of a federation's name."""
-    from provfl_cli.federation.key import training_key
-
     settings = config()
     data = federated_data(settings)
     model = build(settings.model, data.form, len(data.label_names), settings.seed)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from provfl_cli.cli.report import main as report
 from provfl_cli.cli.trace import main
@@ -458,8 +459,6 @@ def test_nothing_of_a_round_is_held_after_it(tmp_path: Path) -> None:
 
 
 def test_a_model_tells_its_parameters(tmp_path: Path) -> None:
-    from torch import nn
-
     model = nn.ParameterDict({name: nn.Parameter(torch.zeros(SHAPES[name])) for name in ("w", "b")})
     run(ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path / "a", parameters=model), clients=3, rounds=1)
     assert read_round(tmp_path / "a" / "rounds", 1).buffers == SHAPES.keys() - {"w", "b"}
