@@ -26,9 +26,7 @@ from provfl_cli.fusion.scaffold import Scaffold
 from provfl_cli.fusion.submission import Submission
 
 from . import test_text_data as texts
-from .federations import make_config, make_data, make_model
-from .test_data import DIGITS
-from .test_federation import train
+from .federations import DIGITS, make_config, make_data, make_model, train
 from .test_run import Result, run
 
 SMALL_DIGITS = replace(DIGITS, image_size=8)
