@@ -54,8 +54,8 @@ def text_data(**changes: Any) -> FederatedData:
 
 @pytest.mark.parametrize("chosen", [[0, 1, 2, 3, 4], [3], []])
 def test_texts_are_recorded_as_they_are(chosen: list[int], tmp_path: Path) -> None:
-    found = SimpleNamespace(probabilities=np.full((len(chosen), 10), 0.1), residuals=np.zeros(len(chosen)))
-    frame = input_frame(1, np.array(chosen, dtype=int), np.zeros(len(chosen)), found, text_data())
+    contributions = SimpleNamespace(probabilities=np.full((len(chosen), 10), 0.1), residuals=np.zeros(len(chosen)))
+    frame = input_frame(1, np.array(chosen, dtype=int), np.zeros(len(chosen)), contributions, text_data())
     write_parquet(tmp_path / "inputs.parquet", frame)
     again = pd.read_parquet(tmp_path / "inputs.parquet")
     assert again["text"].tolist() == [TEXTS[index] for index in chosen]
