@@ -69,6 +69,7 @@ class Contributions:
         buffers: tensors of the model that are no parameters, and so not attributed.
         names: what the clients are called, in the order of `clients`; (): by their numbers.
         notes: what was not traced in the ordinary way, a sentence each.
+        not_shared: parameters of the model that the round does not hold: constants, which nobody contributed to.
     """
 
     clients: tuple[int, ...]
@@ -86,6 +87,7 @@ class Contributions:
     buffers: tuple[str, ...]
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    not_shared: tuple[str, ...] = ()
 
     @property
     def client_names(self) -> tuple[str, ...]:
