@@ -26,7 +26,7 @@ def network() -> nn.Module:
 
 def moved(tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {n: t + 0.1 * torch.rand(t.shape, generator=generator).to(t.dtype) for n, t in tensors.items()}
+    return {n: t + (0.1 * torch.rand(t.shape, generator=generator)).to(t.dtype) for n, t in tensors.items()}
 
 
 def part_and_whole(model: nn.Module, shared: Callable[[str], bool]) -> tuple[Contributions, Contributions, Tensor]:
