@@ -247,10 +247,10 @@ def _collect(setup: Setup, parts: Sequence[Sums], residual: Tensor, notes: tuple
         covered=1.0 - sum(parameters[n].numel() for n in uncovered) / total,
         uncovered=uncovered,
         unchecked=tuple(first.unchecked),
-        buffers=tuple(given.structure.buffers),
-        not_shared=tuple(given.structure.constants),
+        buffers=tuple(setup.structure.buffers),
+        not_shared=tuple(setup.structure.constants),
         names=tuple(getattr(stack.source, "names", ())),
-        notes=(*_not_shared(given.structure), *notes),
+        notes=(*_not_shared(setup.structure), *notes),
     )
 
 
