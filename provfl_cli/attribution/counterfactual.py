@@ -21,6 +21,7 @@ from ..fusion.decomposition import Multiplier
 from ..fusion.fuse import fuse
 from ..fusion.updates import ReturnedModels
 from ..processes import one_thread
+from ..provenance.shared_part import load_part
 from ..provenance.targets import target_value
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def logits(case: Case, kind: str, removed: Iterable[Coalition]) -> Iterator[Tens
         if state is None:
             yield None
             continue
-        case.model.load_state_dict(state)
+        load_part(case.model, state)
         with torch.inference_mode():
             # A copy of the inputs: a model may change them in place.
             parts = [case.model(chunk.to(case.device, copy=True)) for chunk in case.inputs.split(CHUNK)]

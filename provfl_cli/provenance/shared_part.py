@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from ..coverage import printable
@@ -59,6 +60,19 @@ def fitted(model: nn.Module, source: Source, what: str = "model", other: str = "
     if all(called == name for called, name in whole.items()) and len(whole) == len(names):
         return source
     return _renamed(source, whole)
+
+
+def load_part(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy the tensors of a round into the model that it is of; what the round does not hold stays as it is.
+
+    Raises:
+        InputError: a tensor is none of the model.
+    """
+    own = model.state_dict()
+    names = model_names(tensors, own, "model", "the models of the round")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[names[name]].copy_(tensor)
 
 
 def model_names(stored: Collection[str], own: Collection[str], what: str, other: str) -> dict[str, str]:

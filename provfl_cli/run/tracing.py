@@ -21,6 +21,7 @@ from ..evaluation.selection import Selection, select_inputs
 from ..provenance.contributions import Contributions
 from ..provenance.lineage import LineageRound, lineage_round
 from ..provenance.settings import Provenance
+from ..provenance.shared_part import load_part
 from ..provenance.stack import Source
 from ..provenance.tracing import trace
 from ..results.frames import input_frame, layer_frame
@@ -73,7 +74,7 @@ def trace_round(
     somebody who took part, in this round or, with lineage, in any.
     """
     began = time.perf_counter()
-    model.to(device).load_state_dict(dict(stored.weights()))
+    load_part(model.to(device), stored.weights())
     predictions = class_logits(model, data.test.inputs, device).argmax(1).numpy()
     labels = data.test.labels.numpy()
     lineage = lineage_round(stored) if config.provenance.scope == "lineage" else None

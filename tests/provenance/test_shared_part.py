@@ -65,6 +65,8 @@ def test_what_is_not_shared_is_said_and_kept(tmp_path: object) -> None:
     part, _, _ = part_and_whole(network(), lambda name: name.startswith("6."))
     assert "not shared by the clients" in part.notes[0]
     assert "0.weight" in part.notes[0]
+    assert "not shared by the clients" in repr(part)
+    assert "not shared by the clients" in part._repr_html_()
     path = f"{tmp_path}/part.safetensors"
     part.save(path)
     assert Contributions.load(path).not_shared == part.not_shared
