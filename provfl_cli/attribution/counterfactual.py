@@ -21,6 +21,7 @@ from ..fusion.decomposition import Multiplier
 from ..fusion.fuse import fuse
 from ..fusion.updates import ReturnedModels
 from ..processes import one_thread
+from ..provenance.outputs import logits_of_classes, tensor_of
 from ..provenance.shared_part import load_part
 from ..provenance.targets import target_value
 
@@ -65,7 +66,10 @@ def logits(case: Case, kind: str, removed: Iterable[Coalition]) -> Iterator[Tens
         load_part(case.model, state)
         with torch.inference_mode():
             # A copy of the inputs: a model may change them in place.
-            parts = [case.model(chunk.to(case.device, copy=True)) for chunk in case.inputs.split(CHUNK)]
+            parts = [
+                logits_of_classes(tensor_of(case.model(chunk.to(case.device, copy=True))), len(chunk))
+                for chunk in case.inputs.split(CHUNK)
+            ]
             yield torch.cat(parts).double()
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from ..errors import InputError, RunError
 from .by_autograd import add_alone, logits_of
 from .calls import Call, Entangled, TooLarge
-from .checks import check_logits
 from .conservation import left_side
 from .deterministic import BESIDE, depending, rows_to_ask
 from .factors import Dense, contract
 from .gradients import per_input
 from .marks import mark_inputs
 from .neurons import activated_neurons, attended_positions, positions_of, selected_neurons
+from .outputs import check_wanted
 from .own_functions import own_functions
 from .random_state import drawn_from, random_states
 from .recording import CUT, Recorder, check_unchanged
@@ -106,20 +106,21 @@ def _traced(
     if setup.recorded:
         mark_inputs(list(batch.values()))
         with recorder.watch():
-            logits = logits_of(setup.structure.model, batch)
+            logits = logits_of(setup.structure, batch)
     else:
-        logits = logits_of(setup.structure.model, batch)
-    check_logits(logits, targets, size)
+        logits = logits_of(setup.structure, batch)
+    for kind, wanted in targets:
+        check_wanted(logits, kind, wanted, setup.structure.classes)
     sums.logits, sums.unruled = logits.detach(), recorder.unruled
     sums.shown = recorder.shown | own_functions(logits) | _left_behind(before, _traces_left(setup))
     asked = rows_to_ask(kept, recorder.lost or not setup.recorded)
     if any(True for _ in depending(setup.structure, kept, sums.logits, asked)):
         sums.shown.add(BESIDE)
     results = []
-    for number, (kind, classes) in enumerate(targets, 1):
+    for number, (kind, wanted) in enumerate(targets, 1):
         final = number == len(targets)
-        sums.classes = sums.logits.argmax(1) if classes is None else classes
-        target = target_value(kind, logits, sums.classes).sum()
+        sums.wanted = _default(kind, sums.logits, kept) if wanted is None else wanted
+        target = target_value(kind, logits, sums.wanted).sum()
         if target.requires_grad:
             target.backward(retain_graph=not final)
         if setup.alone:
@@ -128,6 +129,21 @@ def _traced(
         results.append(sums)
         sums = sums.for_next_target()
     return results
+
+
+def _default(kind: str, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """What is explained where nobody says it: the predicted class, the only number, or how far an input is missed."""
+    if kind == "output":
+        return torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+    if kind != "mse":
+        return logits.argmax(1)
+    inputs = batch.get("")
+    if inputs is None or inputs[0].numel() != logits.shape[1]:
+        raise InputError(
+            f"classes: the model puts out {logits.shape[1]} numbers for each input, which are not as many as it reads: "
+            "give the numbers that it should put out"
+        )
+    return inputs.reshape(len(inputs), -1)
 
 
 def _traces_left(setup: Setup) -> tuple[dict[str, Any], int]:

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..errors import RunError
 from .calls import Weight
-from .checks import check_logits
 from .conservation import left_side
 from .factors import Dense, contract
+from .outputs import logits_of_classes, numbers_of, output_of
 from .structure import Structure
 from .sums import Setup, Sums
 from .targets import target_value
@@ -21,31 +20,16 @@ from .torch_modes import differentiable_recurrence, eager, plain_attention
 GRADIENT_NUMBERS = 1 << 25  # of gradients that are kept until they are contracted together
 
 
-def logits_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits `[inputs, classes]` of a batch, by argument name; the name `""` is the only positional argument.
+def logits_of(structure: Structure, batch: Mapping[str, Tensor]) -> Tensor:
+    """What a trace explains of a batch: logits `[inputs, classes]`, or `[inputs, numbers]` where there are no classes.
 
     Raises:
         RunError: the model gives something else.
-        InputError: it gives one logit for each input.
     """
     size = len(next(iter(batch.values())))
-    logits = output_of(model, batch)
+    output = output_of(structure.model, batch)
     with torch._C.DisableTorchFunction():  # no part of the model, where it is recorded
-        check_logits(logits, (), size)
-    return logits
-
-
-def output_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """What a model gives for a batch, or the `logits` of that.
-
-    Raises:
-        RunError: it is no tensor.
-    """
-    output = model(batch[""]) if "" in batch else model(**batch)
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise RunError(f"the model gave a {type(output).__name__}: a tensor of logits [inputs, classes] is needed")
-    return logits
+        return logits_of_classes(output, size) if structure.classes else numbers_of(output, size)
 
 
 @contextmanager
@@ -69,7 +53,7 @@ def add_alone(setup: Setup, sums: Sums, batch: Mapping[str, Tensor], kind: str, 
 
     Args:
         setup: what all batches share.
-        sums: of the batch; `classes` are those that are explained.
+        sums: of the batch; `wanted` says what is explained.
         batch: its inputs, as the model has not changed them.
         kind: of target.
         sample: for so many of the first inputs, keep each layer's part.
@@ -82,9 +66,9 @@ def add_alone(setup: Setup, sums: Sums, batch: Mapping[str, Tensor], kind: str, 
         return
     parameters = [structure.parameters[name] for name in names]
     step = max(1, GRADIENT_NUMBERS // sum(parameter.numel() for parameter in parameters))
-    for start in range(0, len(sums.classes), step):
-        stop = min(len(sums.classes), start + step)
-        gradients = [_gradients(setup, batch, parameters, kind, sums.classes, b) for b in range(start, stop)]
+    for start in range(0, len(sums.wanted), step):
+        stop = min(len(sums.wanted), start + step)
+        gradients = [_gradients(setup, batch, parameters, kind, sums.wanted, b) for b in range(start, stop)]
         for position, name in enumerate(names):
             rows = [of_input[position] for of_input in gradients]
             if all(row is None for row in rows):
@@ -101,12 +85,12 @@ def add_alone(setup: Setup, sums: Sums, batch: Mapping[str, Tensor], kind: str, 
 
 
 def _gradients(
-    setup: Setup, batch: Mapping[str, Tensor], parameters: list[nn.Parameter], kind: str, classes: Tensor, b: int
+    setup: Setup, batch: Mapping[str, Tensor], parameters: list[nn.Parameter], kind: str, wanted: Tensor, b: int
 ) -> tuple[Tensor | None, ...]:
     """Of the target of one input in each of the parameters; None where it does not depend on it."""
     with differentiated(setup.structure, parameters):
-        logits = logits_of(setup.structure.model, {name: tensor[b : b + 1].clone() for name, tensor in batch.items()})
-        target = target_value(kind, logits, classes[b : b + 1]).sum()
+        logits = logits_of(setup.structure, {name: tensor[b : b + 1].clone() for name, tensor in batch.items()})
+        target = target_value(kind, logits, wanted[b : b + 1]).sum()
         if not target.requires_grad:
             return (None,) * len(parameters)
         gradients = torch.autograd.grad(target, parameters, allow_unused=True)

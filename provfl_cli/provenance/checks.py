@@ -12,15 +12,11 @@ from ..coverage import printable
 from ..errors import InputError, RunError, did_you_mean
 from ..fusion.state_dicts import not_finite
 from .lineage import LineageRound
-from .settings import Provenance, preset
+from .outputs import tensor_of
+from .settings import CLASS_TARGETS, TARGETS, Provenance, preset
 from .shared_part import fitted
 from .stack import Source
-from .targets import KINDS
 
-ONE_LOGIT = (
-    "the model gives one logit for each input: two classes need two logits; for a sigmoid's z, let it return "
-    "torch.cat([torch.zeros_like(z), z], 1)"
-)
 _ROUND = ("clients", "decomposition", "weights", "previous")
 
 
@@ -104,20 +100,33 @@ def check_finite_inputs(inputs: Tensor, what: str) -> None:
         raise InputError(f"{what}: input {first} holds {said}: give finite numbers, or leave these inputs out")
 
 
-def checked_classes(classes: Any, count: int, device: torch.device) -> Tensor | None:
-    """Classes to explain, int64 `[inputs]`; None: the predicted ones.
+def checked_wanted(kind: str, wanted: Any, count: int, device: torch.device) -> Tensor | None:
+    """What to explain of each input: int64 `[inputs]`, classes or numbers of outputs; of `mse` `[inputs, numbers]`.
+
+    None: the default of the kind, such as the predicted classes.
 
     Raises:
-        InputError: they are not whole numbers, one for each of `count` inputs. How many classes there are is
-            seen later.
+        InputError: they are not that for each of `count` inputs. How many classes there are is seen later.
     """
-    if classes is None:
+    if wanted is None:
         return None
     accepted = f"give a whole number for each of the {count} inputs, or None for the predicted classes"
+    if kind == "mse":
+        accepted = f"give what the model should put out for each of the {count} inputs, [{count}, …]"
+    elif kind == "output":
+        accepted = (
+            f"give for each of the {count} inputs which number of the output is explained, or None for the only one"
+        )
     try:
-        numbers = torch.as_tensor(classes)
+        numbers = torch.as_tensor(wanted)
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"classes: is a {type(classes).__name__} that is no list of numbers, {accepted}") from None
+        raise InputError(f"classes: is a {type(wanted).__name__} that is no list of numbers, {accepted}") from None
+    if kind == "mse":
+        if numbers.is_complex() or numbers.dtype == torch.bool or numbers.shape[:1] != (count,):
+            raise InputError(f"classes: is {list(numbers.shape)} of type {numbers.dtype}, {accepted}")
+        if said := not_finite(numbers):
+            raise InputError(f"classes: holds {said}, {accepted}")
+        return numbers.to(device, torch.float64 if device.type != "mps" else torch.float32).reshape(count, -1)
     if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
         raise InputError(f"classes: is of type {numbers.dtype}, {accepted}")
     if numbers.shape != (count,):
@@ -134,8 +143,12 @@ def checked_targets(targets: Any) -> Sequence[tuple[str, Any]]:
     for pair in targets:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise InputError(f"targets: {pair!r} is no pair of a kind and classes, such as ('centred', None)")
-        if pair[0] not in KINDS:
-            raise InputError(f"targets: {pair[0]!r} is no kind of target, {did_you_mean(str(pair[0]), KINDS)}")
+        if pair[0] not in TARGETS:
+            raise InputError(f"targets: {pair[0]!r} is no kind of target, {did_you_mean(str(pair[0]), TARGETS)}")
+    if len({pair[0] in CLASS_TARGETS for pair in targets}) > 1:
+        raise InputError(
+            f"targets: {' and '.join(pair[0] for pair in targets)}: of classes, or without, not both at once"
+        )
     return targets
 
 
@@ -144,30 +157,6 @@ def checked_sample(layer_sample: Any) -> int:
     if not isinstance(layer_sample, int) or isinstance(layer_sample, bool) or layer_sample < 0:
         raise InputError(f"layer_sample={layer_sample!r}: a whole number from 0, of the first inputs")
     return layer_sample
-
-
-def check_logits(logits: Tensor, targets: Sequence[tuple[str, Tensor | None]], size: int) -> None:
-    """Raise unless the model gave finite logits `[inputs, classes]` for `size` inputs, of classes that are asked about.
-
-    Raises:
-        InputError: a class is asked about that there is not, or there is only one.
-        RunError: the model's output is not that.
-    """
-    if logits.shape[0] != size or logits.dim() != 2:
-        raise RunError(f"the model gave {tuple(logits.shape)} for {size} inputs: logits [inputs, classes] are needed")
-    if said := not_finite(logits.detach()):
-        raise RunError(
-            f"the model's logits hold {said}, although its weights and inputs are finite: has training diverged, or is "
-            "the type of its numbers too small?"
-        )
-    classes = logits.shape[1]
-    if classes < 2:
-        raise InputError(ONE_LOGIT)
-    for _, asked in targets:
-        if asked is not None and int(asked.max()) >= classes:
-            raise InputError(
-                f"classes: holds {int(asked.max())}, the model tells {classes} classes apart: 0 to {classes - 1}"
-            )
 
 
 def explain_failure(model: nn.Module, inputs: Mapping[str, Tensor], error: Exception, where: str = "") -> None:
@@ -196,8 +185,7 @@ def explain_failure(model: nn.Module, inputs: Mapping[str, Tensor], error: Excep
         raise InputError(
             f"the model cannot compute these inputs, {shapes} ({where}{reason}): give them as it reads them"
         ) from error
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise RunError(
-            f"the model gave a {type(output).__name__}: a tensor of logits [inputs, classes] is needed"
-        ) from error
+    try:
+        tensor_of(output)
+    except RunError as none:
+        raise none from error

@@ -60,8 +60,8 @@ class Contributions:
         candidates: `[clients]`, whether fusion used the client at all (a nonzero `A_k`).
         values: `T_k(b)`, float64 `[inputs, clients]`, raw (before softmax).
         rows: parts that no client sent (in this round, or over all rounds), by kind, float64 `[inputs]`.
-        predictions: int64 `[inputs]`, the class that was explained.
-        probabilities: float32 `[inputs, classes]`.
+        predictions: int64 `[inputs]`, the class, or the number of the output, that was explained; -1 with `mse`.
+        probabilities: float32 `[inputs, classes]`; `[inputs, 0]` where the target has no classes.
         residuals: float64 `[inputs]`, the relative conservation error (section 2.5).
         layers: per layer, for the first inputs of the trace.
         masked_layers: layers whose neurons were selected by the threshold.
@@ -72,6 +72,7 @@ class Contributions:
         names: what the clients are called, in the order of `clients`; (): by their numbers.
         notes: what was not traced in the ordinary way, a sentence each.
         not_shared: parameters of the model that the round does not hold: constants, which nobody contributed to.
+        outputs: float32 `[inputs, numbers]`, all that the model put out, where the target has no classes; else None.
     """
 
     clients: tuple[int, ...]
@@ -90,6 +91,7 @@ class Contributions:
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     not_shared: tuple[str, ...] = ()
+    outputs: np.ndarray | None = None
 
     @property
     def client_names(self) -> tuple[str, ...]:
@@ -198,7 +200,7 @@ def contributions_text(contributions: Contributions) -> str:
             f"{_name(contributions, used[at])} {contributions.values[row, used[at]]:+.4g}" for at in best[:BEST_SHOWN]
         )
         more = ", …" if len(used) > BEST_SHOWN else ""
-        lines.append(f"  input {row}, class {int(contributions.predictions[row])}: {ranked}{more}")
+        lines.append(f"  input {row}, {_explained(contributions, row)}: {ranked}{more}")
     if inputs > INPUTS_SHOWN:
         lines.append(f"  … and {inputs - INPUTS_SHOWN:,} more inputs")
     return "\n".join(lines)
@@ -255,6 +257,14 @@ def _ranked(contributions: Contributions, row: int) -> tuple[np.ndarray, np.ndar
     return used, np.argsort(-values, kind="stable"), powers / powers.sum()
 
 
+def _explained(contributions: Contributions, row: int) -> str:
+    """What of the model's output was explained, in words."""
+    number = int(contributions.predictions[row])
+    if contributions.outputs is None:
+        return f"class {number}"
+    return "squared error" if number < 0 else f"output {number} = {float(contributions.outputs[row, number]):.4g}"
+
+
 def _input(contributions: Contributions, row: int) -> Markup:
     used, best, shares = _ranked(contributions, row)
     values = contributions.values[row, used]
@@ -265,9 +275,9 @@ def _input(contributions: Contributions, row: int) -> Markup:
         for at in best
     ]
     rows += [(kind, float(part[row]), bar(float(part[row]), largest), "") for kind, part in contributions.rows.items()]
-    explained = int(contributions.predictions[row])
-    probability = float(contributions.probabilities[row, explained])
-    caption = f"input {row}: class {explained}, probability {probability:.1%}"
+    caption = f"input {row}: {_explained(contributions, row)}"
+    if contributions.outputs is None:
+        caption += f", probability {float(contributions.probabilities[row, contributions.predictions[row]]):.1%}"
     if len(values) > len(best):
         caption += f"; top {len(best)} of {len(values)}"
     return table(("client", "contribution", "", "share"), rows, caption)

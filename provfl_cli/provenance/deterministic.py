@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError, RunError
-from .by_autograd import logits_of, output_of
+from .by_autograd import logits_of
 from .marks import words
 from .random_state import drawn_from, random_states
 from .structure import Structure
@@ -72,7 +72,7 @@ def depending(structure: Structure, batch: Mapping[str, Tensor], logits: Tensor,
         for row in rows:
             single = {name: tensor.clone() for name, tensor in _row(batch, row).items()}
             try:
-                alone = output_of(structure.model, single)
+                alone = logits_of(structure, single)
             except torch.OutOfMemoryError:
                 raise
             except Exception:  # it needs others beside it
@@ -156,7 +156,7 @@ def _same(logits: Tensor, others: Tensor, least: float = 0.0) -> bool:
 
 def _once_more(structure: Structure, batch: Mapping[str, Tensor]) -> Tensor:
     with plain_attention(), eager():
-        return logits_of(structure.model, {name: tensor.clone() for name, tensor in batch.items()}).detach()
+        return logits_of(structure, {name: tensor.clone() for name, tensor in batch.items()}).detach()
 
 
 def _random(structure: Structure, batch: Mapping[str, Tensor]) -> tuple[str, bool]:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .by_autograd import output_of
 from .conservation import TOLERANCE
+from .outputs import output_of
 from .stack import Source
 
 CANCELS = "contributions cancel each other, so that float32 is too coarse for them: computed in float64"

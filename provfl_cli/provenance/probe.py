@@ -141,7 +141,8 @@ def probed_again(setup: Setup, inputs: Mapping[str, Tensor], verdict: Verdict, p
 
 
 def _key(setup: Setup, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
-    return (setup.settings.batch_size == 1, *((n, t.shape[1:], t.dtype, len(t) > 1) for n, t in inputs.items()))
+    read = (setup.structure.classes, tuple(setup.structure.parameters))
+    return (setup.settings.batch_size == 1, *read, *((n, t.shape[1:], t.dtype, len(t) > 1) for n, t in inputs.items()))
 
 
 def _looked_at(setup: Setup, inputs: Mapping[str, Tensor]) -> Verdict:
@@ -209,7 +210,7 @@ def _by_autograd(setup: Setup, batch: Mapping[str, Tensor]) -> _Truth:
     parameters = {name: p for name, p in structure.parameters.items() if p.is_floating_point()}
     with differentiated(structure, list(parameters.values())):
         try:
-            logits = logits_of(structure.model, {name: tensor.clone() for name, tensor in batch.items()})
+            logits = logits_of(structure, {name: tensor.clone() for name, tensor in batch.items()})
         except (RunError, InputError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -257,7 +258,7 @@ def _by_recorder(setup: Setup, batch: Mapping[str, Tensor], stack: Stack, weight
     own = {name: tensor.clone() for name, tensor in batch.items()}
     mark_inputs(list(own.values()))
     with recorder.watch():
-        logits = logits_of(setup.structure.model, own)
+        logits = logits_of(setup.structure, own)
     seen.logits = logits.detach()
     seen.shown = recorder.shown | own_functions(logits)
     score = scores(logits)

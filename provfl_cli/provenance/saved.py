@@ -35,6 +35,8 @@ SINCE = ("not_shared",)  # texts that files of an earlier version do not have
 def save_parts(parts: Parts, path: str | PathLike[str]) -> None:
     """Write `path`; InputError where it cannot be written."""
     arrays = {name: parts[name] for name in ARRAYS}
+    if parts["outputs"] is not None:
+        arrays["outputs"] = parts["outputs"]
     arrays |= {f"rows/{at}": part for at, part in enumerate(parts["rows"].values())}
     for at, (_, *of_layer) in enumerate(parts["layers"]):
         arrays |= {f"layers/{at}/{name}": array for name, array in zip(LAYER_ARRAYS, of_layer, strict=True)}
@@ -83,6 +85,8 @@ def _parts(text: dict[str, Any], arrays: dict[str, np.ndarray]) -> Parts:
     for name, (dtype, *dimensions) in ARRAYS.items():
         _check(name, arrays[name], dtype, tuple(sizes[dimension] for dimension in dimensions))
     rows = {str(kind): arrays[f"rows/{at}"] for at, kind in enumerate(text["rows"])}
+    if "outputs" in arrays:
+        _check("outputs", arrays["outputs"], "float32", (sizes["inputs"], arrays["outputs"].shape[-1]))
     for kind, part in rows.items():
         _check(kind, part, "float64", (sizes["inputs"],))
     texts = {name: tuple(map(str, text.get(name, ()) if name in SINCE else text[name])) for name in TEXTS}
@@ -102,6 +106,7 @@ def _parts(text: dict[str, Any], arrays: dict[str, np.ndarray]) -> Parts:
         "covered": float(text["covered"]),
         "uncovered": {str(name): str(why) for name, why in text["uncovered"].items()},
         **{name: arrays[name] for name in ARRAYS},
+        "outputs": arrays.get("outputs"),
         **texts,
     }
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from ..checks import POSITIVE_FRACTION, ROUNDS, SEEDS, Range, in_range, one_of, require_ray
 from ..errors import InputError, did_you_mean
 
-TARGETS = ("logit", "centred", "margin")
+CLASS_TARGETS = ("logit", "centred", "margin")
+TARGETS = (*CLASS_TARGETS, "output", "mse")
 NEURONS = ("all", "gradient", "random")
 PAPER_LAYERS = ("Linear", "Conv", "Conv1D", "LayerNorm")
 
@@ -24,7 +25,8 @@ class Provenance:
         of: what is contracted: `updates` (`W_k - V_k`, what a client changed), `weights` (`W_k`), or `gradients`
             (updates without what control variates added).
         client_weighting: `fusion`: with the share `p_k` that fusion gave the client; `none`: without.
-        target: `logit`, `centred` (minus the mean of the others) or `margin` (minus their logsumexp).
+        target: of classes `logit`, `centred` (minus the mean of the others) or `margin` (minus their logsumexp); of
+            models without classes `output`, one of the numbers that they put out, or `mse`, their mean squared error.
         threshold: above which output a neuron is active; None: all are.
         threshold_scale: `absolute`, or `minmax`: a layer's outputs for one input scaled to 0..1 first.
         layer_decay: weight of a layer: this to the power of its distance from the last.

@@ -24,6 +24,7 @@ class Structure:
     `parameters` are those that clients share; all others are `constants` of the model, which nothing is computed for.
     `own` are the parameters that a module itself holds, by module name, for those that hold any; `names` finds a
     parameter by identity, where it has a gradient at all. `generators` are those of random numbers that modules hold.
+    `classes` says whether the model's output is read as logits of classes, or as plain numbers.
     """
 
     model: nn.Module
@@ -34,9 +35,10 @@ class Structure:
     own: dict[str, frozenset[str]]
     names: dict[int, str]
     generators: dict[str, Any]
+    classes: bool = True
 
     @staticmethod
-    def of(model: nn.Module, shared: Collection[str] | None = None) -> Structure:
+    def of(model: nn.Module, shared: Collection[str] | None = None, classes: bool = True) -> Structure:
         """Walk through `model`; `shared` are the names of the parameters that clients share, None: all."""
         modules = dict(model.named_modules())
         parameters: dict[str, nn.Parameter] = {}
@@ -59,7 +61,7 @@ class Structure:
         whole = [parameter for parameter in parameters.values() if not parameter.is_floating_point()]
         for parameter in (*whole, *constants.values()):  # of whole numbers there is no gradient
             del names[id(parameter)]
-        return Structure(model, modules, parameters, constants, buffers, own, names, generators)
+        return Structure(model, modules, parameters, constants, buffers, own, names, generators, classes)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Copy tensors into the model, by name.

@@ -41,8 +41,8 @@ class Sums:
     rows: Tensor  # [batch, stack rows], in `Stack.wide`
     right: Tensor  # [batch]
     mass: Tensor  # [batch], the absolute values behind `right`
-    classes: Tensor  # int64 [batch]
-    logits: Tensor  # [batch, classes]
+    wanted: Tensor  # int64 [batch]: which class or output is explained; of mse [batch, numbers]: what it should be
+    logits: Tensor  # [batch, classes], or all numbers that the model puts out
     layers: dict[str, Tensor] = field(default_factory=dict)  # [sample, clients]
     active: dict[str, Tensor] = field(default_factory=dict)  # [sample]
     neurons: dict[str, Tensor] = field(default_factory=dict)  # [sample]
@@ -60,7 +60,7 @@ class Sums:
             torch.zeros_like(self.rows),
             torch.zeros_like(self.right),
             torch.zeros_like(self.mass),
-            self.classes,
+            self.wanted,
             self.logits,
             masked=self.masked,
             seen=self.seen,
@@ -71,4 +71,4 @@ class Sums:
 
 
 DRAWS, WRITES = "random numbers are drawn", "parameters are written to"  # in `Sums.shown`
-Target = tuple[str, Tensor | None]  # kind of target, and the classes to explain (None: the predicted ones)
+Target = tuple[str, Tensor | None]  # kind of target, and what is explained, as `Sums.wanted`; None: the kind's default

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,12 +15,12 @@ from ..errors import InputError, RunError
 from ..library_warnings import library_warnings_ignored
 from . import rules  # noqa: F401  (registers the layer rules)
 from .checks import (
-    checked_classes,
     checked_inputs,
     checked_sample,
     checked_settings,
     checked_source,
     checked_targets,
+    checked_wanted,
     explain_failure,
 )
 from .conservation import check, residuals, suspicious
@@ -71,7 +72,9 @@ def trace(
             texts are padded, `attention_mask` says so, or the model's attribute `padding`, the token.
         source: what `from_state_dicts` or `read_round` gives, a `FusedRound`; or the lineage of a round.
         settings: str, the name of a preset such as "faithful"; or `Provenance`; None: the preset "provfl".
-        classes: list of int, or Tensor, the class to explain for each input; None: the predicted one.
+        classes: list of int, or Tensor, the class to explain for each input; None: the predicted one. With the target
+            `output` which of the numbers that the model puts out, from 0; with `mse` what it should put out, `[inputs,
+            …]`, None: the input itself.
         layer_sample: int, for so many of the first inputs also each layer's part.
 
     Returns:
@@ -80,8 +83,7 @@ def trace(
     Raises:
         RunError: conservation does not hold, or inputs are not independent of each other.
         InputError: what was given is not that, or does not fit together; `settings.layers` names no layer of the model;
-            or the model cannot be traced: it is not deterministic, gives one logit, or is TorchScript, quantized or
-            complex.
+            or the model cannot be traced: it is not deterministic, or is TorchScript, quantized or complex.
     """
     settings = checked_settings(settings)
     return trace_targets(model, inputs, source, settings, [(settings.target, classes)], layer_sample)[0]
@@ -110,7 +112,8 @@ def trace_targets(
     Args:
         model, inputs, source, layer_sample: as in `trace`.
         settings: as in `trace`, but for their target.
-        targets: list of pairs, a kind (`logit`, `centred`, `margin`) and the classes to explain (None: the predicted).
+        targets: list of pairs, a kind (`logit`, `centred`, `margin`; or `output`, `mse`) and what to explain, as
+            `classes` of `trace` (None: the predicted classes).
 
     Returns:
         A list of `Contributions`, one for each target.
@@ -132,6 +135,7 @@ def _traced_targets(
 ) -> list[Contributions]:
     """The same, in torch's ordinary mode."""
     settings, targets = checked_settings(settings), checked_targets(targets)
+    settings = replace(settings, target=targets[0][0])
     named, layer_sample = checked_inputs(inputs), checked_sample(layer_sample)
     model = eager_model(model)
     source = checked_source(model, source)
@@ -157,7 +161,7 @@ def _in_one_type(
     """The same, in the type of the model's shared parameters."""
     setup = open_setup(model, source, settings)
     count, device = len(next(iter(named.values()))), setup.stack.device
-    wanted: list[Target] = [(kind, checked_classes(classes, count, device)) for kind, classes in targets]
+    wanted: list[Target] = [(kind, checked_wanted(kind, explained, count, device)) for kind, explained in targets]
     results = []
     with setup.structure.frozen():
         setup, sums_by_target, notes = _traced(setup, named, wanted, layer_sample)
@@ -226,6 +230,7 @@ def _collect(setup: Setup, parts: Sequence[Sums], residual: Tensor, notes: tuple
     rows = _joined(parts, "rows").cpu().double()
     shares = stack.source.decomposition.example_weights
     weighting = shares if settings.client_weighting == "fusion" else torch.ones_like(shares)
+    logits, wanted, classes = _joined(parts, "logits").float(), _joined(parts, "wanted"), setup.structure.classes
     by_kind = dict(zip(stack.kinds, rows[:, stack.size :].T.numpy(), strict=False))
     if settings.of == "weights":
         kept = rows[:, stack.counted - 1] if stack.ends_with_previous else torch.zeros(len(rows), dtype=torch.float64)
@@ -239,8 +244,8 @@ def _collect(setup: Setup, parts: Sequence[Sums], residual: Tensor, notes: tuple
         candidates=stack.source.decomposition.candidates(parameters).numpy(),
         values=(rows[:, stack.reported] * weighting).numpy(),
         rows=by_kind,
-        predictions=_joined(parts, "classes").cpu().numpy(),
-        probabilities=_joined(parts, "logits").float().softmax(1).cpu().numpy(),
+        predictions=np.full(len(rows), -1) if wanted.dim() > 1 else wanted.cpu().numpy(),
+        probabilities=(logits.softmax(1) if classes else logits[:, :0]).cpu().numpy(),
         residuals=residual.cpu().double().numpy(),
         layers=_layer_traces([sums for sums in parts if sums.layers], weighting, list(parameters)),
         masked_layers=tuple(first.masked),
@@ -249,6 +254,7 @@ def _collect(setup: Setup, parts: Sequence[Sums], residual: Tensor, notes: tuple
         unchecked=tuple(first.unchecked),
         buffers=tuple(setup.structure.buffers),
         not_shared=tuple(setup.structure.constants),
+        outputs=None if classes else logits.cpu().numpy(),
         names=tuple(getattr(stack.source, "names", ())),
         notes=(*_not_shared(setup.structure), *notes),
     )

@@ -20,7 +20,8 @@ from ..data.federated import Form, Pictures
 from ..errors import InputError, RunError, brief, did_you_mean
 from ..fusion.privacy import NoPrivacy
 from ..models.build import build
-from ..provenance.checks import ONE_LOGIT, check_finite_inputs
+from ..provenance.checks import check_finite_inputs
+from ..provenance.outputs import logits_of_classes, tensor_of
 from ..provenance.shared_part import fitted, load_part
 from ..results.links import refuse_links_of_recording
 from ..store.matching_tensors import check_tensors
@@ -180,13 +181,13 @@ def _check_fits(module: nn.Module, last: Round, inputs: Tensor, spec: str) -> in
     module.eval()
     try:
         with torch.inference_mode():
-            logits = module(inputs[:1].clone())
+            output = module(inputs[:1].clone())
     except (Exception, SystemExit) as error:
         raise InputError(
             f"--data: the model does not read inputs {list(inputs.shape)} of type {inputs.dtype} ({brief(error)})"
         ) from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise InputError(f"--model {spec}: must return logits [inputs, classes]")
-    if logits.shape[1] < 2:
-        raise InputError(f"--model {spec}: {ONE_LOGIT}")
+    try:
+        logits = logits_of_classes(tensor_of(output), 1)
+    except RunError as error:
+        raise InputError(f"--model {spec}: {error}") from error
     return int(logits.shape[1])

@@ -20,6 +20,7 @@ from ..evaluation.contributions import COLUMNS, nullable, tidy
 from ..evaluation.selection import Selection, select_inputs
 from ..provenance.contributions import Contributions
 from ..provenance.lineage import LineageRound, lineage_round
+from ..provenance.outputs import logits_of_classes, tensor_of
 from ..provenance.settings import Provenance
 from ..provenance.shared_part import load_part
 from ..provenance.stack import Source
@@ -224,5 +225,8 @@ def class_logits(model: nn.Module, inputs: Tensor, device: torch.device) -> Tens
     model.eval()
     with torch.inference_mode():
         # A copy: a model may change its input in place.
-        parts = [model(chunk.to(device, copy=True)).cpu() for chunk in inputs.split(PREDICTION_CHUNK)]
+        parts = [
+            logits_of_classes(tensor_of(model(chunk.to(device, copy=True))), len(chunk)).cpu()
+            for chunk in inputs.split(PREDICTION_CHUNK)
+        ]
     return torch.cat(parts)

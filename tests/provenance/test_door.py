@@ -268,24 +268,6 @@ def test_targets_that_are_none(targets: Any, words: list[str]) -> None:
     refused(lambda: trace_targets(net(), torch.ones(4, 6), made(), settings(), targets), *words)
 
 
-@pytest.mark.parametrize("target", ["logit", "centred", "margin"])
-def test_one_logit_is_told_how_to_be_two(target: str) -> None:
-    model = nn.Sequential(nn.Linear(6, 1))
-    chosen = settings(target=target)
-    refused(lambda: trace(model, torch.ones(2, 6), of_one(model), chosen), "two classes need two logits", "torch.cat")
-
-
-class Pair(nn.Module):
-    """Gives logits with something beside them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.head(x), x
-
-
 class Overflowing(nn.Module):
     """Its logits are too large for the type of its numbers."""
 
@@ -303,7 +285,6 @@ def of_one(model: nn.Module) -> RoundInMemory:
 
 
 def test_models_that_give_no_logits() -> None:
-    refused(lambda: trace(Pair(), torch.ones(2, 6), of_one(Pair())), "a tuple: a tensor of logits", kind=RunError)
     model = nn.Sequential(nn.Linear(6, 3), nn.Flatten(0))
     refused(lambda: trace(model, torch.ones(2, 6), of_one(model)), "logits [inputs, classes] are needed", kind=RunError)
 

@@ -112,7 +112,7 @@ def test_what_a_process_answers_is_arrays_and_json_and_comes_back_as_it_was() ->
         rows=shared.T,
         right=shared[:, 0],
         mass=torch.tensor([float("nan"), -0.0]),
-        classes=torch.tensor([1, 2]),
+        wanted=torch.tensor([1, 2]),
         logits=torch.zeros(2, 0),
         layers={"a.b": shared, "ünï\n": shared[:1]},
         masked={"z": None, "a": None},
@@ -268,7 +268,7 @@ def test_an_error_in_a_process_is_that_of_the_trace() -> None:
             self.last = nn.Linear(4, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.last(x)[:, 0]
+            return self.last(x)[:, :2, None]
 
     model = Mixed()
     source, _ = federation(model)

@@ -120,10 +120,6 @@ def test_float8_is_refused() -> None:
         trace(model, torch.randn(5, 6), source, settings())
 
 
-def test_one_logit_is_refused() -> None:
-    assert "two classes need two logits" in refused(two(plain, classes=1))
-
-
 def test_a_model_without_a_gradient_is_refused() -> None:
     assert "no_grad" in refused(two(lambda m, x: torch.no_grad()(plain)(m, x)))
 
@@ -133,7 +129,7 @@ def test_an_error_of_the_model_is_one_line_that_names_the_layer() -> None:
 
 
 def test_no_tensor_of_logits() -> None:
-    model = two(lambda m, x: (plain(m, x), 1))
+    model = two(lambda m, x: ({0: plain(m, x)}, 1))
     source, _ = federation(model)
     with pytest.raises(RunError, match=r"a tuple: a tensor of logits .* is needed"):
         trace(model, torch.randn(5, 6), source, settings())

@@ -16,7 +16,7 @@ from ...errors import RunError
 from ..batch import trace_batch
 from ..calls import TooLarge
 from ..depth import chosen_layers, layer_weights
-from ..settings import Provenance
+from ..settings import CLASS_TARGETS, Provenance
 from ..stack import Source, Stack
 from ..structure import Structure
 from ..sums import Setup, Sums, Target
@@ -68,7 +68,7 @@ Perform = Callable[[Sequence[Span]], Iterator[list[Sums]]]
 
 def open_setup(model: nn.Module, source: Source, settings: Provenance) -> Setup:
     """Load the round's global weights into `model`, and prepare to read its clients."""
-    structure = Structure.of(model, source.weights())
+    structure = Structure.of(model, source.weights(), settings.target in CLASS_TARGETS)
     structure.load(source.weights())
     parameter = next(p for p in structure.parameters.values() if p.is_floating_point())
     dtype = torch.promote_types(parameter.dtype, torch.float32)
