@@ -1,42 +1,16 @@
 """ProvFL: which clients of a federation are responsible for a prediction of its global model.
 
 What its folders are for, in the order in which they may import each other, stands in `README.md` beside this file, and
-what of them is stable. Importing this package imports none of them.
+what of them is stable. Importing this package imports none of them; `load_run` comes with `results/notebook.py`.
 """
-
-from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from os import PathLike
+import lazy_loader as lazy
 
-    from .results.notebook import RunResults
+if TYPE_CHECKING:
+    from .results.notebook import load_run as load_run
+else:
+    __getattr__, __dir__, __all__ = lazy.attach(__name__, submod_attrs={"results.notebook": ["load_run"]})
 
 __version__ = "0.2.0"
-
-
-def load_run(path: str | PathLike[str]) -> RunResults:
-    """The results of a run as data frames.
-
-        import provfl_cli
-
-        run = provfl_cli.load_run("outputs/2026-01-31/12-00-00")
-        run                                # in a notebook: its figures beside chance
-        run.summary["localization_accuracy"]
-        ours = run.contributions.query("method == 'provfl' and kind == 'client'")
-        ours.groupby(["label", "client"])["share"].mean().unstack()  # who is behind which label
-
-    The folder is data, whoever made it: nothing that its configuration names is imported or called.
-
-    Args:
-        path: the folder that `provfl run` made.
-
-    Raises:
-        InputError: it is none, the run failed or has not ended, or a file is missing or damaged.
-    """
-    from pathlib import Path
-
-    from .results.notebook import load_run as load  # pandas comes with it
-
-    return load(Path(path))

@@ -5,6 +5,7 @@ The limits lie far above what runs write, and are said where one is passed. Tabl
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -13,8 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lazy_loader as lazy
+
 if TYPE_CHECKING:
     import pandas as pd
+else:
+    pd = lazy.load("pandas")
 
 MEGABYTE = 1_000_000
 GIGABYTE = 1_000_000_000
@@ -69,10 +74,6 @@ def read_csv(path: Path, most: int = CSV_BYTES, texts: Sequence[str] = ()) -> pd
         Oversized: it has more than `most` bytes, or more columns than any table of ours.
         OSError, ValueError: it cannot be read.
     """
-    import io
-
-    import pandas as pd
-
     content = _bytes(path, most)
     check_columns(content[: content.find(b"\n") + 1 or None], b",")
     return pd.read_csv(io.BytesIO(content), dtype=dict.fromkeys(texts, str), low_memory=False)

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from provfl_cli.evaluation.contributions import tidy
+from provfl_cli.pixels import png
 from provfl_cli.results import label_counts
 from provfl_cli.results.files import write_csv, write_parquet
-from provfl_cli.results.frames import png
 from tests.test_table import made
 
 LABELS = ("cat", "<script>alert(1)</script>", "dog & bone")

@@ -31,7 +31,7 @@ from provfl_cli.bounded import (
     read_json_lines,
     read_text,
 )
-from provfl_cli.bounded_tables import RUN_TABLES, Room, check_dataset, check_run_table, measured
+from provfl_cli.bounded_tables import RUN_TABLES, Room, check_dataset, check_run_table
 from provfl_cli.cli import main
 from provfl_cli.config.schema import Dataset
 from provfl_cli.data import npz
@@ -39,6 +39,7 @@ from provfl_cli.data.decode import decode
 from provfl_cli.data.picture import MOST_PIXELS, open_picture
 from provfl_cli.data.tables import read_table
 from provfl_cli.errors import InputError, RunError
+from provfl_cli.parquet import measured
 from provfl_cli.run.inputs import RunInputs
 from provfl_cli.run.open_run import _form, _rounds_traced
 from provfl_cli.store.recorded import read_recorded

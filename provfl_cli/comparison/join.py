@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import pandas as pd
+import lazy_loader as lazy
 
 from ..coverage import coverage_warning
 from ..errors import InputError, did_you_mean
@@ -16,7 +17,9 @@ from ..results.folders import IDENTITY, MissingRun, RunFolder
 from .settings import SEED, TRACING, asked_for, common, differing, identity, value
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import pandas as pd
+else:
+    pd = lazy.load("pandas")
 
 CHANCE: Mapping[str, str | float] = {  # metric: column with what chance scores, or that score itself
     "localization_accuracy": "chance_accuracy",

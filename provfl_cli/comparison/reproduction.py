@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ..config.schema import Experiment
 from ..results.folders import MissingRun, RunFolder
 from .join import HEADINGS, JoinedRuns, TableQuery, join
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PUBLISHED = "published: "  # how methods begin whose figures others reported
 LONGER = {

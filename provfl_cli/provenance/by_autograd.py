@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +14,9 @@ from .checks import check_logits
 from .conservation import left_side
 from .factors import Dense, contract
 from .structure import Structure
+from .sums import Setup, Sums
 from .targets import target_value
 from .torch_modes import differentiable_recurrence, eager, plain_attention
-
-if TYPE_CHECKING:
-    from .sums import Setup, Sums
 
 GRADIENT_NUMBERS = 1 << 25  # of gradients that are kept until they are contracted together
 

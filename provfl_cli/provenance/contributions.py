@@ -6,6 +6,7 @@ from dataclasses import astuple, dataclass, fields
 from os import PathLike
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
 import numpy as np
 
 from ..coverage import coverage_warning, printable
@@ -15,7 +16,8 @@ from .saved import load_parts, save_parts
 
 if TYPE_CHECKING:
     import pandas as pd
-
+else:
+    pd = lazy.load("pandas")
 
 INPUTS_SHOWN = 5
 CLIENTS_SHOWN = 10
@@ -214,8 +216,6 @@ def contributions_html(contributions: Contributions) -> Markup:
 
 def contributions_frame(contributions: Contributions) -> pd.DataFrame:
     """See `Contributions.to_frame`."""
-    import pandas as pd
-
     inputs, clients = contributions.values.shape
     shares = np.full(contributions.values.shape, np.nan)
     for row in range(inputs):

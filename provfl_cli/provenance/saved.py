@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from ..bounded import check_safetensors
 from ..errors import InputError
@@ -32,8 +34,6 @@ SINCE = ("not_shared",)  # texts that files of an earlier version do not have
 
 def save_parts(parts: Parts, path: str | PathLike[str]) -> None:
     """Write `path`; InputError where it cannot be written."""
-    from safetensors.numpy import save
-
     arrays = {name: parts[name] for name in ARRAYS}
     arrays |= {f"rows/{at}": part for at, part in enumerate(parts["rows"].values())}
     for at, (_, *of_layer) in enumerate(parts["layers"]):
@@ -56,8 +56,6 @@ def save_parts(parts: Parts, path: str | PathLike[str]) -> None:
 
 def load_parts(path: str | PathLike[str]) -> Parts:
     """Read what `save_parts` wrote; InputError where it is no such file, or damaged."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         check_safetensors(Path(path))
         with safe_open(path, framework="np") as file:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.segment import Segment
 from rich.style import Style
+
+if TYPE_CHECKING:
+    from .. import pixels
+else:
+    pixels = lazy.load("provfl_cli.pixels", suppress_warning=True)
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
 SHADES = " ░▒▓█"
@@ -54,7 +61,7 @@ class Picture:
         return Measurement(self.columns, self.columns)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        small = _shrunk(self.pixels, self.columns)
+        small = pixels.shrunk(self.pixels, self.columns)
         colour = in_colour(console)
         lit = _lit(small)
         for top in range(0, len(small), 2):
@@ -65,16 +72,6 @@ class Picture:
                 else:
                     yield Segment(" ▀▄█"[int(lit[top, column]) + 2 * int(lit[top + 1, column])])
             yield Segment.line()
-
-
-def _shrunk(pixels: np.ndarray, columns: int) -> np.ndarray:
-    """`pixels` at `columns` wide and an even number high, the proportions kept; averages, so small things stay."""
-    from PIL import Image
-
-    height, width = pixels.shape[:2]
-    rows = max(2, 2 * round(columns * height / width / 2))
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3])
-    return np.asarray(image.convert("RGB").resize((columns, rows), Image.Resampling.BOX))
 
 
 def _lit(small: np.ndarray) -> np.ndarray:

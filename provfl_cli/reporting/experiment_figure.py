@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+import lazy_loader as lazy
 import numpy as np
-import pandas as pd
 
 from ..comparison.join import plain
 from ..comparison.reproduction import PublishedFigure, Reproduction, fits, in_order, name_of, same
@@ -16,8 +16,13 @@ from ..config.schema import Experiment
 from .figure_files import COLOURS, MARKERS, default_style, figure_text
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from . import canvas
+else:
+    canvas = lazy.load("provfl_cli.reporting.canvas", suppress_warning=True)
 
 DASHES = ("-", "--", ":", "-.")
 CHANCE = "0.45"  # its grey
@@ -49,8 +54,6 @@ def drawn(reproduction: Reproduction) -> Figure:
 
     One panel for each value of `experiment.facet`, else for each of the first two metrics: a strict one beside a loose.
     """
-    from matplotlib.figure import Figure
-
     experiment = reproduction.experiment
     frame = reproduction.joined.frame[reproduction.joined.frame["mean"].notna()]
     frame = frame.rename(columns=dict(zip(reproduction.joined.words, plain(reproduction.joined.words), strict=True)))
@@ -61,7 +64,7 @@ def drawn(reproduction: Reproduction) -> Figure:
     keys = [key for key in plain(reproduction.joined.words) if key not in ("method", experiment.x, experiment.facet)]
     names = [name for name, _ in _combinations(panels[0].rows, keys)]
     tall = HEIGHT if experiment.x else 1.0 + 0.16 * max((len(panel.rows) for panel in panels), default=0)
-    made = Figure(figsize=(max(WIDTH * len(panels), 5.0) + 1.6, max(tall, 2.4)), layout="constrained")
+    made = canvas.empty(max(WIDTH * len(panels), 5.0) + 1.6, max(tall, 2.4))
     all_axes = made.subplots(1, len(panels), squeeze=False, sharey=experiment.facet is not None or not experiment.x)[0]
     for axes, panel in zip(all_axes, panels, strict=True):
         theirs = reproduction.published if panel.metric == experiment.metrics[0] else ()

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
 import numpy as np
-import pandas as pd
 
 from ..comparison.join import HEADINGS, LARGEST, grouped, plain, records
 from ..comparison.reproduction import PUBLISHED, PublishedFigure, Reproduction, fits, in_order, name_of
 from ..comparison.settings import MISSING, short
 from ..results.files import write_csv, write_text
+from .experiment_figure import drawn
+from .figure_files import write_figure
 from .joined_views import below, cell, figure_of, tidy_csv
 from .tables import Table, to_latex, to_markdown
 
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = lazy.load("pandas")
+
 ROUNDS_SHOWN = 10
-
-
 BESIDE = ("inputs", "global_accuracy", "epsilon")  # columns of the first table, where they are known
 
 
@@ -142,9 +148,6 @@ def write_reproduction(folder: Path, reproduction: Reproduction, command: str) -
     Raises:
         RunError: a file cannot be written.
     """
-    from ..reporting.experiment_figure import drawn
-    from ..reporting.figure_files import write_figure
-
     name = reproduction.experiment.name
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / f"{name}.csv", tidy(reproduction))

@@ -8,11 +8,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import lazy_loader as lazy
+
 from ..harmless import harmless
 from ..store.disk import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from . import canvas
+else:
+    canvas = lazy.load("provfl_cli.reporting.canvas", suppress_warning=True)
 
 # Okabe and Ito's colours, told apart by colour-blind readers; dashes and markers tell lines apart without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
@@ -30,9 +36,7 @@ def default_style(settings: Mapping[Any, Any] = MappingProxyType({})) -> Iterato
 
     Not as a `matplotlibrc` says, which is read from the folder one stands in: it may turn on LaTeX, a program.
     """
-    from matplotlib import style
-
-    with style.context(dict(settings), after_reset=True):
+    with canvas.style_of(settings):
         yield
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+import lazy_loader as lazy
 import numpy as np
 
 from ..data.picture import open_picture
@@ -20,6 +22,10 @@ from .lineage import COLOURS, MARKERS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from . import canvas
+else:
+    canvas = lazy.load("provfl_cli.reporting.canvas", suppress_warning=True)
 
 ENDINGS = (".pdf", ".png", ".svg")
 STYLE: dict[Any, Any] = {
@@ -119,9 +125,7 @@ def ranking(opened: RunContents, number: int | None = None) -> Figure:
     values, rank = trace.contributions[at], trace.rank[at]
     best = np.lexsort((trace.clients, -values, rank))[:BARS]
     label, predicted = int(trace.labels[at]), int(trace.predictions[at])
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(6.4, max(1.9, 0.9 + 0.22 * len(best))), layout="constrained")
+    drawn = canvas.empty(6.4, max(1.9, 0.9 + 0.22 * len(best)))
     left, axes = drawn.subplots(1, 2, width_ratios=(1, 2.2))
     _show_input(left, opened, number)
     verdict = "\n(right)" if label == predicted else f"\n(labelled {_short(opened.label(label), 20)})"
@@ -183,8 +187,6 @@ def labels(opened: RunContents) -> Figure:
 
 def accuracy(opened: RunContents) -> Figure:
     """Accuracy of the global model by round and, where several rounds were traced, localization beside chance."""
-    from matplotlib.ticker import MaxNLocator
-
     if not opened.history:
         why = "metrics.jsonl has no round" if opened.recorded is None else "the labels of the inputs are not known"
         raise InputError(f"{opened.run.folder}: {why}")
@@ -200,7 +202,7 @@ def accuracy(opened: RunContents) -> Figure:
             beside = name.replace("localization", "chance")
             axes.plot(rows["round"], rows["chance_accuracy"], linestyle=":", label=beside, **look)
     axes.set_ylim(0, 1.04)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    canvas.whole_numbers(axes.xaxis)
     axes.set_xlabel("round")
     axes.set_ylabel("accuracy")
     axes.grid(color="0.9", linewidth=0.6)
@@ -219,9 +221,7 @@ KINDS: Mapping[str, Callable[[RunContents], Figure]] = {
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(width, height), layout="constrained")
+    drawn = canvas.empty(width, height)
     return drawn, drawn.add_subplot()
 
 
@@ -264,8 +264,6 @@ def _show_input(axes: Axes, opened: RunContents, number: int) -> None:
         return
     if "text" not in rows:  # of a recorded federation: numbers that are no picture
         return
-    from textwrap import wrap
-
     lines = wrap(harmless(rows["text"].iloc[0]), TEXT_WIDTH)
     shown = "\n".join([*lines[:TEXT_LINES], *(["…"] if len(lines) > TEXT_LINES else [])])
     axes.text(0.5, 0.5, shown, ha="center", va="center", fontsize=7, transform=axes.transAxes, parse_math=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import lazy_loader as lazy
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -18,6 +18,11 @@ from ..comparison.join import CHANCE, HEADINGS, LARGEST, JoinedRuns, grouped, pl
 from ..comparison.settings import MISSING, short
 from ..harmless import harmless
 from .tables import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = lazy.load("pandas")
 
 SETTINGS_ROOM = 0.6  # of a console's width
 GAP = 3  # between columns: padding, and the box

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
 import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
@@ -18,6 +19,10 @@ from .figure_files import COLOURS, MARKERS, default_style, figure_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from . import canvas
+else:
+    canvas = lazy.load("provfl_cli.reporting.canvas", suppress_warning=True)
 
 CLIENTS_SHOWN = 8
 ROUNDS_SHOWN = 8
@@ -56,10 +61,7 @@ def show_fading(curves: Sequence[Fading], label_names: Sequence[str]) -> Rendera
 @default_style()
 def figure(curves: Sequence[Fading], label_names: Sequence[str]) -> Figure:
     """The same as lines over the rounds, with one sentence below that says what they are."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    drawn = Figure(figsize=(7.2, 4.2), layout="constrained")
+    drawn = canvas.empty(7.2, 4.2)
     axes = drawn.add_subplot()
     for number, curve in enumerate([curve for curve in curves if not np.isnan(curve.shares).all()][:CLIENTS_SHOWN]):
         colour, marker = COLOURS[number], MARKERS[number]
@@ -74,7 +76,7 @@ def figure(curves: Sequence[Fading], label_names: Sequence[str]) -> Figure:
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axes.set_xlabel("round")
     axes.set_ylabel("share of the label's contributions")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    canvas.whole_numbers(axes.xaxis)
     if axes.get_lines():
         drawn.legend(loc="outside right upper", fontsize=8, frameon=False)
     drawn.supxlabel(CAPTION, fontsize=7.5, wrap=True)

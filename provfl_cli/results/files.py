@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lazy_loader as lazy
 import numpy as np
 
 from ..harmless import harmless, harmless_json, spreadsheet_cell
@@ -19,6 +20,11 @@ from ..store.disk import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .. import parquet
+else:
+    pd = lazy.load("pandas")
+    parquet = lazy.load("provfl_cli.parquet", suppress_warning=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -59,8 +65,6 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 def for_people(frame: pd.DataFrame, shown: Callable[[str], str] = harmless) -> pd.DataFrame:
     """A frame with `shown` of every text and every heading; what is no text stays as it is."""
-    import pandas as pd
-
     made = frame.copy(deep=False)
     for position, kind in enumerate(frame.dtypes):
         if kind.kind not in "biufcmM":
@@ -83,12 +87,8 @@ def for_people(frame: pd.DataFrame, shown: Callable[[str], str] = harmless) -> p
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
     """Write a frame without its index; NaN becomes null."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.Table.from_pandas(frame.reset_index(drop=True), preserve_index=False)
     with replacing(path) as beside:
-        pq.write_table(table, beside, compression="zstd")
+        parquet.write(beside, frame)
 
 
 def plain(value: Any) -> Any:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import io
+from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
 import numpy as np
-import pandas as pd
 
 from ..data.federated import FederatedData, Texts
 from ..provenance.contributions import Contributions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .. import pixels
+else:
+    pd = lazy.load("pandas")
+    pixels = lazy.load("provfl_cli.pixels", suppress_warning=True)
 
 LAYER_COLUMNS = ("round", "input", "layer", "client", "contribution", "active_neurons", "neurons")
 
@@ -24,7 +32,7 @@ def input_frame(
     if isinstance(data.form, Texts):
         name, column = "text", pd.Series(test.shown[chosen], dtype="str")
     else:
-        name, column = "picture", pd.Series([png(pixels) for pixels in test.shown[chosen]], dtype="object")
+        name, column = "picture", pd.Series([pixels.png(picture) for picture in test.shown[chosen]], dtype="object")
     return pd.DataFrame(
         {
             "round": np.full(len(chosen), number, dtype=np.int32),
@@ -37,15 +45,6 @@ def input_frame(
             name: column,
         }
     )
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """A picture uint8 `[height, width, channels]` as PNG."""
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[..., :3]).save(out, "PNG")
-    return out.getvalue()
 
 
 def layer_frame(number: int, inputs: np.ndarray, contributions: Contributions | None) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
 import numpy as np
 
 from ..bounded import Oversized
@@ -14,6 +15,8 @@ from .wrong import WrongContent
 
 if TYPE_CHECKING:
     import pandas as pd
+else:
+    pd = lazy.load("pandas")
 
 FILE = "clients.csv"
 COLUMNS = ("client", "label", "examples")
@@ -26,8 +29,6 @@ def frame(label_counts: Mapping[int, np.ndarray]) -> pd.DataFrame:
     Args:
         label_counts: training examples by label of each client, after injection, int `[classes]`.
     """
-    import pandas as pd
-
     rows = [
         (client, int(label), int(counts[label]))
         for client, counts in label_counts.items()

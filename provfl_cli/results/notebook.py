@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import lazy_loader as lazy
 
 from ..bounded import LINES_BYTES, read_text
 from ..coverage import recorded_warning
@@ -18,6 +19,11 @@ from .checksums import read_manifest
 from .columns import run_table
 from .folders import MissingRun, read_run
 from .wrong import WrongContent
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = lazy.load("pandas")
 
 FIGURES = (  # of the summary: the key, that of its chance level, and what it is called
     ("localization_accuracy", "chance_accuracy", "localization accuracy"),
@@ -94,8 +100,21 @@ def _table(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} {error}") from error
 
 
-def load_run(path: str | Path) -> RunResults:
-    """Read a run folder; see `provfl_cli.load_run`.
+def load_run(path: str | PathLike[str]) -> RunResults:
+    """The results of a run as data frames.
+
+        import provfl_cli
+
+        run = provfl_cli.load_run("outputs/2026-01-31/12-00-00")
+        run                                # in a notebook: its figures beside chance
+        run.summary["localization_accuracy"]
+        ours = run.contributions.query("method == 'provfl' and kind == 'client'")
+        ours.groupby(["label", "client"])["share"].mean().unstack()  # who is behind which label
+
+    The folder is data, whoever made it: nothing that its configuration names is imported or called.
+
+    Args:
+        path: the folder that `provfl run` made.
 
     Raises:
         InputError: it is none, the run failed or has not ended, or a file is missing or damaged.

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from ..config.schema import Federation
     from ..federation.participation import Roster
+else:
+    pd = lazy.load("pandas")
 
 
 def participation_frame(rosters: Sequence[Roster], ids: Sequence[int], federation: Federation) -> pd.DataFrame:
@@ -24,8 +28,6 @@ def participation_frame(rosters: Sequence[Roster], ids: Sequence[int], federatio
         ids: numbers of the clients kept.
         federation: the settings that the rosters were made of.
     """
-    import pandas as pd
-
     joins, leaves = federation.joins or {}, federation.leaves or {}
     rows: list[tuple[int, int, str, int | None, int | None]] = []
     for roster in rosters:

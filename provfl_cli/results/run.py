@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from ..bounded import Oversized, read_json
 from ..coverage import recorded_warning
@@ -19,6 +18,9 @@ from .columns import run_table
 from .documents import check_manifest, read_metrics
 from .folders import RunFolder
 from .wrong import WrongContent
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Key = tuple[str, str, str, int]  # method, scope, target, round
 

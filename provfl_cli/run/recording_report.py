@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from ..pixels import png
 from ..provenance.contributions import Contributions
 from ..results.folders import IDENTITY, RunFolder
-from ..results.frames import layer_frame, png
+from ..results.frames import layer_frame
 from ..results.run import RunContents, read_traces
 from ..store.recorded import RecordedFederation, read_whole
 from ..store.rounds import Round

@@ -9,6 +9,8 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ...errors import RunError
@@ -24,8 +26,6 @@ def packed(sums: Sequence[Sums]) -> bytes:
     Raises:
         TypeError: a field holds something else than tensors, names and numbers.
     """
-    from safetensors.torch import save
-
     arrays: list[Tensor] = []
     text = json.dumps(
         [{field.name: _plain(getattr(part, field.name), arrays) for field in fields(Sums)} for part in sums]
@@ -43,9 +43,6 @@ def unpacked(answer: bytes) -> list[Sums]:
     Raises:
         RunError: `packed` has not made it.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     try:
         (length,) = struct.unpack_from("<Q", answer)
         arrays = load(answer[8 + length :])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import lazy_loader as lazy
 import numpy as np
-from scipy.special import softmax
 
 from ...evaluation.contributions import Trace
 from ...evaluation.fading import fading
 from ...results.run import RunContents, last_part
+
+if TYPE_CHECKING:
+    import scipy
+else:
+    scipy = lazy.load("scipy")
 
 MOST_CELLS = 10_000_000  # rounds x clients: a page of more no browser opens
 
@@ -38,7 +43,7 @@ def client_data(opened: RunContents) -> dict[str, Any]:
         at = np.array([column[client] for client in own.clients.tolist()])
         known = own.labels >= 0
         if known.any():
-            share = softmax(own.contributions, axis=1)
+            share = scipy.special.softmax(own.contributions, axis=1)
             table["share"] = _by_label(own, share, at, len(numbers), len(opened.labels))
         table["on_top"] = _on_top(own, np.ones(len(own.inputs), dtype=bool), at, len(numbers))
         wrong = known & (own.labels != own.predictions)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import lazy_loader as lazy
+from markupsafe import Markup
+
 from ...comparison.settings import common, differing, value, written
 from ...config.stored_config import leaves
 from ...harmless import harmless_lines, harmless_values
@@ -23,7 +26,9 @@ from .summary import Figure, figures
 from .traces import layer_profiles, shown_inputs, shown_traces
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
+    import jinja2
+else:
+    jinja2 = lazy.load("jinja2")
 
 DETAILED = 8  # runs that are shown in full
 CELLS = 2_400_000  # numbers in the maps of all runs together
@@ -207,13 +212,11 @@ def _policy(scripts: Sequence[str]) -> str:
 
 
 def _template(**values: Any) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader(__package__),
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__),
         autoescape=True,
         finalize=_harmless,
-        undefined=StrictUndefined,
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -227,8 +230,6 @@ def _harmless(value: Any) -> Any:
 
 def _trusted(text: str) -> Markup:
     """Text that goes into the page as it is: our own files, and JSON made safe."""
-    from markupsafe import Markup
-
     return Markup(text)
 
 

@@ -6,16 +6,21 @@ import base64
 import io
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import lazy_loader as lazy
 import numpy as np
-import pandas as pd
-from scipy.special import softmax
 
 from ...data.picture import open_picture
 from ...evaluation.contributions import Trace
 from ...results.answer import OF_MODEL
 from ...results.run import Key, RunContents
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import scipy
+else:
+    scipy = lazy.load("scipy")
 
 TOP = 6  # clients named on a card
 SMALL_PICTURE = 4096  # bytes: what is larger is made smaller
@@ -76,7 +81,7 @@ def _sample(trace: Trace, room: int) -> np.ndarray:
 def _shown(key: Key, trace: Trace, chosen: np.ndarray, rest: pd.DataFrame | None) -> dict[str, Any]:
     method, scope, target, number = key
     values, rank = trace.contributions[chosen], trace.rank[chosen]
-    share = softmax(values, axis=1)
+    share = scipy.special.softmax(values, axis=1)
     order = np.lexsort((np.broadcast_to(trace.clients, values.shape), -values, rank), axis=1)[:, :TOP]
     largest = np.abs(values).max(axis=1, keepdims=True)
     scaled = np.divide(values, largest, out=np.zeros_like(values), where=largest > 0)

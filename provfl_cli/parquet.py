@@ -1,0 +1,92 @@
+"""Parquet files: how large a table will be, worked out before it is read from footer and dictionaries; and writing one.
+
+A few kilobytes can stand for billions of rows, or for one long text that a million rows refer to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .bounded import GIGABYTE, Oversized
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = 10_000
+BATCH = 1 << 16  # rows looked at together
+
+
+def write(path: Path, frame: pd.DataFrame) -> None:
+    """Write a frame without its index; NaN becomes null."""
+    table = pa.Table.from_pandas(frame.reset_index(drop=True), preserve_index=False)
+    pq.write_table(table, path, compression="zstd")
+
+
+def measured(path: Path, enough: int | None = None) -> tuple[int, int]:
+    """Rows of a parquet file, and the bytes that it takes in memory; where `enough` is passed, counting ends.
+
+    Raises:
+        Oversized: it has too many columns.
+        OSError, ValueError: it cannot be read.
+    """
+    with pq.ParquetFile(path) as file:
+        footer = file.metadata
+        if footer.num_columns > COLUMNS:
+            raise Oversized(f"{footer.num_columns:,} columns, at most {COLUMNS:,} are read")
+        rows, size = footer.num_rows, 0
+        kept, unpacked = dict[str, int](), dict[str, int]()  # texts by column: what their largest chunk holds
+        for chunk, column in _chunks(footer):
+            kind = footer.schema.column(column)
+            size += max(chunk.total_uncompressed_size, chunk.num_values * _width(kind))
+            if kind.physical_type == "BYTE_ARRAY" and _shares(chunk.encodings):
+                # As a dictionary pyarrow reads neither what is nested nor another encoding.
+                nested, delta = kind.path != kind.name, "DELTA_BYTE_ARRAY" in chunk.encodings
+                texts = unpacked if nested or delta else kept
+                texts[kind.path] = max(texts.get(kind.path, 1), chunk.total_uncompressed_size)
+    for columns, dictionaries in ((set(kept) - set(unpacked), True), (set(unpacked), False)):
+        if not columns or (enough is not None and size > enough):
+            continue
+        # Of what is unpacked a row may hold all of its chunk: so many at a time as are sure to fit.
+        batch = BATCH if dictionaries else max(min(BATCH, GIGABYTE // max(unpacked.values())), 1)
+        names = sorted(columns)
+        with pq.ParquetFile(path, read_dictionary=names if dictionaries else None) as file:
+            for part in file.iter_batches(batch_size=batch, columns=names, use_threads=False):
+                size += sum(map(_size, part.columns))
+                if enough is not None and size > enough:
+                    break
+    return rows, size
+
+
+def _chunks(footer: Any) -> Iterator[tuple[Any, int]]:
+    for group in range(footer.num_row_groups):
+        for column in range(footer.num_columns):
+            yield footer.row_group(group).column(column), column
+
+
+def _shares(encodings: Sequence[str]) -> bool:
+    """Whether a value may be stored once for many rows."""
+    return any("DICTIONARY" in name or name == "DELTA_BYTE_ARRAY" for name in encodings)
+
+
+def _width(kind: Any) -> int:
+    """Bytes that a value takes at least."""
+    widths = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12, "BYTE_ARRAY": 8}
+    return int(widths.get(kind.physical_type, kind.length))
+
+
+def _size(array: Any) -> int:
+    """Bytes of an array once each of its rows has its own copy of a shared value."""
+    if pa.types.is_dictionary(array.type):
+        lengths = pc.binary_length(array.dictionary).cast(pa.int64()).take(array.indices)
+        return pc.sum(lengths).as_py() or 0
+    if pa.types.is_struct(array.type):
+        return sum(map(_size, array.flatten()))
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_map(array.type):
+        return _size(array.flatten() if not pa.types.is_map(array.type) else array.items)
+    return int(array.nbytes)
