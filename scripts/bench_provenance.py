@@ -24,8 +24,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import lazy_loader as lazy
 import torch
 from torch import Tensor, nn
 
@@ -36,12 +37,18 @@ from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fuse import fuse
 from provfl_cli.fusion.updates import ReturnedModels
 from provfl_cli.models.build import build
+from provfl_cli.provenance import factors
 from provfl_cli.provenance.depth import is_counted
 from provfl_cli.provenance.settings import Provenance
 from provfl_cli.provenance.targets import target_value
 from provfl_cli.provenance.tracing import trace
 from provfl_cli.store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round, read_round
 from provfl_cli.store.tensorfile import open_tensors, specs_of, write_slot
+
+if TYPE_CHECKING:
+    import transformers
+else:
+    transformers = lazy.load("transformers")  # only of the GPT
 
 MODELS = ("lenet", "resnet18", "densenet121", "gpt")
 WAYS = ("limit", "ours", "algorithm1")
@@ -51,9 +58,8 @@ def model_and_inputs(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     """The model at random weights, and a batch: 64 images (32 for DenseNet-121), or 16 texts of 64 tokens."""
     torch.manual_seed(0)
     if name == "gpt":
-        from transformers import OpenAIGPTConfig, OpenAIGPTForSequenceClassification
-
-        model = OpenAIGPTForSequenceClassification(OpenAIGPTConfig(num_labels=10, pad_token_id=0))
+        settings = transformers.OpenAIGPTConfig(num_labels=10, pad_token_id=0)
+        model = transformers.OpenAIGPTForSequenceClassification(settings)
         return model.eval(), {"input_ids": torch.randint(1, 40_000, (16, 64))}
     channels, size = (1, 28) if name == "lenet" else (3, 32)
     module = "lenet" if name == "lenet" else "torchvision"
@@ -218,8 +224,6 @@ def measured_apart(name: str, folder: Path, way: str, threshold: str) -> float |
 
 def calibrate() -> None:
     """Print the cost of both ways of contracting, in the units of `factors.outputs_are_cheaper`."""
-    from provfl_cli.provenance import factors
-
     print("positions  clients  by outputs  by gradient   (nanoseconds per input and weight)")
     for positions, clients in ((1, 10), (1, 50), (1, 100), (4, 10), (4, 50), (16, 10), (16, 50), (64, 10)):
         left, right = torch.randn(64, 256, positions), torch.randn(64, 1, 1152, positions)

@@ -37,16 +37,23 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench_ways import SHARED, WORKERS
+from ways.federation import SHARED, WORKERS
 
 from provfl_cli.federation.flower.server import ALONE, QUIET
 
-WAYS = {"local": "torch", "flower": "flwr", "flower-tensors": "flwr", "engine=flower": "flwr", "pfl": "pfl"}
+WAYS = {  # a file of `ways/`, and the package that it needs
+    "local": ("by_engine.py", "torch"),
+    "flower": ("by_flower.py", "flwr"),
+    "flower-tensors": ("by_flower.py", "flwr"),
+    "engine=flower": ("by_engine.py", "flwr"),
+    "pfl": ("by_pfl.py", "pfl"),
+}
 FIGURES = (
     "startup_seconds", "first_round_seconds", "round_seconds", "total_seconds", "peak_mb", "peak_once_mb", "accuracy",
 )  # fmt: skip
@@ -81,7 +88,7 @@ def measured(way: str, clients: int, arguments: argparse.Namespace) -> dict[str,
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
         began = time.perf_counter()
         settings = [arguments.model, str(clients), str(arguments.rounds), str(arguments.epochs)]
-        command = [sys.executable, str(Path(__file__).with_name("bench_ways.py")), way, folder, *settings]
+        command = [sys.executable, str(Path(__file__).parent / "ways" / WAYS[way][0]), way, folder, *settings]
         alone = {**os.environ, **QUIET, **ALONE, "HF_DATASETS_CACHE": folder}
         started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=alone)
         peak = [0.0, 0.0]
@@ -124,7 +131,7 @@ def measured(way: str, clients: int, arguments: argparse.Namespace) -> dict[str,
 
 def installed() -> list[str]:
     """The ways that there is all for."""
-    return [way for way, needed in WAYS.items() if find_spec(needed) and (way != "flower" or SHARED.is_dir())]
+    return [way for way, (_, needed) in WAYS.items() if find_spec(needed) and (way != "flower" or SHARED.is_dir())]
 
 
 def line(*cells: object) -> str:
@@ -164,11 +171,9 @@ def main() -> None:
     if arguments.quick:
         arguments.clients, arguments.rounds, arguments.epochs = [4], 2, 1
 
-    import torch
-
     images = "8,000" if SHARED.is_dir() else "4,000 (embedded)"
     print(
-        f"{platform.processor() or platform.machine()}, {WORKERS} workers, torch {torch.__version__}, "
+        f"{platform.processor() or platform.machine()}, {WORKERS} workers, torch {version('torch')}, "
         f"{arguments.model}, {images} images"
     )
     headings = ("start-up s", "first round s", "a round s", "total s", "peak MB", "once MB", "accuracy")
