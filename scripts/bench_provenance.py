@@ -42,7 +42,8 @@ from provfl_cli.provenance.depth import is_counted
 from provfl_cli.provenance.settings import Provenance
 from provfl_cli.provenance.targets import target_value
 from provfl_cli.provenance.tracing import trace
-from provfl_cli.store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round, read_round
+from provfl_cli.store.new_round import begin_round, commit_round
+from provfl_cli.store.rounds import CLIENTS, Metrics, Round, read_round
 from provfl_cli.store.tensorfile import open_tensors, specs_of, write_slot
 
 if TYPE_CHECKING:

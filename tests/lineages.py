@@ -17,6 +17,7 @@ from provfl_cli.fusion.fuse import Fusion, fuse
 from provfl_cli.fusion.lineage import next_lineage
 from provfl_cli.fusion.updates import ReturnedModels, Updates
 from provfl_cli.store import rounds as store
+from provfl_cli.store.new_round import begin_round, commit_round
 from provfl_cli.store.tensorfile import specs_of, write_slot
 
 State = Mapping[str, Tensor]
@@ -83,7 +84,7 @@ def chain(
     for number in range(1, rounds + 1):
         round_work = work(number, model, past)
         clients = sorted(round_work.sent)
-        temporary = store.begin_round(folder, number, specs_of(model), len(clients))
+        temporary = begin_round(folder, number, specs_of(model), len(clients))
         for slot, client in enumerate(clients):
             write_slot(temporary / store.CLIENTS, round_work.sent[client][1], slot)
         sent = store.open_tensors(temporary / store.CLIENTS)
@@ -102,7 +103,7 @@ def chain(
 
         fused = fuse(fusion, returned, state, Updates(returned, factors), noise)
         lineage = None if decay is None else next_lineage(fusion, fused, clients, number, before, decay)
-        last = store.commit_round(
+        last = commit_round(
             temporary,
             number,
             clients=clients,

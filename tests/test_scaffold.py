@@ -30,7 +30,8 @@ from provfl_cli.fusion.scaffold import Scaffold
 from provfl_cli.fusion.updates import ReturnedModels
 from provfl_cli.provenance import trace
 from provfl_cli.provenance.state_dicts import RoundInMemory
-from provfl_cli.store.rounds import CLIENTS, CORRECTIONS, NEXT_STATE, begin_round
+from provfl_cli.store.new_round import begin_round
+from provfl_cli.store.rounds import CLIENTS, CORRECTIONS, NEXT_STATE
 from provfl_cli.store.tensorfile import open_tensors, specs_of, write_tensors
 
 from .federations import make_config, make_data, make_model

@@ -21,6 +21,7 @@ from provfl_cli.fusion.decomposition import Decomposition, Multiplier
 from provfl_cli.store import rounds as store
 from provfl_cli.store.cache import Entry
 from provfl_cli.store.disk import replacing
+from provfl_cli.store.new_round import begin_round, commit_round
 from provfl_cli.store.sealed import sealed
 from provfl_cli.store.tensorfile import (
     NAMES,
@@ -49,7 +50,7 @@ def sample_state(seed: int = 0) -> dict[str, torch.Tensor]:
 
 def commit(folder: Path, number: int, previous: dict[str, torch.Tensor], **changes: object) -> store.Round:
     states = [sample_state(10 * number + client) for client in range(3)]
-    temporary = store.begin_round(folder, number, specs_of(states[0]), 3)
+    temporary = begin_round(folder, number, specs_of(states[0]), 3)
     for slot in (2, 0, 1):  # in any order
         write_slot(temporary / store.CLIENTS, states[slot], slot)
     values = {
@@ -63,7 +64,7 @@ def commit(folder: Path, number: int, previous: dict[str, torch.Tensor], **chang
         "buffers": frozenset({"steps"}),
         "history": [METRICS],
     } | changes
-    return store.commit_round(temporary, number, **values)  # type: ignore[arg-type]
+    return commit_round(temporary, number, **values)  # type: ignore[arg-type]
 
 
 @given(
@@ -201,7 +202,7 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_round_is_no_round(tmp_path: Path) -> None:
-    store.begin_round(tmp_path, 1, specs_of(sample_state()), 3)
+    begin_round(tmp_path, 1, specs_of(sample_state()), 3)
     assert store.stored_rounds(tmp_path) == []
     store.remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -322,13 +323,13 @@ def test_rounds_of_another_federation_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_file_manager_leaves_beside_a_rounds_tensors_is_not_part_of_it(tmp_path: Path) -> None:
-    temporary = store.begin_round(tmp_path, 1, specs_of(sample_state()), 3)
+    temporary = begin_round(tmp_path, 1, specs_of(sample_state()), 3)
     (temporary / ".DS_Store").write_text("")
     (temporary / "._clients.safetensors").write_text("")
     for slot in range(3):
         write_slot(temporary / store.CLIENTS, sample_state(slot), slot)
     weights = Decomposition(torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64))
-    stored = store.commit_round(
+    stored = commit_round(
         temporary, 1, clients=[0, 1, 2], examples=[2, 3, 5], weights=sample_state(), previous=sample_state(1),
         state={}, next_state={}, decomposition=weights, buffers=frozenset(), history=[METRICS],
     )  # fmt: skip
@@ -340,7 +341,7 @@ def test_what_a_file_manager_leaves_beside_a_rounds_tensors_is_not_part_of_it(tm
 def test_a_file_in_the_way_of_a_round_is_named_and_left(tmp_path: Path) -> None:
     (tmp_path / "0001").write_text("mine")
     with pytest.raises(RunError, match="0001 is in the way of round 1: not a folder"):
-        store.begin_round(tmp_path, 1, specs_of(sample_state()), 3)
+        begin_round(tmp_path, 1, specs_of(sample_state()), 3)
     assert [path.name for path in tmp_path.iterdir()] == ["0001"]
 
 

@@ -16,7 +16,8 @@ from ..fusion.lineage import NextLineage, next_lineage
 from ..fusion.updates import ReturnedModels
 from ..processes import one_thread
 from ..store.cache import Entry
-from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round
+from ..store.new_round import begin_round, commit_round
+from ..store.rounds import CLIENTS, Metrics, Round
 from ..store.tensorfile import keep_slots, open_tensors, specs_of, write_slot
 from .client import fused_steps
 from .controls import begin_controls, end_controls, write_corrections

@@ -19,18 +19,9 @@ from torch import Tensor
 from ..fusion.state_dicts import not_finite
 from ..fusion.updates import ReturnedModels
 from ..harmless import harmless_json
+from ..store.new_round import begin_round, commit_round
 from ..store.recorded import JOURNAL, RecordedFederation, write_recorded
-from ..store.rounds import (
-    CLIENTS,
-    PREVIOUS,
-    STATE,
-    Metrics,
-    begin_round,
-    commit_round,
-    remove_round,
-    round_folder,
-    stored_rounds,
-)
+from ..store.rounds import CLIENTS, PREVIOUS, STATE, Metrics, remove_round, round_folder, stored_rounds
 from ..store.tensorfile import open_tensors, specs_of, write_slot
 from .inversion import StrategyRecord, invert, weight_key_of
 from .messages import NotRecorded, arrays_of, metric_of, same_arrays, tensors, weight_of

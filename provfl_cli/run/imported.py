@@ -23,8 +23,9 @@ from ..fusion.state_dicts import require_finite, require_same
 from ..fusion.updates import ReturnedModels
 from ..results.links import refuse_links_of_recording
 from ..store.locks import claimed
+from ..store.new_round import begin_round, commit_round
 from ..store.recorded import RecordedFederation, read_whole, require_no_run, write_recorded
-from ..store.rounds import CLIENTS, Metrics, Round, begin_round, commit_round, read_round, stored_rounds
+from ..store.rounds import CLIENTS, Metrics, Round, read_round, stored_rounds
 from ..store.tensorfile import NAMES, open_tensors, specs_of, write_slot
 from .place import DIFFERENCE
 

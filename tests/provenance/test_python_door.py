@@ -21,7 +21,8 @@ from provfl_cli.errors import InputError
 from provfl_cli.provenance import Contributions, from_state_dicts, trace
 from provfl_cli.provenance.contributions import LayerTrace
 from provfl_cli.provenance.saved import KEY
-from provfl_cli.store.rounds import Metrics, begin_round, commit_round
+from provfl_cli.store.new_round import begin_round, commit_round
+from provfl_cli.store.rounds import Metrics
 from provfl_cli.store.tensorfile import specs_of, write_slot
 
 from .federations import settings
