@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
 
+__version__ = "0.2.0"
+
 if TYPE_CHECKING:
     from .results.notebook import load_run as load_run
 else:
     __getattr__, __dir__, __all__ = lazy.attach(__name__, submod_attrs={"results.notebook": ["load_run"]})
-
-__version__ = "0.2.0"

@@ -340,8 +340,8 @@ def test_the_answer_reads_well_and_does_nothing_to_the_terminal() -> None:
 
 
 def test_a_layer_without_a_name_is_the_model_itself() -> None:
-    told = made().told[0]
-    prediction = made(told=(replace(told, layers=(replace(told.layers[0], name=""), told.layers[0])),))
+    answer = made().answers[0]
+    prediction = made(answers=(replace(answer, layers=(replace(answer.layers[0], name=""), answer.layers[0])),))
     assert "(the model itself)" in printed(prediction)
     assert as_json(prediction)["methods"][0]["layers"][0]["layer"] == "(the model itself)"
 

@@ -29,8 +29,8 @@ def show(prediction: Prediction) -> RenderableType:
         Text(harmless(f"warning: {line}"), style="bold yellow") for line in prediction.warnings
     ]
     parts.append(_head(prediction))
-    for told in prediction.told:
-        parts += _told(prediction, told)
+    for answer in prediction.answers:
+        parts += _answer(prediction, answer)
     if prediction.what_if:
         parts += [heading("What if"), _what_if(prediction)]
     if prediction.effects:
@@ -75,40 +75,42 @@ def _head(prediction: Prediction) -> RenderableType:
     return Group(*lines) if prediction.shown is None else Group(Excerpt(prediction.shown, lines=4), *lines)
 
 
-def _told(prediction: Prediction, told: MethodAnswer) -> list[RenderableType]:
+def _answer(prediction: Prediction, answer: MethodAnswer) -> list[RenderableType]:
     """One method's ranking, what is beside it, and the layers."""
-    whom = "over all rounds" if told.scope == "lineage" else "this round"
+    whom = "over all rounds" if answer.scope == "lineage" else "this round"
     name = harmless(prediction.label_names[prediction.explained])
     parts: list[RenderableType] = [
-        heading(f"Who pushed it towards {name}, {whom} ({told.method})"),
-        clients_table(told.clients, (f"examples of {name}", f"of {_true(prediction)}")),
+        heading(f"Who pushed it towards {name}, {whom} ({answer.method})"),
+        clients_table(answer.clients, (f"examples of {name}", f"of {_true(prediction)}")),
     ]
-    lines = [f"top {len(told.clients)} of {told.candidates} clients"] if len(told.clients) < told.candidates else []
-    if told.unused:
-        lines.append(f"{told.unused} that fusion did not use")
-    everything = told.total + sum(map(abs, told.rest.values()))
-    for kind, value in told.rest.items():
+    lines = (
+        [f"top {len(answer.clients)} of {answer.candidates} clients"] if len(answer.clients) < answer.candidates else []
+    )
+    if answer.unused:
+        lines.append(f"{answer.unused} that fusion did not use")
+    everything = answer.total + sum(map(abs, answer.rest.values()))
+    for kind, value in answer.rest.items():
         if not value:
             continue
         share = _percent(abs(value) / everything)
         lines.append(f"not from these clients: {kind} {value:+.3g} ({share} of all pushing)")
     if lines:
         parts.append(Text("; ".join(lines), style="dim"))
-    if told.layers:
-        parts += [Text(), _layers(told)]
+    if answer.layers:
+        parts += [Text(), _layers(answer)]
     return parts
 
 
-def _layers(told: MethodAnswer) -> RenderableType:
+def _layers(answer: MethodAnswer) -> RenderableType:
     """The layers through which the best client's part went, the largest first."""
-    best = told.clients[0]
+    best = answer.clients[0]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("through layer", overflow="fold")
     table.add_column(f"client {harmless(best.name or str(best.client))}", no_wrap=True)
     table.add_column("all clients", justify="right", no_wrap=True)
     table.add_column("active neurons", justify="right", no_wrap=True)
-    ordered = sorted(told.layers, key=lambda layer: -abs(layer.best))
-    largest, common = abs(ordered[0].best), _common([layer.name for layer in told.layers])
+    ordered = sorted(answer.layers, key=lambda layer: -abs(layer.best))
+    largest, common = abs(ordered[0].best), _common([layer.name for layer in answer.layers])
     for layer in ordered[:LAYERS_SHOWN]:
         length = abs(layer.best) / largest if largest else 0.0
         colour = "cyan" if layer.best >= 0 else "red"
@@ -249,7 +251,7 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
         "explained": names[prediction.explained],
         "probabilities": dict(zip(names, prediction.probabilities.tolist(), strict=True)),
         "text": prediction.shown if isinstance(prediction.shown, str) else None,
-        "methods": [_told_json(prediction, told) for told in prediction.told],
+        "methods": [_answer_json(prediction, answer) for answer in prediction.answers],
         "what_if": [
             {
                 "kind": what.kind,
@@ -281,17 +283,17 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _told_json(prediction: Prediction, told: MethodAnswer) -> dict[str, Any]:
+def _answer_json(prediction: Prediction, answer: MethodAnswer) -> dict[str, Any]:
     return {
-        "method": told.method,
-        "scope": told.scope,
-        "target": told.target,
-        "covered": told.covered,
-        "uncovered": dict(told.uncovered),
-        "residual": told.residual,
-        "candidates": told.candidates,
-        "clients": [_client_json(prediction, client) for client in told.clients],
-        "rest": dict(told.rest),
+        "method": answer.method,
+        "scope": answer.scope,
+        "target": answer.target,
+        "covered": answer.covered,
+        "uncovered": dict(answer.uncovered),
+        "residual": answer.residual,
+        "candidates": answer.candidates,
+        "clients": [_client_json(prediction, client) for client in answer.clients],
+        "rest": dict(answer.rest),
         "layers": [
             {
                 "layer": layer.name or OF_MODEL,
@@ -300,7 +302,7 @@ def _told_json(prediction: Prediction, told: MethodAnswer) -> dict[str, Any]:
                 "active_neurons": layer.active,
                 "neurons": layer.neurons,
             }
-            for layer in told.layers
+            for layer in answer.layers
         ],
     }
 

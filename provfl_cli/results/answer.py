@@ -98,7 +98,7 @@ class Prediction:
     label: int | None
     explained: int
     probabilities: np.ndarray
-    told: tuple[MethodAnswer, ...]
+    answers: tuple[MethodAnswer, ...]
     what_if: tuple[WhatIf, ...] = ()
     effects: tuple[Effect, ...] = ()
     agreements: tuple[Agreement, ...] = ()
@@ -113,7 +113,9 @@ class Prediction:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What has to be read before the rankings: what a trace leaves out, doubts of the input."""
-        said = (coverage_warning(told.covered, told.uncovered) for told in self.told if told.covered is not None)
+        said = (
+            coverage_warning(answer.covered, answer.uncovered) for answer in self.answers if answer.covered is not None
+        )
         return (*dict.fromkeys(text for text in said if text), *self.doubts)
 
 

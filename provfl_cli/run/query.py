@@ -96,7 +96,7 @@ def ask_one(opened: OpenFederation, number: int | None, inputs: TracedInputs, qu
         label=known,
         explained=explained,
         probabilities=probabilities[0],
-        told=told,
+        answers=told,
         what_if=tuple(_what_if(opened, asked, kinds, question.without)) if question.without else (),
         effects=effects,
         agreements=agreements,
