@@ -1,4 +1,16 @@
-"""Modules that a library imports for nothing, put off until something of them is asked for."""
+"""Modules that a library imports for nothing, put off until something of them is asked for.
+
+    torchvision 0.29   `torch._dynamo.utils`, torch's compiler, 1.3 seconds: `ops/roi_align.py` takes one function of it
+                       at its top, for an operator of detection models; pull request 8436 of pytorch/vision meant to
+                       spare importing it
+    flwr-datasets 0.6  `flwr_datasets.visualization`, 1.6 seconds: matplotlib and seaborn, for plots that are not drawn
+                       here; its `__init__.py` imports it
+
+The seconds are of one core. `tests/test_put_off.py` fails as soon as one of the libraries no longer does so: then its
+`put_off` goes, and with the last one this file. `lazy_loader`, which serves everywhere else, cannot do it: to put off a
+part of a package it imports the package, which is what imports the plots, and what it puts off is imported by the first
+`from module import name`, which is what torchvision does.
+"""
 
 from __future__ import annotations
 
