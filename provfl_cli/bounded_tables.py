@@ -92,8 +92,8 @@ def measured(path: Path, enough: int | None = None) -> tuple[int, int]:
             if kind.physical_type == "BYTE_ARRAY" and _shares(chunk.encodings):
                 # As a dictionary pyarrow reads neither what is nested nor another encoding.
                 nested, delta = kind.path != kind.name, "DELTA_BYTE_ARRAY" in chunk.encodings
-                found = unpacked if nested or delta else kept
-                found[kind.path] = max(found.get(kind.path, 1), chunk.total_uncompressed_size)
+                texts = unpacked if nested or delta else kept
+                texts[kind.path] = max(texts.get(kind.path, 1), chunk.total_uncompressed_size)
     for columns, dictionaries in ((set(kept) - set(unpacked), True), (set(unpacked), False)):
         if not columns or (enough is not None and size > enough):
             continue

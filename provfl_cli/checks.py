@@ -75,17 +75,17 @@ def check_number(key: str, value: Any, allowed: Range) -> None:
     if isinstance(value, Mapping):
         value = list(value.values())
     values = value if isinstance(value, list | tuple) else [value]
-    for one in values:
-        if isinstance(one, int | float) and one not in allowed:
-            each = " each value" if values is value else ""
-            raise InputError(f"{key}={excerpt(one)}:{each} must be {allowed}")
+    for number in values:
+        if isinstance(number, int | float) and number not in allowed:
+            of_each = " each value" if values is value else ""
+            raise InputError(f"{key}={excerpt(number)}:{of_each} must be {allowed}")
 
 
 def check_option(key: str, value: Any) -> None:
     """Raise InputError for absurd numbers in an option that is only handed on; true and false are none."""
     if isinstance(value, Mapping | list | tuple):
-        for one in value.values() if isinstance(value, Mapping) else value:
-            check_option(key, one)
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            check_option(key, inner)
     elif not isinstance(value, bool):
         check_number(key, value, Range(-LARGEST, LARGEST))
 
@@ -118,10 +118,10 @@ def check_plain(value: Any, key: str = "", depth: int = 0) -> None:
         if len(value) > LONGEST_LIST:
             raise InputError(f"{key}: holds {len(value):,} values, at most {LONGEST_LIST:,} are accepted")
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for name, one in items:
+        for name, inner in items:
             if isinstance(name, str):
                 check_text(key or "the configuration", name)
-            check_plain(one, f"{key}.{name}" if key else str(name), depth + 1)
+            check_plain(inner, f"{key}.{name}" if key else str(name), depth + 1)
 
 
 def check_text(key: str, value: str) -> None:
@@ -144,7 +144,7 @@ def check_override(text: str) -> None:
         raise InputError(f"{key}: has {len(text):,} characters, at most {LONGEST_OVERRIDE:,} are accepted")
     if digits := re.search(rf"\d{{{MOST_DIGITS + 1},}}", text):
         raise InputError(f"{key}: a number of {len(digits[0]):,} digits, at most {MOST_DIGITS} are accepted")
-    deepest = max(accumulate({"[": 1, "{": 1, "]": -1, "}": -1}.get(each, 0) for each in text), default=0)
+    deepest = max(accumulate({"[": 1, "{": 1, "]": -1, "}": -1}.get(character, 0) for character in text), default=0)
     if deepest > DEEPEST:
         raise InputError(f"{key}: is {deepest} brackets deep, at most {DEEPEST} are accepted")
 
@@ -155,7 +155,9 @@ def excerpt(value: object, length: int = EXCERPT) -> str:
         shown = str(value)
     except ValueError:  # a whole number of thousands of digits is not made a text
         return "a number of thousands of digits"
-    shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in shown)
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in shown
+    )
     return shown if len(shown) <= length else f"{shown[:length]}…"
 
 

@@ -34,7 +34,7 @@ def nearest(wrong: str, names: Iterable[str], cutoff: float = 0.5) -> list[str]:
     near = get_close_matches(wrong.casefold(), folded, n=3, cutoff=cutoff)
     if wrong.casefold() in folded:  # nothing but capitals is wrong
         near = [wrong.casefold()]
-    return [name for each in near for name in folded[each]][:3]
+    return [name for spelling in near for name in folded[spelling]][:3]
 
 
 def did_you_mean(wrong: str, valid: Iterable[str], limit: int = 12) -> str:

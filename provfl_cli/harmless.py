@@ -68,7 +68,7 @@ def harmless_values(value: Any) -> Any:
     if isinstance(value, str):
         return harmless_lines(value)
     if isinstance(value, dict):
-        return {harmless_values(key): harmless_values(one) for key, one in value.items()}
+        return {harmless_values(key): harmless_values(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(map(harmless_values, value)) if type(value) in (list, tuple) else value
     return value

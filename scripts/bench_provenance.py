@@ -107,7 +107,7 @@ def limit(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
     model.zero_grad(set_to_none=True)
 
 
-def layer_calls(model: nn.Module, one: Mapping[str, Tensor]) -> dict[str, tuple[nn.Module, Tensor, Tensor]]:
+def layer_calls(model: nn.Module, single: Mapping[str, Tensor]) -> dict[str, tuple[nn.Module, Tensor, Tensor]]:
     """For one input, each counted layer by name, with what it received and the gradient of the logit in its output."""
     calls: dict[str, tuple[nn.Module, Tensor, Tensor]] = {}
 
@@ -121,7 +121,7 @@ def layer_calls(model: nn.Module, one: Mapping[str, Tensor]) -> dict[str, tuple[
         for name, module in model.named_modules()
         if is_counted(module)
     ]
-    logits = forward(model, one)
+    logits = forward(model, single)
     for handle in handles:
         handle.remove()
     target_value("logit", logits, logits.argmax(1)).sum().backward()
@@ -174,7 +174,7 @@ def ways(name: str, stored: Round, settings: Provenance, wanted: tuple[str, ...]
 
 def seconds(calls: Mapping[str, Callable[[], object]], repeat: int) -> dict[str, float]:
     """Medians, all ways in turn; Algorithm 1, which takes a hundred times as long, is run once."""
-    found: dict[str, list[float]] = {way: [] for way in calls}
+    lengths: dict[str, list[float]] = {way: [] for way in calls}
     for turn in range(repeat + 1):  # the first turn warms up
         for way, call in calls.items():
             if way == "algorithm1" and turn != 1:
@@ -182,8 +182,8 @@ def seconds(calls: Mapping[str, Callable[[], object]], repeat: int) -> dict[str,
             began = time.perf_counter()
             call()
             if turn:
-                found[way].append(time.perf_counter() - began)
-    return {way: statistics.median(values) for way, values in found.items()}
+                lengths[way].append(time.perf_counter() - began)
+    return {way: statistics.median(values) for way, values in lengths.items()}
 
 
 def anonymous_mb() -> float:

@@ -142,7 +142,11 @@ def spelled(cell: object) -> str:
 
 def ratios(row: dict[str, Any], rows: list[dict[str, Any]]) -> list[float | None]:
     """How many times longer than the local engine a way took with as many clients: in total, and a round."""
-    local = [one for one in rows if one["way"] == "local" and one["clients"] == row["clients"]]
+    local = [
+        measurement
+        for measurement in rows
+        if measurement["way"] == "local" and measurement["clients"] == row["clients"]
+    ]
     return [row[name] / local[0][name] if local else None for name in ("total_seconds", "round_seconds")]
 
 

@@ -162,7 +162,7 @@ def pictures(config: Config) -> tuple[Any, Callable[[int], Any]]:
     partitioner.dataset = load_dataset("parquet", data_files=files)["train"].shuffle(seed=config.seed)
 
     def prepared(batch: dict[str, Any]) -> dict[str, Any]:
-        return {**batch, "image": [prepare(one) for one in batch["image"]]}
+        return {**batch, "image": [prepare(picture) for picture in batch["image"]]}
 
     model = build(config.model, Pictures(1, 28), 10, config.seed)
     return model, lambda position: partitioner.load_partition(position).with_transform(prepared)

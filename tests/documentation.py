@@ -37,13 +37,13 @@ def blocks(*languages: str) -> list[Block]:
 
 def commands(block: Block) -> list[list[str]]:
     """The arguments of each `provfl` line of a block, comments and placeholders of nothing left out."""
-    found = []
+    arguments = []
     for line in "\n".join(block.lines).replace("\\\n", " ").splitlines():
         plain = re.sub(r"^(\w+=\S+ )*(scripts/)?", "", line.strip())
         if re.match(r"provfl( -| [a-z]|$)", plain):  # not the rows of a table
             words = shlex.split(plain.partition(" && ")[0], comments=True)
-            found.append([PLACEHOLDERS.get(word, word) for word in words[1:] if word != "…"])
-    return found
+            arguments.append([PLACEHOLDERS.get(word, word) for word in words[1:] if word != "…"])
+    return arguments
 
 
 def prose(page: Path) -> str:
@@ -63,15 +63,15 @@ def anchors(page: Path) -> set[str]:
 
 
 def _blocks(page: Path) -> list[Block]:
-    found, inside = [], None
+    blocks, inside = [], None
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip().startswith("```"):
             if inside is None:
                 inside = (number + 1, line.strip("` "), [])
             else:
-                found.append(Block(page, inside[0], inside[1], tuple(inside[2])))
+                blocks.append(Block(page, inside[0], inside[1], tuple(inside[2])))
                 inside = None
         elif inside is not None:
             inside[2].append(line)
     assert inside is None, f"{page}: a block has no end"
-    return found
+    return blocks

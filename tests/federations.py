@@ -1,8 +1,9 @@
-"""Small federations for tests: random or written digits, a network with every kind of state, a valid configuration."""
+"""Small federations for tests: random or written digits, a network with every kind of state, their training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,14 @@ from provfl_cli.config import schema
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.data.federated import ClientData, Faults, FederatedData, Pictures, Source, TestData
 from provfl_cli.data.injection import NoInjection
+from provfl_cli.federation import events
+from provfl_cli.federation.train import federated_rounds
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.privacy import NoPrivacy
+from provfl_cli.store.rounds import Round
+
+CPU = torch.device("cpu")
+DIGITS = schema.Dataset("digits", "embedded", embedded="provfl_cli.data.embedded.digits", mean=[0.3], std=[0.4])
 
 
 @dataclass(frozen=True)
@@ -105,3 +112,25 @@ def make_config(**changes: Any) -> schema.Config:
         else:
             raise KeyError(name)
     return config
+
+
+def train(
+    cache: Path,
+    config: schema.Config,
+    wanted: set[int] | None = None,
+    data: FederatedData | None = None,
+    model: nn.Module | None = None,
+) -> tuple[list[Round], list[events.Event]]:
+    """All wanted rounds (default: the last), and what was observed."""
+    seen: list[events.Event] = []
+    wanted = {config.federation.rounds} if wanted is None else wanted
+    with federated_rounds(
+        config, data or make_data(), model or make_model(), cache, wanted, CPU, seen.append
+    ) as rounds:
+        return list(rounds), seen
+
+
+def content(cache: Path) -> dict[str, bytes]:
+    """Every stored tensor file of a cache with one federation."""
+    (entry,) = [folder for folder in (cache / "federations").iterdir() if folder.is_dir()]
+    return {str(path.relative_to(entry)): path.read_bytes() for path in sorted(entry.rglob("*.safetensors"))}

@@ -70,14 +70,14 @@ def clipped(returned: ReturnedModels, seed: int) -> Updates:
 
 def whole_shares(parts: Decomposition, returned: ReturnedModels) -> Tensors:
     """`A_k` written out for every parameter, float64 `[clients, *shape]`."""
-    found = {}
+    shares = {}
     for name in returned.parameters:
         shape = tuple(returned.previous[name].shape)
-        one = Multiplier(torch.ones(len(returned.examples), dtype=torch.float64))
-        rows = parts.multipliers.get(name, one).rows(slice(None), shape)
+        ones = Multiplier(torch.ones(len(returned.examples), dtype=torch.float64))
+        rows = parts.multipliers.get(name, ones).rows(slice(None), shape)
         rows = rows * parts.example_weights.view(-1, *(1,) * (rows.dim() - 1))
-        found[name] = rows.expand(-1, *(shape or (1,))).reshape(-1, *shape)
-    return found
+        shares[name] = rows.expand(-1, *(shape or (1,))).reshape(-1, *shape)
+    return shares
 
 
 def made_of(returned: ReturnedModels, shares: Tensors, unsent: Any) -> Tensors:

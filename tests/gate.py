@@ -45,12 +45,12 @@ def _plain(cfg: Any) -> dict[str, Any]:
 
 def leaves(block: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Where values stand in a configuration; blocks count as well, so that they are replaced now and then."""
-    found = []
+    places = []
     for key, value in block.items():
-        found.append((*path, key))
+        places.append((*path, key))
         if isinstance(value, dict):
-            found += leaves(value, (*path, key))
-    return found
+            places += leaves(value, (*path, key))
+    return places
 
 
 def changed(base: dict[str, Any], rng: random.Random) -> dict[str, Any]:
@@ -71,9 +71,9 @@ def outside(part: Any, key: str = "") -> list[str]:
     declared = ranges(type(part))
     for field in fields(part):
         value, name = getattr(part, field.name), f"{key}.{field.name}"
-        for each in value if isinstance(value, tuple) else [value]:
-            if is_dataclass(each):
-                wrong += outside(each, name)
+        for part_of_value in value if isinstance(value, tuple) else [value]:
+            if is_dataclass(part_of_value):
+                wrong += outside(part_of_value, name)
         values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
         for number in values:
             is_number = isinstance(number, int | float) and not isinstance(number, bool)

@@ -81,21 +81,23 @@ def chain(
     model, state, past = dict(start), dict[str, Tensor](), list[dict[str, Tensor]]()
     before, stored = None, list[store.Round]()
     for number in range(1, rounds + 1):
-        given = work(number, model, past)
-        clients = sorted(given.sent)
+        round_work = work(number, model, past)
+        clients = sorted(round_work.sent)
         temporary = store.begin_round(folder, number, specs_of(model), len(clients))
         for slot, client in enumerate(clients):
-            write_slot(temporary / store.CLIENTS, given.sent[client][1], slot)
+            write_slot(temporary / store.CLIENTS, round_work.sent[client][1], slot)
         sent = store.open_tensors(temporary / store.CLIENTS)
-        bases = {clients.index(client): base for client, base in given.bases.items()}
-        examples = [given.sent[client][0] for client in clients]
+        bases = {clients.index(client): base for client, base in round_work.bases.items()}
+        examples = [round_work.sent[client][0] for client in clients]
         returned = ReturnedModels(model, sent, examples, [5 + k for k in range(len(clients))], buffers, bases)
-        factors = torch.tensor([given.factors.get(client, 1.0) for client in clients], dtype=torch.float64)
+        factors = torch.tensor([round_work.factors.get(client, 1.0) for client in clients], dtype=torch.float64)
         noise = None
-        if given.noise:
+        if round_work.noise:
             random = torch.Generator().manual_seed(number)
 
-            def noise(name: str, delta: Tensor, random: torch.Generator = random, scale: float = given.noise) -> Tensor:
+            def noise(
+                name: str, delta: Tensor, random: torch.Generator = random, scale: float = round_work.noise
+            ) -> Tensor:
                 return scale * torch.randn(delta.shape, generator=random, dtype=delta.dtype)
 
         fused = fuse(fusion, returned, state, Updates(returned, factors), noise)

@@ -89,7 +89,7 @@ def whole_run(
             "train_examples": 9,
             "test_examples": 9,
         },
-        "clients": {"kept": {str(client): int(each.sum()) for client, each in counts.items()}, "faulty": list(faulty)},
+        "clients": {"kept": {str(client): int(row.sum()) for client, row in counts.items()}, "faulty": list(faulty)},
         "seconds": {"total": 1.0},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -67,7 +67,7 @@ def network(kind: type[nn.Module] = nn.ReLU) -> nn.Module:
 
 def make_case(stored: Round, model: nn.Module, count: int = 6, **changed: Any) -> Case:
     """Random pictures, explained as classes 0, 1, 2, …"""
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "model": model,
         "inputs": torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(5)),
         "numbers": np.arange(100, 100 + count),
@@ -81,12 +81,12 @@ def make_case(stored: Round, model: nn.Module, count: int = 6, **changed: Any) -
         "seed": 0,
         "device": CPU,
     }
-    return Case(**{**given, **changed})
+    return Case(**{**fields, **changed})
 
 
 def updates(stored: Round, names: list[str], weighted: bool) -> list[Tensor]:
     """`A_k o (W_k - V_k)` of each parameter, `[clients, *shape]`, written out; without `q_k` unless weighted."""
-    parts, found = stored.decomposition, []
+    parts, tensors = stored.decomposition, []
     for name in names:
         start = torch.stack([stored.previous()[name]] * len(stored.clients)).double()
         for position, base in stored.bases().items():
@@ -96,8 +96,8 @@ def updates(stored: Round, names: list[str], weighted: bool) -> list[Tensor]:
             factor = parts.multipliers[name].rows(slice(None), tuple(moved.shape[1:]))
             moved *= factor if moved.dim() > 1 else factor.flatten()
         shares = parts.example_weights.view(-1, *(1,) * (moved.dim() - 1))
-        found.append(moved * shares if weighted else moved)
-    return found
+        tensors.append(moved * shares if weighted else moved)
+    return tensors
 
 
 FUSIONS = ("fedavg", "fedadam", "median", "krum")
@@ -112,12 +112,12 @@ def test_static_weights_are_the_norms_of_the_updates_as_fused(
     model = network()
     stored = stored_rounds(tmp_path, composed_fusion(fusion), model)[-1]
     names = [name for name, _ in model.named_parameters()]
-    expected = torch.cat([each.flatten(1) for each in updates(stored, names, weighted)], 1).norm(dim=1)
+    expected = torch.cat([update.flatten(1) for update in updates(stored, names, weighted)], 1).norm(dim=1)
     assert torch.allclose(update_norms(stored, names, weighted), expected, rtol=1e-12)
     if weighted:
-        found = StaticWeights().attribute(make_case(stored, model))
-        assert found.values == pytest.approx(np.tile(expected.numpy(), (6, 1)))
-        assert found.candidates.sum() == (1 if fusion == "krum" else 5)
+        attributed = StaticWeights().attribute(make_case(stored, model))
+        assert attributed.values == pytest.approx(np.tile(expected.numpy(), (6, 1)))
+        assert attributed.candidates.sum() == (1 if fusion == "krum" else 5)
 
 
 def test_a_parameter_without_dimensions_counts(tmp_path: Path) -> None:
@@ -137,8 +137,8 @@ def test_a_parameter_without_dimensions_counts(tmp_path: Path) -> None:
 
 def test_data_size_is_the_number_of_examples(tmp_path: Path) -> None:
     model = network()
-    found = DataSize().attribute(make_case(stored_rounds(tmp_path, FedAvg(), model)[-1], model))
-    assert found.values.tolist() == [[20, 23, 26, 29, 32]] * 6
+    attributed = DataSize().attribute(make_case(stored_rounds(tmp_path, FedAvg(), model)[-1], model))
+    assert attributed.values.tolist() == [[20, 23, 26, 29, 32]] * 6
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -147,17 +147,17 @@ def test_cosine_times_the_gradients_length_is_the_projection_on_it(fusion: str, 
     stored = stored_rounds(tmp_path, composed_fusion(fusion), model)[-1]
     case = make_case(stored, model)
     case = replace(case, inputs=case.inputs.double())
-    found = Cosine().attribute(case)
+    attributed = Cosine().attribute(case)
     names = [name for name, _ in model.named_parameters()]
-    moved = torch.cat([each.flatten(1) for each in updates(stored, names, weighted=False)], 1)
+    moved = torch.cat([update.flatten(1) for update in updates(stored, names, weighted=False)], 1)
     model.load_state_dict(dict(stored.weights()))
     for row, picture in enumerate(case.inputs):
         value = target_value("centred", model(picture[None]), torch.tensor([row]))
         gradient = torch.cat([g.flatten() for g in torch.autograd.grad(value.sum(), list(model.parameters()))])
         expected = torch.cosine_similarity(moved, gradient[None]) * gradient.norm()
-        used = found.candidates
-        assert found.values[row, used] == pytest.approx(expected.numpy()[used], rel=1e-6, abs=1e-9)
-    assert found.target == "centred"
+        used = attributed.candidates
+        assert attributed.values[row, used] == pytest.approx(expected.numpy()[used], rel=1e-6, abs=1e-9)
+    assert attributed.target == "centred"
 
 
 def test_a_client_that_sent_nothing_new_has_cosine_0(tmp_path: Path) -> None:
@@ -186,12 +186,12 @@ def test_last_layer_is_the_last_layers_part_of_the_whole_trace(tmp_path: Path) -
     work = Work({k: (10, perturbed(model.state_dict(), 0.01, k)) for k in range(3)})
     (stored,) = play(tmp_path, FedAvg(), model.state_dict(), [work])
     case = make_case(stored, model)
-    found = Traced("last_layer", layers="last").attribute(case)
+    attributed = Traced("last_layer", layers="last").attribute(case)
     classes = torch.from_numpy(case.classes)
     whole = trace(model, case.inputs, stored, case.provenance, classes, layer_sample=6)
     (last,) = (layer for layer in whole.layers if layer.layer == "logits")
-    assert found.values == pytest.approx(last.contributions, rel=1e-5)
-    assert found.values != pytest.approx(whole.values, rel=0.1)
+    assert attributed.values == pytest.approx(last.contributions, rel=1e-5)
+    assert attributed.values != pytest.approx(whole.values, rel=0.1)
 
 
 def test_layers_last_needs_a_layer_that_counts(tmp_path: Path) -> None:
@@ -214,10 +214,10 @@ def test_a_preset_as_a_method_gives_what_the_preset_gives(name: str, tmp_path: P
     model = network(nn.Tanh)
     stored = stored_rounds(tmp_path, FedAvg(), model)[-1]
     case = make_case(stored, model, provenance=replace(provenance_preset("faithful"), threshold=0.3))
-    found = Traced(name, preset=name).attribute(case)
+    attributed = Traced(name, preset=name).attribute(case)
     direct = trace(model, case.inputs, stored, provenance_preset(name), torch.from_numpy(case.classes))
-    assert (found.values == direct.values).all()
-    assert found.target == provenance_preset(name).target
+    assert (attributed.values == direct.values).all()
+    assert attributed.target == provenance_preset(name).target
 
 
 # -- a share of the neurons ----------------------------------------------------------------------------------------
@@ -228,8 +228,8 @@ def test_a_preset_as_a_method_gives_what_the_preset_gives(name: str, tmp_path: P
 def test_all_of_the_neurons_are_no_selection(neurons: str, activation: type[nn.Module], tmp_path: Path) -> None:
     model = network(activation)
     case = make_case(stored_rounds(tmp_path, FedAvg(), model)[-1], model)
-    found = Traced("some", neurons=neurons, fraction=1.0).attribute(case)
-    assert found.values == pytest.approx(traced(case, case.provenance).values, rel=1e-5, abs=1e-6)
+    attributed = Traced("some", neurons=neurons, fraction=1.0).attribute(case)
+    assert attributed.values == pytest.approx(traced(case, case.provenance).values, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("threshold", [None, 0.0])
@@ -241,7 +241,7 @@ def test_gradient_neurons_are_those_with_the_largest_gradient_times_activation(
     settings = replace(provenance_preset("provfl"), threshold=threshold, client_weighting="fusion")
     case = make_case(stored, model, provenance=settings)
     case = replace(case, inputs=case.inputs.double())
-    found = Traced("gradient_neurons", neurons="gradient", fraction=0.25).attribute(case).values
+    values = Traced("gradient_neurons", neurons="gradient", fraction=0.25).attribute(case).values
     model.load_state_dict(dict(stored.weights()))
     names = [name for name, _ in model.named_parameters()]
     w1, b1, w2, b2 = updates(stored, names, weighted=True)
@@ -260,7 +260,7 @@ def test_gradient_neurons_are_those_with_the_largest_gradient_times_activation(
         g, h = g * chosen, h * chosen_logits
         expected = 0.9 * (torch.einsum("koi,o,i->k", w1, g, z) + b1 @ g)
         expected = expected + torch.einsum("koi,o,i->k", w2, h, hidden.detach()) + b2 @ h
-        assert found[row] == pytest.approx(expected.detach().numpy(), rel=1e-8)
+        assert values[row] == pytest.approx(expected.detach().numpy(), rel=1e-8)
 
 
 def test_random_neurons_do_not_depend_on_the_batch_but_on_the_seed(tmp_path: Path) -> None:
@@ -279,8 +279,8 @@ def test_the_neurons_that_take_part_are_counted(tmp_path: Path) -> None:
     case = make_case(stored_rounds(tmp_path, FedAvg(), model)[-1], model)
     for neurons in ("gradient", "random"):
         settings = replace(case.provenance, threshold=None, neurons=neurons, neuron_fraction=0.25)
-        found = trace(model, case.inputs, case.stored, settings, layer_sample=6)
-        assert {layer.layer: set(layer.active.tolist()) for layer in found.layers} == {"1": {3}, "3": {2}}
+        result = trace(model, case.inputs, case.stored, settings, layer_sample=6)
+        assert {layer.layer: set(layer.active.tolist()) for layer in result.layers} == {"1": {3}, "3": {2}}
 
 
 # -- FedDebug ------------------------------------------------------------------------------------------------------
@@ -323,10 +323,10 @@ def test_active_neurons_are_seen_behind_every_activation_function() -> None:
     torch.manual_seed(0)
     model, inputs = Functional(), torch.randn(7, 6)
     with torch.no_grad():
-        found = active_neurons(model, inputs, 0.1)
-    expected = torch.cat([each > 0.1 for each in model.seen], 1)
-    assert (found == expected).all()
-    assert 0 < found.float().mean() < 1
+        active = active_neurons(model, inputs, 0.1)
+    expected = torch.cat([output > 0.1 for output in model.seen], 1)
+    assert (active == expected).all()
+    assert 0 < active.float().mean() < 1
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
@@ -343,11 +343,11 @@ def test_feddebug_finds_the_client_whose_model_is_unlike_the_others(tmp_path: Pa
     (stored,) = play(tmp_path, FedAvg(), start, [Work(sent)])
     case = make_case(stored, model)
     for generator in GENERATORS:
-        found = FedDebug(generator=generator, inputs=5, threshold=0.0).attribute(case)
-        assert found.values[0].argmax() == 3, generator
-        assert found.values[:, 3] == pytest.approx(1.0)
-        assert found.values.sum(1) == pytest.approx(1.0)
-        assert (found.values == found.values[0]).all()
+        attributed = FedDebug(generator=generator, inputs=5, threshold=0.0).attribute(case)
+        assert attributed.values[0].argmax() == 3, generator
+        assert attributed.values[:, 3] == pytest.approx(1.0)
+        assert attributed.values.sum(1) == pytest.approx(1.0)
+        assert (attributed.values == attributed.values[0]).all()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, stored.weights()[name]), "the global model is back in place"
 
@@ -373,8 +373,8 @@ def test_feddebug_generates_texts_of_any_tokens_but_padding(tmp_path: Path) -> N
     (stored,) = play(tmp_path, FedAvg(), start, [Work(sent)])
     data = replace(make_data(clients=1), form=Texts(vocabulary=20, max_tokens=9, padding=4))
     case = make_case(stored, model, inputs=torch.zeros(6, 9, dtype=torch.int64), form=data.form)
-    found = FedDebug(inputs=30).attribute(case)
-    assert found.values[0].argmax() == 1
+    attributed = FedDebug(inputs=30).attribute(case)
+    assert attributed.values[0].argmax() == 1
     tokens = torch.cat(model.read)
     assert tokens.shape == (4 * 30, 9)
     assert set(tokens.unique().tolist()) == set(range(20)) - {4}
@@ -408,7 +408,10 @@ def test_methods_can_be_swept_over(workspace: Path) -> None:
     assert methods() == []
     assert methods("attribution=cosine") == [Cosine()]
     jobs = compose_jobs(["-m", "attribution=[random],[cosine,random]"])
-    assert [[one.name for one in validated(cfg).attribution] for _, cfg in jobs] == [["random"], ["cosine", "random"]]
+    assert [[method.name for method in validated(cfg).attribution] for _, cfg in jobs] == [
+        ["random"],
+        ["cosine", "random"],
+    ]
 
 
 @pytest.mark.slow
@@ -530,8 +533,8 @@ def test_what_a_method_says_it_took_is_less_than_what_passed(method: Any, tmp_pa
     model = network()
     case = make_case(stored_rounds(tmp_path, FedAvg(), model)[-1], model, count=2)
     began = time.perf_counter()
-    found = method.attribute(case)
-    assert 0 < found.seconds <= time.perf_counter() - began
+    attributed = method.attribute(case)
+    assert 0 < attributed.seconds <= time.perf_counter() - began
 
 
 def test_a_round_is_attributed_by_every_method_on_the_same_inputs(tmp_path: Path) -> None:
@@ -548,15 +551,15 @@ def test_a_round_is_attributed_by_every_method_on_the_same_inputs(tmp_path: Path
     config = make_config(attribution=chosen, evaluation=replace(make_config().evaluation, inputs="all", min_examples=1))
     counts: Mapping[int, np.ndarray] = {client.id: client.label_counts for client in data.clients}
     presets = [provenance_preset("provfl"), provenance_preset("tracefl")]
-    found = trace_round(config, presets, data, model, stored, dict(counts), CPU)
-    frame = found.contributions
+    traced_round = trace_round(config, presets, data, model, stored, dict(counts), CPU)
+    frame = traced_round.contributions
     assert list(dict.fromkeys(frame["method"])) == ["provfl", "tracefl", "random", "faithful", "estimated"]
-    assert set(found.method_seconds) == {(name, "round") for name in frame["method"].unique()}
-    assert found.method_seconds["estimated", "round"] == 1.5
-    assert found.notes == ("estimated roughly", "helpless roughly", "helpless could rank nobody in round 1")
+    assert set(traced_round.method_seconds) == {(name, "round") for name in frame["method"].unique()}
+    assert traced_round.method_seconds["estimated", "round"] == 1.5
+    assert traced_round.notes == ("estimated roughly", "helpless roughly", "helpless could rank nobody in round 1")
     clients = frame[frame["kind"] == "client"]
     inputs = clients.groupby("method")["input"].unique()
-    assert all((each == inputs["provfl"]).all() for each in inputs)
+    assert all((numbers == inputs["provfl"]).all() for numbers in inputs)
     estimated = clients[clients["method"] == "estimated"]
     assert (estimated["error"] == estimated["contribution"] / 10).all()
     assert estimated["without"].astype(object).where(estimated["without"].notna(), None).tolist() == [8, 9, None] * 60
@@ -566,5 +569,5 @@ def test_a_round_is_attributed_by_every_method_on_the_same_inputs(tmp_path: Path
     assert scores.loc["estimated", "clients"] == 2
     assert (scores["chance_accuracy"] > 0).all()
     assert scores.loc["random", "target"] == "none"
-    table = cost_table(found.method_seconds, len(inputs["provfl"]))
+    table = cost_table(traced_round.method_seconds, len(inputs["provfl"]))
     assert table.rows[-1] == ("estimated", "60", "1.50", "25.0")

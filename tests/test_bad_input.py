@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import config
 from PIL import Image
 
-from provfl_cli.cli import main
+from tests.refusals import refusal
 
 CLOSED = "http://127.0.0.1:9"  # nobody listens there
 Prepare = Callable[[Path], object]
@@ -136,25 +138,12 @@ SETTINGS: dict[str, tuple[list[str], list[str]]] = {  # overrides, what the line
 }  # fmt: skip
 
 
-def one_line(arguments: list[str], workspace: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The line that a wrong `provfl run` says on stderr; it fails unless that is all that happens."""
-    before = {path.name for path in workspace.iterdir()}
-    assert main(["run", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("provfl: ")
-    assert error.endswith("\n")
-    assert error.count("\n") == 1
-    assert len(error) < 600
-    assert {path.name for path in workspace.iterdir()} == before, "no run folder, no cache"
-    return error
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DATA)
 def test_wrong_data(name: str, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare, overrides, expected = DATA[name]
     prepare(workspace / "data")
-    error = one_line([*FOLDER, *overrides], workspace, capsys)
+    error = refusal([*FOLDER, *overrides], workspace, capsys)
     assert all(part in error for part in expected), error
 
 
@@ -162,7 +151,7 @@ def test_wrong_data(name: str, workspace: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_that_the_data_contradict(name: str, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overrides, expected = SETTINGS[name]
-    error = one_line(overrides, workspace, capsys)
+    error = refusal(overrides, workspace, capsys)
     assert all(part in error for part in expected), error
 
 
@@ -180,14 +169,11 @@ def test_the_hub_cannot_be_reached(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import huggingface_hub
-    from datasets import config
-
     monkeypatch.setenv("HF_ENDPOINT", CLOSED)
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", str(workspace / "none"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(workspace / "none"))
     began = time.monotonic()
-    error = one_line(overrides, workspace, capsys)
+    error = refusal(overrides, workspace, capsys)
     assert time.monotonic() - began < 10
     assert f"{CLOSED} cannot be reached" in error
     assert "dataset.path=DIR" in error
@@ -200,14 +186,14 @@ def test_published_weights_cannot_be_reached(
     monkeypatch.setenv("TORCH_HOME", str(workspace / "none"))
     monkeypatch.setenv("https_proxy", CLOSED)
     began = time.monotonic()
-    error = one_line([*DIGITS, "model=resnet18", "model.pretrained=true"], workspace, capsys)
+    error = refusal([*DIGITS, "model=resnet18", "model.pretrained=true"], workspace, capsys)
     assert time.monotonic() - began < 10
     assert "cannot be reached: model.pretrained=false, or put" in error
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_such_device(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "this machine has none; device=auto or device=cpu" in one_line([*DIGITS, "device=cuda"], workspace, capsys)
+    assert "this machine has none; device=auto or device=cpu" in refusal([*DIGITS, "device=cuda"], workspace, capsys)
 
 
 @pytest.mark.slow
@@ -222,16 +208,16 @@ def test_a_wrong_model_of_ones_own(
     text: str, expected: str, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     my_model(text)(workspace / "mine")
-    assert expected in one_line([*DIGITS, "--config-dir", "mine", "model=mine"], workspace, capsys)
+    assert expected in refusal([*DIGITS, "--config-dir", "mine", "model=mine"], workspace, capsys)
 
 
 def test_layer_types_that_the_model_does_not_have(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = one_line([*DIGITS, "provenance.layers=[LSTM]"], workspace, capsys)
+    line = refusal([*DIGITS, "provenance.layers=[LSTM]"], workspace, capsys)
     assert "has none of these, only Conv2d, Linear" in line
 
 
 def test_layer_types_that_nobody_knows(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = one_line([*DIGITS, "provenance.layers=[Conv,Liner]"], workspace, capsys)
+    line = refusal([*DIGITS, "provenance.layers=[Conv,Liner]"], workspace, capsys)
     assert "Liner is no layer type, did you mean Linear" in line
 
 
@@ -240,4 +226,4 @@ def test_a_file_where_the_run_folder_should_be(
     flags: list[str], workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (workspace / "taken").touch()
-    assert "the run folder cannot be made" in one_line([*DIGITS, *flags], workspace, capsys)
+    assert "the run folder cannot be made" in refusal([*DIGITS, *flags], workspace, capsys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import EpsImagePlugin, Image
 
 from provfl_cli import load_run
 from provfl_cli.bounded import (
@@ -241,8 +243,6 @@ def test_a_large_study_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("size", [(13_000, 13_000), (20_000, 20_000), (1_000_000, 1_000_000)])
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header(size: tuple[int, int], tmp_path: Path) -> None:
-    import hashlib
-
     content = png(*size)
     (tmp_path / "large.png").write_bytes(content)
     with warnings.catch_warnings(record=True) as warned:
@@ -264,8 +264,6 @@ def test_pictures_as_large_as_cameras_make_them_are_read() -> None:
 
 
 def test_only_the_first_picture_of_an_animation_is_looked_at() -> None:
-    from PIL import Image
-
     out = io.BytesIO()
     frames = [Image.new("L", (8, 8), 10 * number) for number in range(20)]
     frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
@@ -275,12 +273,8 @@ def test_only_the_first_picture_of_an_animation_is_looked_at() -> None:
 
 def test_no_program_is_started_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow hands Encapsulated PostScript to Ghostscript, whatever the file is called."""
-    import hashlib
-
-    from PIL import EpsImagePlugin
-
     started: list[Any] = []
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **named: started.append(given))
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **named: started.append(arguments))
     path = tmp_path / "cat.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
     with pytest.raises(InputError, match="not a picture in a known format"):

@@ -10,12 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 
+import provfl_cli.cli.ls as ls
 import provfl_cli.run as run_part
 from provfl_cli.cli import COMMANDS, main
 from provfl_cli.cli.completion import split_line, words
@@ -222,7 +226,7 @@ def test_a_signal_that_ends_a_command_is_answered_in_one_line(
     name: str, code: int, workspace: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = getattr(signal, name)
-    before = {each: signal.signal(getattr(signal, each), signal.SIG_DFL) for each in ("SIGTERM", "SIGHUP")}
+    before = {ending: signal.signal(ending, signal.SIG_DFL) for ending in (signal.SIGTERM, signal.SIGHUP)}
 
     def hit(config: Config, folder: Path) -> None:
         os.kill(os.getpid(), number)
@@ -233,8 +237,8 @@ def test_a_signal_that_ends_a_command_is_answered_in_one_line(
     try:
         assert main() == code
     finally:
-        for each, handler in before.items():
-            signal.signal(getattr(signal, each), handler)
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
     error = capsys.readouterr().err
     assert error == f"provfl: ended by {name}; the same command goes on from the last whole round\n"
     assert not list(workspace.rglob("config.yaml")), "no folder of a job in which nothing was computed"
@@ -254,8 +258,6 @@ def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_full_disk_is_said_with_the_folder(
     sweep: bool, workspace: Path, jobs: list[Config], capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydra._internal.hydra import Hydra
-
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # of a write: it names no file
 
@@ -269,8 +271,6 @@ def test_a_full_disk_is_said_with_the_folder(
 def test_a_file_of_the_system_that_cannot_be_read_is_named(
     workspace: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import provfl_cli.cli.ls as ls
-
     def closed(arguments: list[str]) -> int:
         raise PermissionError(errno.EACCES, "Permission denied", "secret/config.yaml")
 
@@ -573,11 +573,11 @@ def test_a_list_of_nothing_is_refused(flag: str, workspace: Path, capsys: Captur
 
 
 @pytest.mark.parametrize(
-    ("given", "written"),
+    ("target", "written"),
     [("mine/", "mine/model/lenet.yaml"), ("model/", "model/lenet.yaml"), ("x", "x.yaml"), ("a/b.yaml", "a/b.yaml")],
 )
-def test_cp_targets(given: str, written: str, workspace: Path, capsys: Captured) -> None:
-    assert main(["cp", "model/lenet", given]) == 0
+def test_cp_targets(target: str, written: str, workspace: Path, capsys: Captured) -> None:
+    assert main(["cp", "model/lenet", target]) == 0
     assert (workspace / written).read_text() == (REPOSITORY / "conf" / "model" / "lenet.yaml").read_text()
     assert ("--config-dir" in capsys.readouterr().out) == ("model/" in written)
 
@@ -590,9 +590,6 @@ def test_output_into_a_closed_pipe(workspace: Path) -> None:
 
 
 def test_every_command_has_its_module() -> None:
-    from importlib import import_module
-    from keyword import iskeyword
-
     for name in COMMANDS:
         module: ModuleType = import_module(f"provfl_cli.cli.{name}_" if iskeyword(name) else f"provfl_cli.cli.{name}")
         assert callable(module.main)

@@ -41,9 +41,9 @@ def test_jobs_of_submitit_share_one_training(tmp_path: Path) -> None:
     done = sweep(tmp_path, *overrides, *shared)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sweep" / "table.csv").exists()
-    found = [json.loads((tmp_path / "sweep" / job / "summary.json").read_text()) for job in "01"]
-    assert sorted(one["train_seconds"] > 0 for one in found) == [False, True]
-    assert found[0]["global_accuracy"] == found[1]["global_accuracy"]
+    summaries = [json.loads((tmp_path / "sweep" / job / "summary.json").read_text()) for job in "01"]
+    assert sorted(summary["train_seconds"] > 0 for summary in summaries) == [False, True]
+    assert summaries[0]["global_accuracy"] == summaries[1]["global_accuracy"]
     assert (tmp_path / "cache" / "federations" / ".locks").read_text() == "lease"
     assert list((tmp_path / "cache" / "federations").glob("*/leases/*")) == []
 

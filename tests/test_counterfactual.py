@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from provfl_cli.attribution.counterfactual import fused_again, models, outcomes
@@ -24,6 +26,7 @@ from provfl_cli.data.federated import Faults
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.evaluation.contributions import tidy
 from provfl_cli.evaluation.metrics import localization
+from provfl_cli.federation import round as federation_round
 from provfl_cli.federation.client import steps_made
 from provfl_cli.federation.train import federated_rounds
 from provfl_cli.fusion.fedavg import FedAvg
@@ -79,7 +82,7 @@ def case_of(stored: Round, fusion: Any, **changes: Any) -> Case:
     """A case with random inputs, whose classes are whatever."""
     random = torch.Generator().manual_seed(11)
     classes = np.arange(INPUTS) % CLASSES
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "model": Straight(),
         "inputs": torch.randn(INPUTS, FEATURES, generator=random, dtype=DOUBLE),
         "numbers": np.arange(INPUTS),
@@ -93,7 +96,7 @@ def case_of(stored: Round, fusion: Any, **changes: Any) -> Case:
         "seed": 4,
         "device": CPU,
     }
-    return Case(**{**given, **changes})
+    return Case(**{**fields, **changes})
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,8 @@ def refusing(values: list[Any], examples: list[int], fusion: Any, left: list[int
     sent = torch.tensor(values, dtype=DOUBLE)
     zero = torch.zeros(sent.shape[1:], dtype=DOUBLE)
     stored: Any = RoundOf({"w": sent}, {"w": zero}, {"w": zero}, tuple(examples))
-    found: list[Any] = fused_again(case_of(stored, fusion, **changes), left)["w"].tolist()
-    return found
+    values_of_w: list[Any] = fused_again(case_of(stored, fusion, **changes), left)["w"].tolist()
+    return values_of_w
 
 
 def test_refused_fedavg_by_hand() -> None:
@@ -174,9 +177,9 @@ def test_refused_fednova_counts_each_client_s_own_steps() -> None:
 def test_refused_central_dp_meets_the_same_draw() -> None:
     # Norms 5 and 1 are left, clipped at 2.5: half of (3, 4) and all of (0, 1), plus the noise for two clients.
     privacy = CentralDP(clip_norm=2.5, noise_multiplier=0.4)
-    found = refusing([[3.0, 4.0], [7.0, 7.0], [0.0, 1.0]], [5, 1, 2], FedAvg(), [0, 2], privacy=privacy)
+    values = refusing([[3.0, 4.0], [7.0, 7.0], [0.0, 1.0]], [5, 1, 2], FedAvg(), [0, 2], privacy=privacy)
     drawn = torch.randn(2, generator=generator(4, "noise", 1, "w"), dtype=DOUBLE)
-    assert found == pytest.approx((torch.tensor([0.75, 1.5]) + 0.4 * 2.5 / 2 * drawn).tolist(), rel=1e-12)
+    assert values == pytest.approx((torch.tensor([0.75, 1.5]) + 0.4 * 2.5 / 2 * drawn).tolist(), rel=1e-12)
 
 
 def quick(names: list[str], *few: str) -> list[Any]:
@@ -281,9 +284,9 @@ def test_on_a_linear_model_all_three_are_one(tmp_path: Path, name: str) -> None:
     assert np.abs(traced.values).max() > 1e-3
     assert one_out.target == whole.target == "logit"
     scale = np.abs(traced.values).max()
-    for found in (one_out, whole, few):
-        assert np.abs(found.values - traced.values).max() < 1e-12 * max(scale, 1)
-        assert (found.candidates == traced.candidates).all()
+    for attributed in (one_out, whole, few):
+        assert np.abs(attributed.values - traced.values).max() < 1e-12 * max(scale, 1)
+        assert (attributed.candidates == traced.candidates).all()
     assert few.errors is not None
     assert few.errors.max() < 1e-12  # every order says the same
 
@@ -294,8 +297,8 @@ def test_leave_one_out_is_the_loss_of_log_probability_and_says_what_is_predicted
     inputs = torch.randn(count, FEATURES, generator=torch.Generator().manual_seed(3), dtype=DOUBLE)
     case = case_of(stored, FedAvg(), inputs=inputs, classes=np.arange(count) % CLASSES)
     for kind in ("withhold", "refuse"):
-        found = LeaveOneOut(kind).attribute(case)
-        assert found.without is not None
+        attributed = LeaveOneOut(kind).attribute(case)
+        assert attributed.without is not None
         for client in range(4):
             (model,) = models(case, kind, [(client,)])
             assert model is not None
@@ -305,11 +308,11 @@ def test_leave_one_out_is_the_loss_of_log_probability_and_says_what_is_predicted
 
             lost = log_probabilities(stored.weights()) - log_probabilities(model)
             expected = lost[torch.arange(count), torch.as_tensor(case.classes)]
-            assert found.values[:, client] == pytest.approx(expected.numpy(), abs=1e-12)
-            assert np.array_equal(found.without[:, client], log_probabilities(model).argmax(1).numpy())
-        assert np.ptp(found.without, axis=1).any(), "the same whoever is left out would prove nothing"
-        assert found.errors is None
-        assert np.abs(found.values).max() > 1e-3
+            assert attributed.values[:, client] == pytest.approx(expected.numpy(), abs=1e-12)
+            assert np.array_equal(attributed.without[:, client], log_probabilities(model).argmax(1).numpy())
+        assert np.ptp(attributed.without, axis=1).any(), "the same whoever is left out would prove nothing"
+        assert attributed.errors is None
+        assert np.abs(attributed.values).max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["withhold", "refuse"])
@@ -326,12 +329,13 @@ def test_exact_shapley_against_all_orders(tmp_path: Path, kind: str) -> None:
     for order in orders_of(range(4)):
         for at, client in enumerate(order):
             expected[:, client] += worth(frozenset(order[: at + 1])) - worth(frozenset(order[:at]))
-    found = Shapley(kind).attribute(case)
-    assert found.values == pytest.approx(expected / 24, abs=1e-12)
+    attributed = Shapley(kind).attribute(case)
+    assert attributed.values == pytest.approx(expected / 24, abs=1e-12)
     total = worth(frozenset(range(4))) - worth(frozenset())
-    assert found.values.sum(1) == pytest.approx(total, abs=1e-12)
+    assert attributed.values.sum(1) == pytest.approx(total, abs=1e-12)
     one_out = LeaveOneOut(kind).attribute(case)
-    assert np.abs(one_out.values - found.values).max() > 1e-3  # a value for which the two agree would prove nothing
+    # a value for which the two agree would prove nothing
+    assert np.abs(one_out.values - attributed.values).max() > 1e-3
 
 
 def game(seed: int, players: int, inputs: int = 3) -> Any:
@@ -353,9 +357,9 @@ def test_sampled_values_are_efficient_and_their_errors_honest() -> None:
     within = []
     for _ in range(40):
         orders = [random.permutation(6).tolist() for _ in range(30)]
-        found, errors = sampled(list(players), orders, worth, 0.0)
-        assert found.sum(1) == pytest.approx(worth(everybody) - worth(frozenset()), abs=1e-12)
-        within.append((np.abs(found - truth) < 2 * errors).mean())
+        estimates, errors = sampled(list(players), orders, worth, 0.0)
+        assert estimates.sum(1) == pytest.approx(worth(everybody) - worth(frozenset()), abs=1e-12)
+        within.append((np.abs(estimates - truth) < 2 * errors).mean())
     assert 0.9 < np.mean(within) < 0.99  # two standard errors: 95%
     everything, _ = sampled(list(players), list(orders_of(players)), worth, 0.0)
     assert everything == pytest.approx(truth, abs=1e-12)
@@ -370,8 +374,8 @@ def test_an_order_is_left_when_all_inputs_are_near_the_whole() -> None:
         asked.append(len(coalition))
         return np.asarray(by_size[len(coalition)])
 
-    found, _ = sampled([0, 1, 2, 3], [[0, 1, 2, 3]] * 2, worth, 0.01)
-    assert found == pytest.approx(np.array([[1.0, 3.996, 0.002, 0.002], [0.5, 1.5, 0.0, 0.0]]))
+    estimates, _ = sampled([0, 1, 2, 3], [[0, 1, 2, 3]] * 2, worth, 0.01)
+    assert estimates == pytest.approx(np.array([[1.0, 3.996, 0.002, 0.002], [0.5, 1.5, 0.0, 0.0]]))
     assert asked == [4, 0, 1, 2, 1, 2]
     asked.clear()
     sampled([0, 1, 2, 3], [[0, 1, 2, 3]] * 2, worth, 0.003)  # the first input is not near enough after two
@@ -382,24 +386,24 @@ def test_sampling_asks_for_each_coalition_once_and_depends_on_the_seed_alone(tmp
     stored = made_round(tmp_path, FedAvg(), 4)
     case = case_of(stored, FedAvg())
     method = Shapley("refuse", exact_up_to=3, permutations=40, tolerance=0.0)
-    one, two = method.attribute(case), method.attribute(case)
-    assert np.array_equal(one.values, two.values)
-    assert not np.array_equal(one.values, method.attribute(replace(case, seed=5)).values)
-    assert "40 permutations, 16 coalitions" in one.note
-    assert one.target == "log_probability"
+    first, second = method.attribute(case), method.attribute(case)
+    assert np.array_equal(first.values, second.values)
+    assert not np.array_equal(first.values, method.attribute(replace(case, seed=5)).values)
+    assert "40 permutations, 16 coalitions" in first.note
+    assert first.target == "log_probability"
     truth = Shapley("refuse").attribute(case)
-    assert one.errors is not None
-    assert one.values.sum(1) == pytest.approx(truth.values.sum(1), abs=1e-12)
-    assert (np.abs(one.values - truth.values) < 5 * one.errors + 1e-12).all()
+    assert first.errors is not None
+    assert first.values.sum(1) == pytest.approx(truth.values.sum(1), abs=1e-12)
+    assert (np.abs(first.values - truth.values) < 5 * first.errors + 1e-12).all()
 
 
 def test_a_client_that_was_not_used_has_no_part_when_withheld(tmp_path: Path) -> None:
     fusion = Krum(attackers=1)
     stored = made_round(tmp_path, fusion, 7)
-    found = Shapley("withhold").attribute(case_of(stored, fusion))
-    assert found.candidates.sum() == 1
-    assert (found.values[:, ~found.candidates] == 0).all()
-    assert (found.values[:, found.candidates] != 0).all()
+    withheld = Shapley("withhold").attribute(case_of(stored, fusion))
+    assert withheld.candidates.sum() == 1
+    assert (withheld.values[:, ~withheld.candidates] == 0).all()
+    assert (withheld.values[:, withheld.candidates] != 0).all()
     refused = LeaveOneOut("refuse").attribute(case_of(stored, fusion))
     assert not np.isnan(refused.values).any()
 
@@ -408,10 +412,10 @@ def test_where_the_conditions_fail_values_are_missing(tmp_path: Path) -> None:
     fusion = Krum(attackers=2)  # needs 7 clients
     case = case_of(made_round(tmp_path, fusion, 7), fusion)
     for method in (LeaveOneOut(), Shapley(), Shapley(exact_up_to=2, permutations=2)):
-        found = method.attribute(case)
-        assert np.isnan(found.values).any()
-        assert not found.candidates.any()
-        assert "fusion" in found.note
+        attributed = method.attribute(case)
+        assert np.isnan(attributed.values).any()
+        assert not attributed.candidates.any()
+        assert "fusion" in attributed.note
 
 
 def test_a_damaged_file_is_no_missing_value(tmp_path: Path) -> None:
@@ -450,8 +454,6 @@ def test_settings_are_checked_before_anything_runs() -> None:
 
 
 def test_the_options_are_the_methods() -> None:
-    from omegaconf import OmegaConf
-
     made = {}
     for name in ("leave_one_out", "leave_one_out_withhold", "shapley", "shapley_withhold"):
         plain = OmegaConf.to_container(OmegaConf.load(conf_dir() / "attribution" / f"{name}.yaml"))
@@ -464,8 +466,6 @@ def test_the_options_are_the_methods() -> None:
 @pytest.mark.slow
 def test_steps_are_those_that_fusion_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of stragglers that did only a part of their passes, too."""
-    from provfl_cli.federation import round as federation_round
-
     counted: list[list[int]] = []
 
     def returned(**parts: Any) -> ReturnedModels:
@@ -479,9 +479,9 @@ def test_steps_are_those_that_fusion_counted(tmp_path: Path, monkeypatch: pytest
     config, data = make_config(federation=federation), make_data(clients=4, examples=30, test=20)
     examples = {client.id: len(client.labels) for client in data.clients}
     with federated_rounds(config, data, make_model(), tmp_path, {1, 2}, CPU, lambda event: None) as rounds:
-        found = [steps_made(examples, stored, config.federation, config.seed) for stored in rounds]
-    assert found == counted
-    assert len(set(found[1])) > 1
+        steps = [steps_made(examples, stored, config.federation, config.seed) for stored in rounds]
+    assert steps == counted
+    assert len(set(steps[1])) > 1
 
 
 @pytest.mark.slow
@@ -515,8 +515,6 @@ def frame_of(method: str, values: list[list[float]], candidates: list[bool] | No
 
 def test_faithfulness_by_hand() -> None:
     """Rank correlations of three clients, two inputs: 1 and -0.5 against refuse, NaN and -1 against withhold."""
-    import pandas as pd
-
     ours = frame_of("provfl", [[3.0, 1.0, 0.0], [3.0, 1.0, 2.0]])
     refused = frame_of("leave_one_out", [[0.9, 0.3, -0.1], [0.1, 0.2, 0.3]])
     withheld = frame_of("leave_one_out_withhold", [[0.5, 0.5, 0.5], [0.1, 0.3, 0.2]])

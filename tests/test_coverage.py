@@ -96,21 +96,21 @@ def test_manifests_that_say_nothing_of_it(trace: object) -> None:
 
 
 def test_the_result_itself_says_it_first() -> None:
-    found = traced(with_idle())
-    assert found.covered == pytest.approx(0.3)
-    assert repr(found).startswith(f"warning: 70.0% of the model's {SAID}: idle;")
-    assert found._repr_html_().index(SAID) < found._repr_html_().index("Contributions of")
-    assert found.to_frame().attrs["warnings"] == list(found.warnings)
-    assert set(found.to_frame()["covered"]) == {found.covered}
+    trace = traced(with_idle())
+    assert trace.covered == pytest.approx(0.3)
+    assert repr(trace).startswith(f"warning: 70.0% of the model's {SAID}: idle;")
+    assert trace._repr_html_().index(SAID) < trace._repr_html_().index("Contributions of")
+    assert trace.to_frame().attrs["warnings"] == list(trace.warnings)
+    assert set(trace.to_frame()["covered"]) == {trace.covered}
     full = traced(whole())
     assert full.warnings == ()
     assert "not accounted" not in repr(full) + full._repr_html_()
 
 
 def test_names_of_parameters_do_nothing_but_be_read() -> None:
-    found = traced(WithIdle(NASTY))
-    assert "\x1b" not in repr(found) + found._repr_html_()
-    assert "\u202e" not in repr(found) + found._repr_html_()
+    trace = traced(WithIdle(NASTY))
+    assert "\x1b" not in repr(trace) + trace._repr_html_()
+    assert "\u202e" not in repr(trace) + trace._repr_html_()
 
 
 def test_a_trace_in_the_terminal_begins_with_it(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,17 +189,17 @@ def incomplete(folder: Path) -> RunFolder:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps({**summary, "covered": 0.3}))
-    found = read_run(folder)
-    assert isinstance(found, RunFolder)
-    return found
+    run = read_run(folder)
+    assert isinstance(run, RunFolder)
+    return run
 
 
 def test_a_runs_page_and_data_frames_say_it(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = incomplete(workspace / "run")
-    written = unescape(page([found]))
+    run_folder = incomplete(workspace / "run")
+    written = unescape(page([run_folder]))
     assert written.index(f"70.0% of the model's {SAID}") < written.index("Parameters accounted for")
     assert "\x1b" not in written.partition("Parameters accounted for")[0]
-    assert "<b>" not in page([found]).partition("<main")[2].partition("Parameters accounted for")[0]
+    assert "<b>" not in page([run_folder]).partition("<main")[2].partition("Parameters accounted for")[0]
     assert main(["table", "run"]) == 0
     assert f"1 of 1 runs; in the worst 70.0% of the model's {SAID}" in " ".join(capsys.readouterr().out.split())
     run = provfl_cli.load_run("run")
@@ -208,7 +208,7 @@ def test_a_runs_page_and_data_frames_say_it(workspace: Path, capsys: pytest.Capt
     assert run._repr_html_().index(SAID) < run._repr_html_().index("run")
     whole_run(workspace / "full")
     assert provfl_cli.load_run("full").warnings == ()
-    assert SAID not in page([replace(found, folder=workspace / "full")])
+    assert SAID not in page([replace(run_folder, folder=workspace / "full")])
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,8 +45,6 @@ def test_a_panic_is_an_error_like_any_other(tokenizer: dict[str, Any], capfd: py
 
 
 def test_what_else_is_written_meanwhile_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
-    import os
-
     with panics_caught():
         os.write(2, b"a warning\n")
     assert capfd.readouterr().err == "a warning\n"

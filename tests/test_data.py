@@ -27,9 +27,9 @@ from provfl_cli.data.load import federated_data, load
 from provfl_cli.data.partition import Dirichlet, Iid
 from provfl_cli.data.tensors import to_tensor
 from provfl_cli.errors import InputError
+from tests.federations import DIGITS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-DIGITS = schema.Dataset("digits", "embedded", embedded="provfl_cli.data.embedded.digits", mean=[0.3], std=[0.4])
 
 
 def config(dataset=DIGITS, partition=None, injection=None, seed=0, clients=5, per_round=None, min_image_size=28):
@@ -145,10 +145,10 @@ def test_class_folders_with_and_without_a_split(tmp_path):
             folder.mkdir(parents=True)
             for number in range(10):
                 folder.joinpath(f"{number}.png").write_bytes(png(number, (8, 8 + number)))
-    given, _ = load(path(tmp_path / "split"), 8)
+    split, _ = load(path(tmp_path / "split"), 8)
     held_out, _ = load(path(tmp_path / "plain", test_fraction=0.3), 8)
-    assert given.label_names == held_out.label_names == ("cat", "dog")
-    assert np.bincount(given.test_labels).tolist() == [10, 10]
+    assert split.label_names == held_out.label_names == ("cat", "dog")
+    assert np.bincount(split.test_labels).tolist() == [10, 10]
     assert np.bincount(held_out.test_labels).tolist() == [3, 3]
     assert np.bincount(held_out.train_labels).tolist() == [7, 7]
     assert len(np.unique(held_out.train_inputs[..., 0, 0, 0])) + len(np.unique(held_out.test_inputs[..., 0, 0, 0])) > 10

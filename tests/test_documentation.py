@@ -62,10 +62,10 @@ def test_every_file_of_code_that_a_page_names_is_there(page: Path) -> None:
     names = set(re.findall(r"`([\w./*]+\.(?:py|yaml))`", prose(page))) - FILES_OF_USERS
     places = [page.parent, *(REPOSITORY / name for name in ("", "provfl_cli", "conf", "scripts", "tests"))]
     for name in names:
-        found = any(next(place.glob(name), None) for place in places)
+        exists = any(next(place.glob(name), None) for place in places)
         if "/" not in name:
-            found |= any(next(place.rglob(name), None) for place in places if place != REPOSITORY)
-        assert found or "NAME" in name, f"{page}: {name}"
+            exists |= any(next(place.rglob(name), None) for place in places if place != REPOSITORY)
+        assert exists or "NAME" in name, f"{page}: {name}"
 
 
 def known_keys() -> set[str]:
@@ -98,7 +98,7 @@ def accepted(arguments: list[str]) -> None:
         assert main(arguments) == 0
     elif name == "reproduce":
         args, _ = reproduce._parser().parse_known_args(rest)
-        assert args.name in {None, "all", *(each.name for each in reproduce.experiments())}
+        assert args.name in {None, "all", *(experiment.name for experiment in reproduce.experiments())}
         assert args.scale in reproduce.SCALES
     elif name != "run":
         import_module(f"provfl_cli.cli.{name}_" if iskeyword(name) else f"provfl_cli.cli.{name}")._parser().parse_args(
@@ -106,7 +106,7 @@ def accepted(arguments: list[str]) -> None:
         )
 
 
-@pytest.mark.parametrize("block", [each for each in blocks("bash", "text") if commands(each)], ids=str)
+@pytest.mark.parametrize("block", [block for block in blocks("bash", "text") if commands(block)], ids=str)
 def test_every_command_is_accepted(block: Block, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (workspace / "DIR").mkdir()
     (workspace / "mails.csv").touch()
@@ -151,7 +151,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", [each for each in blocks("bash") if commands(each)], ids=str)
+@pytest.mark.parametrize("block", [block for block in blocks("bash") if commands(block)], ids=str)
 def test_the_commands_of_a_page_work(
     block: Block, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,7 +188,7 @@ def test_the_table_of_results_is_that_of_the_csv(row: list[str]) -> None:
     (name,) = re.findall(r"^\[`(\w+)`\]\(\1\.md\)$", link)
     metric, method = metric.strip("`"), method.strip("`")
     frame = pd.read_csv(RESULTS / f"{name}.csv")
-    for key, value in (each.split("=") for each in re.findall(r"`(\S+=\S+)`", where)):
+    for key, value in (pair.split("=") for pair in re.findall(r"`(\S+=\S+)`", where)):
         frame = frame[frame[key].astype(str) == value]
 
     def of(asked: str, figure: str) -> pd.DataFrame:
@@ -214,7 +214,11 @@ def test_the_table_of_results_is_that_of_the_csv(row: list[str]) -> None:
 def test_every_experiment_has_a_row_or_is_named_below() -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     assert len(ROWS) >= 30
-    assert [each.name for each in reproduce.experiments() if f"[`{each.name}`]({each.name}.md)" not in page] == []
+    assert [
+        experiment.name
+        for experiment in reproduce.experiments()
+        if f"[`{experiment.name}`]({experiment.name}.md)" not in page
+    ] == []
 
 
 def test_every_column_of_a_run_is_described() -> None:
@@ -261,8 +265,10 @@ def test_one_version_everywhere() -> None:
 
 def test_the_extra_of_the_tests_names_extras_that_there_are() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    (named_there,) = [each for each in extras["test"] if each.startswith("provfl[")]
+    (named_there,) = [requirement for requirement in extras["test"] if requirement.startswith("provfl[")]
     assert set(named_there.removeprefix("provfl[").rstrip("]").split(",")) <= set(extras) - {"test"}
-    own = {re.split(r"[<>=\[]", each)[0] for each in extras["test"]} - {"provfl"}
-    others = {re.split(r"[<>=\[]", each)[0] for name, pins in extras.items() if name != "test" for each in pins}
+    own = {re.split(r"[<>=\[]", requirement)[0] for requirement in extras["test"]} - {"provfl"}
+    others = {
+        re.split(r"[<>=\[]", requirement)[0] for name, pins in extras.items() if name != "test" for requirement in pins
+    }
     assert not own & others, "a pin stands in two places"

@@ -28,7 +28,7 @@ from tests.conftest import REPOSITORY
 from tests.test_table import made
 
 Captured = pytest.CaptureFixture[str]
-NAMES = [each.name for each in experiments()]
+NAMES = [experiment.name for experiment in experiments()]
 NAMED = (
     "fig1 fig2 fig3 fig4 fig5 fig6 table1 table2 table3 thresholds influence_ablation fusion_comparison heterogeneity "
     "participation baselines identical_clients rare_labels threshold_ablation cross_device overhead"
@@ -36,13 +36,13 @@ NAMED = (
 
 
 def experiment(**changes: Any) -> Experiment:
-    given: dict[str, Any] = {"name": "one", "shows": "What is it?", "minutes": 1.0, "by": ["fusion"]}
-    return Experiment(**{**given, **changes})
+    fields: dict[str, Any] = {"name": "one", "shows": "What is it?", "minutes": 1.0, "by": ["fusion"]}
+    return Experiment(**{**fields, **changes})
 
 
 def read(*folders: Path) -> list[RunFolder]:
-    found = [read_run(folder) for folder in folders]
-    return [one for one in found if isinstance(one, RunFolder)]
+    runs = [read_run(folder) for folder in folders]
+    return [run for run in runs if isinstance(run, RunFolder)]
 
 
 def test_all_experiments_are_there_and_listed(capsys: Captured) -> None:
@@ -99,8 +99,8 @@ def test_methods_stand_side_by_side_and_published_figures_beside(tmp_path: Path)
         "columns": ["fusion", "Theirs", "Rival"],
         "rows": [["fedavg", 1, 0.25], ["krum", 0.5, None]],
     }
-    found = reproduction(runs, experiment(published=published, methods=["tracefl", "provfl"]))
-    (table,) = tables(found)
+    reproduced = reproduction(runs, experiment(published=published, methods=["tracefl", "provfl"]))
+    (table,) = tables(reproduced)
     head = ("fusion", "seeds", "inputs", "global accuracy", "tracefl", "provfl", "chance")
     assert table.headings == (*head, "published: Theirs", "published: Rival")
     first, second, alone = table.rows
@@ -112,7 +112,7 @@ def test_methods_stand_side_by_side_and_published_figures_beside(tmp_path: Path)
     assert second[0] == "median"
     assert second[-2:] == ("–", "–")
     assert alone == ("krum", "–", "–", "–", "–", "–", "–", "0.500", "–")
-    frame = tidy(found)
+    frame = tidy(reproduced)
     theirs = frame[frame["method"].str.startswith("published")]
     assert dict(zip(theirs["method"] + theirs["fusion"], theirs["mean"], strict=True)) == {
         "published: Theirsfedavg": 1.0,
@@ -120,7 +120,7 @@ def test_methods_stand_side_by_side_and_published_figures_beside(tmp_path: Path)
         "published: Theirskrum": 0.5,
     }
     assert frame["mean"].notna().all()
-    assert not found.joined.absent
+    assert not reproduced.joined.absent
 
 
 def test_rounds_are_drawn_as_they_are(tmp_path: Path) -> None:
@@ -146,19 +146,19 @@ def test_files_of_an_experiment(tmp_path: Path) -> None:
             for value in (0.0, 0.5, 4.0)
         )
     )
-    found = reproduction(runs, experiment(by=["threshold"], x="threshold", rounds="each", facet="round"))
-    written = write_reproduction(tmp_path / "out", found, "provfl reproduce one")
+    reproduced = reproduction(runs, experiment(by=["threshold"], x="threshold", rounds="each", facet="round"))
+    written = write_reproduction(tmp_path / "out", reproduced, "provfl reproduce one")
     assert sorted(written) == sorted(path.name for path in (tmp_path / "out").iterdir())
     text = (tmp_path / "out" / "one.md").read_text()
     assert "provfl reproduce one" in text
     assert "What is it?" in text
     assert "| 4.0 | 5 | 2 |" in text
-    axes = drawn(found).axes
+    axes = drawn(reproduced).axes
     assert [panel.get_title() for panel in axes] == ["round: 4", "round: 5"]
     drawn_lines = {line.get_label(): line for line in axes[1].get_lines()}
     assert list(drawn_lines["chance"].get_ydata()) == [0.5, 0.5, 0.5]
     before = [(tmp_path / "out" / name).read_bytes() for name in written]
-    write_reproduction(tmp_path / "out", found, "provfl reproduce one")
+    write_reproduction(tmp_path / "out", reproduced, "provfl reproduce one")
     assert before == [(tmp_path / "out" / name).read_bytes() for name in written], "the same bytes"
 
 
@@ -173,8 +173,8 @@ def test_pooled_rounds_weigh_by_inputs(tmp_path: Path) -> None:
     scores["spearman_counts"] = [math.nan, 0.4]
     scores.to_csv(folder / "localization.csv", index=False)
     metrics = ["localization_accuracy", "fault_accuracy", "spearman_counts", "fault_inputs"]
-    found = reproduction(read(folder), experiment(by=["threshold"], rounds="pooled", metrics=metrics))
-    means = found.joined.frame.set_index("metric")["mean"]
+    reproduced = reproduction(read(folder), experiment(by=["threshold"], rounds="pooled", metrics=metrics))
+    means = reproduced.joined.frame.set_index("metric")["mean"]
     assert means["localization_accuracy"] == pytest.approx((30 * 1.0 + 10 * 0.2) / 40)
     assert means["fault_accuracy"] == pytest.approx((1 * 1.0 + 4 * 0.5) / 5)
     assert means["spearman_counts"] == pytest.approx(0.4)
@@ -184,8 +184,8 @@ def test_pooled_rounds_weigh_by_inputs(tmp_path: Path) -> None:
 
 def test_seconds_of_each_method(tmp_path: Path) -> None:
     folder = made(tmp_path / "run", summary={"seconds_provfl": 2.0, "seconds_tracefl": 1.0})
-    found = reproduction(read(folder), experiment(by=["threshold"], metrics=["seconds", "ms_per_input"]))
-    frame = found.joined.frame.set_index(["method", "metric"])["mean"]
+    reproduced = reproduction(read(folder), experiment(by=["threshold"], metrics=["seconds", "ms_per_input"]))
+    frame = reproduced.joined.frame.set_index(["method", "metric"])["mean"]
     assert frame["provfl", "seconds"] == 2.0
     assert frame["provfl", "ms_per_input"] == pytest.approx(2000 / 40)
     assert frame["tracefl", "seconds"] == 1.0
@@ -207,7 +207,7 @@ def test_seconds_of_the_last_round_are_not_those_of_all_rounds_together(tmp_path
 
 
 def test_the_list_says_which_experiments_need_an_extra(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    assert {each.name: each.extras for each in experiments() if each.extras} == {
+    assert {experiment.name: experiment.extras for experiment in experiments() if experiment.extras} == {
         "fig4": ("privacy",),
         "table2": ("privacy",),
     }

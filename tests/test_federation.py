@@ -19,45 +19,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from provfl_cli.config import schema
 from provfl_cli.data.federated import FederatedData, Texts
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.federation import engine, events
 from provfl_cli.federation.client import batch_bounds, batches, text_lengths, train_client
 from provfl_cli.federation.optimizers import clip, make_step, rate
 from provfl_cli.federation.participation import choose_clients
-from provfl_cli.federation.train import federated_rounds
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fedprox import FedProx
 from provfl_cli.run.checks import check_fit
 from provfl_cli.seeds import derived_seed
 from provfl_cli.store.rounds import Round
 
-from .federations import SmallNet, make_config, make_data, make_model
-
-CPU = torch.device("cpu")
-
-
-def train(
-    cache: Path,
-    config: schema.Config,
-    wanted: set[int] | None = None,
-    data: FederatedData | None = None,
-    model: nn.Module | None = None,
-) -> tuple[list[Round], list[events.Event]]:
-    """All wanted rounds (default: the last), and what was observed."""
-    seen: list[events.Event] = []
-    wanted = {config.federation.rounds} if wanted is None else wanted
-    with federated_rounds(
-        config, data or make_data(), model or make_model(), cache, wanted, CPU, seen.append
-    ) as rounds:
-        return list(rounds), seen
-
-
-def content(cache: Path) -> dict[str, bytes]:
-    """Every stored tensor file of a cache with one federation."""
-    (entry,) = [folder for folder in (cache / "federations").iterdir() if folder.is_dir()]
-    return {str(path.relative_to(entry)): path.read_bytes() for path in sorted(entry.rglob("*.safetensors"))}
+from .federations import SmallNet, content, make_config, make_data, make_model, train
 
 
 def of_type(seen: list[events.Event], kind: type) -> list[Any]:
@@ -65,21 +39,21 @@ def of_type(seen: list[events.Event], kind: type) -> list[Any]:
 
 
 def test_same_bytes_for_any_number_of_workers_and_without_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+    results = []
     for workers in (1, 2, 3):
         rounds, seen = train(tmp_path / str(workers), make_config(workers=workers, keep="all"))
         assert of_type(seen, events.TrainingEnded)[0].seconds > 0
-        found.append((content(tmp_path / str(workers)), rounds[0].metrics.loss, rounds[0].metrics.accuracy))
+        results.append((content(tmp_path / str(workers)), rounds[0].metrics.loss, rounds[0].metrics.accuracy))
     monkeypatch.setattr(engine, "can_fork", lambda: False)
     rounds, _ = train(tmp_path / "here", make_config(keep="all"))
-    found.append((content(tmp_path / "here"), rounds[0].metrics.loss, rounds[0].metrics.accuracy))
-    assert len(found[0][0]) == 3 * 5
-    assert all(one == found[0] for one in found)
+    results.append((content(tmp_path / "here"), rounds[0].metrics.loss, rounds[0].metrics.accuracy))
+    assert len(results[0][0]) == 3 * 5
+    assert all(result == results[0] for result in results)
 
 
 def test_it_learns_and_says_what_happens(tmp_path: Path) -> None:
     rounds, seen = train(tmp_path, make_config(rounds=4), {1, 3, 4})
-    assert [one.number for one in rounds] == [1, 3, 4]
+    assert [stored.number for stored in rounds] == [1, 3, 4]
     assert rounds[-1].metrics.accuracy > 0.8 > 0.1
     assert [metrics.round for metrics in rounds[-1].history] == [1, 2, 3, 4]
     assert [event.number for event in of_type(seen, events.RoundFinished)] == [1, 2, 3, 4]
@@ -160,8 +134,8 @@ def test_steps_are_those_of_torchs_optimizers(optimizer: str) -> None:
             weight.grad = gradient if position in reached else None
         step(reached, [theirs[position].grad.clone() for position in reached])  # type: ignore[union-attr]
         reference.step()
-    for one, other in zip(ours, theirs, strict=True):
-        assert torch.allclose(one, other, atol=1e-6)
+    for weight, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(weight, other, atol=1e-6)
 
 
 def linear_model() -> nn.Module:
@@ -253,16 +227,16 @@ def test_the_fusions_correction_is_not_clipped() -> None:
 def test_accumulated_batches_are_one_large_batch(optimizer: str) -> None:
     """50 examples: batches of 8 (the last of 2) by threes, the last group incomplete, against batches of 24."""
     client = make_data().clients[0]
-    found = []
+    results = []
     for size, together in ((8, 3), (24, 1)):
         settings = make_config(
             optimizer=optimizer, batch_size=size, accumulate=together, clip_norm=0.5, warmup_steps=3
         ).federation
         model = linear_model()
         loss = train_client(model, client, settings, FedAvg(), 0, 1)
-        found.append((loss, [value.detach() for value in model.parameters()]))
-    (one, ours), (other, theirs) = found
-    assert one == pytest.approx(other, rel=1e-5)
+        results.append((loss, [value.detach() for value in model.parameters()]))
+    (loss, ours), (whole_loss, theirs) = results
+    assert loss == pytest.approx(whole_loss, rel=1e-5)
     assert all(torch.allclose(value, again, atol=2e-5) for value, again in zip(ours, theirs, strict=True))
     assert not all(torch.allclose(v, b, atol=1e-2) for v, b in zip(ours, linear_model().parameters(), strict=True))
 
@@ -275,15 +249,16 @@ def test_batches_of_texts_hold_every_example_once_and_similar_lengths(lengths: l
     measured = text_lengths(tokens, 0)
     assert measured.tolist() == lengths
     bucketed, plain, again = (
-        batches(len(lengths), size, torch.Generator().manual_seed(seed), given) for given in (measured, None, measured)
+        batches(len(lengths), size, torch.Generator().manual_seed(seed), lengths_of_texts)
+        for lengths_of_texts in (measured, None, measured)
     )
-    assert all(torch.equal(one, other) for one, other in zip(bucketed, again, strict=True))
-    for found in (bucketed, plain):
-        assert sorted(torch.cat(found).tolist()) == list(range(len(lengths)))
+    assert all(torch.equal(batch, other) for batch, other in zip(bucketed, again, strict=True))
+    for dealt in (bucketed, plain):
+        assert sorted(torch.cat(dealt).tolist()) == list(range(len(lengths)))
     assert sorted(map(len, bucketed)) == sorted(map(len, plain))
 
-    def columns(found: list[torch.Tensor]) -> int:
-        return sum(int(measured[batch].max()) * len(batch) for batch in found)
+    def columns(dealt: list[torch.Tensor]) -> int:
+        return sum(int(measured[batch].max()) * len(batch) for batch in dealt)
 
     if len(lengths) <= 16 * size:  # one window: no batches of these sizes need less than the sorted ones
         ends = torch.tensor(lengths).sort().values
@@ -295,20 +270,20 @@ def test_batches_of_texts_hold_every_example_once_and_similar_lengths(lengths: l
 def test_a_padding_inside_a_text_counts_and_texts_train_in_their_own_order(tmp_path: Path) -> None:
     assert text_lengths(torch.tensor([[5, 9, 5, 9], [9, 9, 9, 9], [9, 9, 5, 5]]), 9).tolist() == [3, 0, 4]
     data = make_texts()
-    (one,), _ = train(
+    (first,), _ = train(
         tmp_path / "a", make_config(rounds=1, optimizer="adamw", workers=1), data=data, model=BagOfTokens()
     )
-    (two,), _ = train(
+    (second,), _ = train(
         tmp_path / "b", make_config(rounds=1, optimizer="adamw", workers=2), data=data, model=BagOfTokens()
     )
     assert content(tmp_path / "a") == content(tmp_path / "b")
     blind = replace(data, form=replace(data.form, padding=99))  # every text is as long as all others then
-    (three,), _ = train(
+    (third,), _ = train(
         tmp_path / "c", make_config(rounds=1, optimizer="adamw", workers=1), data=blind, model=BagOfTokens()
     )
     name = "tokens.weight"
-    assert torch.equal(one.weights()[name], two.weights()[name])
-    assert not torch.equal(one.weights()[name], three.weights()[name])
+    assert torch.equal(first.weights()[name], second.weights()[name])
+    assert not torch.equal(first.weights()[name], third.weights()[name])
 
 
 class BagOfTokens(nn.Module):
@@ -353,14 +328,14 @@ def test_mixed_precision_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_mixed_precision_keeps_weights_and_steps_in_full() -> None:
     """Autocast works on the CPU as well, where only the outputs differ."""
     client = make_data().clients[0]
-    found = []
+    weights = []
     for precision in ("float32", "bfloat16"):
         model = linear_model()
         train_client(model, client, make_config(precision=precision).federation, FedAvg(), 0, 1)
-        found.append(torch.cat([value.detach().flatten() for value in model.parameters()]))
-    assert found[1].dtype == torch.float32
-    assert torch.allclose(*found, atol=2e-2)
-    assert not torch.equal(*found)
+        weights.append(torch.cat([value.detach().flatten() for value in model.parameters()]))
+    assert weights[1].dtype == torch.float32
+    assert torch.allclose(*weights, atol=2e-2)
+    assert not torch.equal(*weights)
 
 
 def test_adam_and_fedprox_train(tmp_path: Path) -> None:
@@ -368,8 +343,8 @@ def test_adam_and_fedprox_train(tmp_path: Path) -> None:
     (held,), _ = train(tmp_path, config)
     (free,), _ = train(tmp_path, make_config(optimizer="adam", learning_rate=0.005, rounds=2))
 
-    def moved(one: Round) -> float:
-        return float((one.client_stack()["hidden.weight"] - one.previous()["hidden.weight"]).norm())
+    def moved(stored: Round) -> float:
+        return float((stored.client_stack()["hidden.weight"] - stored.previous()["hidden.weight"]).norm())
 
     assert moved(held) < 0.9 * moved(free)
 
@@ -415,7 +390,7 @@ def test_a_wanted_round_that_was_not_kept_is_trained_again_and_is_the_same(tmp_p
     train(tmp_path / "all", make_config(rounds=4, keep="all"))
     train(tmp_path / "last", make_config(rounds=4))
     rounds, seen = train(tmp_path / "last", make_config(rounds=4), {2})
-    assert [one.number for one in rounds] == [2]
+    assert [stored.number for stored in rounds] == [2]
     assert of_type(seen, events.RoundMissing) == [events.RoundMissing(2, 0)]
     assert [event.number for event in of_type(seen, events.RoundStarted)] == [1, 2]
     everything = content(tmp_path / "all")

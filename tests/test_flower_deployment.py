@@ -59,9 +59,9 @@ def certificates(folder: Path) -> None:
 def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
 
 
 @contextmanager
@@ -96,8 +96,8 @@ def wait_for(what: str, ready: Callable[[], bool], until: float, logs: Path) -> 
 
 
 def listening(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_two_nodes_with_tls_one_of_which_is_killed(tmp_path: Path) -> None:
@@ -178,12 +178,12 @@ def test_two_nodes_with_tls_one_of_which_is_killed(tmp_path: Path) -> None:
     assert recorded is not None
     assert recorded.clients == {0: "partition-id 0", 1: "partition-id 1"}
     assert recorded.labels == tuple(map(str, range(10)))
-    one, two = (read_round(rounds, number) for number in (1, 2))
-    assert one.clients == (0, 1)
-    assert two.clients == (0,)
-    assert two.metrics.failed == (1,)
-    assert {name: tensor.tolist() for name, tensor in two.previous().items()} == {
-        name: tensor.tolist() for name, tensor in one.weights().items()
+    first, second = (read_round(rounds, number) for number in (1, 2))
+    assert first.clients == (0, 1)
+    assert second.clients == (0,)
+    assert second.metrics.failed == (1,)
+    assert {name: tensor.tolist() for name, tensor in second.previous().items()} == {
+        name: tensor.tolist() for name, tensor in first.weights().items()
     }
-    assert one.buffers == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    assert first.buffers == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
     assert not any(listening(port) for port in ports)

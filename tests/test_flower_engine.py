@@ -24,6 +24,7 @@ from provfl_cli.config.schema import Config
 from provfl_cli.data.load import federated_data
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.federation import events
+from provfl_cli.federation.key import training_key
 from provfl_cli.federation.participation import Arrival, Participant, Roster, rosters, without
 from provfl_cli.federation.train import federated_rounds
 from provfl_cli.models.build import build
@@ -55,9 +56,9 @@ def train(place: Path, settings: Config, name: str = "") -> tuple[list[Round], l
     wanted, cache = set(range(1, settings.federation.rounds + 1)), place / (name or settings.engine.name)
     device = torch.device("cpu")
     with federated_rounds(settings, data, model, cache, wanted, device, seen.append, place) as rounds:
-        found = list(rounds)
+        stored = list(rounds)
     (entry,) = (cache / "federations").glob("[0-9a-f]*")
-    return found, seen, entry
+    return stored, seen, entry
 
 
 def content(entry: Path) -> dict[str, bytes]:
@@ -71,14 +72,14 @@ def told(seen: list[events.Event]) -> list[events.ClientFailed]:
 
 def of_ray() -> dict[int, str]:
     """Ray's processes that this user runs, in temporary folders of ours."""
-    found = {}
+    processes = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             line = path.read_bytes().replace(b"\0", b" ").decode()
             environment = (path.parent / "environ").read_bytes() if "ray::" in line else b""
             if f"{tempfile.gettempdir()}/provfl-" in line or b"/provfl-" in environment:
-                found[int(path.parent.name)] = line
-    return found
+                processes[int(path.parent.name)] = line
+    return processes
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
@@ -124,7 +125,7 @@ def test_the_rosters_as_they_came_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("overrides", "message"),
     [
         (["engine.on_failure=ignore"], "engine.on_failure=ignore: accepted: dropout, retry"),
         pytest.param(["engine.retries=-1"], "must be 0 or more", marks=pytest.mark.slow),
@@ -136,9 +137,9 @@ def test_the_rosters_as_they_came_out() -> None:
     ],
 )
 @installed
-def test_settings_that_are_refused(given: list[str], message: str) -> None:
+def test_settings_that_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        config("engine=flower", *given)
+        config("engine=flower", *overrides)
 
 
 @pytest.mark.slow
@@ -159,8 +160,6 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
 @installed
 def test_failing_clients_that_drop_out_have_a_cache_of_their_own(tmp_path: Path) -> None:
     """Everything else about the engine is no part of a federation's name."""
-    from provfl_cli.federation.key import training_key
-
     settings = config()
     data = federated_data(settings)
     model = build(settings.model, data.form, len(data.label_names), settings.seed)
@@ -190,7 +189,9 @@ def test_the_same_bytes_as_the_local_engine_whoever_has_to_be_asked_again(tmp_pa
     assert content(here) == content(there)
     assert len(content(here)) > 10
     assert here.name == there.name
-    assert [replace(one.metrics, seconds=0) for one in rounds] == [replace(one.metrics, seconds=0) for one in expected]
+    assert [replace(stored.metrics, seconds=0) for stored in rounds] == [
+        replace(stored.metrics, seconds=0) for stored in expected
+    ]
     assert sum(event.seconds for event in seen if isinstance(event, events.TrainingEnded)) > 0
     starting = [event for event in seen if isinstance(event, events.EngineStarting)]
     assert [event.log for event in starting] == [tmp_path / "flower.log"]
@@ -204,16 +205,16 @@ def test_clients_that_fail_drop_out(tmp_path: Path) -> None:
     argv = ["engine.on_failure=dropout", "engine.timeout=12", "federation.rounds=4", "federation.stragglers=0.3"]
     plain = config("engine=flower", *argv)
     roster = rosters(plain.federation, range(4), [360] * 4, plain.seed, 4)
-    (late, *_) = [one.position for one in roster[1].trained if one.delay]
-    (early, *_) = [one.position for one in roster[3].trained if not one.delay]
+    (late, *_) = [work.position for work in roster[1].trained if work.delay]
+    (early, *_) = [work.position for work in roster[3].trained if not work.delay]
     failing = Failing(str(tmp_path), [[late, 2, "raise", 1], [early, 4, "hang", 1]])
     with nothing_left():
         rounds, seen, _ = train(tmp_path, replace(plain, injection=failing))
     assert [(event.client, event.round, event.again) for event in told(seen)] == [(late, 2, False), (early, 4, False)]
     assert told(seen)[1].reason == f"client {early} did not return in round 4 within engine.timeout=12 seconds"
-    assert [one.metrics.failed for one in rounds] == [(), (late,), (), (early,)]
+    assert [stored.metrics.failed for stored in rounds] == [(), (late,), (), (early,)]
     came = without(roster, {2: [late], 4: [early]})
-    assert [one.clients for one in rounds] == [tuple(work.position for work in each.fused) for each in came]
+    assert [stored.clients for stored in rounds] == [tuple(work.position for work in arrived.fused) for arrived in came]
     assert late in [work.position for work in roster[2].arriving]
     for stored in rounds:
         assert sum(stored.example_weights) == pytest.approx(1)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from provfl_cli.cli.report import main as report
 from provfl_cli.cli.trace import main
@@ -245,7 +246,7 @@ def test_clients_are_called_as_the_mapping_says_and_keep_their_numbers(tmp_path:
     assert second is not None
     assert {**first.clients, 3: "east"} == second.clients
     north, south, east = (
-        next(n for n, name in second.clients.items() if name == one) for one in ("north", "south", "east")
+        next(n for n, name in second.clients.items() if name == node_name) for node_name in ("north", "south", "east")
     )
     assert read_round(tmp_path / "rounds", 2).clients == tuple(sorted((north, south, east)))
 
@@ -458,8 +459,6 @@ def test_nothing_of_a_round_is_held_after_it(tmp_path: Path) -> None:
 
 
 def test_a_model_tells_its_parameters(tmp_path: Path) -> None:
-    from torch import nn
-
     model = nn.ParameterDict({name: nn.Parameter(torch.zeros(SHAPES[name])) for name in ("w", "b")})
     run(ProvenanceStrategy(flower.FedAvg(**quiet), tmp_path / "a", parameters=model), clients=3, rounds=1)
     assert read_round(tmp_path / "a" / "rounds", 1).buffers == SHAPES.keys() - {"w", "b"}

@@ -41,13 +41,13 @@ def frame() -> pd.DataFrame:
 
 
 def test_shares_by_hand(frame: pd.DataFrame) -> None:
-    found = fading(frame, COUNTS, LAST)
-    assert [(one.client, one.label, one.last) for one in found] == [(0, 0, 1), (4, 0, 2), (3, 1, 3)]
-    assert all(one.rounds == (1, 2, 3) for one in found)
-    assert found[0].shares == pytest.approx((8 / 10, 4 / 8, 1 / 4))
-    assert found[1].shares == pytest.approx((1 / 10, 2 / 8, 1 / 4))
-    assert math.isnan(found[2].shares[0])
-    assert found[2].shares[1:] == pytest.approx((6 / 10, 9 / 10))
+    pairs = fading(frame, COUNTS, LAST)
+    assert [(pair.client, pair.label, pair.last) for pair in pairs] == [(0, 0, 1), (4, 0, 2), (3, 1, 3)]
+    assert all(pair.rounds == (1, 2, 3) for pair in pairs)
+    assert pairs[0].shares == pytest.approx((8 / 10, 4 / 8, 1 / 4))
+    assert pairs[1].shares == pytest.approx((1 / 10, 2 / 8, 1 / 4))
+    assert math.isnan(pairs[2].shares[0])
+    assert pairs[2].shares[1:] == pytest.approx((6 / 10, 9 / 10))
 
 
 def test_the_table_marks_the_last_round_in_which_a_client_took_part(frame: pd.DataFrame) -> None:
@@ -63,14 +63,14 @@ def test_the_table_marks_the_last_round_in_which_a_client_took_part(frame: pd.Da
 
 @pytest.mark.slow
 def test_the_figure_is_the_same_each_time_and_says_what_it_shows(frame: pd.DataFrame, tmp_path: Path) -> None:
-    found = fading(frame, COUNTS, LAST)
+    pairs = fading(frame, COUNTS, LAST)
     for name in ("one", "two"):
-        write_figure(tmp_path / name, "lineage", figure(found, NAMES))
+        write_figure(tmp_path / name, "lineage", figure(pairs, NAMES))
     for kind, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
         first = (tmp_path / "one" / f"lineage.{kind}").read_bytes()
         assert first.startswith(magic)
         assert first == (tmp_path / "two" / f"lineage.{kind}").read_bytes()
-    (axes,) = figure(found, NAMES).axes
+    (axes,) = figure(pairs, NAMES).axes
     lines = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
     assert np.allclose(lines["client 0, label zero"], [0.8])  # drawn through while it took part
     assert np.allclose(lines["client 3, label one [bold]with[/bold] a very long name indeed"][1:], [0.6, 0.9])

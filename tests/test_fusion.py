@@ -138,10 +138,10 @@ def test_order_of_clients_changes_nothing_but_the_order_of_shares(name: str) -> 
         [returned.steps[at] for at in order],
         returned.buffers,
     )
-    one, other = fuse(fusion, returned, {}), fuse(fusion, turned, {})
-    shares, others = whole_shares(one.decomposition, returned), whole_shares(other.decomposition, turned)
+    fused, other = fuse(fusion, returned, {}), fuse(fusion, turned, {})
+    shares, others = whole_shares(fused.decomposition, returned), whole_shares(other.decomposition, turned)
     assert largest_gap({parameter: share[order] for parameter, share in shares.items()}, others) < 1e-9
-    assert largest_gap({parameter: one.weights[parameter].double() for parameter in shares}, other.weights) < ROUNDING
+    assert largest_gap({parameter: fused.weights[parameter].double() for parameter in shares}, other.weights) < ROUNDING
 
 
 @every_fusion
@@ -309,31 +309,31 @@ def test_fednova_counts_steps_where_asked_to_and_nobody_without_any() -> None:
 
 def two_rounds(fusion: Any, first: float, second: float) -> tuple[FusionResult, FusionResult]:
     """Two rounds of two clients with 3 and 1 examples, whose average moves by `first` and then by `second`."""
-    one = fuse(fusion, round_of([[first + 1], [first - 3]], [3, 1]), {})
-    sent = one.weights["w"] + torch.tensor([[second - 2], [second + 6]])
-    return one, fuse(fusion, ReturnedModels(one.weights, {"w": sent}, [3, 1], [1, 1], frozenset()), one.state)
+    result = fuse(fusion, round_of([[first + 1], [first - 3]], [3, 1]), {})
+    sent = result.weights["w"] + torch.tensor([[second - 2], [second + 6]])
+    return result, fuse(fusion, ReturnedModels(result.weights, {"w": sent}, [3, 1], [1, 1], frozenset()), result.state)
 
 
 def test_fedavgm_by_hand() -> None:
     """v = 2, then 0.5 * 2 + 4 = 5; the model is at 0.25 * 2, then at 0.5 + 0.25 * 5."""
-    one, two = two_rounds(FedAvgM(momentum=0.5, learning_rate=0.25), 2.0, 4.0)
-    assert (values_of(one), values_of(two)) == ([0.5], [1.75])
-    assert one.decomposition.unsent == {}
-    assert two.decomposition.unsent["momentum"]["w"].tolist() == [0.25]
+    first, second = two_rounds(FedAvgM(momentum=0.5, learning_rate=0.25), 2.0, 4.0)
+    assert (values_of(first), values_of(second)) == ([0.5], [1.75])
+    assert first.decomposition.unsent == {}
+    assert second.decomposition.unsent["momentum"]["w"].tolist() == [0.25]
 
 
 def test_fedavgm_without_momentum_is_fedavg() -> None:
-    _, two = two_rounds(FedAvgM(momentum=0.0), 2.0, 4.0)
-    assert values_of(two) == [6.0]
-    assert two.decomposition.unsent == {}
+    _, second = two_rounds(FedAvgM(momentum=0.0), 2.0, 4.0)
+    assert values_of(second) == [6.0]
+    assert second.decomposition.unsent == {}
 
 
 def test_fedadagrad_by_hand() -> None:
     """v = 1 + 3 = 4, then 4 + 5 = 9 (tau 1, so v starts at 1); steps of 0.5 Delta / (2 + 1) and / (3 + 1)."""
-    one, two = two_rounds(FedAdagrad(eta=0.5, tau=1.0), sqrt(3), sqrt(5))
-    assert values_of(one) == pytest.approx([0.5 * sqrt(3) / 3])
-    assert values_of(two) == pytest.approx([0.5 * sqrt(3) / 3 + 0.5 * sqrt(5) / 4])
-    assert two.decomposition.unsent == {}
+    first, second = two_rounds(FedAdagrad(eta=0.5, tau=1.0), sqrt(3), sqrt(5))
+    assert values_of(first) == pytest.approx([0.5 * sqrt(3) / 3])
+    assert values_of(second) == pytest.approx([0.5 * sqrt(3) / 3 + 0.5 * sqrt(5) / 4])
+    assert second.decomposition.unsent == {}
 
 
 @pytest.mark.parametrize(
@@ -346,11 +346,11 @@ def test_fedadagrad_by_hand() -> None:
 def test_fedadam_and_fedyogi_by_hand(fusion: Any, v: tuple[float, float]) -> None:
     """Delta 2, then 10; m = 0.5 * 2 = 1, then 0.5 * 1 + 0.5 * 10 = 5.5."""
     made = fusion(eta=0.5, beta1=0.5, beta2=0.75, tau=2.0)  # v starts at 4
-    one, two = two_rounds(made, 2.0, 10.0)
+    first, second = two_rounds(made, 2.0, 10.0)
     step = 0.5 * 1 / (sqrt(v[0]) + 2)
-    assert values_of(one) == pytest.approx([step])
-    assert values_of(two) == pytest.approx([step + 0.5 * 5.5 / (sqrt(v[1]) + 2)])
-    carried = two.decomposition.unsent["momentum"]["w"]
+    assert values_of(first) == pytest.approx([step])
+    assert values_of(second) == pytest.approx([step + 0.5 * 5.5 / (sqrt(v[1]) + 2)])
+    carried = second.decomposition.unsent["momentum"]["w"]
     assert carried.tolist() == pytest.approx([0.5 * 0.5 / (sqrt(v[1]) + 2)])
 
 
@@ -375,9 +375,9 @@ def test_norms_of_updates_are_those_of_float64() -> None:
         {"a": torch.ones(2, 1, dtype=torch.float64), "b": torch.tensor([0.0, 2.0**-13], dtype=torch.float64)},
         [1, 1], [1, 1], frozenset(),
     )  # fmt: skip
-    found = norms(unclipped(returned))
-    assert found.dtype == torch.float64
-    assert found.tolist() == [1.0, sqrt(1 + 2.0**-26)]
+    lengths = norms(unclipped(returned))
+    assert lengths.dtype == torch.float64
+    assert lengths.tolist() == [1.0, sqrt(1 + 2.0**-26)]
 
 
 def test_server_optimizers_refuse_settings_out_of_range() -> None:

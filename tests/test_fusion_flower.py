@@ -40,7 +40,7 @@ def flower() -> Any:
     return strategy
 
 
-def given(seed: int, count: int = 7) -> ReturnedModels:
+def flat_round(seed: int, count: int = 7) -> ReturnedModels:
     """A round without buffers: Flower tells them from parameters as little as it tells names."""
     returned = random_round(seed, count)
     names = returned.parameters
@@ -98,7 +98,7 @@ PLAIN: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
 @pytest.mark.parametrize("count", [11, 12])
 def test_a_round(flower: Any, name: str, settings: Any, kind: str, its_settings: Any, count: int) -> None:
     for seed in range(2):
-        returned = given(seed, count)
+        returned = flat_round(seed, count)
         ours = fuse(configured(name, **settings), returned, {}).weights
         assert_same(ours, theirs(getattr(flower, kind)(**its_settings), returned))
 
@@ -112,7 +112,7 @@ def test_bulyan_of_the_paper_is_not_flowers(flower: Any) -> None:
 
     same = other = 0
     for seed in range(4):
-        returned = given(seed, 15)
+        returned = flat_round(seed, 15)
         ours = fuse(configured("bulyan", attackers=3), returned, {}).weights
         lists = [
             ([sent[client].double().numpy() for sent in returned.clients.values()], count)
@@ -140,9 +140,9 @@ SERVER: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "settings", "kind", "its_settings"), SERVER)
 def test_four_rounds_of_a_server_optimizer(flower: Any, name: str, settings: Any, kind: str, its_settings: Any) -> None:
     fusion, strategy, state = configured(name, **settings), getattr(flower, kind)(**its_settings), {}
-    weights = given(0).previous
+    weights = flat_round(0).previous
     for number in range(1, 5):
-        returned = replace(given(number), previous=weights)
+        returned = replace(flat_round(number), previous=weights)
         if kind == "FedAvgM":
             strategy.current_arrays = record(weights)
         else:
@@ -154,7 +154,7 @@ def test_four_rounds_of_a_server_optimizer(flower: Any, name: str, settings: Any
 
 def test_the_adaptive_ones_of_the_paper_are_not_flowers(flower: Any) -> None:
     """The options do something: without them the first round is another."""
-    returned = given(3)
+    returned = flat_round(3)
     for name, kind in (("fedadam", "FedAdam"), ("fedyogi", "FedYogi"), ("fedadagrad", "FedAdagrad")):
         strategy = getattr(flower, kind)(eta=0.2, tau=0.5)
         strategy.current_arrays = {key: value.double().numpy() for key, value in returned.previous.items()}
@@ -166,7 +166,7 @@ def test_the_adaptive_ones_of_the_paper_are_not_flowers(flower: Any) -> None:
 def test_norm_clipping_is_fedavg_of_flowers_clipped_models(flower: Any) -> None:
     from flwr.supercore.differential_privacy import compute_clip_model_update
 
-    returned = given(5)
+    returned = flat_round(5)
     for tensors in (returned.previous, returned.clients):
         del tensors["temperature"]  # Flower's clipping leaves out what has no dimensions
     before = [value.double().numpy() for value in returned.previous.values()]

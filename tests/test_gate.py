@@ -36,13 +36,13 @@ def dataclasses_of_the_configuration() -> list[type]:
     for path in conf_dir().rglob("*.yaml"):
         named |= targets(yaml.safe_load(path.read_text(encoding="utf-8")))
     settings = sorted(name for name in named if ".models." not in name)  # those are functions
-    found = [getattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in settings]
-    return [Config, Model, Experiment, *BLOCKS.values(), *(kind for kind in found if is_dataclass(kind))]
+    classes = [getattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in settings]
+    return [Config, Model, Experiment, *BLOCKS.values(), *(kind for kind in classes if is_dataclass(kind))]
 
 
 def numbers_in(hint: Any) -> set[type]:
     inner = {hint} & {int, float}
-    return inner.union(*(numbers_in(each) for each in get_args(hint)))
+    return inner.union(*(numbers_in(argument) for argument in get_args(hint)))
 
 
 def test_every_number_of_the_configuration_has_a_range() -> None:
@@ -126,15 +126,15 @@ def outcome(check: Any) -> str:
 def test_whatever_values_are_changed_the_gate_answers(workspace: Path) -> None:
     """Some hundred configurations with values changed at random: each is valid or refused in one line."""
     rng, bases = random.Random(16), gate.composed()
-    found = []
+    outcomes = []
     for _ in range(250):
         plain = gate.changed(rng.choice(bases), rng)
         cfg = OmegaConf.create(plain)
         began = time.monotonic()
-        found.append(outcome(lambda cfg=cfg: validated(cfg)))
-        assert time.monotonic() - began < 10, found[-1]
-    assert found.count("fine") > 10, "some of them are valid"
-    assert len({line.partition("=")[0] for line in found}) > 60, "most of them in a way of their own"
+        outcomes.append(outcome(lambda cfg=cfg: validated(cfg)))
+        assert time.monotonic() - began < 10, outcomes[-1]
+    assert outcomes.count("fine") > 10, "some of them are valid"
+    assert len({line.partition("=")[0] for line in outcomes}) > 60, "most of them in a way of their own"
 
 
 @pytest.mark.slow

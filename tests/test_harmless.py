@@ -16,9 +16,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Group
+from rich.segment import ControlType, Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from provfl_cli.cli import main
 from provfl_cli.cli.job import one_line
 from provfl_cli.cli.saying import LogFormatter, complain, say
 from provfl_cli.errors import InputError, RunError
@@ -40,7 +42,9 @@ ORDERS |= {*range(0xE0000, 0xE0080)}
 def does_nothing(text: str, lines: bool = False) -> bool:
     """Whether a terminal shows a text and does nothing else with it."""
     plain = text.replace("\n", "").replace("\t", "") if lines else text
-    return not any(unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") or ord(one) in ORDERS for one in plain)
+    return not any(
+        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or ord(character) in ORDERS for character in plain
+    )
 
 
 @given(ANY)
@@ -111,10 +115,8 @@ def test_the_colours_of_a_console_stay() -> None:
     out = io.StringIO()
     console = make_console(out)
     console._color_system, console._force_terminal = console._color_system, True
-    from rich.segment import ControlType, Segment
-
     kept = list(console.render(Group(Text("red", style="red"))))
-    assert any(one.style and one.style.color for one in kept)
+    assert any(segment.style and segment.style.color for segment in kept)
     orders = Segment("\x1b[2J", None, [(ControlType.CLEAR,)])
 
     class Clears:
@@ -195,8 +197,6 @@ def test_json_loses_nothing_and_orders_nothing(content: dict[str, str]) -> None:
 
 
 def test_a_page_shows_names_as_text(tmp_path: Path) -> None:
-    from provfl_cli.cli import main
-
     names = ("cat", "\x1b[2J\u202edog\u2066", "a$b$\x9b")
     whole_run(tmp_path / "run", inputs=6, labels=names)
     assert main(["report", str(tmp_path / "run")]) == 0

@@ -63,15 +63,17 @@ def files(workspace: Path) -> Path:
 def averaged(clients: list[dict[str, Tensor]], examples: tuple[int, ...]) -> dict[str, Tensor]:
     shares = [count / sum(examples) for count in examples]
     return {
-        name: sum(p * one[name].double() for p, one in zip(shares, clients, strict=True)).to(clients[0][name].dtype)
+        name: sum(p * client[name].double() for p, client in zip(shares, clients, strict=True)).to(
+            clients[0][name].dtype
+        )
         for name in clients[0]
     }
 
 
 def arguments(*more: str, clients: tuple[str, ...] | None = None) -> list[str]:
-    given = clients or tuple(f"{n}={f}.safetensors:{k}" for n, f, k in zip(NAMES, "abc", EXAMPLES, strict=True))
+    senders = clients or tuple(f"{n}={f}.safetensors:{k}" for n, f, k in zip(NAMES, "abc", EXAMPLES, strict=True))
     files = ["--global", "after.safetensors", "--previous", "before.safetensors"]
-    return ["import", *files, "--client", *given, "--out", "made", *more]
+    return ["import", *files, "--client", *senders, "--out", "made", *more]
 
 
 @pytest.mark.slow
@@ -84,8 +86,8 @@ def test_an_imported_round_is_traced_as_its_state_dicts_are(files: Path, capsys:
     capsys.readouterr()
     where = ["trace", "made", "--model", "tests.test_import:net", "--json", "--input", "2"]
     answers = []
-    for given in ("data.safetensors", "tests.test_import:data"):
-        assert main([*where, "--data", given, "--without", "carol", "--verify"]) == 0
+    for inputs in ("data.safetensors", "tests.test_import:data"):
+        assert main([*where, "--data", inputs, "--without", "carol", "--verify"]) == 0
         answers.append(json.loads(capsys.readouterr().out))
     answer = answers[0]
     assert answers[1] == answer
@@ -264,8 +266,8 @@ def test_rounds_follow_each_other_and_clients_keep_their_numbers(
     first = load_file("after.safetensors")
     clients = [perturbed(first, 0.1, seed) for seed in (7, 8)]
     save_file(averaged(clients, (5, 5)), "second.safetensors")
-    for name, one in zip(("dave", "carol"), clients, strict=True):
-        save_file(one, f"{name}.safetensors")
+    for name, client in zip(("dave", "carol"), clients, strict=True):
+        save_file(client, f"{name}.safetensors")
     then = ["import", "--global", "second.safetensors", "--out", "made", "--client", "dave=dave.safetensors:5",
             "--client", "carol=carol.safetensors:5", "--previous"]  # fmt: skip
     assert main([*then, "before.safetensors"]) == 2
@@ -286,8 +288,8 @@ def test_a_page_shows_what_trace_says(files: Path, capsys: pytest.CaptureFixture
     first = load_file("after.safetensors")
     clients = [perturbed(first, 0.1, seed) for seed in (7, 8)]
     save_file(averaged(clients, (5, 5)), "second.safetensors")
-    for name, one in zip(("carol", "dave"), clients, strict=True):
-        save_file(one, f"{name}.safetensors")
+    for name, client in zip(("carol", "dave"), clients, strict=True):
+        save_file(client, f"{name}.safetensors")
     assert main(["import", "--global", "second.safetensors", "--previous", "after.safetensors", "--out", "made",
                  "--client", "carol=carol.safetensors:5", "dave=dave.safetensors:5"]) == 0  # fmt: skip
     where = ["made", "--model", "tests.test_import:net", "--data", "data.safetensors"]
@@ -299,7 +301,7 @@ def test_a_page_shows_what_trace_says(files: Path, capsys: pytest.CaptureFixture
     names = {int(number): name for number, name in run["clients"]["names"].items()}
     assert names == dict(enumerate((*NAMES, "dave")))
     assert "b<b>" not in page
-    assert [(one["method"], one["round"], one["inputs"]) for one in run["traces"]] == [
+    assert [(section["method"], section["round"], section["inputs"]) for section in run["traces"]] == [
         ("provfl", number, [0, 1, 2, 3]) for number in (2, 1)
     ]
     for shown in run["traces"]:
@@ -307,10 +309,10 @@ def test_a_page_shows_what_trace_says(files: Path, capsys: pytest.CaptureFixture
             assert main(["trace", *where, "--json", "--round", str(shown["round"]), "--input", str(at)]) == 0
             answer = json.loads(capsys.readouterr().out)
             said = answer["methods"][0]
-            assert [names[shown["clients"][one]] for one in shown["top"][at]] == [
-                one["name"] for one in said["clients"]
+            assert [names[shown["clients"][place]] for place in shown["top"][at]] == [
+                client["name"] for client in said["clients"]
             ]
-            assert shown["value"][at] == pytest.approx([one["contribution"] for one in said["clients"]], rel=2e-3)
+            assert shown["value"][at] == pytest.approx([client["contribution"] for client in said["clients"]], rel=2e-3)
             assert run["labels"][shown["prediction"][at]] == answer["prediction"]
             if shown["round"] == 2:
                 assert max(answer["probabilities"].values()) == pytest.approx(
@@ -324,31 +326,31 @@ def test_a_page_shows_what_trace_says(files: Path, capsys: pytest.CaptureFixture
                 )
     right = [
         labelled == predicted
-        for one in run["traces"]
-        for labelled, predicted in zip(one["label"], one["prediction"], strict=True)
+        for section in run["traces"]
+        for labelled, predicted in zip(section["label"], section["prediction"], strict=True)
     ]
     assert [row["accuracy"] for row in run["history"]] == [np.mean(right[4:]), np.mean(right[:4])]
     assert run["participation"]["status"] == [["trained", None]] * 2 + [["trained"] * 2, [None, "trained"]]
     save_file({"inputs": data()["inputs"]}, "data.safetensors")
     assert main(["report", *where, "--round", "1", "--out", "page.html"]) == 0
     run = page_data(Path("page.html").read_text(encoding="utf-8"))
-    assert [one["round"] for one in run["traces"]] == [1]
+    assert [section["round"] for section in run["traces"]] == [1]
     assert run["history"] == []
     assert run["clients"]["share"] is run["clients"]["suspicion"] is None
-    for given, answer in (
+    for options, answer in (
         (where[:1], "--model"), (where[:3], "--data"), ([*where, "--round", "3"], "there are: 1, 2"),
         (["made", *where], "give it alone"),
     ):  # fmt: skip
-        assert main(["report", *given]) == 2
+        assert main(["report", *options]) == 2
         assert answer in capsys.readouterr().err
 
 
 def page_data(page: str) -> dict[str, Any]:
     """What a page of `provfl report` draws its only federation from."""
-    found: dict[str, Any] = json.loads(
+    content: dict[str, Any] = json.loads(
         page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0]
     )
-    return dict(found["runs"][0])
+    return dict(content["runs"][0])
 
 
 @pytest.mark.slow
@@ -366,7 +368,7 @@ def test_other_fusions_are_inverted_exactly(fusion: list[str], files: Path, caps
 
 
 @pytest.mark.parametrize(
-    ("given", "answer"),
+    ("options", "answer"),
     [
         (["--data", "data.safetensors"], "the model has to be given"),
         (["--model", "tests.test_import:net"], "the inputs have to be given"),
@@ -381,11 +383,11 @@ def test_other_fusions_are_inverted_exactly(fusion: list[str], files: Path, caps
     ],
 )
 def test_a_recorded_federation_needs_model_and_inputs(
-    given: list[str], answer: str, files: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], answer: str, files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments()) == 0
     capsys.readouterr()
-    assert main(["trace", "made", *given]) == 2
+    assert main(["trace", "made", *options]) == 2
     assert answer in capsys.readouterr().err
 
 
@@ -410,10 +412,10 @@ def test_a_model_of_one_logit_is_told_how_to_have_two(workspace: Path, capsys: p
 
 def test_what_is_written_down_is_read_back(tmp_path: Path) -> None:
     assert read_recorded(tmp_path) is None
-    given: dict[str, Any] = {"clients": {3: "ß", 0: "a"}, "examples": {3: 1, 0: 2}}
+    federation: dict[str, Any] = {"clients": {3: "ß", 0: "a"}, "examples": {3: 1, 0: 2}}
     for recorded in (
-        RecordedFederation("flower", **given),
-        RecordedFederation("import", **given, labels=("x",), fusion=("krum", "a=1")),
+        RecordedFederation("flower", **federation),
+        RecordedFederation("import", **federation, labels=("x",), fusion=("krum", "a=1")),
     ):
         write_recorded(tmp_path / "new", recorded)
         assert read_recorded(tmp_path / "new") == recorded
@@ -431,14 +433,14 @@ def test_figures_of_a_recorded_federation(files: Path, capsys: pytest.CaptureFix
     save_file({"inputs": data()["inputs"]}, "bare.safetensors")
     without = ["--model", "tests.test_import:net", "--data", "bare.safetensors"]
     assert main(["figure", "made", "ranking", *without, "--out", "bare.svg"]) == 0
-    for kind, given, reason in (
+    for kind, options, reason in (
         ("labels", with_labels, "a server does not know what labels"),
         ("accuracy", without, "the labels of the inputs are not known"),
         ("heatmap", [], "--model"),
         ("heatmap", [*with_labels, "--round", "7"], "not kept; there are: 1"),
     ):
         capsys.readouterr()
-        assert main(["figure", "made", kind, *given, "--out", "no.svg"]) == 2
+        assert main(["figure", "made", kind, *options, "--out", "no.svg"]) == 2
         assert reason in capsys.readouterr().err
         assert not Path("no.svg").exists()
 
@@ -446,8 +448,8 @@ def test_figures_of_a_recorded_federation(files: Path, capsys: pytest.CaptureFix
 @pytest.mark.slow
 def test_figures_call_recorded_clients_by_their_names(files: Path) -> None:
     assert main(arguments()) == 0
-    given = argparse.Namespace(round=None, model="tests.test_import:net", data="data.safetensors")
-    opened, shown = traced(Path("made"), given)
+    options = argparse.Namespace(round=None, model="tests.test_import:net", data="data.safetensors")
+    opened, shown = traced(Path("made"), options)
     assert shown == "4 inputs in 1 round"
     names = [tick.get_text() for tick in draw(opened, "ranking", 1).axes[1].get_yticklabels()]
     assert sorted(names) == sorted(NAMES)

@@ -26,9 +26,7 @@ from provfl_cli.fusion.scaffold import Scaffold
 from provfl_cli.fusion.submission import Submission
 
 from . import test_text_data as texts
-from .federations import make_config, make_data, make_model
-from .test_data import DIGITS
-from .test_federation import train
+from .federations import DIGITS, make_config, make_data, make_model, train
 from .test_run import Result, run
 
 SMALL_DIGITS = replace(DIGITS, image_size=8)
@@ -63,11 +61,11 @@ def test_all_to_zero_reaches_the_faulty_clients_alone_and_lists_what_they_held()
 
 
 def test_a_mapping_applies_at_once_so_that_it_can_swap():
-    given = shares()
-    changed, faults = LabelFlip([0], {1: 2, 2: 1, 3: 0}).apply(given, 4, 0)
+    original = shares()
+    changed, faults = LabelFlip([0], {1: 2, 2: 1, 3: 0}).apply(original, 4, 0)
     assert labels_of(changed)[0] == [0, 2, 1, 1]
     assert faults.flips == ((1, 2), (2, 1)), "client 0 holds no 3"
-    assert given[0].labels.tolist() == [0, 1, 2, 2], "the caller's labels stay"
+    assert original[0].labels.tolist() == [0, 1, 2, 2], "the caller's labels stay"
 
 
 def test_an_exclusive_label_is_left_with_one_holder_and_examples_go_with_their_labels():
@@ -84,36 +82,36 @@ def many(count: int = 200, classes: int = 4) -> list[Share]:
 
 
 def test_noisy_labels_are_so_many_and_all_of_them_wrong_and_follow_from_the_seed():
-    given = many()
-    changed, faults = NoisyLabels([2, 0], 0.3).apply(given, 4, 5)
-    assert np.array_equal(changed[1].labels, given[1].labels)
+    original = many()
+    changed, faults = NoisyLabels([2, 0], 0.3).apply(original, 4, 5)
+    assert np.array_equal(changed[1].labels, original[1].labels)
     for client in (0, 2):
-        assert (changed[client].labels != given[client].labels).sum() == 60
+        assert (changed[client].labels != original[client].labels).sum() == 60
     assert not np.array_equal(changed[0].labels, changed[2].labels), "a draw of its own for each client"
     assert faults.clients == (0, 2)
     pairs = {
         (int(a), int(b))
-        for share, old in zip(changed, given, strict=True)
+        for share, old in zip(changed, original, strict=True)
         for a, b in zip(old.labels, share.labels, strict=True)
         if a != b
     }
     assert set(faults.flips) == pairs == {(a, b) for a in range(4) for b in range(4) if a != b}
-    again, _ = NoisyLabels([2, 0], 0.3).apply(given, 4, 5)
-    other, _ = NoisyLabels([2, 0], 0.3).apply(given, 4, 6)
+    again, _ = NoisyLabels([2, 0], 0.3).apply(original, 4, 5)
+    other, _ = NoisyLabels([2, 0], 0.3).apply(original, 4, 6)
     assert labels_of(again) == labels_of(changed)
     assert labels_of(other) != labels_of(changed)
 
 
 def test_a_backdoor_is_put_into_a_share_of_the_other_labels_examples():
-    given = many()
-    changed, faults = Backdoor([1], label=2, share=0.4).apply(given, 4, 0)
+    original = many()
+    changed, faults = Backdoor([1], label=2, share=0.4).apply(original, 4, 0)
     assert changed[0].triggered is changed[2].triggered is None
     triggered = changed[1].triggered
     assert triggered is not None
     assert triggered.sum() == 60  # of 150
-    assert (given[1].labels[triggered] != 2).all()
+    assert (original[1].labels[triggered] != 2).all()
     assert (changed[1].labels[triggered] == 2).all()
-    assert np.array_equal(changed[1].labels[~triggered], given[1].labels[~triggered])
+    assert np.array_equal(changed[1].labels[~triggered], original[1].labels[~triggered])
     kept = changed[1].only(np.arange(50))
     assert kept.triggered is not None
     assert np.array_equal(kept.triggered, triggered[:50]), "the trigger goes with its example"
@@ -146,16 +144,16 @@ def test_duplicates_have_everything_of_the_same_and_keep_their_numbers():
 
 
 def test_scaled_updates_are_blamed_for_what_they_train_on():
-    given = shares()
-    plain, faults = ScaledUpdate([1], poison="none").apply(given, 4, 0)
-    assert labels_of(plain) == labels_of(tuple(given))
+    original = shares()
+    plain, faults = ScaledUpdate([1], poison="none").apply(original, 4, 0)
+    assert labels_of(plain) == labels_of(tuple(original))
     assert set(faults.flips) == {(truth, held) for truth in range(4) for held in (1, 2) if truth != held}
     for scaled, alone in (
         (ScaledUpdate([0], poison="label_flip", mapping={1: 2}), LabelFlip([0], {1: 2})),
         (ScaledUpdate([0]), LabelFlip([0])),
         (ScaledUpdate([0], poison="backdoor", label=2, share=1.0), Backdoor([0], label=2, share=1.0)),
     ):
-        (got, blamed), (want, expected) = (one.apply(given, 4, 0) for one in (scaled, alone))
+        (got, blamed), (want, expected) = (injection.apply(original, 4, 0) for injection in (scaled, alone))
         assert labels_of(got) == labels_of(want)
         assert blamed == expected
 
@@ -218,8 +216,8 @@ def test_triggered_pictures_are_trained_on_by_the_faulty_client_and_traced_only_
 def test_triggered_texts_begin_with_the_word(tmp_path):
     dataset = texts.text_set(texts.write(tmp_path / "texts.parquet"), test_fraction=0.4)
     clean = federated_data(config(dataset, texts.model()))
-    given = config(dataset, texts.model(), Backdoor([0], label=1, word="zebra"), "triggered")
-    data = federated_data(given)
+    settings = config(dataset, texts.model(), Backdoor([0], label=1, word="zebra"), "triggered")
+    data = federated_data(settings)
     own, before = data.clients[0], clean.clients[0]
     assert (own.labels != before.labels).sum() == round(0.5 * int((before.labels == 0).sum()))
     assert len(data.test.shown) == (clean.test.labels == 0).sum() > 0
@@ -238,7 +236,7 @@ def test_free_riders_hold_no_label_whatever_they_claim():
 
 def test_the_faulty_client_may_be_chosen_by_what_it_holds():
     held = [[0] * 5 + [1] * 4, [1] * 5 + [2], [2] * 3]
-    shares = [Share(number, np.arange(len(each)), np.array(each)) for number, each in enumerate(held)]
+    shares = [Share(number, np.arange(len(labels)), np.array(labels)) for number, labels in enumerate(held)]
     assert LabelFlip("smallest").apply(shares, 3, 0)[1].clients == (2,)
     changed, faults = LabelFlip("holder", {1: 0}).apply(shares, 3, 0)
     assert faults.clients == (1,)
@@ -306,8 +304,8 @@ def test_a_federation_stores_what_faulty_clients_returned(tmp_path: Path) -> Non
 def test_what_clients_return_determines_training_and_what_is_traced_does_not():
     data, model = make_data(), make_model()
 
-    def key(injection: Any, given: Any = data) -> str:
-        return training_key(make_config(injection=injection), given, model, torch.device("cpu"))[0]
+    def key(injection: Any, federated: Any = data) -> str:
+        return training_key(make_config(injection=injection), federated, model, torch.device("cpu"))[0]
 
     acting = [FreeRider([0]), FreeRider([1]), FreeRider([0], 0.1), ScaledUpdate([0]), ScaledUpdate([0], 2.0)]
     assert len({key(injection) for injection in [NoInjection(), *acting]}) == 6

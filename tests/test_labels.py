@@ -206,9 +206,9 @@ def test_a_word_of_the_command_line_is_a_name_first_and_what_else_it_may_be_is_s
     assert [classes.typed(word) for word in ("1", "30", "0", "7", "x", "01")] == [0, 2, 0, None, None, None]
     assert Classes(("no", "yes")).typed("1") == 1
     opened = SimpleNamespace(classes=classes, label_counts={0: 1}, fusion=True, config=None, notes=())
-    given = SimpleNamespace(chosen=False, notes=("read without quoting",))
+    inputs = SimpleNamespace(chosen=False, notes=("read without quoting",))
     question = SimpleNamespace(target="1", without=(), verify=False)
-    assert list(_notes(opened, given, question)) == [
+    assert list(_notes(opened, inputs, question)) == [
         "read without quoting",
         "--target 1 is the class of that name, number 0; class 1 is named 2: --target 2",
     ]

@@ -268,8 +268,8 @@ def trained(cache: Path, rounds: int, decay: float | None, seen: list[Any] | Non
         provenance=replace(provenance_preset("provfl"), **scope),  # type: ignore[arg-type]
     )
     observe = ([] if seen is None else seen).append
-    with federated_rounds(config, make_data(), make_model(), cache, {rounds}, CPU, observe) as found:
-        (stored,) = found
+    with federated_rounds(config, make_data(), make_model(), cache, {rounds}, CPU, observe) as kept:
+        (stored,) = kept
     return stored
 
 

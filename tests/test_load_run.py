@@ -49,13 +49,13 @@ def contributions(inputs: int = 7, clients: int = 12) -> Contributions:
 
 
 def test_contributions_are_ranked_tables() -> None:
-    found = contributions()
-    read = Texts(found._repr_html_())
+    answer = contributions()
+    read = Texts(answer._repr_html_())
     assert "script" not in read.tags
     assert SCRIPT in read.texts
     assert read.tags.count("table") == 5
     assert any("2 more inputs" in text for text in read.texts)
-    first = found.values[0].copy()
+    first = answer.values[0].copy()
     first[3] = -np.inf
     best = int(first.argmax())
     rows = read.texts[read.texts.index("share") + 1 :]

@@ -82,13 +82,13 @@ def test_hand_worked_ranking_against_counts():
     row = score(frame_of(CONTRIBUTIONS, LABELS), COUNTS)
     d = [1.0, 1 / math.log2(3), 0.5]  # discounts of positions 1, 2, 3
     best = [20 * d[0] + 10 * d[1] + 5 * d[2], 40 * d[0] + 30 * d[1]]
-    found = [
+    gains = [
         1.0,  # a: order 0, 1, 2 with 20, 10, 5 examples: the best there is
         (20 * d[2] + (10 + 5) * (d[0] + d[1]) / 2) / best[0],  # b: 1 and 2 share positions 1 and 2, 0 is third
         (0 * d[0] + 40 * d[1] + 30 * d[2]) / best[1],  # c: order 0, 2, 1
         1.0,  # d: order 2, 1, 0
     ]
-    assert row["ndcg"] == pytest.approx(np.mean(found))
+    assert row["ndcg"] == pytest.approx(np.mean(gains))
     assert row["ndcg_chance"] == pytest.approx(
         np.mean([35 * sum(d) / 3 / best[0]] * 2 + [70 * sum(d) / 3 / best[1]] * 2)
     )
@@ -176,9 +176,9 @@ def test_what_is_predicted_without_a_client_comes_back():
     classes = np.array([[7, 1, 2], [3, 4, 5]])
     frame = measured(classes, [7, 7], [1, 1], candidates=[True, False, True])
     shuffled = pd.concat([frame, frame_of(np.zeros((2, 3)), [7, 7])]).sample(frac=1, random_state=0)
-    found = {key[0]: trace.without for key, trace in traces(shuffled)}
-    assert found["leave_one_out"].tolist() == [[7, 2], [3, 5]]
-    assert found["provfl"] is None
+    without = {key[0]: trace.without for key, trace in traces(shuffled)}
+    assert without["leave_one_out"].tolist() == [[7, 2], [3, 5]]
+    assert without["provfl"] is None
 
 
 def test_hand_worked_newcomers():
@@ -238,12 +238,12 @@ def test_a_faulty_client_that_is_no_candidate_is_not_looked_for():
 
 def test_the_top_list_may_end_inside_a_tie():
     # ranks 1, 2, 2, 2: of the top 2 the second is drawn from three clients, one of them wanted
-    found = order(np.array([[1, 2, 2, 2]]))
-    assert hit(found, np.array([[False, True, False, False]]), 2) == pytest.approx([1 / 3])
-    assert hit(found, np.array([[False, True, True, False]]), 2) == pytest.approx([2 / 3])
-    assert hit(found, np.array([[True, False, False, False]]), 2) == pytest.approx([1.0])
-    assert hit(found, np.array([[False, True, True, False]]), 3) == pytest.approx([1.0])  # 1 - C(1,2)/C(3,2)
-    assert hit(found, np.array([[False, True, False, False]]), 9) == pytest.approx([1.0])
+    ranking = order(np.array([[1, 2, 2, 2]]))
+    assert hit(ranking, np.array([[False, True, False, False]]), 2) == pytest.approx([1 / 3])
+    assert hit(ranking, np.array([[False, True, True, False]]), 2) == pytest.approx([2 / 3])
+    assert hit(ranking, np.array([[True, False, False, False]]), 2) == pytest.approx([1.0])
+    assert hit(ranking, np.array([[False, True, True, False]]), 3) == pytest.approx([1.0])  # 1 - C(1,2)/C(3,2)
+    assert hit(ranking, np.array([[False, True, False, False]]), 9) == pytest.approx([1.0])
 
 
 def test_labels_without_holder_are_counted_and_left_out():
@@ -434,9 +434,9 @@ def test_interval_by_hand():
     half = 2.776445 * math.sqrt(2.5 / 5)
     assert interval.count == 5
     assert (interval.mean, interval.low, interval.high) == pytest.approx((3, 3 - half, 3 + half), abs=1e-5)
-    one = mean_interval([0.5])
-    assert one.mean == 0.5
-    assert math.isnan(one.low)
+    single = mean_interval([0.5])
+    assert single.mean == 0.5
+    assert math.isnan(single.low)
     assert math.isnan(mean_interval([]).mean)
 
 
@@ -462,10 +462,10 @@ def test_a_client_with_exactly_as_many_examples_as_make_a_holder_is_one():
 
 
 def test_columns_have_the_types_of_the_file_whatever_the_types_given():
-    given = (np.array([3, 4]), np.array([0, 1]), np.array([1, 1]))
+    columns = (np.array([3, 4]), np.array([0, 1]), np.array([1, 1]))
     rows = {"noise": np.array([1.0, 2.0])}
     for kind in (np.int64, np.int32, np.int16):
-        frame = tidy("m", "round", "logit", 1, *(one.astype(kind) for one in given), [5, 7], [True, False],
+        frame = tidy("m", "round", "logit", 1, *(column.astype(kind) for column in columns), [5, 7], [True, False],
                      np.ones((2, 2)), rows)  # fmt: skip
         whole = {name: str(frame[name].dtype) for name in ("round", "input", "label", "prediction")}
         assert whole == dict.fromkeys(whole, "int32")

@@ -88,8 +88,8 @@ def theirs(trained: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> T
     copy = Theirs(folder)
     monkeypatch.syspath_prepend(str(workspace))
 
-    def connected(*given: Any, **named: Any) -> None:
-        copy.canary.write_text(f"connected to {given}")
+    def connected(*address: Any, **named: Any) -> None:
+        copy.canary.write_text(f"connected to {address}")
         raise OSError("no network in this test")
 
     for name in ("connect", "connect_ex", "sendto"):
@@ -296,7 +296,7 @@ def test_data_are_neither_read_nor_asked_for(
 ) -> None:
     (theirs.folder.parent / "secret").mkdir()
     theirs.config(dataset=dataset)
-    monkeypatch.setattr(data_folder, "read", lambda *given: theirs.canary.write_text(f"read {given}"))
+    monkeypatch.setattr(data_folder, "read", lambda *arguments: theirs.canary.write_text(f"read {arguments}"))
     code, said = opened_everywhere(theirs.sent, capsys)
     assert code == 0, "what it has traced is in the folder"
     assert "--data DIR" in said

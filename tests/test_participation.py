@@ -37,7 +37,7 @@ def made(federation: schema.Federation, seed: int = 0, examples: list[int] | Non
 
 
 def positions(roster: Roster) -> list[int]:
-    return [one.position for one in roster.trained]
+    return [client.position for client in roster.trained]
 
 
 @pytest.mark.parametrize("wanted", [None, 1, 3, 10])
@@ -72,10 +72,10 @@ def test_what_holds_in_every_round(given_settings: dict[str, Any], seed: int, da
     joins = data.draw(st.dictionaries(some, st.integers(1, 5), max_size=3)) if clients > 2 else {}
     leaves = data.draw(st.dictionaries(some, st.integers(5, 12), max_size=3)) if clients > 2 else {}
     federation = settings(rounds=12, clients_per_round=wanted, joins=joins, leaves=leaves, **given_settings)
-    found = made(federation, seed, list(range(10, 10 + clients)))
-    assert found[:7] == rosters(federation, range(clients), list(range(10, 10 + clients)), seed, 7)
+    rounds = made(federation, seed, list(range(10, 10 + clients)))
+    assert rounds[:7] == rosters(federation, range(clients), list(range(10, 10 + clients)), seed, 7)
     outstanding: dict[int, tuple[int, int]] = {}  # position: round started, round due
-    for roster in found:
+    for roster in rounds:
         number = roster.number
         chosen = sorted([*positions(roster), *roster.dropped])
         assert positions(roster) == sorted(positions(roster))
@@ -86,19 +86,19 @@ def test_what_holds_in_every_round(given_settings: dict[str, Any], seed: int, da
         due_now = {Arrival(k, start) for k, (start, due) in outstanding.items() if due == number and k in there}
         assert set(roster.arriving) == due_now
         assert len(roster.fused) >= min(2, wanted or 2)
-        assert [one.position for one in roster.fused] == sorted({one.position for one in roster.fused})
-        assert {one.position for one in roster.fused if one.from_round == number} == {
-            one.position for one in roster.trained if not one.delay
+        assert [client.position for client in roster.fused] == sorted({client.position for client in roster.fused})
+        assert {client.position for client in roster.fused if client.from_round == number} == {
+            client.position for client in roster.trained if not client.delay
         }
-        for one in roster.trained:
+        for client in roster.trained:
             if federation.straggler_work == "late" or not federation.stragglers:
-                assert one.epochs == 3
-                assert one.delay in ((0, federation.straggler_delay) if federation.stragglers else (0,))
+                assert client.epochs == 3
+                assert client.delay in ((0, federation.straggler_delay) if federation.stragglers else (0,))
             else:
-                assert 1 <= one.epochs <= 3
-                assert one.delay == 0
-            if one.delay:
-                outstanding[one.position] = (number, number + one.delay)
+                assert 1 <= client.epochs <= 3
+                assert client.delay == 0
+            if client.delay:
+                outstanding[client.position] = (number, number + client.delay)
         if not federation.dropout:
             assert roster.dropped == ()
 
@@ -106,12 +106,12 @@ def test_what_holds_in_every_round(given_settings: dict[str, Any], seed: int, da
 def test_by_examples_one_after_the_other() -> None:
     """Three clients, two a round: the pairs as often as successive draws without replacement say."""
     federation = settings(3, 3000, clients_per_round=2, sampling="weighted")
-    found = [tuple(positions(roster)) for roster in made(federation, examples=[10, 30, 60])]
+    pairs = [tuple(positions(roster)) for roster in made(federation, examples=[10, 30, 60])]
     shares = [0.1, 0.3, 0.6]
     for first, second in ((0, 1), (0, 2), (1, 2)):
         a, b = shares[first], shares[second]
         expected = a * b / (1 - a) + b * a / (1 - b)
-        assert found.count((first, second)) / 3000 == pytest.approx(expected, abs=0.035)
+        assert pairs.count((first, second)) / 3000 == pytest.approx(expected, abs=0.035)
 
 
 def test_round_robin_takes_turns_and_keeps_the_turn_of_those_away() -> None:
@@ -140,9 +140,9 @@ def test_markov_chains_move_as_often_as_they_should() -> None:
 
 
 def test_dropouts_are_as_many_as_said_and_never_too_many() -> None:
-    found = made(settings(40, 100, dropout=0.25))
-    assert np.mean([len(roster.dropped) / 40 for roster in found]) == pytest.approx(0.25, abs=0.03)
-    assert all(sorted([*positions(roster), *roster.dropped]) == list(range(40)) for roster in found)
+    rounds = made(settings(40, 100, dropout=0.25))
+    assert np.mean([len(roster.dropped) / 40 for roster in rounds]) == pytest.approx(0.25, abs=0.03)
+    assert all(sorted([*positions(roster), *roster.dropped]) == list(range(40)) for roster in rounds)
     spared = [tuple(positions(roster)) for roster in made(settings(6, 60, dropout=0.999))]
     assert set(map(len, spared)) == {2}
     assert len(set(spared)) > 10
@@ -152,8 +152,8 @@ def test_dropouts_are_as_many_as_said_and_never_too_many() -> None:
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_stragglers_are_as_many_as_said(share: float) -> None:
     """On average exactly, though 4 clients have no tenth."""
-    found = made(settings(4, 1500, stragglers=share, straggler_work="partial", local_epochs=5))
-    less = [one.epochs for roster in found for one in roster.trained if one.epochs < 5]
+    rounds = made(settings(4, 1500, stragglers=share, straggler_work="partial", local_epochs=5))
+    less = [client.epochs for roster in rounds for client in roster.trained if client.epochs < 5]
     assert len(less) / 6000 == pytest.approx(share, abs=0.03)
     for epochs in (1, 2, 3, 4):
         assert less.count(epochs) / len(less) == pytest.approx(0.25, abs=0.06)
@@ -161,14 +161,14 @@ def test_stragglers_are_as_many_as_said(share: float) -> None:
 
 def test_late_work_arrives_when_it_should_or_is_lost() -> None:
     """Everybody straggles, but two have to be in time while nothing arrives."""
-    found = made(settings(5, 6, stragglers=1.0, straggler_delay=2, leaves={4: 3}))
-    for roster in found:
-        started = [one.position for one in roster.trained if one.delay]
-        later = found[roster.number + 1] if roster.number <= 4 else None
+    rounds = made(settings(5, 6, stragglers=1.0, straggler_delay=2, leaves={4: 3}))
+    for roster in rounds:
+        started = [client.position for client in roster.trained if client.delay]
+        later = rounds[roster.number + 1] if roster.number <= 4 else None
         if later is not None:
             expected = [k for k in started if k != 4 or roster.number + 2 <= 3]
             assert later.arriving == tuple(Arrival(k, roster.number) for k in expected)
-    assert any(one.delay for roster in found for one in roster.trained)
+    assert any(client.delay for roster in rounds for client in roster.trained)
 
 
 @pytest.mark.parametrize(
@@ -239,8 +239,8 @@ ROSTERS = [
 
 def test_the_table_of_who_did_what() -> None:
     federation = settings(9, joins={8: 2}, leaves={0: 1})
-    found = participation_frame(ROSTERS, [0, 4, 5, 8], federation)
-    rows = found.astype(object).where(found.notna(), None).values.tolist()
+    frame = participation_frame(ROSTERS, [0, 4, 5, 8], federation)
+    rows = frame.astype(object).where(frame.notna(), None).values.tolist()
     assert rows == [
         [1, 0, "trained", 3, 1],
         [1, 4, "late", 3, 1],
@@ -257,10 +257,10 @@ def test_the_table_of_who_did_what() -> None:
     assert _newcomers(ROSTERS, [0, 4, 5, 8]) == {1: {0, 5}, 2: {4, 8}}
 
 
-def shown(found: Any, ids: list[int]) -> list[str]:
+def shown(frame: Any, ids: list[int]) -> list[str]:
     console = Console(width=80, no_color=True)
     with console.capture() as captured:
-        console.print(table(found, ids))
+        console.print(table(frame, ids))
     return captured.get().splitlines()
 
 

@@ -29,7 +29,7 @@ def positions(shares: tuple[Share, ...]) -> np.ndarray:
     return np.concatenate([share.indices for share in shares])
 
 
-@pytest.mark.parametrize("partition", PARTITIONS, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("partition", PARTITIONS, ids=lambda partition: type(partition).__name__)
 def test_a_seed_gives_the_same_shares_and_another_seed_others(partition):
     labels = some_labels()
     first, again, other = (deal(partition, labels, 6, seed) for seed in (3, 3, 4))

@@ -352,7 +352,7 @@ def test_embedded_pictures_in_parquet_are_read_as_those_in_folders(tmp_path):
     cells = pa.array([{"bytes": encoded(picture), "path": None} for picture in made])
     (tmp_path / "table").mkdir()
     pq.write_table(pa.table({"image": cells, "label": ["a", "b"] * 4}), tmp_path / "table" / "train.parquet")
-    both = [load(each, 12)[0] for each in (kept, replace(kept, path=str(tmp_path / "table")))]
+    both = [load(source, 12)[0] for source in (kept, replace(kept, path=str(tmp_path / "table")))]
     values = [np.sort(np.concatenate([e.train_inputs, e.test_inputs]).reshape(8, -1), axis=0) for e in both]
     assert np.array_equal(*values)
     assert len(np.unique(values[0])) > 200, "not 16 grey levels"
@@ -460,17 +460,17 @@ def test_training_and_every_way_of_tracing_read_the_same_pictures_alike(tmp_path
     config = SimpleNamespace(dataset=dataset)
     kept = facts.from_values(json.loads(json.dumps(facts.as_values(encoding.pictures))))
     inputs = RunInputs(tmp_path, config, encoding.form, examples.label_names, "", kept)
-    trained = {each.numpy().tobytes() for each in encoding.encode(examples.train_inputs)}
-    trained |= {each.numpy().tobytes() for each in encoding.encode(examples.test_inputs)}
+    trained = {picture.numpy().tobytes() for picture in encoding.encode(examples.train_inputs)}
+    trained |= {picture.numpy().tobytes() for picture in encoding.encode(examples.test_inputs)}
     files = sorted((tmp_path / "data").rglob(f"*.{form}"))
     cells = pa.array([{"bytes": data, "path": None} for data in made])
     pq.write_table(pa.table({"image": cells, "label": ["a", "b"] * 4}), tmp_path / "table.parquet")
     pq.write_table(pa.table({"image": [str(file) for file in files]}), tmp_path / "paths.parquet")
     ways = [inputs.many(tmp_path / name) for name in ("data", "table.parquet", "paths.parquet")]
-    for given in (*ways, *map(inputs.picture, files)):
-        assert {each.numpy().tobytes() for each in given.inputs} <= trained, "an exact match"
-        assert not given.warnings
-    assert {each.numpy().tobytes() for each in ways[0].inputs} == trained
+    for pictures in (*ways, *map(inputs.picture, files)):
+        assert {picture.numpy().tobytes() for picture in pictures.inputs} <= trained, "an exact match"
+        assert not pictures.warnings
+    assert {picture.numpy().tobytes() for picture in ways[0].inputs} == trained
 
 
 @pytest.mark.parametrize("change", [{"reading": {}}, {"look": {}}, {"reading": None}, {"lines": None}])
@@ -499,7 +499,7 @@ def sets(name: str, shared: Path | None = None) -> tuple[np.ndarray, np.ndarray]
 
 def odd(pictures: np.ndarray, look) -> float:
     """Share of pictures said to be unlike the training data."""
-    return float(np.mean([bool(unlike(each, each.shape[:2], look)) for each in pictures]))
+    return float(np.mean([bool(unlike(picture, picture.shape[:2], look)) for picture in pictures]))
 
 
 @pytest.mark.parametrize("name", ["mnist", "digits", pytest.param("cifar10", marks=pytest.mark.slow)])

@@ -132,8 +132,8 @@ def test_a_transparent_colour_of_16_bits_is_drawn_on_white(channels):
     assert np.array_equal(made.pixels[0], expected)
     assert "read as 12-bit data" in made.lines[0]
     assert made.lines[1] == "1 of 1 pictures are partly transparent: drawn on white"
-    one = with_transparent(deep_png(values), *[1] * channels)
-    assert len(read(one).lines) == 1, "a colour that it does not have"
+    unused = with_transparent(deep_png(values), *[1] * channels)
+    assert len(read(unused).lines) == 1, "a colour that it does not have"
 
 
 def test_a_transparent_colour_that_cannot_be_read_is_said(monkeypatch):

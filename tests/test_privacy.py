@@ -57,14 +57,14 @@ def returned_of(*moves: list[float], size: int = 2, late: int | None = None) -> 
 
 def fusion_options() -> list[Any]:
     """Every fusion of `conf/fusion/` with its default settings."""
-    found = []
+    cases = []
     plain: Any = OmegaConf.load(tree.conf_dir() / "config.yaml")
     for name in tree.options("fusion"):
         file: Any = OmegaConf.load(tree.option_file("fusion", name))
         own = file if "fusion" in file else {"fusion": file}  # one that brings other settings stands in a block
         merged: Any = OmegaConf.merge({"federation": plain.federation}, own)
-        found.append(pytest.param(OmegaConf.to_container(merged.fusion, resolve=True), id=name))
-    return found
+        cases.append(pytest.param(OmegaConf.to_container(merged.fusion, resolve=True), id=name))
+    return cases
 
 
 # Clipping
@@ -238,7 +238,7 @@ def test_noise_is_split_between_updates_and_count(z: float, own: float | None, c
     drawn = CentralDP(noise_multiplier=z, adaptive=True, count_noise=own)
     fixed = CentralDP(noise_multiplier=z)
     returned, zeros = returned_of(*([[0.0, 0.0]] * count)), torch.zeros(3, dtype=torch.float64)
-    more, less = (each.noise(returned, {}, 0, 1)("w", zeros) for each in (drawn, fixed))  # type: ignore[misc]
+    more, less = (privacy.noise(returned, {}, 0, 1)("w", zeros) for privacy in (drawn, fixed))  # type: ignore[misc]
     assert torch.allclose(more / less, torch.full((3,), for_updates / z, dtype=torch.float64))  # type: ignore[operator]
 
 
@@ -412,8 +412,8 @@ def test_the_ledger_counts_what_was_fused() -> None:
 
 @pytest.mark.parametrize("name", tree.options("privacy"))
 def test_every_option_is_its_dataclass_with_its_defaults(name: str) -> None:
-    given = OmegaConf.to_container(OmegaConf.load(tree.option_file("privacy", name)))
-    privacy = _targeted(given, "privacy")
+    content = OmegaConf.to_container(OmegaConf.load(tree.option_file("privacy", name)))
+    privacy = _targeted(content, "privacy")
     assert privacy == type(privacy)()
     assert privacy.private == (name != "none")
     if name == "secure_aggregation":

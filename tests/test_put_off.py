@@ -27,7 +27,7 @@ def test_the_library_still_imports_it_by_itself(module: str) -> None:
     library, file, costly = PUT_OFF[module]
     assert all(imported(library, name) for name in (module, costly)), (
         f"importing {library} no longer imports {module} and with it {costly}: delete put_off({module!r}) from "
-        f"provfl_cli/{file}, its lines in provfl_cli/imports.py and here, and with the last one both files"
+        f"provfl_cli/{file}, its lines here and in put_off, and with the last one this file and put_off itself"
     )
 
 

@@ -71,7 +71,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sent = [{name: value + 0.1 * (n + 1) * torch.cos(value * 9 + n) for name, value in before.items()} for n in (0, 1)]
     after = {
         name: sum(
-            (each[name].double() * count / sum(EXAMPLES) for each, count in zip(sent, EXAMPLES, strict=True)),
+            (client[name].double() * count / sum(EXAMPLES) for client, count in zip(sent, EXAMPLES, strict=True)),
             torch.zeros((), dtype=torch.float64),
         ).float()
         for name in before
@@ -87,9 +87,9 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(*more: str, clients: tuple[str, ...] = NAMES) -> list[str]:
     """The import of that round."""
     files = zip(clients, NAMES, EXAMPLES, strict=True)
-    given = [f"{name}={file}.safetensors:{count}" for name, file, count in files]
+    senders = [f"{name}={file}.safetensors:{count}" for name, file, count in files]
     whole = ["--global", "after.safetensors", "--previous", "before.safetensors"]
-    return ["import", *whole, "--client", *given, "--out", "made", *more]
+    return ["import", *whole, "--client", *senders, "--out", "made", *more]
 
 
 @pytest.fixture
@@ -349,12 +349,12 @@ def places(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def mutated(content: dict[str, Any], place: tuple[Any, ...], value: Any) -> dict[str, Any]:
-    found: Any = copy.deepcopy(content)
-    node = found
+    whole: Any = copy.deepcopy(content)
+    node = whole
     for key in place[:-1]:
         node = node[key]
     node[place[-1]] = value
-    return dict(found)
+    return dict(whole)
 
 
 @pytest.mark.filterwarnings("error")
@@ -368,7 +368,7 @@ def test_no_value_changes_an_answer_unseen(made: Path, capsys: pytest.CaptureFix
         text = path.read_text()
         content = json.loads(text)
         del content["sha256"]
-        for place in [each for each in places(content) for _ in range(4)]:
+        for place in [leaf for leaf in places(content) for _ in range(4)]:
             value = choice.choice(IMPOSSIBLE)
             path.write_text(json.dumps(sealed(mutated(content, place, value))))
             code, out, error = answered(capsys, trace)
@@ -399,7 +399,7 @@ def test_links_in_a_recording_lead_nowhere_else(place: str, made: Path, capsys: 
 
 def test_what_ends_the_program_when_it_is_called_is_named(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, inputs = WHERE[1], WHERE[3]
-    for given, words in (
+    for pair, words in (
         ((model, "sys:exit"), "--data sys:exit: calling it failed (SystemExit"),
         (("sys:exit", inputs), "--model sys:exit: calling it failed (SystemExit"),
         (("tests.test_recordings:ending", inputs), "--model tests.test_recordings:ending: calling it failed"),
@@ -407,7 +407,7 @@ def test_what_ends_the_program_when_it_is_called_is_named(made: Path, capsys: py
         (("ending_module:net", inputs), "--model ending_module:net: cannot be imported (SystemExit: 0)"),
     ):
         Path("ending_module.py").write_text("import sys\nsys.exit(0)\n")
-        code, out, error = answered(capsys, ["trace", "made", "--model", given[0], "--data", given[1]])
+        code, out, error = answered(capsys, ["trace", "made", "--model", pair[0], "--data", pair[1]])
         assert (code, error.count("\n"), out) == (2, 1, "")
         assert words in error
 

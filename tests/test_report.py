@@ -60,32 +60,32 @@ def opened(folder: Path) -> Any:
 def report(capsys: Captured, *arguments: str) -> tuple[Elements, dict[str, Any], str]:
     """The page, the data in it, and what the command said."""
     assert main(["report", *arguments, "--out", "page.html"]) == 0
-    found = Elements(Path("page.html").read_text(encoding="utf-8"))
-    return found, json.loads(found.scripts[0]), capsys.readouterr().out
+    elements = Elements(Path("page.html").read_text(encoding="utf-8"))
+    return elements, json.loads(elements.scripts[0]), capsys.readouterr().out
 
 
-def ids(found: Elements) -> list[str]:
-    return [str(attributes["id"]) for _, attributes in found.tags if "id" in attributes]
+def ids(elements: Elements) -> list[str]:
+    return [str(attributes["id"]) for _, attributes in elements.tags if "id" in attributes]
 
 
 @pytest.mark.slow
 def test_one_run_is_one_file_with_every_section(workspace: Path, capsys: Captured) -> None:
     whole_run(workspace / "run", rounds=(4, 5), scopes=("round", "lineage"), faulty=(1,))
-    found, data, said = report(capsys, "run")
+    elements, data, said = report(capsys, "run")
     assert said.startswith("1 run -> page.html (")
-    names = ids(found)
+    names = ids(elements)
     assert len(names) == len(set(names))
     sections = [name for name in names if re.fullmatch(r"[a-z]+-0", name)]
     assert sections == [
         f"{name}-0" for name in ("summary", "rounds", "map", "clients", "inputs", "lineage", "methods", "settings")
     ]
-    links = {str(attributes["href"])[1:] for tag, attributes in found.tags if tag == "a" and "href" in attributes}
+    links = {str(attributes["href"])[1:] for tag, attributes in elements.tags if tag == "a" and "href" in attributes}
     assert links <= set(names)
     (run,) = data["runs"]
-    assert [(one["method"], one["scope"], one["round"]) for one in run["traces"][:3]] == [
+    assert [(trace["method"], trace["scope"], trace["round"]) for trace in run["traces"][:3]] == [
         ("provfl", "round", 5), ("provfl", "lineage", 5), ("tracefl", "round", 5),
     ]  # fmt: skip
-    assert {one["round"] for one in run["traces"]} == {4, 5}
+    assert {trace["round"] for trace in run["traces"]} == {4, 5}
     assert run["clients"]["suspicion"]["inputs"] == 3
     assert sum(run["clients"]["suspicion"]["on_top"]) == pytest.approx(3)
     assert run["lineage"][0]["rounds"] == [4, 5]
@@ -93,27 +93,29 @@ def test_one_run_is_one_file_with_every_section(workspace: Path, capsys: Capture
 
 def test_the_page_asks_for_nothing_and_runs_only_its_own_scripts(workspace: Path, capsys: Captured) -> None:
     whole_run(workspace / "run")
-    found, _, _ = report(capsys, "run")
-    for tag, attributes in found.tags:
+    elements, _, _ = report(capsys, "run")
+    for tag, attributes in elements.tags:
         assert tag not in ("link", "iframe", "object", "embed", "base", "form")
         assert not any(name.startswith("on") for name in attributes), (tag, attributes)
         assert not attributes.get("src", ""), (tag, attributes)
-    policy = next(str(each["content"]) for tag, each in found.tags if "http-equiv" in each and tag == "meta")
+    policy = next(
+        str(content["content"]) for tag, content in elements.tags if "http-equiv" in content and tag == "meta"
+    )
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == "'none'"
     assert "connect-src" not in rules
     assert "http" not in policy
-    hashes = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in found.scripts[1:]]
-    assert rules["script-src"].split() == [f"'sha256-{each}'" for each in hashes]
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in elements.scripts[1:]]
+    assert rules["script-src"].split() == [f"'sha256-{digest}'" for digest in hashes]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("texts", [False, True])
 def test_words_from_data_stay_words(workspace: Path, capsys: Captured, texts: bool) -> None:
     whole_run(workspace / "run", texts=texts)
-    found, data, _ = report(capsys, "run")
-    assert [tag for tag, _ in found.tags if tag == "script"] == ["script"] * 3
-    assert "img" not in {tag for tag, _ in found.tags}
+    elements, data, _ = report(capsys, "run")
+    assert [tag for tag, _ in elements.tags if tag == "script"] == ["script"] * 3
+    assert "img" not in {tag for tag, _ in elements.tags}
     assert tuple(data["runs"][0]["labels"]) == LABELS
     page = Path("page.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page
@@ -139,14 +141,14 @@ def test_json_survives_a_page() -> None:
 @pytest.mark.slow
 def test_a_trace_is_shown_as_it_was_recorded(workspace: Path) -> None:
     whole_run(workspace / "run")
-    found = opened(workspace / "run")
-    shown, told = shown_traces(found, 10_000)
+    run = opened(workspace / "run")
+    shown, told = shown_traces(run, 10_000)
     assert told == []
-    own, trace = shown[0], found.traces[0][1]
+    own, trace = shown[0], run.traces[0][1]
     frame = pd.read_parquet("run/contributions.parquet").query("method == 'provfl' and kind == 'client'")
     for at, number in enumerate(own["inputs"]):
         rows = frame[frame["input"] == number].sort_values(["rank", "contribution"], ascending=[True, False])
-        assert [own["clients"][one] for one in own["top"][at]][2:] == rows["client"].tolist()[2:6]
+        assert [own["clients"][place] for place in own["top"][at]][2:] == rows["client"].tolist()[2:6]
         np.testing.assert_allclose(own["value"][at], rows["contribution"][:6], rtol=1e-3)
         np.testing.assert_allclose(own["share"][at], rows["share"][:6], atol=1e-4)
         assert own["rank"][at] == rows["rank"].tolist()[:6]
@@ -162,7 +164,7 @@ def test_a_trace_is_shown_as_it_was_recorded(workspace: Path) -> None:
 def test_of_many_inputs_a_sample_is_taken_evenly_over_labels_and_told(workspace: Path) -> None:
     whole_run(workspace / "run", inputs=60, rounds=(4, 5))
     shown, told = shown_traces(opened(workspace / "run"), 2 * 5 * 30)
-    assert [len(one["inputs"]) for one in shown] == [30, 30]
+    assert [len(trace["inputs"]) for trace in shown] == [30, 30]
     assert shown[0]["inputs"] == shown[1]["inputs"]
     assert np.bincount(shown[0]["label"]).tolist() == [10, 10, 10]
     assert told[0].startswith("30 of the 60 traced inputs are in this page")
@@ -172,8 +174,8 @@ def test_of_many_inputs_a_sample_is_taken_evenly_over_labels_and_told(workspace:
 @pytest.mark.slow
 def test_what_is_not_there_is_left_out(workspace: Path, capsys: Captured) -> None:
     made(workspace / "bare", **METRICS)
-    found, data, _ = report(capsys, "bare")
-    names = ids(found)
+    elements, data, _ = report(capsys, "bare")
+    names = ids(elements)
     assert "summary-0" in names
     assert "methods-0" in names
     assert not {"map-0", "inputs-0", "lineage-0"} & set(names)
@@ -181,7 +183,7 @@ def test_what_is_not_there_is_left_out(workspace: Path, capsys: Captured) -> Non
     pd.DataFrame({"method": ["provfl"], "scope": "round", "target": "logit", "round": [5], "ndcg": [0.5]}).to_csv(
         workspace / "bare" / "localization.csv", index=False
     )
-    found, data, _ = report(capsys, "bare")  # a file without the usual metrics
+    elements, data, _ = report(capsys, "bare")  # a file without the usual metrics
     assert data["runs"][0]["scores"] == [{"method": "provfl", "scope": "round", "round": 5}]
     page = Path("page.html").read_text(encoding="utf-8")
     assert "Ranking: does it follow" in page
@@ -190,28 +192,28 @@ def test_what_is_not_there_is_left_out(workspace: Path, capsys: Captured) -> Non
     whole_run(workspace / "run")
     (workspace / "run" / "contributions.parquet").write_bytes(b"no parquet")
     (workspace / "run" / "clients.csv").unlink()
-    found, data, _ = report(capsys, "run")
+    elements, data, _ = report(capsys, "run")
     assert "contributions.parquet cannot be read" in Path("page.html").read_text(encoding="utf-8")
     assert data["runs"][0]["clients"]["counts"] is None
-    assert "map-0" not in ids(found)
+    assert "map-0" not in ids(elements)
 
 
 @pytest.mark.slow
 def test_several_runs_have_a_table_curves_and_a_comparison(workspace: Path, capsys: Captured) -> None:
     for number, (threshold, seed) in enumerate([(t, s) for t in ("null", "0.0", "0.5") for s in (0, 1)]):
-        given = (f"threshold={threshold}", f"seed={seed}")
+        overrides = (f"threshold={threshold}", f"seed={seed}")
         accuracy = {"provfl": 0.5 + 0.1 * number}
-        made(workspace / "sweep" / str(number), accuracy, given, summary={"method": "provfl"}, **METRICS)
+        made(workspace / "sweep" / str(number), accuracy, overrides, summary={"method": "provfl"}, **METRICS)
     failed = workspace / "sweep" / "6"
     failed.mkdir()
     (failed / "error.log").write_text("Traceback\nValueError: <i>broken</i>\n")
-    found, data, said = report(capsys, "sweep")
-    assert {"all-table", "all-curves", "all-compare"} <= set(ids(found))
+    elements, data, said = report(capsys, "sweep")
+    assert {"all-table", "all-curves", "all-compare"} <= set(ids(elements))
     assert "6 runs -> page.html" in said
     assert "not in it: sweep/6: failed: ValueError" in said
     (curve,) = data["curves"]
     assert (curve["key"], curve["values"], curve["numeric"]) == ("threshold", ["null", "0.0", "0.5"], False)
-    line = next(one for one in curve["lines"] if one["metric"] == "localization_accuracy")
+    line = next(row for row in curve["lines"] if row["metric"] == "localization_accuracy")
     assert line["mean"] == pytest.approx([0.55, 0.75, 0.95])
     assert line["chance"] == [0.5, 0.5, 0.5]
     assert len(data["compared"]) == 6
@@ -234,8 +236,8 @@ def test_curves_put_numbers_in_order(workspace: Path) -> None:
 def test_label_counts_read_back(tmp_path: Path) -> None:
     counts = {0: np.array([3, 0, 2]), 7: np.array([0, 0, 9])}
     label_counts.frame(counts).to_csv(tmp_path / "clients.csv", index=False)
-    found = label_counts.read(tmp_path / "clients.csv", 3)
-    assert {client: row.tolist() for client, row in found.items()} == {0: [3, 0, 2], 7: [0, 0, 9]}
+    read = label_counts.read(tmp_path / "clients.csv", 3)
+    assert {client: row.tolist() for client, row in read.items()} == {0: [3, 0, 2], 7: [0, 0, 9]}
     with pytest.raises(ValueError, match="beyond the 2"):
         label_counts.read(tmp_path / "clients.csv", 2)
 

@@ -17,7 +17,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 pytestmark = [
@@ -33,8 +33,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     whole_run(folder / "pictures", inputs=60, rounds=(4, 5), scopes=("round", "lineage"), faulty=(1,))
     whole_run(folder / "texts", inputs=30, texts=True, seed=1)
     for name, places in (("pictures", ["pictures"]), ("texts", ["texts"]), ("both", ["pictures", "texts"])):
-        given = [str(folder / place) for place in places]
-        assert main(["report", *given, "--out", str(folder / f"{name}.html")]) == 0
+        folders = [str(folder / place) for place in places]
+        assert main(["report", *folders, "--out", str(folder / f"{name}.html")]) == 0
     return {name: folder / f"{name}.html" for name in ("pictures", "texts", "both")}
 
 
@@ -117,7 +117,7 @@ def test_no_font_makes_the_page_scroll_sideways(browser: Any, pages: dict[str, P
                 page.evaluate("(rule) => { document.getElementById('own').textContent = rule; }", rule)
                 page.wait_for_timeout(100)  # charts follow the width of their place
                 widths[width, font] = page.evaluate("document.documentElement.scrollWidth")
-        assert {key: found for key, found in widths.items() if found > key[0]} == {}
+        assert {key: page_width for key, page_width in widths.items() if page_width > key[0]} == {}
 
 
 def test_a_label_that_is_a_script_shows_as_text(browser: Any, pages: dict[str, Path]) -> None:
@@ -142,15 +142,15 @@ def test_cards_are_filtered_and_paged(browser: Any, pages: dict[str, Path]) -> N
         page.select_option("#card-right-0", "wrong")
         wrong = cards(page)
         assert len(wrong) == 15
-        assert all("✗ wrong" in one for one in wrong)
+        assert all("✗ wrong" in card for card in wrong)
         assert page.inner_text(".count") == "1 to 15 of 15 inputs that fit (60 in all)"
         page.select_option("#card-right-0", "")
         page.select_option("#card-client-0", "3")
-        assert [one.splitlines()[0] for one in cards(page)] == ["Input 0"]  # tied at its top
+        assert [card.splitlines()[0] for card in cards(page)] == ["Input 0"]  # tied at its top
         assert "tied" in cards(page)[0]
         page.select_option("#card-client-0", "")
         page.fill("#card-number-0", "8")
-        assert [one.splitlines()[0] for one in cards(page)] == ["Input 8"]
+        assert [card.splitlines()[0] for card in cards(page)] == ["Input 8"]
 
 
 def test_tables_sort_by_their_headings(browser: Any, pages: dict[str, Path]) -> None:
@@ -174,7 +174,7 @@ def test_the_map_is_sorted_and_walked_by_keys(browser: Any, pages: dict[str, Pat
             page.keyboard.press("ArrowRight")
             assert said in page.inner_text(f"{plot} output")
         page.keyboard.press("Enter")
-        assert [one.splitlines()[0] for one in cards(page)] == ["Input 6"]
+        assert [card.splitlines()[0] for card in cards(page)] == ["Input 6"]
         assert page.evaluate("document.activeElement.className") == "card found"
 
 
@@ -205,11 +205,11 @@ def test_two_runs_are_compared_and_each_can_be_shown(browser: Any, pages: dict[s
 def test_axe_finds_no_serious_fault(browser: Any, pages: dict[str, Path], name: str, scheme: str) -> None:
     with Open(browser, pages[name], color_scheme=scheme, bypass_csp=True) as opened:
         page = opened.scrolled()
-        found = axe.Axe().run(page).response["violations"]
+        violations = axe.Axe().run(page).response["violations"]
         grave = [
-            (each["id"], [node["html"][:150] for node in each["nodes"][:3]])
-            for each in found
-            if each["impact"] in ("serious", "critical")
+            (violation["id"], [node["html"][:150] for node in violation["nodes"][:3]])
+            for violation in violations
+            if violation["impact"] in ("serious", "critical")
         ]
         assert grave == []
 

@@ -15,8 +15,7 @@ from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fedavgm import FedAvgM
 from provfl_cli.fusion.privacy import CentralDP
 from provfl_cli.fusion.scaffold import Scaffold
-from tests.federations import make_config
-from tests.test_federation import content, train
+from tests.federations import content, make_config, train
 
 LINEAGE = replace(provenance_preset("provfl"), scope="lineage", lineage_decay=0.9)
 LATE: dict[str, Any] = {"stragglers": 0.5, "straggler_delay": 2, "dropout": 0.2, "clients_per_round": 3}

@@ -65,8 +65,8 @@ def fused_line(fusion: Any, values: list[float], examples: list[int] | None = No
     ],
 )
 def test_median_by_hand(values: list[float], result: float, shares: list[float]) -> None:
-    found, its_shares = fused_line(Median(), values, list(range(1, len(values) + 1)))  # examples do not count
-    assert found == pytest.approx(result)
+    fused, its_shares = fused_line(Median(), values, list(range(1, len(values) + 1)))  # examples do not count
+    assert fused == pytest.approx(result)
     assert its_shares == pytest.approx(shares)
 
 
@@ -82,8 +82,8 @@ def test_median_by_hand(values: list[float], result: float, shares: list[float])
     ],
 )
 def test_trimmed_mean_by_hand(cut: int, values: list[float], result: float, shares: list[float]) -> None:
-    found, its_shares = fused_line(TrimmedMean(count=cut), values)
-    assert found == pytest.approx(result)
+    fused, its_shares = fused_line(TrimmedMean(count=cut), values)
+    assert fused == pytest.approx(result)
     assert its_shares == pytest.approx(shares)
 
 
@@ -162,8 +162,8 @@ def test_krum_by_hand(attackers: int, values: list[float], result: float, shares
     ],
 )
 def test_multi_krum_by_hand(settings: Any, values: list[float], result: float, shares: list[float]) -> None:
-    found, its_shares = fused_line(MultiKrum(**settings), values, [1, 2, 3, 4, 5])
-    assert found == pytest.approx(result)
+    fused, its_shares = fused_line(MultiKrum(**settings), values, [1, 2, 3, 4, 5])
+    assert fused == pytest.approx(result)
     assert its_shares == pytest.approx(shares)
 
 
@@ -184,15 +184,15 @@ def test_bulyan_by_hand() -> None:
     values = [0.0, 1.0, 2.0, 3.0, 4.0, 1000.0, 2000.0]
     distances = squared_distances(unclipped(round_of([[value] for value in values])))
     assert iterated_krum(distances, 1, 5).tolist() == [0, 1, 1, 1, 1, 1, 0]
-    found, shares = fused_line(Bulyan(), values)
-    assert found == pytest.approx(3.0)
+    fused, shares = fused_line(Bulyan(), values)
+    assert fused == pytest.approx(3.0)
     assert shares == pytest.approx([0, 0, 1 / 3, 1 / 3, 1 / 3, 0, 0])
 
 
 def test_bulyan_selecting_once_by_hand() -> None:
     """Among all seven, with four neighbours, 0 to 4 have the lowest scores: the median is 2."""
-    found, shares = fused_line(Bulyan(selection="once"), [0.0, 1.0, 2.0, 3.0, 4.0, 1000.0, 2000.0])
-    assert found == pytest.approx(2.0)
+    fused, shares = fused_line(Bulyan(selection="once"), [0.0, 1.0, 2.0, 3.0, 4.0, 1000.0, 2000.0])
+    assert fused == pytest.approx(2.0)
     assert shares == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3, 0, 0, 0])
 
 
@@ -220,12 +220,12 @@ def test_nearest_to_the_median_by_hand(
 
 def plain_scores(points: list[np.ndarray], attackers: int) -> list[tuple[float, ...]]:
     """Krum's score of each point, and for ties the neighbours that do not count: the paper's words, one by one."""
-    found = []
+    scores = []
     for at, point in enumerate(points):
         near = sorted(float(((point - other) ** 2).sum()) for to, other in enumerate(points) if to != at)
         counted = max(len(points) - attackers - 2, 0)
-        found.append((sum(near[:counted]), *near[counted:]))
-    return found
+        scores.append((sum(near[:counted]), *near[counted:]))
+    return scores
 
 
 def plain_bulyan(points: list[np.ndarray], attackers: int) -> np.ndarray:
@@ -274,15 +274,15 @@ def test_bulyan_shares_among_twins_of_whom_not_all_are_selected() -> None:
 
 def test_geometric_median_by_hand() -> None:
     """From the mean 2 the distances are 2, 1, 3: weights 1/2, 1, 1/3 over 11/6."""
-    found, shares = fused_line(GeometricMedian(iterations=1), [0.0, 1.0, 5.0])
+    fused, shares = fused_line(GeometricMedian(iterations=1), [0.0, 1.0, 5.0])
     assert shares == pytest.approx([3 / 11, 6 / 11, 2 / 11])
-    assert found == pytest.approx(16 / 11)
+    assert fused == pytest.approx(16 / 11)
 
 
 def test_geometric_median_weighs_by_examples() -> None:
     """As if the client were there three times: the mean is 1, the distances 1, 0 (counts as 1/2) and 3."""
-    one = fused_line(GeometricMedian(iterations=1, epsilon=0.5), [0.0, 4.0], [3, 1])
-    assert one[1] == pytest.approx([3 / (3 + 1 / 3), (1 / 3) / (3 + 1 / 3)])
+    weighted = fused_line(GeometricMedian(iterations=1, epsilon=0.5), [0.0, 4.0], [3, 1])
+    assert weighted[1] == pytest.approx([3 / (3 + 1 / 3), (1 / 3) / (3 + 1 / 3)])
     three = fused_line(GeometricMedian(iterations=5, epsilon=0.5), [0.0, 0.0, 0.0, 4.0])
     assert fused_line(GeometricMedian(iterations=5, epsilon=0.5), [0.0, 4.0], [3, 1])[0] == pytest.approx(three[0])
 
@@ -295,10 +295,10 @@ def test_geometric_median_goes_to_the_point_with_the_least_sum_of_distances() ->
     def total(point: np.ndarray) -> float:
         return float(weights @ np.linalg.norm(points - point, axis=1))
 
-    found = [values_of(fuse(GeometricMedian(n), round_of(sent.tolist(), examples), {})) for n in (1, 3, 10, 300)]
-    assert all(total(np.array(more)) < total(np.array(less)) for less, more in pairwise(found))
+    medians = [values_of(fuse(GeometricMedian(n), round_of(sent.tolist(), examples), {})) for n in (1, 3, 10, 300)]
+    assert all(total(np.array(more)) < total(np.array(less)) for less, more in pairwise(medians))
     best = minimize(total, points.mean(0), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12}).x
-    assert np.allclose(found[-1], best, atol=1e-4)
+    assert np.allclose(medians[-1], best, atol=1e-4)
 
 
 def test_geometric_median_stays_where_all_are() -> None:

@@ -133,12 +133,12 @@ def test_contributions_add_up(result: Result) -> None:
     assert set(frame["round"]) == {1, 3}
     clients = frame[frame["kind"] == "client"]
     assert set(clients["client"]) == {0, 1, 2}
-    for _, one in clients.groupby(["method", "round", "input"]):
-        assert len(one) == 3
-        assert one["share"].sum() == pytest.approx(1, abs=1e-9)
-        raw = np.exp(one["contribution"] - one["contribution"].max())
-        assert np.allclose(one["share"], raw / raw.sum())
-        ordered = one.sort_values("rank")
+    for _, ranking in clients.groupby(["method", "round", "input"]):
+        assert len(ranking) == 3
+        assert ranking["share"].sum() == pytest.approx(1, abs=1e-9)
+        raw = np.exp(ranking["contribution"] - ranking["contribution"].max())
+        assert np.allclose(ranking["share"], raw / raw.sum())
+        ordered = ranking.sort_values("rank")
         assert ordered["contribution"].is_monotonic_decreasing
         assert ordered["rank"].iloc[0] == 1
     others = frame[frame["kind"] != "client"]
@@ -302,16 +302,16 @@ def test_thresholds_of_a_sweep_share_one_training(place: Path) -> None:
 
     first, again = sweep("sweep"), sweep("sweep again")
     assert first[0].summary["train_seconds"] > 0
-    assert all(one.summary["train_seconds"] == 0 for one in [*first[1:], *again])
-    assert all(one.summary["cached_train_seconds"] > 0 for one in [*first[1:], *again])
-    assert [one.summary["threshold"] for one in first] == [None, 0.0, 0.5, 1.0]
-    assert [one.content() for one in first] == [one.content() for one in again]
-    own = [one.frame("contributions").query("method == 'provfl'")["contribution"].to_numpy() for one in first]
-    beside = [one.frame("contributions").query("method == 'tracefl'")["contribution"].to_numpy() for one in first]
+    assert all(member.summary["train_seconds"] == 0 for member in [*first[1:], *again])
+    assert all(member.summary["cached_train_seconds"] > 0 for member in [*first[1:], *again])
+    assert [member.summary["threshold"] for member in first] == [None, 0.0, 0.5, 1.0]
+    assert [member.content() for member in first] == [member.content() for member in again]
+    own = [member.frame("contributions").query("method == 'provfl'")["contribution"].to_numpy() for member in first]
+    beside = [member.frame("contributions").query("method == 'tracefl'")["contribution"].to_numpy() for member in first]
     assert np.array_equal(own[0], own[1]), "under ReLU threshold 0 leaves out what is 0 anyway"
     assert not np.allclose(own[1], own[2], rtol=1e-2)
     assert not np.allclose(own[2], own[3], rtol=1e-2)
-    assert all(np.array_equal(beside[0], one) for one in beside), "a threshold of its own"
+    assert all(np.array_equal(beside[0], values) for values in beside), "a threshold of its own"
 
 
 def test_a_flipping_client_is_found(place: Path) -> None:
@@ -351,7 +351,7 @@ def unusual(group: str) -> list[str]:
 def together(first: str, second: str, *others: str) -> list[str]:
     """All unusual options of two groups, one of each in a run; `others` are settings that some cannot do without."""
     pairs = [[*filter(None, pair)] for pair in zip_longest(unusual(first), unusual(second))]
-    return [" ".join([*pair, *others, *(EXTRA[one] for one in pair if one in EXTRA)]) for pair in pairs]
+    return [" ".join([*pair, *others, *(EXTRA[option] for option in pair if option in EXTRA)]) for pair in pairs]
 
 
 @pytest.mark.slow
@@ -423,6 +423,6 @@ def test_the_number_of_workers_changes_no_byte(place: Path) -> None:
         run(place / f"workers {count}", f"engine.workers={count}", "provenance.rounds=[1,3]", "federation.clients=5")
         for count in (1, 2, 3)
     ]
-    assert all(one.summary["train_seconds"] > 0 for one in runs), "trained, each on its own"
+    assert all(member.summary["train_seconds"] > 0 for member in runs), "trained, each on its own"
     assert runs[0].content() == runs[1].content() == runs[2].content()
     assert {"0003/clients.safetensors", "contributions.parquet", "localization.csv"} <= set(runs[0].content())

@@ -31,7 +31,7 @@ from provfl_cli.results.files import write_parquet
 from provfl_cli.results.frames import input_frame
 from provfl_cli.run.manifest import manifest
 from tests.federations import make_config, make_data
-from tests.test_bad_input import one_line
+from tests.refusals import refusal
 from tests.test_run import FILES
 
 SMALL = shlex.split(
@@ -54,8 +54,8 @@ def text_data(**changes: Any) -> FederatedData:
 
 @pytest.mark.parametrize("chosen", [[0, 1, 2, 3, 4], [3], []])
 def test_texts_are_recorded_as_they_are(chosen: list[int], tmp_path: Path) -> None:
-    found = SimpleNamespace(probabilities=np.full((len(chosen), 10), 0.1), residuals=np.zeros(len(chosen)))
-    frame = input_frame(1, np.array(chosen, dtype=int), np.zeros(len(chosen)), found, text_data())
+    contributions = SimpleNamespace(probabilities=np.full((len(chosen), 10), 0.1), residuals=np.zeros(len(chosen)))
+    frame = input_frame(1, np.array(chosen, dtype=int), np.zeros(len(chosen)), contributions, text_data())
     write_parquet(tmp_path / "inputs.parquet", frame)
     again = pd.read_parquet(tmp_path / "inputs.parquet")
     assert again["text"].tolist() == [TEXTS[index] for index in chosen]
@@ -97,7 +97,7 @@ def test_a_model_that_reads_something_else(
     choice: str, says: list[str], workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began = time.monotonic()
-    line = one_line(choice.split(), workspace, capsys)
+    line = refusal(choice.split(), workspace, capsys)
     assert time.monotonic() - began < 2, "nothing was loaded"
     assert all(part in line for part in says), line
 

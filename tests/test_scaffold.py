@@ -137,10 +137,10 @@ def test_against_the_algorithm_written_out(option: str, decay: float, weighted: 
         c = c + torch.tensordot(there / counts.sum(), torch.stack(changes), 1)
         fused = train_round(site, tmp_path, number, weights, state, work)
         received, weights, state = weights, fused.weights, fused.state
-        found = torch.cat([weights["logits.weight"], weights["logits.bias"][:, None]], 1)
-        assert torch.allclose(found.double(), x, atol=2e-6)
-        found = torch.cat([state["control/logits.weight"], state["control/logits.bias"][:, None]], 1)
-        assert torch.allclose(found, c, atol=2e-6)
+        flat = torch.cat([weights["logits.weight"], weights["logits.bias"][:, None]], 1)
+        assert torch.allclose(flat.double(), x, atol=2e-6)
+        flat = torch.cat([state["control/logits.weight"], state["control/logits.bias"][:, None]], 1)
+        assert torch.allclose(flat, c, atol=2e-6)
         folder = tmp_path / f"{number:04d}"
         sent, there = open_tensors(folder / CLIENTS), (folder / CORRECTIONS).exists()
         assert there == (number > 1)  # in round 1 there is nothing to correct with
@@ -148,8 +148,8 @@ def test_against_the_algorithm_written_out(option: str, decay: float, weighted: 
             moved = open_tensors(folder / CORRECTIONS)
             for slot, along in enumerate(steps):  # what is left of an update is the client's own gradients
                 left = {name: sent[name][slot] - received[name] - moved[name][slot] for name in moved}
-                found = torch.cat([left["logits.weight"], left["logits.bias"][:, None]], 1)
-                assert torch.allclose(found.double(), along, atol=2e-6)
+                flat = torch.cat([left["logits.weight"], left["logits.bias"][:, None]], 1)
+                assert torch.allclose(flat.double(), along, atol=2e-6)
                 assert not moved["unused.weight"].any()
             assert max(moved["logits.weight"].abs().amax((1, 2)).tolist()) > 0.01
         rows = open_tensors(folder / CONTROLS)
@@ -186,17 +186,17 @@ def test_a_federation_traced_by_its_gradients(tmp_path: Path) -> None:
                 left[name][slot] -= moved
                 control[name] += moved / 3  # SCAFFOLD counts clients, not examples
         parts = replace(stored.decomposition, unsent={"other": control})
-        given = RoundInMemory(stored.clients, parts, stored.weights(), stored.previous(), left)
+        expected_round = RoundInMemory(stored.clients, parts, stored.weights(), stored.previous(), left)
         model.load_state_dict(dict(stored.weights()))
-        found = trace(model, inputs, stored, provenance_preset("gradients"))
-        expected = trace(model, inputs, given, provenance_preset("provfl"))
-        assert np.allclose(found.values, expected.values, rtol=1e-3, atol=1e-4 * np.abs(expected.values).max())
-        assert set(found.rows) == {"control"}
-        assert np.allclose(found.rows["control"], expected.rows["other"], rtol=1e-3, atol=1e-5)
-        assert found.residuals.max() < 1e-4
+        answer = trace(model, inputs, stored, provenance_preset("gradients"))
+        expected = trace(model, inputs, expected_round, provenance_preset("provfl"))
+        assert np.allclose(answer.values, expected.values, rtol=1e-3, atol=1e-4 * np.abs(expected.values).max())
+        assert set(answer.rows) == {"control"}
+        assert np.allclose(answer.rows["control"], expected.rows["other"], rtol=1e-3, atol=1e-5)
+        assert answer.residuals.max() < 1e-4
         whole = trace(model, inputs, stored, provenance_preset("provfl"))
         assert not whole.rows
-        assert np.abs(found.values - whole.values).max() > 0.05 * np.abs(whole.values).max()
+        assert np.abs(answer.values - whole.values).max() > 0.05 * np.abs(whole.values).max()
 
 
 def test_with_no_control_yet_and_one_step_it_is_the_unweighted_mean(tmp_path: Path) -> None:
@@ -208,19 +208,19 @@ def test_with_no_control_yet_and_one_step_it_is_the_unweighted_mean(tmp_path: Pa
         own = linear()
         train_client(own, client, settings, FedAvg(), 0, 1)
         trained.append(own.state_dict())
-    found = []
+    results = []
     for option in ("I", "II"):
         (tmp_path / option).mkdir()
         site = site_of(data, linear(), settings, Scaffold(option))
-        found.append(train_round(site, tmp_path / option, 1, weights, {}, [(position, 1) for position in range(4)]))
+        results.append(train_round(site, tmp_path / option, 1, weights, {}, [(position, 1) for position in range(4)]))
     for name in weights:
         mean = torch.stack([own[name] for own in trained]).double().mean(0)
-        assert all(torch.allclose(fused.weights[name].double(), mean, atol=1e-7) for fused in found), name
+        assert all(torch.allclose(fused.weights[name].double(), mean, atol=1e-7) for fused in results), name
     # The one step's gradient is the one at the model received: both options are one.
     for name in ("logits.weight", "logits.bias"):
-        one, other = (fused.state[f"control/{name}"] for fused in found)
-        assert torch.allclose(one, other, atol=1e-6)
-        assert one.abs().max() > 0.01
+        first, other = (fused.state[f"control/{name}"] for fused in results)
+        assert torch.allclose(first, other, atol=1e-6)
+        assert first.abs().max() > 0.01
 
 
 @pytest.mark.parametrize("option", ["I", "II"])
@@ -255,8 +255,8 @@ def test_the_gradient_over_the_share_leaves_the_model_as_it_was() -> None:
     assert all(weight.grad is None for weight in model.parameters())
     # Without batch statistics and dropout, batches make no difference.
     small, large = (full_gradient(linear(), client, replace(settings, batch_size=size), 0, 1) for size in (7, 100))
-    for one, other in zip(small, large, strict=True):
-        assert torch.allclose(one, other, atol=1e-6)
+    for gradient, other in zip(small, large, strict=True):
+        assert torch.allclose(gradient, other, atol=1e-6)
 
 
 def test_a_weight_reached_elsewhere_is_corrected_here_too() -> None:

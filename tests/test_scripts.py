@@ -181,9 +181,9 @@ def test_another_folder_by_variable_but_never_over_other_files(project: Path, tm
 def test_no_python_that_is_new_enough(project: Path) -> None:
     tools = project.parent / "bin"
     names = "bash env dirname sha256sum shasum cut tr sed sort paste awk grep ls flock mkdir rm mv cp"
-    for name, found in ((name, shutil.which(name)) for name in names.split()):
-        if found:
-            (tools / name).symlink_to(found)
+    for name, path in ((name, shutil.which(name)) for name in names.split()):
+        if path:
+            (tools / name).symlink_to(path)
     result = call(project, "provfl", PATH=str(tools), FAKE_TOO_OLD="1")
     assert result.returncode == 1
     assert "no Python 3.11" in result.stderr

@@ -58,11 +58,11 @@ def test_balanced_seeded_and_nested(labels, seed, few, more):
     assert set(small) <= set(large)
     np.testing.assert_array_equal(small, select(labels, labels, counts, max_inputs=few, seed=seed).inputs)
     taken, there = np.bincount(labels[small], minlength=5), np.bincount(labels, minlength=5)
-    for one in range(5):  # a label is behind another by more than one turn only when it has no more to give
-        assert taken[one] == there[one] or taken[one] >= taken.max() - 1
+    for label in range(5):  # a label is behind another by more than one turn only when it has no more to give
+        assert taken[label] == there[label] or taken[label] >= taken.max() - 1
 
 
 def test_the_seed_matters():
     labels = np.zeros(1000, dtype=int)
-    one, two = (select(labels, labels, [[99]], max_inputs=10, seed=seed).inputs.tolist() for seed in (0, 1))
-    assert one != two
+    first, second = (select(labels, labels, [[99]], max_inputs=10, seed=seed).inputs.tolist() for seed in (0, 1))
+    assert first != second

@@ -53,8 +53,8 @@ def test_a_tsv_whose_sentences_open_with_a_quotation_mark_has_all_its_rows(tmp_p
 )
 def test_quotation_marks_of_a_tsv_are_text(tmp_path, texts, says):
     tsv(tmp_path / "a.tsv", texts)
-    found, notes = rows_of(tmp_path / "a.tsv")
-    assert found == texts
+    rows, notes = rows_of(tmp_path / "a.tsv")
+    assert rows == texts
     assert (says in "".join(notes)) if says else not notes
 
 

@@ -227,9 +227,9 @@ with replacing(Path({str(tmp_path / "rows [1].csv")!r})) as beside:
     lives, dies = (
         subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)
     )
-    for one in (lives, dies):
-        assert one.stdout is not None
-        assert one.stdout.readline() == b"written\n"
+    for process in (lives, dies):
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"written\n"
     dies.kill()
     dies.wait()
     other = tmp_path / ".rows [1].csv.another-machine.1.part"

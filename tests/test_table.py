@@ -71,8 +71,8 @@ def made(
     hydra.mkdir(parents=True)
     (hydra / "config.yaml").write_text(yaml.safe_dump(config))
     (hydra / "hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": {"choices": choices}}}))
-    given = [*overrides, *([f"fusion={fusion}"] if fusion else [])]
-    (hydra / "overrides.yaml").write_text(yaml.safe_dump(given))
+    settings = [*overrides, *([f"fusion={fusion}"] if fusion else [])]
+    (hydra / "overrides.yaml").write_text(yaml.safe_dump(settings))
     rows = [
         {
             "method": method, "scope": scope, "target": "logit", "round": number, "inputs": 40,
@@ -326,8 +326,8 @@ def test_runs_are_found_everywhere_once(workspace: Path) -> None:
         made(workspace / name)
     (workspace / "day" / "10" / "rounds").symlink_to(workspace / "day", target_is_directory=True)
     (workspace / "day" / "multirun.yaml").write_text("{}")
-    found = run_folders([Path("day/10"), Path("day"), Path("day/multirun.yaml")])
-    assert [str(path) for path in found] == ["day/10", "day/9", "day/sweep/1"]
+    folders = run_folders([Path("day/10"), Path("day"), Path("day/multirun.yaml")])
+    assert [str(path) for path in folders] == ["day/10", "day/9", "day/sweep/1"]
 
 
 def test_completion_and_example(workspace: Path, capsys: Captured) -> None:

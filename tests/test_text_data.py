@@ -32,8 +32,8 @@ ROWS = [(f"{WORDS[i % 6]} {WORDS[(i * 5 + 1) % 6]} {i}", i % 2) for i in range(6
 
 def text_set(path: Path, **other) -> schema.Dataset:
     """Texts in a folder or a file."""
-    given = {"input": "text", "input_column": "text", "max_tokens": 16, "vocabulary": 320, "public_examples": 10}
-    return schema.Dataset("custom", "path", path=str(path), **{**given, **other})
+    usual = {"input": "text", "input_column": "text", "max_tokens": 16, "vocabulary": 320, "public_examples": 10}
+    return schema.Dataset("custom", "path", path=str(path), **{**usual, **other})
 
 
 def model(**other) -> schema.Model:
@@ -96,22 +96,24 @@ AND |= {"pt": " e ", "sv": " och "}
 
 def three_names(made: Examples, split: str, known: list[set[str]]) -> list[tuple[int, list[str]]]:
     """Label and names of the texts of a split that come apart without doubt."""
-    found = []
+    named = []
     texts, labels = getattr(made, f"{split}_inputs"), getattr(made, f"{split}_labels").tolist()
     for text, label in zip(texts, labels, strict=True):
         head, _, last = text.rpartition(AND[LOCALES[label]])
         names = [*head.split(", "), last]
         if len(names) == 3 and known[label].issuperset(names):
-            found.append((label, names))
-    assert len(found) > 0.8 * len(texts)
-    return found
+            named.append((label, names))
+    assert len(named) > 0.8 * len(texts)
+    return named
 
 
 def test_names_of_test_texts_are_in_no_training_text_and_no_text_could_be_in_another_of_the_ten(made):
     from babel import Locale
 
     locales = [Locale.parse(code) for code in LOCALES]
-    known = [{*one.territories.values(), *one.languages.values(), *one.currencies.values()} for one in locales]
+    known = [
+        {*locale.territories.values(), *locale.languages.values(), *locale.currencies.values()} for locale in locales
+    ]
     train, test = (three_names(made, split, known) for split in ("train", "test"))
     assert not {name for _, names in train for name in names} & {name for _, names in test for name in names}
     for label, names in [*train, *test]:
@@ -323,10 +325,10 @@ def cached(cache: Path, kind: str = "bert", **other: bool) -> Path:
 
 
 def test_without_network_or_cache_auto_starts_at_random_and_true_is_an_error(offline, tmp_path):
-    found = checkpoint.resolve(model(checkpoint="some/net", pretrained="auto"))
-    assert (found.folder, found.weights) == (None, False)
-    assert "drawn from the seed" in found.line
-    assert "some/net is not in the Hugging Face cache" in found.line
+    published = checkpoint.resolve(model(checkpoint="some/net", pretrained="auto"))
+    assert (published.folder, published.weights) == (None, False)
+    assert "drawn from the seed" in published.line
+    assert "some/net is not in the Hugging Face cache" in published.line
     encoding, left = encoded(model(checkpoint="some/net", pretrained="auto"), text_set(tmp_path))
     assert (encoding.form.checkpoint, len(left.train_labels), len(encoding.lines)) == (None, 50, 2)
     with pytest.raises(InputError, match=r"cannot be reached.*model\.checkpoint=DIR.*HF_HOME=DIR.*pretrained=auto"):
@@ -340,10 +342,10 @@ def test_without_network_or_cache_auto_starts_at_random_and_true_is_an_error(off
 def test_the_cache_of_the_hub_is_read(offline, tmp_path):
     snapshot = cached(offline)
     for pretrained in ("auto", True):
-        found = checkpoint.resolve(model(checkpoint="some/net", pretrained=pretrained))
-        assert (found.folder, found.weights, found.line) == (snapshot, True, None)
-    found = checkpoint.resolve(model(checkpoint="some/net", revision="7" * 40, tokenizer="own"))
-    assert (found.folder, found.weights) == (snapshot, False), "the tokenizer alone"
+        published = checkpoint.resolve(model(checkpoint="some/net", pretrained=pretrained))
+        assert (published.folder, published.weights, published.line) == (snapshot, True, None)
+    published = checkpoint.resolve(model(checkpoint="some/net", revision="7" * 40, tokenizer="own"))
+    assert (published.folder, published.weights) == (snapshot, False), "the tokenizer alone"
     (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
     assert "no model.safetensors" in checkpoint.resolve(model(checkpoint="some/net", pretrained="auto")).line
     with pytest.raises(InputError, match=r"no model\.safetensors"):
@@ -439,7 +441,10 @@ def test_public_texts_are_nobodys_and_the_same_for_every_seed(tmp_path):
     data = [federated_data(config(dataset, seed=seed)) for seed in (0, 1)]
     assert data[0].tokenizer == data[1].tokenizer
     decoder = Tokenizer.from_str(data[0].tokenizer)
-    held = [[text for client in one.clients for text in decoder.decode_batch(client.inputs.tolist())] for one in data]
+    held = [
+        [text for client in federated.clients for text in decoder.decode_batch(client.inputs.tolist())]
+        for federated in data
+    ]
     assert sorted(held[0]) == sorted(held[1])
     assert len(held[0]) == 50
     assert set(held[0]) < {text for text, _ in ROWS}, "texts of the training set, each once"

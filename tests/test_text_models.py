@@ -113,7 +113,7 @@ def test_a_checkpoint_keeps_its_weights_and_gets_a_head(
         assert value.dtype == torch.float32
         if name.startswith(body):
             assert torch.equal(value[: len(published[name])], published[name].float()), name
-    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True))
+    assert all(torch.equal(weight, other) for weight, other in zip(model.parameters(), again.parameters(), strict=True))
     tokens = some_texts(50)
     assert model(tokens).shape == (5, 5)
     assert torch.allclose(model(tokens)[:1], model(tokens[:1, :3]), atol=1e-6)

@@ -56,13 +56,13 @@ def test_clients_with_the_same_data_share_equally(tmp_path: Path) -> None:
     weight = stored.client_stack()["logits.weight"]
     assert not torch.equal(weight[position[0]], weight[position[2]])
 
-    found = trace(make_model(), data.test.inputs[:40], stored)
-    twins = found.values[:, [position[0], position[9]]]
-    assert np.allclose(twins[:, 0], twins[:, 1], rtol=1e-5, atol=1e-7 * np.abs(found.values).max())
+    answer = trace(make_model(), data.test.inputs[:40], stored)
+    twins = answer.values[:, [position[0], position[9]]]
+    assert np.allclose(twins[:, 0], twins[:, 1], rtol=1e-5, atol=1e-7 * np.abs(answer.values).max())
     labels = data.test.labels[:40].numpy()
     frame = tidy(
-        "provfl", "round", "centred", 1, np.arange(40), labels, found.predictions, found.clients, found.candidates,
-        found.values, found.rows,
+        "provfl", "round", "centred", 1, np.arange(40), labels, answer.predictions, answer.clients, answer.candidates,
+        answer.values, answer.rows,
     )  # fmt: skip
     ranks = frame[frame["client"].isin([0, 9])].pivot(index="input", columns="client", values="rank")
     assert (ranks[0] == ranks[9]).all()
@@ -79,7 +79,7 @@ def test_clients_with_the_same_data_share_equally(tmp_path: Path) -> None:
 def test_what_a_client_returns_does_not_depend_on_its_number(tmp_path: Path) -> None:
     data = make_data(clients=2)
     renamed = replace(data, clients=tuple(replace(client, id=client.id + 5) for client in data.clients))
-    ours, theirs = (train(tmp_path / name, one) for name, one in (("ours", data), ("theirs", renamed)))
+    ours, theirs = (train(tmp_path / name, federated) for name, federated in (("ours", data), ("theirs", renamed)))
     assert theirs.clients == tuple(client + 5 for client in ours.clients)
     for name, stack in ours.client_stack().items():
         assert torch.equal(stack, theirs.client_stack()[name])
@@ -89,12 +89,12 @@ def test_a_tie_is_shown_as_a_set_and_never_cut() -> None:
     """Seven candidates: 3 and 5 lead together, then four alike, then one; two were asked for."""
     values = np.array([[1.0, 4.0, 1.0, 9.0, 4.0, 9.0, 4.0, 4.0]])
     clients = list(range(8))
-    one, zero = np.array([6]), np.array([0])
-    frame = tidy("provfl", "round", "centred", 1, one, zero, zero, clients, np.ones(8, bool), values, {})
+    inputs, zero = np.array([6]), np.array([0])
+    frame = tidy("provfl", "round", "centred", 1, inputs, zero, zero, clients, np.ones(8, bool), values, {})
     counts = {client: np.array([10 * client]) for client in clients}
     for top, shown in ((1, [3, 5]), (2, [3, 5]), (3, [3, 5, 1, 4, 6, 7])):
         (ranking,) = example_rankings(frame, counts, ["zero"], {6: "a text"}, faulty=(5,), top=top)
-        assert [one.client for one in ranking.clients] == shown
+        assert [client.client for client in ranking.clients] == shown
     out = io.StringIO()
     Console(file=out, width=80).print(show_rankings([ranking]))
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]

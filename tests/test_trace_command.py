@@ -61,8 +61,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     capsys.readouterr()
     assert main(["trace", *arguments, "--json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
 
 
 def assert_as_recorded(said: dict[str, Any], recorded: pd.DataFrame) -> None:
@@ -155,7 +155,7 @@ def test_clients_left_out_by_hand(pictures: Path, capsys: pytest.CaptureFixture[
     assert first["cost"]["refuse"] == pytest.approx(math.log(before / first["probability"]["refuse"]), abs=1e-6)
     (agreement,) = answer["agreement"]
     ranked = [client["name"] for client in answer["methods"][0]["clients"]]
-    cost = {each["client"]: each["cost"]["refuse"] for each in answer["verified"]}
+    cost = {effect["client"]: effect["cost"]["refuse"] for effect in answer["verified"]}
     wrong = [[a, b] for at, a in enumerate(ranked) for b in ranked[at + 1 :] if cost[b] > cost[a]]
     assert sorted(agreement["other_way_around"]) == sorted(wrong)
     assert agreement["pairs"] == 15
@@ -313,15 +313,15 @@ def made(**changes: Any) -> Prediction:
         "provfl", "round", "centred", (*tied, last), 3, {"momentum": 1.0}, 5.0,
         (layer, replace(layer, name="net.a.last", best=-0.5)), 1,
     )  # fmt: skip
-    one = Prediction(
+    prediction = Prediction(
         "input 3", "run", 2, "a \x1b[2Jtext", ("cat", "[bold]dog", "emu"), 2, 1, np.array([0.2, 0.7, 0.1]), (told,)
     )
-    return replace(one, **changes)
+    return replace(prediction, **changes)
 
 
-def printed(one: Prediction, width: int = 80) -> str:
+def printed(prediction: Prediction, width: int = 80) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, markup=False, emoji=False, highlight=False).print(show(one))
+    Console(file=out, width=width, markup=False, emoji=False, highlight=False).print(show(prediction))
     return out.getvalue()
 
 
@@ -341,14 +341,14 @@ def test_the_answer_reads_well_and_does_nothing_to_the_terminal() -> None:
 
 def test_a_layer_without_a_name_is_the_model_itself() -> None:
     told = made().told[0]
-    one = made(told=(replace(told, layers=(replace(told.layers[0], name=""), told.layers[0])),))
-    assert "(the model itself)" in printed(one)
-    assert as_json(one)["methods"][0]["layers"][0]["layer"] == "(the model itself)"
+    prediction = made(told=(replace(told, layers=(replace(told.layers[0], name=""), told.layers[0])),))
+    assert "(the model itself)" in printed(prediction)
+    assert as_json(prediction)["methods"][0]["layers"][0]["layer"] == "(the model itself)"
 
 
 def test_what_if_and_agreement_in_words() -> None:
     other = np.array([0.8, 0.1, 0.1])
-    one = made(
+    prediction = made(
         what_if=(WhatIf("refuse", ("4",), other), WhatIf("withhold", ("4",), None, "too few")),
         effects=(
             Effect("4", {"refuse": 1.9}, {"refuse": 0.1}),
@@ -360,13 +360,13 @@ def test_what_if_and_agreement_in_words() -> None:
             Agreement("tracefl", "round", "refuse", 1.0, (), 3),
         ),
     )
-    text = printed(one, 100)
+    text = printed(prediction, 100)
     for part in (
         "another prediction", "too few", "4 above 7", "2 of 3 pairs",
         "no rank correlation", "tracefl, refuse: agrees, ",
     ):  # fmt: skip
         assert part in text
-    again = json.loads(json.dumps(as_json(one), default=str))
+    again = json.loads(json.dumps(as_json(prediction), default=str))
     assert again["what_if"][0]["prediction"] == "cat"
     assert again["what_if"][1]["probabilities"] is None
     assert again["agreement"][0]["other_way_around"] == [["4", "7"]]

@@ -142,8 +142,8 @@ def test_wrong_settings_are_answered(asked: Callable[[], Any], answer: str) -> N
 
 
 def test_the_environment_of_the_packages_is_honoured(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
-    found = config_of("tracker=mlflow").tracker
-    assert (found.folder, found.uri, found.experiment) == (str(workspace / "outputs" / "mlruns"), None, "provfl")
+    tracker = config_of("tracker=mlflow").tracker
+    assert (tracker.folder, tracker.uri, tracker.experiment) == (str(workspace / "outputs" / "mlruns"), None, "provfl")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert config_of("tracker=mlflow").tracker.uri == "http://127.0.0.1:5000"
@@ -174,12 +174,12 @@ def test_settings_hold_what_results_depend_on() -> None:
 
 
 def test_runs_that_differ_in_the_tracker_alone_do_not_differ() -> None:
-    def one(tracker: Mapping[str, Any], option: str) -> RunFolder:
+    def run_with(tracker: Mapping[str, Any], option: str) -> RunFolder:
         settings = {"seed": 0, "federation.rounds": 3, **{f"tracker.{key}": value for key, value in tracker.items()}}
         empty: frozenset[str] = frozenset()
         return RunFolder(Path("x"), settings, empty, {"tracker": option}, empty, pd.DataFrame(), {}, {})
 
-    plain, logged = one({}, "none"), one({"_target_": "x", "folder": "y"}, "mlflow")
+    plain, logged = run_with({}, "none"), run_with({"_target_": "x", "folder": "y"}, "mlflow")
     assert identity(plain) == identity(logged)
     assert differing([plain, logged]).keys == differing([plain, logged]).brought == ()
 
@@ -292,8 +292,8 @@ def events(folder: Path) -> Any:
     return accumulator.EventAccumulator(str(folder / "tensorboard"), {"tensors": 0, "images": 0}).Reload()
 
 
-def scalars(found: Any, tag: str) -> list[tuple[int, float]]:
-    return [(event.step, event.value) for event in found.Scalars(tag)]
+def scalars(log: Any, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in log.Scalars(tag)]
 
 
 @pytest.mark.slow
@@ -316,21 +316,21 @@ def test_tensorboard_holds_the_run(workspace: Path, cache: Path, capsys: pytest.
     assert "tracker: TensorBoard, run/tensorboard\n" in said
     assert said.endswith("\ntracker: TensorBoard, run/tensorboard\n  tensorboard --logdir run/tensorboard\n")
     assert len(list((folder / "tensorboard").iterdir())) == 1
-    found = events(folder)
-    accuracy = scalars(found, "rounds/accuracy")
+    log = events(folder)
+    accuracy = scalars(log, "rounds/accuracy")
     assert accuracy == [(number, pytest.approx(value)) for number, value in accuracies(folder)]
-    assert dict(scalars(found, "provfl/localization_accuracy")) == pytest.approx(localized(folder))
+    assert dict(scalars(log, "provfl/localization_accuracy")) == pytest.approx(localized(folder))
     final = json.loads((folder / "summary.json").read_text())
-    assert scalars(found, "summary/global_accuracy") == [(3, pytest.approx(final["global_accuracy"]))]
-    assert set(found.Tags()["images"]) == {f"figures/{name}" for name in FIGURES}
-    width, height = (getattr(found.Images("figures/heatmap")[0], side) for side in ("width", "height"))
+    assert scalars(log, "summary/global_accuracy") == [(3, pytest.approx(final["global_accuracy"]))]
+    assert set(log.Tags()["images"]) == {f"figures/{name}" for name in FIGURES}
+    width, height = (getattr(log.Images("figures/heatmap")[0], side) for side in ("width", "height"))
     assert min(width, height) > 100
-    table = found.Tensors("localization/text_summary")[0].tensor_proto.string_val[0].decode()
+    table = log.Tensors("localization/text_summary")[0].tensor_proto.string_val[0].decode()
     assert table == (folder / "table.md").read_text()
-    config = found.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    config = log.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "name: digits" in config
     hparams = pytest.importorskip("tensorboard.plugins.hparams.plugin_data_pb2")
-    content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    content = log.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     settings = hparams.HParamsPluginData.FromString(content).session_start_info.hparams
     assert settings["fusion"].string_value == "FedAvg"
     assert settings["federation.rounds"].number_value == 3
@@ -345,19 +345,19 @@ def test_mlflow_holds_the_run(workspace: Path, cache: Path, monkeypatch: pytest.
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     folder = run(workspace / "outputs" / "named" / "run", cache, "tracker=mlflow", "tracker.experiment=mine")
     client = mlflow.MlflowClient(tracking_uri=(workspace / "outputs" / "mlruns").as_uri())
-    (found,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
-    assert found.info.run_name == "named/run"
-    assert found.info.status == "FINISHED"
-    points = client.get_metric_history(found.info.run_id, "rounds/accuracy")
+    (logged,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    assert logged.info.run_name == "named/run"
+    assert logged.info.status == "FINISHED"
+    points = client.get_metric_history(logged.info.run_id, "rounds/accuracy")
     assert [(point.step, point.value) for point in points] == accuracies(folder)
-    points = client.get_metric_history(found.info.run_id, "provfl/localization_accuracy")
+    points = client.get_metric_history(logged.info.run_id, "provfl/localization_accuracy")
     assert {point.step: point.value for point in points} == pytest.approx(localized(folder))
     final = json.loads((folder / "summary.json").read_text())
-    assert found.data.metrics["summary/localization_accuracy"] == final["localization_accuracy"]
-    assert found.data.params["fusion"] == "FedAvg"
-    assert found.data.params["federation.learning_rate"] == "0.05"
+    assert logged.data.metrics["summary/localization_accuracy"] == final["localization_accuracy"]
+    assert logged.data.params["fusion"] == "FedAvg"
+    assert logged.data.params["federation.learning_rate"] == "0.05"
     held = {
-        path: Path(client.download_artifacts(found.info.run_id, path))
+        path: Path(client.download_artifacts(logged.info.run_id, path))
         for path in ("config/config.yaml", "localization.json", "localization.md", "summary.json", "figures")
     }
     assert held["config/config.yaml"].read_text() == (folder / ".hydra" / "config.yaml").read_text()

@@ -30,6 +30,7 @@ import lazy_loader as lazy
 from ..checks import Range, in_range, one_of
 from ..data.federated import Texts
 from ..errors import RunError
+from ..imports import later
 from .method import AttributionResult, Case, RunSettings, for_every_input, used_clients
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from ..provenance import marks, structure
 else:
     torch = lazy.load("torch")
-    marks = lazy.load("provfl_cli.provenance.marks", suppress_warning=True)
-    structure = lazy.load("provfl_cli.provenance.structure", suppress_warning=True)
+    marks = later("provfl_cli.provenance.marks")
+    structure = later("provfl_cli.provenance.structure")
 
 GENERATORS = (
     "uniform", "normal", "trunc_normal", "xavier_uniform", "xavier_normal",

@@ -13,13 +13,13 @@ from ..errors import InputError
 MOST, DIGITS = 1_000_000_000, 10  # of a number on the command line
 
 
-def parser(command: str, hints: Mapping[str, str] | None = None, **given: Any) -> ArgumentParser:
+def parser(command: str, hints: Mapping[str, str] | None = None, **options: Any) -> ArgumentParser:
     """The parser of `provfl COMMAND`, which raises an InputError in place of showing its usage.
 
     Args:
         command: its name.
         hints: what to say in place of argparse's words, by a word that these contain.
-        given: more arguments for `ArgumentParser`.
+        options: more arguments for `ArgumentParser`.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -28,7 +28,7 @@ def parser(command: str, hints: Mapping[str, str] | None = None, **given: Any) -
                 message = hint
         raise InputError(f"{unknown_flag(message, made)} (provfl {command} --help)")
 
-    made = ArgumentParser(prog=f"provfl {command}", allow_abbrev=False, **given)
+    made = ArgumentParser(prog=f"provfl {command}", allow_abbrev=False, **options)
     made.error = refuse  # type: ignore[method-assign]
     return made
 
@@ -67,7 +67,7 @@ def check_out(path: Path, folder: bool = False) -> None:
         raise InputError(f"--out {path}: is a file, give a folder")
     if not folder and path.is_dir():
         raise InputError(f"--out {path}: is a folder, give a file")
-    above = next(each for each in (path, *path.absolute().parents) if each.exists())
+    above = next(place for place in (path, *path.absolute().parents) if place.exists())
     if above != path and not above.is_dir():
         raise InputError(f"--out {path}: {above} is a file, no folder can be made in it")
     if not os.access(above, os.W_OK):
@@ -77,7 +77,7 @@ def check_out(path: Path, folder: bool = False) -> None:
 def _texts(value: Any) -> list[str]:
     """The texts in an argument, which may be a list of lists of them."""
     if isinstance(value, list):
-        return [text for each in value for text in _texts(each)]
+        return [text for part in value for text in _texts(part)]
     return [value] if isinstance(value, str) else []
 
 

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 def _source(name: str) -> Path:
     group, _, option = name.removesuffix(".yaml").rpartition("/")
     if group not in groups():
-        holders = [f"{each}/{option}" for each in groups() if option in options(each)]
+        holders = [f"{holder}/{option}" for holder in groups() if option in options(holder)]
         answer = f"did you mean {' or '.join(holders[:3])}?" if holders else did_you_mean(group or name, groups())
         raise InputError(f"{name}: no such config group, {answer} (GROUP/OPTION)")
     if option not in options(group):
@@ -47,11 +47,11 @@ def _source(name: str) -> Path:
     return option_file(group, option)
 
 
-def _target(name: str, given: str) -> Path:
+def _target(name: str, destination: str) -> Path:
     """The file to write: a folder becomes a config dir (DIR/GROUP/OPTION.yaml), unless it is a group's folder."""
-    path = Path(given).expanduser()
+    path = Path(destination).expanduser()
     group, _, option = name.removesuffix(".yaml").rpartition("/")
-    if path.is_dir() or given.endswith("/"):
+    if path.is_dir() or destination.endswith("/"):
         return (path if path.name == group else path / group) / f"{option}.yaml"
     return path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")
 

@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     check_out(folder, folder=True)
     if args.mismatch not in MISMATCH:
         raise InputError(f"--mismatch {args.mismatch}: {did_you_mean(args.mismatch, MISMATCH)}")
-    clients = [_parts(text) for given in args.client for text in given]
+    clients = [_parts(text) for words in args.client for text in words]
     _check_names(args.labels, [name for name, _, _ in clients], args.mismatch)
     for flag, file in (("--global", args.after), ("--previous", args.previous)):
         require_file(flag, Path(file))
@@ -115,17 +115,17 @@ def _check_names(labels: list[str], clients: list[str], mismatch: str) -> None:
             )
 
 
-def _fusion(given: list[str]) -> Any:
+def _fusion(words: list[str]) -> Any:
     """The fusion that the words name; its settings are checked as those of a run."""
     from ..config.chosen_fusion import chosen_fusion
 
-    name = given[0]
+    name = words[0]
     if name not in STATELESS:
         raise InputError(
             f"--fusion {name}: {did_you_mean(name, STATELESS)} (others need the server's or the clients' own state; "
             "rounds of Flower are recorded as they happen: provfl_cli.flower)"
         )
-    return chosen_fusion(given)
+    return chosen_fusion(words)
 
 
 def _new_folder() -> Path:

@@ -57,11 +57,11 @@ def traced(folder: Path, args: Namespace, last_only: bool = False) -> tuple[RunC
 
     opened = open_recorded(folder, args.model, args.data)
     numbers = opened.rounds if number is None and not last_only else [opened.round(number).number]
-    given = opened.inputs.many(Path("all"))
-    shown = f"{_counted(len(given.names), 'input')} in {_counted(len(numbers), 'round')}"
+    inputs = opened.inputs.many(Path("all"))
+    shown = f"{_counted(len(inputs.names), 'input')} in {_counted(len(numbers), 'round')}"
     console = make_console()
     with console.status(f"tracing {shown}…") if console.is_terminal else nullcontext():
-        return reported(opened, numbers, given, args.model, args.data), shown
+        return reported(opened, numbers, inputs, args.model, args.data), shown
 
 
 def _counted(count: int, name: str) -> str:

@@ -41,8 +41,8 @@ def main(arguments: list[str]) -> int:
     write_text(out, text)
     megabytes = out.stat().st_size / 1e6
     say(f"{shown} -> {out} ({megabytes:.1f} MB, needs no network)")
-    for one in absent:
-        say(f"not in it: {one.name}: {one.reason}")
+    for missing in absent:
+        say(f"not in it: {missing.name}: {missing.reason}")
     if args.open and not webbrowser.open(out.absolute().as_uri()):
         say("no browser could be started: open the file yourself")
     return 0
@@ -63,8 +63,8 @@ def _recorded(folder: Path, args: Namespace) -> tuple[str, str, Sequence[Missing
     """The page of a recorded federation, what is in it, and nothing else."""
     from ..reporting.page.document import page_of
 
-    found, shown = traced(folder, args)
-    return page_of(found), shown, ()
+    contents, shown = traced(folder, args)
+    return page_of(contents), shown, ()
 
 
 def _parser() -> ArgumentParser:

@@ -39,9 +39,9 @@ def main(arguments: list[str]) -> int:
         own.print_help()
         return 0
     args, overrides = own.parse_known_args(arguments)
-    for flag in (each for each in overrides if each.startswith("-")):
+    for flag in (argument for argument in overrides if argument.startswith("-")):
         raise InputError(f"{no_such_flag(flag, ['--scale', '--out', '--runs', '--help'])} (provfl reproduce --help)")
-    known = {each.name: each for each in experiments()}
+    known = {experiment.name: experiment for experiment in experiments()}
     if args.name is None:
         _list(list(known.values()))
         return 0
@@ -62,12 +62,12 @@ def experiments() -> list[ListedExperiment]:
     """All experiments that a sweep stands for, in alphabetical order."""
     import yaml
 
-    found = []
+    listed = []
     for path in sorted((conf_dir() / "experiment").glob("*.yaml"), key=lambda path: path.stem):
         block = yaml.safe_load(path.read_text(encoding="utf-8")).get("experiment")
         if block is not None:
-            found.append(ListedExperiment(path.stem, block["shows"], block["minutes"], of_experiment(path.stem)))
-    return found
+            listed.append(ListedExperiment(path.stem, block["shows"], block["minutes"], of_experiment(path.stem)))
+    return listed
 
 
 def _parser() -> ArgumentParser:
@@ -95,9 +95,9 @@ def _list(known: list[ListedExperiment]) -> None:
     caption = "minutes: --scale small on two cores, about; an extra marked * is not installed"
     table = Table("experiment", "shows", "extra", box=box.SIMPLE_HEAD, caption=caption)
     table.add_column("minutes", justify="right")
-    for each in known:
-        marked = ", ".join(extra if installed(extra) else f"{extra} *" for extra in each.extras)
-        table.add_row(each.name, each.shows, marked, f"{each.minutes:g}")
+    for experiment in known:
+        marked = ", ".join(extra if installed(extra) else f"{extra} *" for extra in experiment.extras)
+        table.add_row(experiment.name, experiment.shows, marked, f"{experiment.minutes:g}")
     make_console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -118,12 +118,12 @@ def _one(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
 def _all(known: list[ListedExperiment], scale: str, out: str | None, overrides: list[str]) -> int:
     """One experiment after the other; those whose extra is not installed are left out, with a line each."""
     codes = {}
-    for each in known:
-        missing = [extra for extra in each.extras if not installed(extra)]
+    for experiment in known:
+        missing = [extra for extra in experiment.extras if not installed(extra)]
         if missing:
-            say(f"experiment {each.name}: left out, it needs an extra: {way_to(missing[0])}")
+            say(f"experiment {experiment.name}: left out, it needs an extra: {way_to(missing[0])}")
         else:
-            codes[each.name] = _whatever_comes(each.name, scale, out, overrides)
+            codes[experiment.name] = _whatever_comes(experiment.name, scale, out, overrides)
     failed = [name for name, code in codes.items() if code]
     say(f"{len(codes) - len(failed)} of {len(codes)} experiments done")
     if failed:

@@ -31,9 +31,9 @@ def main(arguments: list[str]) -> int:
 
 def _refuse_contradictions(args: Namespace) -> None:
     flags = {"--run": args.run, "--multirun": args.multirun, "--cfg": args.cfg, "--info": args.info}
-    given = [name for name, value in {**flags, "--shell-completion": args.shell_completion}.items() if value]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)}: one of them at a time")
+    chosen = [name for name, value in {**flags, "--shell-completion": args.shell_completion}.items() if value]
+    if len(chosen) > 1:
+        raise InputError(f"{' and '.join(chosen)}: one of them at a time")
     if args.resolve and not (args.cfg or args.help):
         raise InputError("--resolve goes with --cfg or --help")
 
@@ -102,9 +102,9 @@ def _swept(hydra: "Hydra", asked: Plan, overrides: list[str]) -> tuple[Any, list
 
 def _failures(returned: Any) -> Iterator[Failure]:
     """What failed among the returns of a job, or of the batches of a sweep."""
-    for one in _returns(returned):
-        if isinstance(one._return_value, Failure):
-            yield one._return_value
+    for job_return in _returns(returned):
+        if isinstance(job_return._return_value, Failure):
+            yield job_return._return_value
 
 
 def _joined(returned: Any, claimed_folder: Path | None, failures: list[Failure], asked: Plan) -> None:
@@ -114,14 +114,14 @@ def _joined(returned: Any, claimed_folder: Path | None, failures: list[Failure],
     folder = Path(sweep.dir).absolute() if done or claimed_folder is None else claimed_folder
     from .table import sweep_table
 
-    places = [Path(one.hydra_cfg.hydra.runtime.output_dir) for one in done]
+    places = [Path(job_return.hydra_cfg.hydra.runtime.output_dir) for job_return in done]
     sweep_table(places, folder, failures, asked.experiment, asked.base.hydra.runtime.choices.get("experiment") or "")
 
 
 def _returns(returned: Any) -> Iterator[Any]:
     if isinstance(returned, list | tuple):
-        for one in returned:
-            yield from _returns(one)
+        for batch in returned:
+            yield from _returns(batch)
     elif hasattr(returned, "_return_value"):
         yield returned
 

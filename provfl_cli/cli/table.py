@@ -94,8 +94,8 @@ def read_places(places: Sequence[Path], whole: bool = False) -> tuple[list[RunFo
     from ..results.folders import MissingRun, RunFolder, failures_below, read_run, run_folders
 
     read = [read_run(folder, whole) for folder in run_folders(places)]
-    runs = [one for one in read if isinstance(one, RunFolder)]
-    absent = [*(one for one in read if isinstance(one, MissingRun)), *failures_below(places)]
+    runs = [run for run in read if isinstance(run, RunFolder)]
+    absent = [*(run for run in read if isinstance(run, MissingRun)), *failures_below(places)]
     if not runs:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise InputError(f"no run has ended well: {absent[0].name}: {absent[0].reason}{more}")
@@ -157,11 +157,11 @@ def _leave_failures(folder: Path, failures: Sequence[Failure]) -> None:
         return
     rows = [
         {
-            "job": _job(each),
-            "message": each.message,
-            "folder": os.path.relpath(each.folder, folder) if each.folder else "",
+            "job": _job(failure),
+            "message": failure.message,
+            "folder": os.path.relpath(failure.folder, folder) if failure.folder else "",
         }
-        for each in failures
+        for failure in failures
     ]
     write_json(path, {"failures": rows})
 
@@ -204,16 +204,16 @@ def sweep_table(
     from ..results.files import write_text
     from ..results.folders import MissingRun, RunFolder, read_run, run_folders
 
-    failed = [MissingRun(_job(each), each.message) for each in failures]
-    told = {each.folder for each in failures}
+    failed = [MissingRun(_job(failure), failure.message) for failure in failures]
+    told = {failure.folder for failure in failures}
     try:
         _leave_failures(folder, failures)
         each_folder = [place for place in places or run_folders([folder]) if str(place.absolute()) not in told]
         read = [read_run(place) for place in each_folder]
-        runs = [one for one in read if isinstance(one, RunFolder)]
+        runs = [run for run in read if isinstance(run, RunFolder)]
         if not runs:
             return
-        joined = join(runs, TableQuery(), [one for one in read if isinstance(one, MissingRun)])
+        joined = join(runs, TableQuery(), [run for run in read if isinstance(run, MissingRun)])
         whole = replace(joined, absent=(*failed, *joined.absent))
         write_text(folder / "table.md", _text(whole, "markdown", False))
         write_text(folder / "table.csv", _text(whole, "csv", False))

@@ -40,11 +40,11 @@ def _answered(args: Namespace, opened: OpenFederation) -> int:
 
     question = Query(args.method, args.target, args.without, args.verify, args.top)
     number = opened.round(args.round).number
-    given = _given(args, opened, number)
+    inputs = _inputs(args, opened, number)
     if args.inputs is not None:
-        _write_table(opened, number, given, question, Path(args.out), sys.stdout)
+        _write_table(opened, number, inputs, question, Path(args.out), sys.stdout)
         return 0
-    return _one(args, opened, number, given, question)
+    return _answered_alone(args, opened, number, inputs, question)
 
 
 def _parser() -> ArgumentParser:
@@ -85,9 +85,9 @@ def _check(args: Namespace) -> None:
             setattr(args, name, whole(name, str(value), 0 if name == "input" else 1))
     args.method = listed("--method", args.method)
     args.without = listed("--without", [] if args.without is None else [args.without])
-    given = [name for name in ("input", "image", "text", "inputs") if getattr(args, name) is not None]
-    if len(given) > 1:
-        raise InputError(f"--{' and --'.join(given)}: one of them at a time")
+    sources = [name for name in ("input", "image", "text", "inputs") if getattr(args, name) is not None]
+    if len(sources) > 1:
+        raise InputError(f"--{' and --'.join(sources)}: one of them at a time")
     kinds = TABLES if args.inputs is not None else (".json", *TABLES)
     if args.out is not None:
         path = Path(args.out)
@@ -134,7 +134,7 @@ def _opened(args: Namespace) -> OpenFederation:
     return open_run(folder, args.trust, args.data, args.checkpoint)
 
 
-def _given(args: Namespace, opened: OpenFederation, number: int) -> TracedInputs:
+def _inputs(args: Namespace, opened: OpenFederation, number: int) -> TracedInputs:
     inputs = opened.inputs
     if args.input is not None:
         return inputs.numbered(args.input)
@@ -145,14 +145,14 @@ def _given(args: Namespace, opened: OpenFederation, number: int) -> TracedInputs
     return inputs.first(number) if args.inputs is None else inputs.many(Path(args.inputs))
 
 
-def _one(args: Namespace, opened: OpenFederation, number: int, given: TracedInputs, question: Query) -> int:
+def _answered_alone(args: Namespace, opened: OpenFederation, number: int, inputs: TracedInputs, question: Query) -> int:
     from ..reporting.prediction import as_json, show
     from ..reporting.terminal import make_console
     from ..results.files import json_text, write_text
     from ..run.query import ask_one
 
     if args.out is not None and Path(args.out).suffix in TABLES:
-        _write_table(opened, number, given, question, Path(args.out), sys.stderr if args.json else sys.stdout)
+        _write_table(opened, number, inputs, question, Path(args.out), sys.stderr if args.json else sys.stdout)
         if not (args.json or question.without or question.verify):
             return 0
     console = make_console()
@@ -161,7 +161,7 @@ def _one(args: Namespace, opened: OpenFederation, number: int, given: TracedInpu
         if question.verify and not args.json and console.is_terminal
         else nullcontext()
     ):
-        answer = ask_one(opened, number, given, question)
+        answer = ask_one(opened, number, inputs, question)
     if args.json:
         say(json_text(as_json(answer)), end="")
     else:
@@ -172,12 +172,12 @@ def _one(args: Namespace, opened: OpenFederation, number: int, given: TracedInpu
 
 
 def _write_table(
-    opened: OpenFederation, number: int, given: TracedInputs, question: Query, path: Path, told: TextIO
+    opened: OpenFederation, number: int, inputs: TracedInputs, question: Query, path: Path, told: TextIO
 ) -> None:
     from ..results.files import for_people, write_csv, write_parquet
     from ..run.query import ask_many
 
-    frame = ask_many(opened, number, given, question)
+    frame = ask_many(opened, number, inputs, question)
     for line in frame.attrs["warnings"]:
         say(f"warning: {line}", to=sys.stderr)
     for note in opened.notes:
@@ -186,7 +186,7 @@ def _write_table(
         write_csv(path, frame)
     else:
         write_parquet(path, for_people(frame))
-    count = len(given.names)
-    for note in given.notes:
+    count = len(inputs.names)
+    for note in inputs.notes:
         say(note, to=told)
     say(f"{count:,} input{'' if count == 1 else 's'}, {len(frame):,} rows -> {path}", to=told)

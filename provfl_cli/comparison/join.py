@@ -87,7 +87,7 @@ class TableQuery:
 
 def _incomplete(runs: Sequence[RunFolder]) -> list[str]:
     """A warning where traces of some runs do not account for all parameters; the one that leaves out most is named."""
-    covered = [float(found) for run in runs if isinstance(found := run.figures.get("covered"), int | float)]
+    covered = [float(share) for run in runs if isinstance(share := run.figures.get("covered"), int | float)]
     if min(covered, default=1.0) >= 1:
         return []
     some = sum(share < 1 for share in covered)
@@ -105,8 +105,8 @@ def join(runs: Sequence[RunFolder], asked: TableQuery, absent: Sequence[MissingR
         InputError: an unknown setting, metric, method or scope, or no run has what was asked for.
     """
     runs, repeated = _once(runs)
-    found = differing(runs)
-    keys = asked_for(asked.by, runs) if asked.by else found.keys
+    differences = differing(runs)
+    keys = asked_for(asked.by, runs) if asked.by else differences.keys
     rows, untraced = _rows(runs, keys, asked)
     known = _metrics(rows)
     private = any(run.figures.get("privacy") is not None for run in runs)
@@ -115,11 +115,11 @@ def join(runs: Sequence[RunFolder], asked: TableQuery, absent: Sequence[MissingR
     if shared := common(runs, keys):
         notes.append(f"all runs: {shared}")
     notes.append(_which_rounds(rows, asked))
-    if averaged := [key for key in found.keys if key not in keys]:
+    if averaged := [key for key in differences.keys if key not in keys]:
         notes.append(f"averaged over {', '.join(averaged)} (within a seed first)")
-    if found.brought and not asked.by:
-        more = f" and {len(found.brought) - 5} more" if len(found.brought) > 5 else ""
-        notes.append(f"the options also brought their own {', '.join(found.brought[:5])}{more} (--by shows them)")
+    if differences.brought and not asked.by:
+        more = f" and {len(differences.brought) - 5} more" if len(differences.brought) > 5 else ""
+        notes.append(f"the options also brought their own {', '.join(differences.brought[:5])}{more} (--by shows them)")
     notes += repeated
     if asked.paired is None:
         rows = _of_methods(rows, asked.methods)
@@ -200,12 +200,12 @@ def _with_run(rows: pd.DataFrame, run: RunFolder, number: int, keys: Sequence[st
     What a method took is known of the last round only, so not of `pooled` ones.
     """
     of_run: dict[str, Any] = {
-        name: each
-        for name, each in run.figures.items()
-        if name not in rows and _number(each) and not name.startswith(SECONDS)
+        name: figure
+        for name, figure in run.figures.items()
+        if name not in rows and _number(figure) and not name.startswith(SECONDS)
     }
     of_run["epsilon"] = math.nan if (spent := run.figures.get("epsilon")) is None else spent
-    of_run["global_accuracy"] = [run.accuracy.get(int(each), math.nan) for each in rows["round"]]
+    of_run["global_accuracy"] = [run.accuracy.get(int(at), math.nan) for at in rows["round"]]
     last = rows["round"] == run.figures.get("round")
     timed = last & (rows["scope"] == "round") & (not pooled)
     seconds = [run.figures.get(f"{SECONDS}{name}", math.nan) for name in rows["method"]]
@@ -221,7 +221,7 @@ def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a trace method for all its rounds: inputs added up, metrics weighted by the inputs that they are of."""
     by = ["method", "scope", "target"]
     metrics = [str(name) for name in rows if name not in IDENTITY]
-    found = []
+    pooled = []
     for key, group in rows.groupby(by, sort=False):
         row: dict[str, Any] = dict(zip(by, key, strict=True)) | {"round": group["round"].max()}
         for name in metrics:
@@ -232,8 +232,8 @@ def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
             there = group[name].notna() & (weight > 0)
             total = (group[name] * weight)[there].sum()
             row[name] = total / weight[there].sum() if there.any() else math.nan
-        found.append(row)
-    return pd.DataFrame(found, columns=rows.columns)
+        pooled.append(row)
+    return pd.DataFrame(pooled, columns=rows.columns)
 
 
 def _which_rounds(rows: pd.DataFrame, asked: TableQuery) -> str:
@@ -291,7 +291,7 @@ def _words(keys: Sequence[str], rows: pd.DataFrame, by_round: bool) -> tuple[str
 def _aggregated(rows: pd.DataFrame, words: Sequence[str], metrics: Sequence[str], with_chance: bool) -> pd.DataFrame:
     """Means and intervals over seeds, of the means within each seed."""
     chances = {name: _chance(name, rows) for name in metrics if with_chance}
-    columns = list(dict.fromkeys([*metrics, *(each for each in chances.values() if isinstance(each, str))]))
+    columns = list(dict.fromkeys([*metrics, *(column for column in chances.values() if isinstance(column, str))]))
     by_seed = rows.groupby([*words, SEED], sort=False)[columns].mean().reset_index()
     frame = over_seeds(by_seed, words, metrics)
     by_row = {key: group[columns].mean() for key, group in grouped(by_seed, words)}

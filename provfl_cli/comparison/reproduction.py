@@ -61,11 +61,11 @@ def reproduction(runs: Sequence[RunFolder], experiment: Experiment, absent: Sequ
 
 
 def _published(experiment: Experiment) -> Iterator[PublishedFigure]:
-    given = experiment.published or {"columns": [], "rows": []}
-    for row in given["rows"]:
-        cells = dict(zip(given["columns"], row, strict=True))
-        setting = {key: str(cells[key]) for key in given["columns"] if key in (*experiment.by, "round")}
-        for name in given["columns"]:
+    reported = experiment.published or {"columns": [], "rows": []}
+    for row in reported["rows"]:
+        cells = dict(zip(reported["columns"], row, strict=True))
+        setting = {key: str(cells[key]) for key in reported["columns"] if key in (*experiment.by, "round")}
+        for name in reported["columns"]:
             if name not in setting and cells[name] is not None:
                 yield PublishedFigure(setting, str(name), float(cells[name]))
 
@@ -75,12 +75,12 @@ def fits(published: PublishedFigure, setting: Mapping[str, str]) -> bool:
     return all(same(value, setting[key]) for key, value in published.setting.items() if key in setting)
 
 
-def same(one: str, other: str) -> bool:
+def same(first: str, other: str) -> bool:
     """Whether two settings are equal; 1 and 1.0 are."""
     try:
-        return float(one) == float(other)
+        return float(first) == float(other)
     except ValueError:
-        return one == other
+        return first == other
 
 
 def name_of(metric: str) -> str:
@@ -93,8 +93,8 @@ def name_of(metric: str) -> str:
 
 def in_order(wanted: Sequence[str], there: pd.Series) -> list[str]:
     """Those of the wanted methods that are there, in the wanted order; all there are where none is wanted."""
-    found = list(dict.fromkeys(there))
-    return [name for name in wanted if name in found] or found
+    methods = list(dict.fromkeys(there))
+    return [name for name in wanted if name in methods] or methods
 
 
 # Files

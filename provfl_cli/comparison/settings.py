@@ -59,14 +59,14 @@ def asked_for(names: Sequence[str], runs: Sequence[RunFolder]) -> tuple[str, ...
         InputError: there is no such setting, or several.
     """
     known = [*_in_order(run.chosen for run in runs), *_in_order(run.settings for run in runs)]
-    found = []
+    keys = []
     for name in names:
         ends = [key for key in known if key.endswith(f".{name}")]
         if name not in known and len(ends) != 1:
             answer = f"did you mean {' or '.join(ends[:3])}?" if ends else did_you_mean(name, known)
             raise InputError(f"--by {name}: no such setting, {answer}")
-        found.append(name if name in known else ends[0])
-    return tuple(dict.fromkeys(found))
+        keys.append(name if name in known else ends[0])
+    return tuple(dict.fromkeys(keys))
 
 
 def value(run: RunFolder, key: str) -> str:
@@ -87,7 +87,7 @@ def written(value: Any) -> str:
 def identity(run: RunFolder, without: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
     """All settings that a result depends on, the seed included; two runs of the same identity give the same numbers."""
     left_out = {*NO_RESULT, *without}
-    return tuple((key, written(each)) for key, each in run.settings.items() if _block(key) not in left_out)
+    return tuple((key, written(setting)) for key, setting in run.settings.items() if _block(key) not in left_out)
 
 
 def common(runs: Sequence[RunFolder], keys: Sequence[str]) -> str:
@@ -110,12 +110,12 @@ def _differs(key: str, runs: Sequence[RunFolder]) -> bool:
 
 
 def _was_set(key: str, run: RunFolder) -> bool:
-    return any(key == given or key.startswith(f"{given}.") for given in run.given)
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in run.overridden)
 
 
 def _block(key: str) -> str:
     return key.partition(".")[0]
 
 
-def _in_order(each: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for one in each for key in one))
+def _in_order(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for mapping in mappings for key in mapping))

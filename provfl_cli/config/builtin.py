@@ -31,13 +31,13 @@ _OPTION = re.compile(r"\w+(/\w+)?")  # variants of an option lie in a folder of 
 @cache
 def names() -> Mapping[str, frozenset[str]]:
     """The dotted names in the tree, by config group."""
-    found: dict[str, set[str]] = {}
+    by_group: dict[str, set[str]] = {}
     for group in groups():
         for path in sorted((conf_dir() / group).glob("*.yaml")):
             block = _file(group, path)
             for key, name in named(block):
-                found.setdefault(str(key[0]), set()).add(str(name))
-    return {group: frozenset(each) for group, each in found.items()}
+                by_group.setdefault(str(key[0]), set()).add(str(name))
+    return {group: frozenset(dotted) for group, dotted in by_group.items()}
 
 
 def named(block: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:

@@ -44,7 +44,7 @@ def chosen_fusion(words: Sequence[str]) -> Any:
 
 def _settings(name: str, words: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
     """The values that the words give to some of the settings `known` to the fusion."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
@@ -52,12 +52,12 @@ def _settings(name: str, words: Sequence[str], known: Mapping[str, Any]) -> dict
         if key not in known:
             there = did_you_mean(key[:LONGEST], known) if known else "it has no settings"
             raise InputError(f"fusion={name} {excerpt(word)}: no such setting, {there}")
-        if key in found:
+        if key in settings:
             raise InputError(f"fusion={name} {excerpt(word)}: {key} is there twice: give it once")
         if len(text) > LONGEST or refers(text):
             raise InputError(
                 f"fusion={name} {excerpt(word)}: give a plain value of at most {LONGEST} characters, such as "
                 f"{key}={'1' if known[key] is None or refers(known[key]) else known[key]}"
             )
-        found[key] = scalar(text)
-    return found
+        settings[key] = scalar(text)
+    return settings

@@ -135,12 +135,14 @@ def plan(hydra: Hydra, args: Namespace) -> Plan:
     the configuration they start from is checked. Raises InputError, or Hydra's errors (see `hydra_session`).
     """
     name = args.config_name or PRIMARY
-    given = _as_given(hydra, name, args.overrides) if _may_set_mode(args) else None
-    mode = None if given is None else given.hydra.mode
+    composed = _of_any_mode(hydra, name, args.overrides) if _may_set_mode(args) else None
+    mode = None if composed is None else composed.hydra.mode
     sweep = args.multirun or (mode == RunMode.MULTIRUN)
     wanted = RunMode.MULTIRUN if sweep else RunMode.RUN
     overrides = [*args.overrides, *([f"hydra.mode={wanted.name}"] if mode != wanted else [])]
-    base = given if given is not None and mode == RunMode.MULTIRUN else hydra.compose_config(name, overrides, wanted)
+    base = (
+        composed if composed is not None and mode == RunMode.MULTIRUN else hydra.compose_config(name, overrides, wanted)
+    )
     if not sweep:
         candidates = iter([(texts(base.hydra.overrides.task), base)])
     elif base.hydra.sweeper._target_ == BASIC_SWEEPER:
@@ -174,7 +176,7 @@ def compose_jobs(argv: Sequence[str]) -> list[tuple[list[str], DictConfig]]:
 def texts(overrides: Any) -> list[str]:
     """A list of overrides out of Hydra's node, `${…}` left as it was typed."""
     plain: Any = OmegaConf.to_container(overrides, resolve=False)
-    return [str(one) for one in plain]
+    return [str(override) for override in plain]
 
 
 def _may_set_mode(args: Namespace) -> bool:
@@ -183,7 +185,7 @@ def _may_set_mode(args: Namespace) -> bool:
     return bool(own) or any(text.lstrip("+~").startswith(("experiment", "hydra")) for text in args.overrides)
 
 
-def _as_given(hydra: Hydra, name: str, overrides: list[str]) -> DictConfig:
+def _of_any_mode(hydra: Hydra, name: str, overrides: list[str]) -> DictConfig:
     """The configuration for whatever it is to be, a job or a sweep: its `hydra.mode` tells, or is null."""
     return hydra.compose_config(name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
 
@@ -222,9 +224,9 @@ def _check(hydra: Hydra, cfg: DictConfig, files: dict[str, dict[str, Any]]) -> N
 
 def _keys_of(hydra: Hydra, path: str) -> dict[str, Any]:
     """The keys that the file of an option holds, defaults of its own followed."""
-    found = hydra.config_loader.repository.load_config(path)  # type: ignore[attr-defined]
-    if found is not None and not found.defaults_list:  # as it is: composing it would take ten times as long
-        config = found.config if found.header.get("package") != "_global_" else found.config[path.split("/")[0]]
+    loaded = hydra.config_loader.repository.load_config(path)  # type: ignore[attr-defined]
+    if loaded is not None and not loaded.defaults_list:  # as it is: composing it would take ten times as long
+        config = loaded.config if loaded.header.get("package") != "_global_" else loaded.config[path.split("/")[0]]
         return {str(key): value for key, value in OmegaConf.to_container(config).items()}  # type: ignore[union-attr]
     composed = hydra.compose_config(path, [], RunMode.MULTIRUN, validate_sweep_overrides=False)
     for part in path.split("/")[:-1]:

@@ -99,13 +99,13 @@ def store(cfg: DictConfig, file: Path) -> None:
 def anchored(taken: Sequence[EnvironmentValue], plain: Mapping[str, Any]) -> tuple[EnvironmentValue, ...]:
     """`taken`, and beside it what became of relative paths in `plain`, the longest first."""
     more = list(taken)
-    for each in taken:
+    for variable in taken:
         value: Any = plain
-        for word in each.key.split("."):
+        for word in variable.key.split("."):
             value = value.get(word) if isinstance(value, Mapping) else None
-        if isinstance(value, str) and value != each.value:
-            more.append(EnvironmentValue(each.key, value, each.written))
-    return tuple(sorted(more, key=lambda each: -len(str(each.value))))
+        if isinstance(value, str) and value != variable.value:
+            more.append(EnvironmentValue(variable.key, value, variable.written))
+    return tuple(sorted(more, key=lambda variable: -len(str(variable.value))))
 
 
 def masked(value: T, taken: Sequence[EnvironmentValue], *blocks: str) -> T:
@@ -116,10 +116,10 @@ def masked(value: T, taken: Sequence[EnvironmentValue], *blocks: str) -> T:
         taken: from the environment.
         blocks: only what the keys of these blocks hold; none: of all.
     """
-    for each in taken:
-        text = str(each.value)
-        if text and (not blocks or each.key.partition(".")[0] in blocks):
-            value = _replaced(value, text, each.written)
+    for variable in taken:
+        text = str(variable.value)
+        if text and (not blocks or variable.key.partition(".")[0] in blocks):
+            value = _replaced(value, text, variable.written)
     return value
 
 
@@ -127,9 +127,9 @@ def _replaced(value: Any, text: str, written: str) -> Any:
     if isinstance(value, str):
         return value.replace(text, written) if len(text) >= SHORTEST else (written if value == text else value)
     if isinstance(value, Mapping):
-        return {key: _replaced(one, text, written) for key, one in value.items()}
+        return {key: _replaced(entry, text, written) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_replaced(one, text, written) for one in value)
+        return type(value)(_replaced(entry, text, written) for entry in value)
     return value
 
 

@@ -70,20 +70,21 @@ def _composition(hydra: Hydra, config_name: str, overrides: list[str], error: Ex
     if method:
         return f"attribution.{method}: {method} is not among the methods: attribution=[{method}]"
     if key:
-        given = next((one for one in overrides if one.partition("=")[0].lstrip("+~") == key), str(key))
-        return (
-            f"{given}: no such key, {_nearest_key(str(key), _composed(hydra, config_name, overrides), _groups(hydra))}"
+        argument = next(
+            (override for override in overrides if override.partition("=")[0].lstrip("+~") == key), str(key)
         )
+        near = _nearest_key(str(key), _composed(hydra, config_name, overrides), _groups(hydra))
+        return f"{argument}: no such key, {near}"
     text = _one_line(error)
     if text.startswith("Ambiguous value for argument"):
-        given = text.split("'")[1]
-        name, _, values = given.partition("=")
-        return f"{given}: add -m to run one job a value, or write a list as {name}=[{values}]"
+        argument = text.split("'")[1]
+        name, _, values = argument.partition("=")
+        return f"{argument}: add -m to run one job a value, or write a list as {name}=[{values}]"
     if "requires --multirun" in text:
         return f"{text.split(chr(39))[1]}: add -m to run one job a value"
     if text.startswith("Config group override must be"):
-        given = next((one for one in overrides if one.partition("=")[0] in ("", *_groups(hydra))), "")
-        return f"{given or text}: a group takes the name of one of its options (provfl ls)"
+        argument = next((override for override in overrides if override.partition("=")[0] in ("", *_groups(hydra))), "")
+        return f"{argument or text}: a group takes the name of one of its options (provfl ls)"
     if text.endswith("more than once in the final defaults list"):
         return f"{text.split()[0]} is chosen twice: write it once, {text.split()[0]}=OPTION, without +"
     if text.startswith("Could not append to config."):
@@ -95,8 +96,8 @@ def _composition(hydra: Hydra, config_name: str, overrides: list[str], error: Ex
 
 def _method_not_chosen(key: str, overrides: list[str]) -> str:
     """The attribution method that an override sets something of, where `key` is missing since it is not chosen."""
-    given = [one.partition("=")[0].split(".") for one in overrides]
-    names = {parts[1] for parts in given if parts[0] == "attribution" and len(parts) > 2}
+    keys = [override.partition("=")[0].split(".") for override in overrides]
+    names = {parts[1] for parts in keys if parts[0] == "attribution" and len(parts) > 2}
     missing = {name for name in names if key in ("attribution", f"attribution.{name}")}
     return next((name for name in sorted(missing & set(options("attribution")))), "")
 

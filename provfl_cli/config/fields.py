@@ -15,37 +15,37 @@ T = TypeVar("T")
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
 
 
-def fitted(kind: type[T], given: Any, prefix: str) -> T:
-    """The dataclass `kind` made from `given`, a mapping of resolved plain values found at the key `prefix`.
+def fitted(kind: type[T], values: Any, prefix: str) -> T:
+    """The dataclass `kind` made from `values`, a mapping of resolved plain values found at the key `prefix`.
 
     Raises InputError for a value that is no mapping, and what `converted` and the dataclass itself raise.
     """
-    if not isinstance(given, dict):
-        raise InputError(f"{prefix}={excerpt(shown(given))}: {prefix} is a block of keys: {prefix}.KEY=VALUE")
-    return kind(**converted(kind, given, f"{prefix}."))
+    if not isinstance(values, dict):
+        raise InputError(f"{prefix}={excerpt(shown(values))}: {prefix} is a block of keys: {prefix}.KEY=VALUE")
+    return kind(**converted(kind, values, f"{prefix}."))
 
 
 def converted(
-    kind: type, given: dict[Any, Any], prefix: str = "", names: tuple[str, ...] | None = None
+    kind: type, values: dict[Any, Any], prefix: str = "", names: tuple[str, ...] | None = None
 ) -> dict[str, Any]:
-    """`given` with every value in the type that the dataclass `kind` declares for it ("3" becomes 3).
+    """`values` with every value in the type that the dataclass `kind` declares for it ("3" becomes 3).
 
     Keys are named in full by `prefix` ("federation."); `names` are the fields in question, all when None. Raises
     InputError for a key that is none of them, for one that is needed and not given, and for a value of a wrong type.
     """
     known = {field.name: field for field in fields(kind) if names is None or field.name in names}
-    for key in given:
+    for key in values:
         if key not in known:
             raise InputError(f"{prefix}{excerpt(key)}: no such key, {did_you_mean(str(key), known)}")
     for name, field in known.items():
         needed = field.default is MISSING and field.default_factory is MISSING
-        if (needed and name not in given) or given.get(name) == "???":
+        if (needed and name not in values) or values.get(name) == "???":
             raise InputError(f"{prefix}{name} is missing: give {prefix}{name}=VALUE, {wording(hint_of(kind, name))}")
     schema = _schema(kind)
     try:
-        return _merged(schema, given)
+        return _merged(schema, values)
     except (OmegaConfBaseException, OverflowError):  # one by one, to tell which it was: slower
-        for key, value in given.items():
+        for key, value in values.items():
             try:
                 _merged(schema, {key: value})
             except (OmegaConfBaseException, OverflowError):
@@ -61,10 +61,10 @@ def _schema(kind: type) -> Any:
     return OmegaConf.structured(kind)
 
 
-def _merged(schema: Any, given: dict[Any, Any]) -> dict[Any, Any]:
-    merged = OmegaConf.to_container(OmegaConf.merge(schema, given))
+def _merged(schema: Any, values: dict[Any, Any]) -> dict[Any, Any]:
+    merged = OmegaConf.to_container(OmegaConf.merge(schema, values))
     assert isinstance(merged, dict)
-    return {key: merged[key] for key in given}
+    return {key: merged[key] for key in values}
 
 
 def hint_of(kind: type, name: str) -> Any:
@@ -75,7 +75,7 @@ def hint_of(kind: type, name: str) -> Any:
 def wording(hint: Any) -> str:
     """A type in words: `int | None` is "a whole number or null"."""
     if get_origin(hint) in (Union, UnionType):
-        return " or ".join(wording(one) for one in get_args(hint))
+        return " or ".join(wording(alternative) for alternative in get_args(hint))
     if get_origin(hint) in (list, tuple):
         return {int: "a list of whole numbers such as [0,1]", float: "a list of numbers such as [0.5]"}.get(
             get_args(hint)[0], "a list such as [a,b]"

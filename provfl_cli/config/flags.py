@@ -16,10 +16,10 @@ def unknown_flag(message: str, own: ArgumentParser) -> str:
     flag = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
     if flag is None:
         return f"{excerpt(' '.join(words))}: more than the command takes"
-    return no_such_flag(flag, [each for action in own._actions for each in action.option_strings])
+    return no_such_flag(flag, [option for action in own._actions for option in action.option_strings])
 
 
 def no_such_flag(flag: str, known: list[str]) -> str:
     """What to say of a flag that is none of those `known`."""
-    near = nearest(flag, [each for each in known if each.startswith("--")], 0.6)[:1]
+    near = nearest(flag, [option for option in known if option.startswith("--")], 0.6)[:1]
     return f"{excerpt(flag)}: no such flag" + (f", did you mean {near[0]}?" if near else "")

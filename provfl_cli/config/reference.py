@@ -111,8 +111,8 @@ def _comment(lines: list[str], key: Any, start: int) -> str:
 
 
 def _scalars() -> list[Key]:
-    found = [entry for entry in entries(conf_dir() / "config.yaml") if len(entry.path) == 1 and entry.written]
-    return [_row((), entry.path[0], entry, Config, entry.comment) for entry in found if entry.path != ("defaults",)]
+    scalars = [entry for entry in entries(conf_dir() / "config.yaml") if len(entry.path) == 1 and entry.written]
+    return [_row((), entry.path[0], entry, Config, entry.comment) for entry in scalars if entry.path != ("defaults",)]
 
 
 def _of_block(group: str, kind: type) -> list[Key]:
@@ -125,10 +125,10 @@ def _of_shared(group: str, kind: type) -> list[Key]:
     default = default_options()[group]
     order = [name for name in (default, *options(group)) if name is not None]
     files = {name: _own_entries(group, name) for name in dict.fromkeys(order)}
-    names = dict.fromkeys(name for each in files.values() for name in each)
+    names = dict.fromkeys(name for keys in files.values() for name in keys)
     rows = []
     for name in names:
-        having = {option: each[name] for option, each in files.items() if name in each}
+        having = {option: keys[name] for option, keys in files.items() if name in keys}
         meaning = _said(files.values(), name) or _attribute(kind, name)
         taken = having.get(order[0])
         everywhere = len(having) == len(files) or name in {field.name for field in fields(kind)}
@@ -141,11 +141,11 @@ def _of_own(group: str) -> list[Key]:
     """Keys of a group whose options have a dataclass each; the same row of several options is one."""
     files = {name: _own_entries(group, name) for name in options(group)}
     rows: dict[tuple[str, str, str, str], list[str]] = {}
-    for option, each in files.items():
-        kind = imported_part(str(each[CALLED].value), group) if CALLED in each else None
-        for name, entry in each.items():
+    for option, keys in files.items():
+        kind = imported_part(str(keys[CALLED].value), group) if CALLED in keys else None
+        for name, entry in keys.items():
             if name != CALLED:
-                same = [other for other in files.values() if _target(other) == _target(each)]
+                same = [other for other in files.values() if _target(other) == _target(keys)]
                 meaning = entry.comment or _said(same, name) or _attribute(kind, name) or _said(files.values(), name)
                 row = _row((), name, entry, kind, meaning)
                 rows.setdefault((row.name, row.accepted, row.default, row.meaning), []).append(option)
@@ -163,10 +163,10 @@ def _of_dataclass(group: str, kind: type) -> list[Key]:
 def _own_entries(group: str, option: str) -> dict[str, Entry]:
     """The keys of an option by their name below the group; what it sets elsewhere left out."""
     file = option_file(group, option)
-    found = entries(file)
+    inside = entries(file)
     if "# @package _global_" in file.read_text(encoding="utf-8"):
-        found = [Entry(entry.path[1:], *_rest(entry)) for entry in found if entry.path[0] == group and entry.path[1:]]
-    names = {".".join(entry.path): entry for entry in found}
+        inside = [Entry(entry.path[1:], *_rest(entry)) for entry in inside if entry.path[0] == group and entry.path[1:]]
+    names = {".".join(entry.path): entry for entry in inside}
     return {name: entry for name, entry in names.items() if name != CALLED or group in OWN}
 
 
@@ -180,7 +180,7 @@ def _target(option: Mapping[str, Entry]) -> Any:
 
 def _said(files: Iterable[Mapping[str, Entry]], name: str) -> str:
     """The first comment on a key in several files."""
-    return next((each[name].comment for each in files if name in each and each[name].comment), "")
+    return next((keys[name].comment for keys in files if name in keys and keys[name].comment), "")
 
 
 def _row(having: tuple[str, ...], name: str, entry: Entry, kind: type | None, meaning: str) -> Key:

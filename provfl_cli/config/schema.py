@@ -306,12 +306,12 @@ class Experiment:
     def _check_published(self) -> None:
         if self.published is None:
             return
-        given = self.published
-        if not isinstance(given, dict) or set(given) != {"source", "columns", "rows"}:
+        published = self.published
+        if not isinstance(published, dict) or set(published) != {"source", "columns", "rows"}:
             raise InputError("experiment.published: needs source, columns and rows")
-        for row in given["rows"]:
-            if len(row) != len(given["columns"]):
-                raise InputError(f"experiment.published: {row} has not one value for each of {given['columns']}")
+        for row in published["rows"]:
+            if len(row) != len(published["columns"]):
+                raise InputError(f"experiment.published: {row} has not one value for each of {published['columns']}")
 
 
 @dataclass(frozen=True)

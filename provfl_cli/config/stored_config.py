@@ -82,13 +82,13 @@ class SettingsView:
         following: keys that follow others: where the file says so, or where the tree does and nobody set them, since
             runs store what a key came to.
         chosen: the option taken in each config group.
-        given: keys that the command line, or the sweep, set.
+        overridden: keys that the command line, or the sweep, set.
     """
 
     settings: Mapping[str, Any]
     following: frozenset[str]
     chosen: Mapping[str, str | None]
-    given: frozenset[str]
+    overridden: frozenset[str]
 
 
 def settings_view(folder: Path) -> SettingsView:
@@ -104,20 +104,22 @@ def settings_view(folder: Path) -> SettingsView:
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
     groups = {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
-    keys = (one.lstrip("+~").partition("=")[0].partition("@")[0] for one in _overrides(folder))
-    given = frozenset(key for key in keys if key not in groups)
+    keys = (override.lstrip("+~").partition("=")[0].partition("@")[0] for override in _overrides(folder))
+    overridden = frozenset(key for key in keys if key not in groups)
     written = dict(leaves(raw))
     following = {key for key, value in written.items() if refers(value)}
-    following |= {key for key in written if key not in given and refers(written_default(tuple(key.split(".")), chosen))}
-    return SettingsView(settings, frozenset(following), groups, given)
+    following |= {
+        key for key in written if key not in overridden and refers(written_default(tuple(key.split(".")), chosen))
+    }
+    return SettingsView(settings, frozenset(following), groups, overridden)
 
 
 def _overrides(folder: Path) -> list[str]:
     file = folder / HYDRA / "overrides.yaml"
-    found = read_yaml(file) or []
-    if not isinstance(found, list):
+    overrides = read_yaml(file) or []
+    if not isinstance(overrides, list):
         raise InputError(f"{file}: is no list")
-    return [str(one) for one in found]
+    return [str(override) for override in overrides]
 
 
 def leaves(block: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -145,6 +147,6 @@ def _notes(raw: Mapping[str, Any], plain: Mapping[str, Any]) -> Iterator[str]:
         if block in UNUSED or last in SPREAD:
             continue
         texts = text if isinstance(text, list) else [text]
-        if any(refers(one) for one in texts):
+        if any(refers(part) for part in texts):
             value = taken.get(key)
             yield f"{key} was {text}, which is not followed: taken as {'null' if value is None else value}"

@@ -67,10 +67,10 @@ def read_block(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, InputError: as `read_yaml`, or it holds something else.
     """
-    found = read_yaml(path)
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+    block = read_yaml(path)
+    if not isinstance(block, dict) or not all(isinstance(key, str) for key in block):
         raise InputError(f"{path}: holds no block of keys")
-    return found
+    return block
 
 
 def choices_of(path: Path) -> dict[str, str | None]:

@@ -70,14 +70,14 @@ def imported_part(target: str, group: str) -> type:
         InputError: as `imported`, or it is no dataclass, or has not what is asked of this group.
     """
     key, kind = f"{group}._target_", group.partition(".")[0]
-    found = imported(target, key)
-    if not (isinstance(found, type) and is_dataclass(found)):
+    part = imported(target, key)
+    if not (isinstance(part, type) and is_dataclass(part)):
         raise InputError(f"{key}={target}: not a dataclass (provfl ls {kind} lists what there is)")
-    fields = set(getattr(found, "__dataclass_fields__", ()))
-    missing = [name for name in ASKED[kind] if not hasattr(found, name) and name not in fields]
+    fields = set(getattr(part, "__dataclass_fields__", ()))
+    missing = [name for name in ASKED[kind] if not hasattr(part, name) and name not in fields]
     if missing:
         raise InputError(f"{key}={target}: has no {missing[0]}, which is asked of {kind} (provfl ls {kind})")
-    return found
+    return part
 
 
 def imported_function(target: str, key: str, asks: str) -> Callable[..., Any]:
@@ -86,17 +86,17 @@ def imported_function(target: str, key: str, asks: str) -> Callable[..., Any]:
     Raises:
         InputError: as `imported`, or it is no function that could do so: one of Python's own is never called.
     """
-    found = imported(target, key)
-    if not callable(found):
+    function = imported(target, key)
+    if not callable(function):
         raise InputError(f"{key}={target}: is no function: {asks}")
     try:
-        inspect.signature(found)
-        known = not inspect.isbuiltin(found)
+        inspect.signature(function)
+        known = not inspect.isbuiltin(function)
     except (TypeError, ValueError):
         known = False
     if not known:
         raise InputError(f"{key}={target}: is written in C, and no function of that kind: {asks}")
-    return found
+    return function
 
 
 def check_call(function: Callable[..., Any], target: str, key: str, values: Mapping[str, Any], asks: str) -> None:

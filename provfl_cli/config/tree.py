@@ -49,12 +49,12 @@ def models_for(kind: str) -> list[str]:
     """The names of the models that read inputs of that kind, image or text."""
     from omegaconf import OmegaConf
 
-    found = []
+    names = []
     for name in options("model"):
         file: Any = OmegaConf.load(option_file("model", name))
         if file.get("model", file).get("input") == kind:  # a model that brings other settings stands in a block
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def option_file(group: str, name: str) -> Path:

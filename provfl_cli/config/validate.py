@@ -141,38 +141,38 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _targeted(given: Any, group: str) -> Any:
-    """The dataclass that `_target_` names, made from the other keys of `given`."""
-    kind = _target(given, group)
-    return fitted(kind, {key: value for key, value in given.items() if key != "_target_"}, group)
+def _targeted(block: Any, group: str) -> Any:
+    """The dataclass that `_target_` names, made from the other keys of `block`."""
+    kind = _target(block, group)
+    return fitted(kind, {key: value for key, value in block.items() if key != "_target_"}, group)
 
 
-def _methods(given: Any) -> tuple[Any, ...]:
+def _methods(block: Any) -> tuple[Any, ...]:
     """The attribution methods in the order in which they were chosen; `name`, of those that have one, is the key."""
-    if not isinstance(given, dict):
-        raise InputError(f"attribution={shown(given)}: a list of methods, attribution=[random,cosine]")
+    if not isinstance(block, dict):
+        raise InputError(f"attribution={shown(block)}: a list of methods, attribution=[random,cosine]")
     methods = []
-    for name, method in given.items():
+    for name, method in block.items():
         group = f"attribution.{name}"
         named = any(field.name == "name" for field in fields(_target(method, group)))
         methods.append(_targeted({**method, "name": name} if named else method, group))
     return tuple(methods)
 
 
-def _target(given: Any, group: str) -> type:
+def _target(block: Any, group: str) -> type:
     """The dataclass that `_target_` of a block names."""
     listed = group.partition(".")[0]
-    if not isinstance(given, dict) or not isinstance(given.get("_target_"), str):
+    if not isinstance(block, dict) or not isinstance(block.get("_target_"), str):
         raise InputError(f"{group}: needs _target_, the dotted name of a dataclass ({listed}=…, provfl ls {listed})")
-    return imported_part(given["_target_"], group)
+    return imported_part(block["_target_"], group)
 
 
-def _model(given: Any) -> Model:
-    if not isinstance(given, dict) or not isinstance(given.get("_target_"), str):
+def _model(block: Any) -> Model:
+    if not isinstance(block, dict) or not isinstance(block.get("_target_"), str):
         raise InputError("model: needs _target_, the dotted name of a function that builds a module (provfl ls model)")
-    own = {key: value for key, value in given.items() if key in MODEL_FIELDS}
-    rest = {key: value for key, value in given.items() if key not in (*MODEL_FIELDS, "_target_")}
-    return fitted(Model, {"target": given["_target_"], **own, "options": rest}, "model")
+    own = {key: value for key, value in block.items() if key in MODEL_FIELDS}
+    rest = {key: value for key, value in block.items() if key not in (*MODEL_FIELDS, "_target_")}
+    return fitted(Model, {"target": block["_target_"], **own, "options": rest}, "model")
 
 
 def _anchored(plain: dict[str, Any]) -> dict[str, Any]:

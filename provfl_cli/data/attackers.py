@@ -125,10 +125,12 @@ class ScaledUpdate(NoInjection):
         Raises:
             InputError: one of its settings is out of range.
         """
-        given = {key: getattr(self, key) for key in POISONS[self.poison] if getattr(self, key) is not None}
+        settings = {key: getattr(self, key) for key in POISONS[self.poison] if getattr(self, key) is not None}
         if self.poison == "none":
             return NoInjection()
-        return LabelFlip(self.clients, **given) if self.poison == "label_flip" else Backdoor(self.clients, **given)
+        return (
+            LabelFlip(self.clients, **settings) if self.poison == "label_flip" else Backdoor(self.clients, **settings)
+        )
 
     def check(self, federation: Federation) -> None:
         """Refuse client numbers that no client has."""

@@ -51,8 +51,8 @@ class Backdoor(NoInjection):
     @property
     def trigger(self) -> Trigger:
         """The trigger that these settings describe."""
-        given = {key: getattr(self, key) for key in (*PICTURE_KEYS, "word")}
-        return Trigger(self.label, **{key: value for key, value in given.items() if value is not None})
+        settings = {key: getattr(self, key) for key in (*PICTURE_KEYS, "word")}
+        return Trigger(self.label, **{key: value for key, value in settings.items() if value is not None})
 
     def check(self, federation: Federation) -> None:
         """Refuse client numbers that no client has."""

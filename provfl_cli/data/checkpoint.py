@@ -78,14 +78,14 @@ def config_folder(checkpoint: str, revision: str | None, online: bool = False) -
         return local.resolve()
     try:
         if online and reachable(hub_endpoint()):
-            found: Any = huggingface_hub.hf_hub_download(checkpoint, "config.json", revision=revision)
+            path: Any = huggingface_hub.hf_hub_download(checkpoint, "config.json", revision=revision)
         else:
-            found = huggingface_hub.try_to_load_from_cache(checkpoint, "config.json", revision=revision)
-        if not isinstance(found, str):  # not cached, or known not to be there
+            path = huggingface_hub.try_to_load_from_cache(checkpoint, "config.json", revision=revision)
+        if not isinstance(path, str):  # not cached, or known not to be there
             raise FileNotFoundError(checkpoint)
     except Exception as error:  # of the library, its HTTP client, the disk: in one of several ways it is not there
         raise InputError(f"{checkpoint}: no such folder, and its config.json is not to be had from the hub") from error
-    return Path(found).parent
+    return Path(path).parent
 
 
 def has_weights(folder: Path) -> bool:

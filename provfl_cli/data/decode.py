@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .picture_shape import is_strip
-from .pixel_scale import BLACK, WHITE, Range, Reading, levels_of, pixels_of, range_of, told
+from .pixel_scale import BLACK, WHITE, Range, Reading, levels_of, pixels_of, range_of, scale_sentence
 from .pixels import Stored, read
 from .scale_fit import Reach, misfits, reach_of
 
@@ -137,7 +137,7 @@ def _strips(cells: Sequence[tuple[str, Any]], shapes: Sequence[tuple[int, int]])
 
 def _decided(known: Reading, held: dict[str, Range], counts: Counter[str]) -> Reading:
     """`known`, and what the set itself says about what is not known."""
-    made = {kind: levels_of(each) for kind, each in held.items() if known.levels(kind) is None}
+    made = {kind: levels_of(span) for kind, span in held.items() if known.levels(kind) is None}
     decided = replace(known, **made)  # type: ignore[arg-type]
     if counts["transparent"] and known.background is None:
         half = counts["transparent"] / 2
@@ -153,9 +153,9 @@ def _lines(
 ) -> tuple[str, ...]:
     """How the pictures of a training set were read, where that is not as they stand."""
     lines = []
-    for kind, each in held.items():
+    for kind, span in held.items():
         levels = decided.levels(kind)
-        lines.append(told(kind, each, levels) if levels is not None else None)
+        lines.append(scale_sentence(kind, span, levels) if levels is not None else None)
     if counts["transparent"]:
         on = "white" if decided.background == WHITE else "black (on white nothing would be seen of them)"
         lines.append(f"{counts['transparent']:,} of {total:,} pictures are partly transparent: drawn on {on}")
@@ -170,13 +170,13 @@ def _lines(
 def _new(known: Reading, decided: Reading, held: dict[str, Range], transparent: str) -> tuple[str, ...]:
     """What of later pictures the training set says nothing about."""
     lines = []
-    for kind, each in held.items():
+    for kind, span in held.items():
         levels, before = decided.levels(kind), known.levels(kind)
         if before is None and levels is not None:
-            lines.append(told(kind, each, levels))
-        elif before is not None and max(before.low - each.low, each.high - before.high) > LEEWAY * before.high:
+            lines.append(scale_sentence(kind, span, levels))
+        elif before is not None and max(before.low - span.low, span.high - before.high) > LEEWAY * before.high:
             lines.append(
-                f"pictures hold values from {each.low:,.4g} to {each.high:,.4g}, those of the training data were read "
+                f"pictures hold values from {span.low:,.4g} to {span.high:,.4g}, those of the training data were read "
                 f"as {before.low:,.4g} to {before.high:,.4g}: the rest is cut off"
             )
     if transparent and known.background is None:

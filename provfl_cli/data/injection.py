@@ -251,9 +251,9 @@ class Duplicate(NoInjection):
         """See `Injection`."""
         require_kept("injection.client", [self.client], shares)
         require_kept("injection.copies", self.copies, shares)
-        given = next(share for share in shares if share.client == self.client)
+        original = next(share for share in shares if share.client == self.client)
         changed = tuple(
-            replace(given, client=share.client) if share.client in self.copies else share for share in shares
+            replace(original, client=share.client) if share.client in self.copies else share for share in shares
         )
         return changed, Faults((), (), duplicates=tuple(sorted({self.client, *self.copies})))
 
@@ -274,8 +274,8 @@ def check_numbers(key: str, clients: Any, federation: Federation) -> None:
     """Raise InputError unless there are clients of these numbers (of this number)."""
     numbers = [clients] if isinstance(clients, int) else list(clients)
     if max(numbers) >= federation.clients:
-        given = clients if isinstance(clients, int) else numbers
-        raise InputError(f"{key}={given}: clients are numbered 0 to {federation.clients - 1}")
+        setting = clients if isinstance(clients, int) else numbers
+        raise InputError(f"{key}={setting}: clients are numbered 0 to {federation.clients - 1}")
 
 
 def check_label(key: str, label: int, classes: int) -> None:

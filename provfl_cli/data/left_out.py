@@ -91,8 +91,12 @@ def _are_classes(rows: Iterable[tuple[Path, object]]) -> bool:
 
 def arrays(files: Iterable[Path]) -> tuple[str, ...]:
     """A sentence about arrays in a folder, which are read only where such a file is given itself."""
-    found = [file for file in files if file.suffix.lower() in ARRAYS]
-    if not found:
+    array_files = [file for file in files if file.suffix.lower() in ARRAYS]
+    if not array_files:
         return ()
-    are = f"{found[0]} is" if len(found) == 1 else f"{len(found):,} files of arrays are, such as {found[0]},"
+    are = (
+        f"{array_files[0]} is"
+        if len(array_files) == 1
+        else f"{len(array_files):,} files of arrays are, such as {array_files[0]},"
+    )
     return (f"{are} left out: arrays are read from one .npz file (dataset.path=FILE.npz), not from a folder",)

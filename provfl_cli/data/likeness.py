@@ -78,8 +78,10 @@ def look_of(pixels: np.ndarray, shapes: frozenset[tuple[int, int]] = frozenset()
         pictures=len(seen),
         mean=tuple(round(mean, 4) for mean, _ in moments),
         std=tuple(round(std, 4) for _, std in moments),
-        brightness=tuple(round(float(one), 4) for one in np.quantile(measured["brightness"], QUANTILES)),
-        measures={name: (round(float(one.min()), 4), round(float(one.max()), 4)) for name, one in measured.items()},
+        brightness=tuple(round(float(value), 4) for value in np.quantile(measured["brightness"], QUANTILES)),
+        measures={
+            name: (round(float(values.min()), 4), round(float(values.max()), 4)) for name, values in measured.items()
+        },
         constant=float(constant(seen).mean()),
         common=float(counts.max() / counts.sum()),
         same=len(seen) > 1 and bool((seen == seen[0]).all()),
@@ -154,7 +156,7 @@ def unlike(picture: np.ndarray, shape: tuple[int, int], look: Look) -> tuple[str
 def _odd(picture: np.ndarray, look: Look) -> list[str]:
     if constant(picture[None])[0]:
         return [] if look.constant >= RARE else ["it is one colour throughout"]
-    found = []
+    differences = []
     share = max(MARGIN, 3 / math.sqrt(look.pictures))
     for name, values in measures(picture[None]).items():
         if name not in look.measures:
@@ -163,8 +165,8 @@ def _odd(picture: np.ndarray, look: Look) -> list[str]:
         margin = share * (high - low) + (0.05 if name == "grain" else 2.0)
         value = float(values[0])
         if not low - margin <= value <= high + margin:
-            found.append(f"its {MEASURES[name]} is {value:.3g} (there {low:.3g} to {high:.3g})")
-    return found
+            differences.append(f"its {MEASURES[name]} is {value:.3g} (there {low:.3g} to {high:.3g})")
+    return differences
 
 
 def _other_shape(shape: tuple[int, int], drawn: tuple[int, ...], look: Look) -> list[str]:

@@ -169,7 +169,7 @@ def _embedded(dataset: schema.Dataset, size: int) -> Examples:
 def _scaled(examples: Examples, size: int) -> Examples:
     """Embedded pictures whose values are no pixels, drawn at `size` and at the scale that both splits say."""
     parts = (("training", examples.train_inputs), ("test", examples.test_inputs))
-    cells = [(f"{name} picture {number}", one) for name, values in parts for number, one in enumerate(values)]
+    cells = [(f"{name} picture {number}", picture) for name, values in parts for number, picture in enumerate(values)]
     decoded, border = decode(cells, size, hashlib.sha256()), len(examples.train_inputs)
     return replace(
         examples,

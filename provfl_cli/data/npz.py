@@ -38,14 +38,14 @@ def read(file: Path, names: tuple[str, ...] | None = None) -> dict[str, Split]:
                 if all(key in arrays for key in keys):
                     images, labels = (arrays[key] for key in keys)
                     splits[split] = _split(f"{file} {split}", images, labels, names)
-            found = ", ".join(arrays)
+            held = ", ".join(arrays)
     except Oversized as error:
         raise InputError(f"{file}: {error}") from None
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, MemoryError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{file}: broken npz file: {reason}: fetch it again") from None
     if "train" not in splits:
-        raise InputError(f"{file}: needs train_images and train_labels (val_ and test_ likewise), holds {found}")
+        raise InputError(f"{file}: needs train_images and train_labels (val_ and test_ likewise), holds {held}")
     return splits
 
 

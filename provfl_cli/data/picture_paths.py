@@ -23,7 +23,7 @@ class Places:
         Raises:
             InputError: it leads out of the folder of the data, or means two different files.
         """
-        found: list[Path] = []
+        matches: list[Path] = []
         leads_away = os.path.isabs(path) or ".." in Path(path).parts
         for place in dict.fromkeys((self.beside, self.root)):
             file = place / path
@@ -35,12 +35,12 @@ class Places:
                         f"{where}: {path} lies outside {self.root}: move the pictures into that folder, or give as "
                         "dataset.path a folder that holds both the table and its pictures"
                     )
-                found.append(file)
-        if len(found) > 1 and not _alike(*found):
+                matches.append(file)
+        if len(matches) > 1 and not _alike(*matches):
             raise InputError(
-                f"{where}: {path} may be {found[0]} or {found[1]}, which differ: remove or rename one of them"
+                f"{where}: {path} may be {matches[0]} or {matches[1]}, which differ: remove or rename one of them"
             )
-        return found[0] if found else None
+        return matches[0] if matches else None
 
     def _holds(self, file: Path) -> bool:
         """Whether a file lies in the folder of the data, by its name or behind links."""

@@ -69,8 +69,8 @@ class Reading:
 
     def levels(self, kind: str) -> Levels | None:
         """The scale of a kind of numbers."""
-        found: Levels | None = getattr(self, kind)
-        return found
+        scale: Levels | None = getattr(self, kind)
+        return scale
 
 
 # Of runs from before a manifest said it: alpha and orientation were left out, of 16 bits the upper 8 were read.
@@ -193,7 +193,7 @@ def _levels(values: Mapping[str, Any] | None) -> Levels | None:
     return Levels(low, high, bits)
 
 
-def told(kind: str, held: Range, levels: Levels) -> str | None:
+def scale_sentence(kind: str, held: Range, levels: Levels) -> str | None:
     """A sentence about how numbers of a kind became pixels; None where they are pixels as they stand."""
     if held.whole and (levels.low, levels.high) == (0, 255):
         return None

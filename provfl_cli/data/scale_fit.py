@@ -47,15 +47,15 @@ def misfits(reaches: Mapping[str, Sequence[Reach]], reading: Reading, training: 
         InputError: they have several scales.
     """
     lines = []
-    for kind, each in reaches.items():
+    for kind, pictures in reaches.items():
         levels = reading.levels(kind)
         if levels is None:
             continue
         full = max(abs(levels.low), abs(levels.high))
-        there = [one for one in each if one.top]
-        reached = max((one.top for one in there), default=0.0) if training else full
+        there = [picture for picture in pictures if picture.top]
+        reached = max((picture.top for picture in there), default=0.0) if training else full
         black, others = _parted(there, full, reached, BLACKENED)
-        units = [one for one in black if one.unit and full >= PIXELS]
+        units = [picture for picture in black if picture.unit and full >= PIXELS]
         if units and not training:
             lines.append(f"{_some(units)}, those of the training data to {spelled(full)}: nearly black")
         elif training and black and (units or len(black) > len(others)):
@@ -81,7 +81,7 @@ def _parted(some: Sequence[Reach], full: float, reached: float, parts: int) -> t
     The set may leave most of its scale empty, as it goes only as far as `reached`: then all are equally dark.
     """
     least = min(full, 2 * reached) / parts
-    return [one for one in some if one.top < least], [one for one in some if one.top >= least]
+    return [picture for picture in some if picture.top < least], [picture for picture in some if picture.top >= least]
 
 
 def _both(low: Sequence[Reach], high: Sequence[Reach]) -> str:
@@ -100,4 +100,4 @@ def _some(some: Sequence[Reach]) -> str:
 
 
 def _top(some: Sequence[Reach]) -> str:
-    return spelled(max(one.top for one in some))
+    return spelled(max(picture.top for picture in some))

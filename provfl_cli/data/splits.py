@@ -64,7 +64,9 @@ def joined(splits: Sequence[Split]) -> Split:
     """
     names = {split.names for split in splits if split.cells}
     if len(names) > 1:
-        listed = " and ".join("none" if each is None else "(" + ", ".join(each[:5]) + ")" for each in list(names)[:2])
+        listed = " and ".join(
+            "none" if classes is None else "(" + ", ".join(classes[:5]) + ")" for classes in list(names)[:2]
+        )
         raise InputError(f"{splits[0].cells[0][0]}: the files of one split have different class names: {listed}")
     cells = [cell for split in splits for cell in split.cells]
     labels = [label for split in splits for label in split.labels]

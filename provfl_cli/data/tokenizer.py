@@ -67,8 +67,10 @@ def own(folder: Path, max_tokens: int) -> str:
     _settle_threads()
     try:
         with panics_caught():
-            found = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            backend = found.backend_tokenizer
+            published = transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            backend = published.backend_tokenizer
     except Exception as error:  # of files that are missing or broken, or of a tokenizer written in Python
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
@@ -76,7 +78,7 @@ def own(folder: Path, max_tokens: int) -> str:
             "or model.tokenizer=trained model.pretrained=false"
         ) from None
     tokenizer = Tokenizer.from_str(backend.to_str())
-    padding = found.pad_token
+    padding = published.pad_token
     if padding is None:
         padding = PAD
         tokenizer.add_special_tokens([PAD])

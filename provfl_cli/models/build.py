@@ -57,24 +57,24 @@ def build(model: Model, form: Form, classes: int, seed: int) -> nn.Module:
     return module
 
 
-def _call(model: Model, given: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+def _call(model: Model, arguments: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The function that `model` names, and what it is to be called with."""
     asks = _asks(model)
     function = imported_function(model.target, KEY, asks)
     taken = inspect.signature(function).parameters
-    given = given | ({"pretrained": model.pretrained} if "pretrained" in taken else {})
+    arguments = arguments | ({"pretrained": model.pretrained} if "pretrained" in taken else {})
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         settable = list(model.options)
     else:
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        options = [name for name, parameter in taken.items() if parameter.kind in named and name not in given]
+        options = [name for name, parameter in taken.items() if parameter.kind in named and name not in arguments]
         settable = [*options, *(["pretrained"] if "pretrained" in taken else [])]
-        check_call(function, model.target, KEY, given | dict.fromkeys(options), asks)
+        check_call(function, model.target, KEY, arguments | dict.fromkeys(options), asks)
     for option in model.options:
-        if option not in settable or option in given:
+        if option not in settable or option in arguments:
             known = did_you_mean(option, settable) if settable else "it has no options"
             raise InputError(f"model.{option}: model={model.name} has no such option, {known}")
-    values = {**given, **model.options}
+    values = {**arguments, **model.options}
     check_call(function, model.target, KEY, values, asks)
     return function, values
 

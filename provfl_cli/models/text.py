@@ -176,7 +176,7 @@ def _published(settings: Any, checkpoint: str, vocabulary: int, padding: int) ->
 
     if not any(Path(checkpoint).glob("*.safetensors")):
         raise InputError(f"model.checkpoint={checkpoint}: no weights in it (*.safetensors); or model.pretrained=false")
-    network, found = AutoModelForSequenceClassification.from_pretrained(
+    network, loading = AutoModelForSequenceClassification.from_pretrained(
         checkpoint,
         config=settings,
         dtype=torch.float32,
@@ -189,9 +189,9 @@ def _published(settings: Any, checkpoint: str, vocabulary: int, padding: int) ->
     # Transformers draws whatever does not fit; that is meant for the head alone. A pooler is a head in all but name:
     # checkpoints trained on masked words have none.
     body = f"{network.base_model_prefix}."
-    differing = [key for key, *_ in found["mismatched_keys"]]
+    differing = [key for key, *_ in loading["mismatched_keys"]]
     lacking = sorted(
-        name for name in {*found["missing_keys"], *differing} if name.startswith(body) and "pooler" not in name
+        name for name in {*loading["missing_keys"], *differing} if name.startswith(body) and "pooler" not in name
     )
     if lacking:
         raise InputError(

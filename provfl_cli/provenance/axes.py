@@ -154,23 +154,23 @@ def _indexed(index: tuple[Any, ...], axis: int, source: Tensor) -> int | None:
     taken = sum(i.dim() if isinstance(i, Tensor) and i.dtype == torch.bool else 1 for i in index if _takes(i))
     plain = all(i is None or i is Ellipsis or isinstance(i, (int, slice)) for i in index)
     dim, moved = 0, 0
-    for each in index:
-        if each is None:
+    for part in index:
+        if part is None:
             moved += dim <= axis
-        elif each is Ellipsis:
+        elif part is Ellipsis:
             dim += source.dim() - taken
-        elif isinstance(each, slice):
-            if dim == axis and each.indices(source.shape[axis]) != (0, source.shape[axis], 1):
+        elif isinstance(part, slice):
+            if dim == axis and part.indices(source.shape[axis]) != (0, source.shape[axis], 1):
                 return LOST
             dim += 1
-        elif isinstance(each, int) and not isinstance(each, bool):
+        elif isinstance(part, int) and not isinstance(part, bool):
             if dim == axis:
                 return LOST
             moved -= dim < axis
             dim += 1
         else:  # tensors and lists of indices
-            width = each.dim() if isinstance(each, Tensor) and each.dtype == torch.bool else 1
-            if dim <= axis < dim + width and not _in_order(each, source.shape[axis]):
+            width = part.dim() if isinstance(part, Tensor) and part.dtype == torch.bool else 1
+            if dim <= axis < dim + width and not _in_order(part, source.shape[axis]):
                 return LOST
             dim += width
     return axis + moved if plain else None

@@ -23,7 +23,7 @@ from .own_functions import own_functions
 from .random_state import drawn_from, random_states
 from .recording import CUT, Recorder, check_unchanged
 from .stack import Stack
-from .sums import DRAWS, WRITES, Pass, Sums, Target
+from .sums import DRAWS, WRITES, Setup, Sums, Target
 from .targets import target_value
 
 POOL_BLOCK = 1 << 23  # numbers of all clients in one of these products
@@ -31,12 +31,12 @@ POOLED_NUMBERS = 1 << 16  # parameters up to this size are contracted together a
 
 
 def trace_batch(
-    given: Pass, batch: Mapping[str, Tensor], targets: Sequence[Target], sample: int, limit: int | None
+    setup: Setup, batch: Mapping[str, Tensor], targets: Sequence[Target], sample: int, limit: int | None
 ) -> list[Sums]:
     """Trace one batch: one forward pass, and one backward pass for each of the targets.
 
     Args:
-        given: what all batches share.
+        setup: what all batches share.
         batch: inputs by argument name; the name `""` is the only positional argument.
         targets: what is explained.
         sample: for so many of the first inputs, keep each layer's part.
@@ -49,22 +49,22 @@ def trace_batch(
     size = len(next(iter(batch.values())))
     kept = {name: tensor.clone() for name, tensor in batch.items()}
     try:
-        return _traced(given, batch, kept, targets, sample, limit)
+        return _traced(setup, batch, kept, targets, sample, limit)
     except (TooLarge, InputError, RunError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # what the first inputs did not show: one by one, and then by autograd alone
         if size > 1:
             raise Entangled(str(error)) from error
-        if not given.recorded or given.settings.threshold is not None:  # by autograd no neuron could be left out
+        if not setup.recorded or setup.settings.threshold is not None:  # by autograd no neuron could be left out
             reason = " ".join(str(error).split())[:200]
             raise RunError(f"an input of the trace cannot be followed through the model: {reason}") from error
-        names = (name for name, p in given.structure.parameters.items() if p.is_floating_point())
-        alone = replace(given, alone=frozenset(names), recorded=False)
+        names = (name for name, p in setup.structure.parameters.items() if p.is_floating_point())
+        alone = replace(setup, alone=frozenset(names), recorded=False)
         return _traced(alone, {name: tensor.clone() for name, tensor in kept.items()}, kept, targets, sample, limit)
 
 
 def _traced(
-    given: Pass,
+    setup: Setup,
     batch: Mapping[str, Tensor],
     kept: Mapping[str, Tensor],
     targets: Sequence[Target],
@@ -73,19 +73,19 @@ def _traced(
 ) -> list[Sums]:
     """The same; `kept` is the batch as the model has not changed it."""
     size = len(next(iter(batch.values())))
-    zeros = torch.zeros(size, dtype=given.stack.wide, device=given.stack.device)
-    sums = Sums(zeros.new_zeros(size, given.stack.rows), zeros, zeros.clone(), zeros, zeros)
-    sums.attended = attended_positions(given.structure.model, batch)
+    zeros = torch.zeros(size, dtype=setup.stack.wide, device=setup.stack.device)
+    sums = Sums(zeros.new_zeros(size, setup.stack.rows), zeros, zeros.clone(), zeros, zeros)
+    sums.attended = attended_positions(setup.structure.model, batch)
     final = len(targets) == 1
 
     def contracted(call: Call, gradient: Tensor) -> None:
         sums.seen.update(_names(call))
-        _add(given, sums, call, gradient, sample)
+        _add(setup, sums, call, gradient, sample)
         if final:
             call.release()
 
     def record(call: Call, output: Tensor) -> None:
-        if call.layer not in given.chosen:
+        if call.layer not in setup.chosen:
             sums.seen.update(_names(call))
             return
         for name in _names(call):
@@ -94,73 +94,73 @@ def _traced(
 
     def activated(call: Call, output: Tensor) -> None:
         call.masked = True
-        threshold = given.settings.threshold
+        threshold = setup.settings.threshold
         if threshold is not None and call.axis is not None:
             activation = call.examples(output, call.axis)
             attended = positions_of(sums.attended, activation)
-            call.mask = activated_neurons(activation, threshold, given.settings.threshold_scale, attended)
+            call.mask = activated_neurons(activation, threshold, setup.settings.threshold_scale, attended)
             sums.masked[call.layer] = None
 
-    recorder = Recorder(given.structure, size, record, activated, limit)
-    before = _traces_left(given)
-    if given.recorded:
+    recorder = Recorder(setup.structure, size, record, activated, limit)
+    before = _traces_left(setup)
+    if setup.recorded:
         mark_inputs(list(batch.values()))
         with recorder.watch():
-            logits = logits_of(given.structure.model, batch)
+            logits = logits_of(setup.structure.model, batch)
     else:
-        logits = logits_of(given.structure.model, batch)
+        logits = logits_of(setup.structure.model, batch)
     check_logits(logits, targets, size)
     sums.logits, sums.unruled = logits.detach(), recorder.unruled
-    sums.shown = recorder.shown | own_functions(logits) | _left_behind(before, _traces_left(given))
-    asked = rows_to_ask(kept, recorder.lost or not given.recorded)
-    if any(True for _ in depending(given.structure, kept, sums.logits, asked)):
+    sums.shown = recorder.shown | own_functions(logits) | _left_behind(before, _traces_left(setup))
+    asked = rows_to_ask(kept, recorder.lost or not setup.recorded)
+    if any(True for _ in depending(setup.structure, kept, sums.logits, asked)):
         sums.shown.add(BESIDE)
-    found = []
+    results = []
     for number, (kind, classes) in enumerate(targets, 1):
         final = number == len(targets)
         sums.classes = sums.logits.argmax(1) if classes is None else classes
         target = target_value(kind, logits, sums.classes).sum()
         if target.requires_grad:
             target.backward(retain_graph=not final)
-        if given.alone:
-            add_alone(given, sums, kept, kind, sample)
-        _add_pool(sums, given.stack, sample)
-        found.append(sums)
+        if setup.alone:
+            add_alone(setup, sums, kept, kind, sample)
+        _add_pool(sums, setup.stack, sample)
+        results.append(sums)
         sums = sums.for_next_target()
-    return found
+    return results
 
 
-def _traces_left(given: Pass) -> tuple[dict[str, Any], int]:
+def _traces_left(setup: Setup) -> tuple[dict[str, Any], int]:
     """What a forward pass that draws random numbers or writes to parameters leaves in another state."""
-    versions = sum(parameter._version for parameter in given.structure.parameters.values())
-    return random_states(given.structure, given.stack.device), versions
+    versions = sum(parameter._version for parameter in setup.structure.parameters.values())
+    return random_states(setup.structure, setup.stack.device), versions
 
 
 def _left_behind(before: tuple[dict[str, Any], int], after: tuple[dict[str, Any], int]) -> set[str]:
-    found = {DRAWS} if drawn_from(before[0], after[0]) else set()
-    return found | ({WRITES} if before[1] != after[1] else set())
+    changes = {DRAWS} if drawn_from(before[0], after[0]) else set()
+    return changes | ({WRITES} if before[1] != after[1] else set())
 
 
 def _names(call: Call) -> set[str]:
     return {name for weight in call.weights.values() for name in weight.names}
 
 
-def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> None:
+def _add(setup: Setup, sums: Sums, call: Call, gradient: Tensor, sample: int) -> None:
     """Equations 5 and 6 for one use: contract its per-example gradient with every row of the stack."""
     check_unchanged(call)
-    stack, beta = given.stack, given.betas[call.layer]
+    stack, beta = setup.stack, setup.betas[call.layer]
     g = call.examples(gradient.to(stack.dtype), call.axis)
     mask = call.mask
-    if given.settings.neurons != "all":
+    if setup.settings.neurons != "all":
         masked = g if mask is None else g * mask
-        chosen = selected_neurons(given.settings, call, masked, positions_of(sums.attended, g)).expand_as(g)
+        chosen = selected_neurons(setup.settings, call, masked, positions_of(sums.attended, g)).expand_as(g)
         mask = chosen if mask is None else mask & chosen
     if mask is not None:
         g = g * mask
-    if given.unproven and given.unproven.intersection(names := _names(call)) and bool(gradient.any()):
+    if setup.unproven and setup.unproven.intersection(names := _names(call)) and bool(gradient.any()):
         sums.shown.update(f"gradient of {name}" for name in names)
     factors, output = per_input(call, g)
-    followed = {k: w for k, w in call.weights.items() if not given.alone.intersection(w.names)}
+    followed = {k: w for k, w in call.weights.items() if not setup.alone.intersection(w.names)}
     checked = output is not None and all(w.linear for w in call.weights.values()) and len(followed) == len(call.weights)
     if not checked:
         sums.unchecked[call.layer] = None
@@ -177,7 +177,7 @@ def _add(given: Pass, sums: Sums, call: Call, gradient: Tensor, sample: int) -> 
     if checked and output is not None:
         flat_g, flat_a = g.flatten(1), output.to(g.dtype).flatten(1)
         sums.right += beta * torch.linalg.vecdot(flat_g, flat_a)
-        if given.with_mass:
+        if setup.with_mass:
             sums.mass += beta * torch.linalg.vecdot(flat_g.abs(), flat_a.abs())
     if sample and call.layer not in sums.active:
         _count_neurons(sums, call, g, mask, sample)

@@ -19,7 +19,7 @@ from .targets import target_value
 from .torch_modes import differentiable_recurrence, eager, plain_attention
 
 if TYPE_CHECKING:
-    from .sums import Pass, Sums
+    from .sums import Setup, Sums
 
 GRADIENT_NUMBERS = 1 << 25  # of gradients that are kept until they are contracted together
 
@@ -65,31 +65,31 @@ def differentiated(structure: Structure, parameters: Sequence[Tensor]) -> Iterat
             parameter.requires_grad_(False)
 
 
-def add_alone(given: Pass, sums: Sums, batch: Mapping[str, Tensor], kind: str, sample: int) -> None:
-    """Add the contributions through `given.alone`, by a forward and a backward pass for each input.
+def add_alone(setup: Setup, sums: Sums, batch: Mapping[str, Tensor], kind: str, sample: int) -> None:
+    """Add the contributions through `setup.alone`, by a forward and a backward pass for each input.
 
     No neurons are selected here: all count, whatever the threshold.
 
     Args:
-        given: what all batches share.
+        setup: what all batches share.
         sums: of the batch; `classes` are those that are explained.
         batch: its inputs, as the model has not changed them.
         kind: of target.
         sample: for so many of the first inputs, keep each layer's part.
     """
-    structure, stack = given.structure, given.stack
-    layers = {name: name.rpartition(".")[0] for name in given.alone}
-    sums.seen.update(name for name, layer in layers.items() if layer not in given.chosen)
-    names = [name for name, layer in layers.items() if layer in given.chosen]
+    structure, stack = setup.structure, setup.stack
+    layers = {name: name.rpartition(".")[0] for name in setup.alone}
+    sums.seen.update(name for name, layer in layers.items() if layer not in setup.chosen)
+    names = [name for name, layer in layers.items() if layer in setup.chosen]
     if not names:
         return
     parameters = [structure.parameters[name] for name in names]
     step = max(1, GRADIENT_NUMBERS // sum(parameter.numel() for parameter in parameters))
     for start in range(0, len(sums.classes), step):
         stop = min(len(sums.classes), start + step)
-        gradients = [_gradients(given, batch, parameters, kind, sums.classes, b) for b in range(start, stop)]
+        gradients = [_gradients(setup, batch, parameters, kind, sums.classes, b) for b in range(start, stop)]
         for position, name in enumerate(names):
-            rows = [each[position] for each in gradients]
+            rows = [of_input[position] for of_input in gradients]
             if all(row is None for row in rows):
                 continue
             sums.seen.add(name)
@@ -97,23 +97,25 @@ def add_alone(given: Pass, sums: Sums, batch: Mapping[str, Tensor], kind: str, s
             zero = torch.zeros_like(parameters[position])
             factor = Dense(torch.stack([zero if row is None else row for row in rows]).to(stack.dtype))
             part = contract(factor, stack.block(Weight((name,))), stack.rows).to(stack.wide)
-            part = part * given.betas[layers[name]]
+            part = part * setup.betas[layers[name]]
             sums.rows[start:stop] += part
             sums.right[start:stop] += left_side(part, stack)
             _add_sampled(sums, layers[name], part[:, stack.reported], start, sample)
 
 
 def _gradients(
-    given: Pass, batch: Mapping[str, Tensor], parameters: list[nn.Parameter], kind: str, classes: Tensor, b: int
+    setup: Setup, batch: Mapping[str, Tensor], parameters: list[nn.Parameter], kind: str, classes: Tensor, b: int
 ) -> tuple[Tensor | None, ...]:
     """Of the target of one input in each of the parameters; None where it does not depend on it."""
-    with differentiated(given.structure, parameters):
-        logits = logits_of(given.structure.model, {name: tensor[b : b + 1].clone() for name, tensor in batch.items()})
+    with differentiated(setup.structure, parameters):
+        logits = logits_of(setup.structure.model, {name: tensor[b : b + 1].clone() for name, tensor in batch.items()})
         target = target_value(kind, logits, classes[b : b + 1]).sum()
         if not target.requires_grad:
             return (None,) * len(parameters)
-        found = torch.autograd.grad(target, parameters, allow_unused=True)
-    return tuple(each.to_dense() if each is not None and each.is_sparse else each for each in found)
+        gradients = torch.autograd.grad(target, parameters, allow_unused=True)
+    return tuple(
+        gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient for gradient in gradients
+    )
 
 
 def _add_sampled(sums: Sums, layer: str, part: Tensor, start: int, sample: int) -> None:

@@ -32,6 +32,6 @@ def not_followed(tensors: list[Tensor], output: Any) -> str | None:
     if not torch.is_grad_enabled():
         return WITHOUT_GRADIENT
     outputs = tensors_in(output if isinstance(output, (tuple, list)) else (output,))
-    if any(each.is_complex() for each in (*tensors, *outputs)):
+    if any(tensor.is_complex() for tensor in (*tensors, *outputs)):
         return "it takes part in complex numbers"
     return None

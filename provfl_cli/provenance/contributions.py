@@ -180,87 +180,89 @@ class Contributions:
         return contributions_html(self)
 
 
-def contributions_text(found: Contributions) -> str:
+def contributions_text(contributions: Contributions) -> str:
     """A few lines: warnings, what was traced, and the best clients of the first inputs."""
-    inputs = len(found.values)
-    worst = float(found.residuals.max(initial=0.0))
-    lines = [f"warning: {line}" for line in found.warnings]
-    lines.append(
-        f"{_head(found)}; {found.covered:.1%} of the parameters accounted for, conservation residual {worst:.1e}"
-    )
+    inputs = len(contributions.values)
+    worst = float(contributions.residuals.max(initial=0.0))
+    lines = [f"warning: {line}" for line in contributions.warnings]
+    covered = f"{contributions.covered:.1%} of the parameters accounted for"
+    lines.append(f"{_head(contributions)}; {covered}, conservation residual {worst:.1e}")
     for row in range(min(inputs, INPUTS_SHOWN)):
-        used, best, _ = _ranked(found, row)
-        ranked = ", ".join(f"{_name(found, used[at])} {found.values[row, used[at]]:+.4g}" for at in best[:BEST_SHOWN])
+        used, best, _ = _ranked(contributions, row)
+        ranked = ", ".join(
+            f"{_name(contributions, used[at])} {contributions.values[row, used[at]]:+.4g}" for at in best[:BEST_SHOWN]
+        )
         more = ", …" if len(used) > BEST_SHOWN else ""
-        lines.append(f"  input {row}, class {int(found.predictions[row])}: {ranked}{more}")
+        lines.append(f"  input {row}, class {int(contributions.predictions[row])}: {ranked}{more}")
     if inputs > INPUTS_SHOWN:
         lines.append(f"  … and {inputs - INPUTS_SHOWN:,} more inputs")
     return "\n".join(lines)
 
 
-def contributions_html(found: Contributions) -> Markup:
+def contributions_html(contributions: Contributions) -> Markup:
     """The best clients of the first inputs, a table each: raw contribution, bar, share (softmax over candidates)."""
-    inputs = len(found.values)
-    said = "".join(f"<p><b>Warning:</b> {cell(line)}</p>" for line in found.warnings)
-    tables = [_input(found, row) for row in range(min(inputs, INPUTS_SHOWN))]
+    inputs = len(contributions.values)
+    said = "".join(f"<p><b>Warning:</b> {cell(line)}</p>" for line in contributions.warnings)
+    tables = [_input(contributions, row) for row in range(min(inputs, INPUTS_SHOWN))]
     more = f"<p>… and {inputs - INPUTS_SHOWN} more inputs</p>" if inputs > INPUTS_SHOWN else ""
-    return Markup(f"<div>{said}<p><b>{cell(_head(found))}</b></p>{''.join(tables)}{more}</div>")
+    return Markup(f"<div>{said}<p><b>{cell(_head(contributions))}</b></p>{''.join(tables)}{more}</div>")
 
 
-def contributions_frame(found: Contributions) -> pd.DataFrame:
+def contributions_frame(contributions: Contributions) -> pd.DataFrame:
     """See `Contributions.to_frame`."""
     import pandas as pd
 
-    inputs, clients = found.values.shape
-    shares = np.full(found.values.shape, np.nan)
+    inputs, clients = contributions.values.shape
+    shares = np.full(contributions.values.shape, np.nan)
     for row in range(inputs):
-        used, _, share = _ranked(found, row)
+        used, _, share = _ranked(contributions, row)
         shares[row, used] = share
     frame = pd.DataFrame(
         {
             "input": np.repeat(np.arange(inputs), clients),
-            "prediction": np.repeat(found.predictions, clients),
-            "client": np.tile(np.array(found.clients), inputs),
-            "name": np.tile(np.array(found.client_names, dtype=object), inputs),
-            "used": np.tile(found.candidates, inputs),
-            "contribution": found.values.ravel(),
+            "prediction": np.repeat(contributions.predictions, clients),
+            "client": np.tile(np.array(contributions.clients), inputs),
+            "name": np.tile(np.array(contributions.client_names, dtype=object), inputs),
+            "used": np.tile(contributions.candidates, inputs),
+            "contribution": contributions.values.ravel(),
             "share": shares.ravel(),
-            "covered": found.covered,
+            "covered": contributions.covered,
         }
     )
-    frame.attrs["warnings"] = list(found.warnings)
+    frame.attrs["warnings"] = list(contributions.warnings)
     return frame
 
 
-def _head(found: Contributions) -> str:
-    inputs, clients = found.values.shape
-    used = int(found.candidates.sum())
+def _head(contributions: Contributions) -> str:
+    inputs, clients = contributions.values.shape
+    used = int(contributions.candidates.sum())
     return f"Contributions of {clients} clients ({used} used by fusion) to {inputs} predictions"
 
 
-def _name(found: Contributions, column: int) -> str:
-    return printable(found.client_names[column])
+def _name(contributions: Contributions, column: int) -> str:
+    return printable(contributions.client_names[column])
 
 
-def _ranked(found: Contributions, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ranked(contributions: Contributions, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Columns of the clients that fusion used; their order, the best first; their shares."""
-    used = np.flatnonzero(found.candidates)
-    values = found.values[row, used]
+    used = np.flatnonzero(contributions.candidates)
+    values = contributions.values[row, used]
     powers = np.exp(values - values.max(initial=-np.inf))
     return used, np.argsort(-values, kind="stable"), powers / powers.sum()
 
 
-def _input(found: Contributions, row: int) -> Markup:
-    used, best, shares = _ranked(found, row)
-    values = found.values[row, used]
+def _input(contributions: Contributions, row: int) -> Markup:
+    used, best, shares = _ranked(contributions, row)
+    values = contributions.values[row, used]
     largest = float(np.abs(values).max(initial=0.0))
     best = best[:CLIENTS_SHOWN]
     rows: list[tuple[object, ...]] = [
-        (_name(found, used[at]), float(values[at]), bar(float(values[at]), largest), f"{shares[at]:.1%}") for at in best
+        (_name(contributions, used[at]), float(values[at]), bar(float(values[at]), largest), f"{shares[at]:.1%}")
+        for at in best
     ]
-    rows += [(kind, float(part[row]), bar(float(part[row]), largest), "") for kind, part in found.rows.items()]
-    explained = int(found.predictions[row])
-    probability = float(found.probabilities[row, explained])
+    rows += [(kind, float(part[row]), bar(float(part[row]), largest), "") for kind, part in contributions.rows.items()]
+    explained = int(contributions.predictions[row])
+    probability = float(contributions.probabilities[row, explained])
     caption = f"input {row}: class {explained}, probability {probability:.1%}"
     if len(values) > len(best):
         caption += f"; top {len(best)} of {len(values)}"

@@ -70,9 +70,9 @@ def depending(structure: Structure, batch: Mapping[str, Tensor], logits: Tensor,
     with torch.no_grad(), plain_attention(), eager():
         least = 1e-2 * float(logits.abs().max())
         for row in rows:
-            one = {name: tensor.clone() for name, tensor in _row(batch, row).items()}
+            single = {name: tensor.clone() for name, tensor in _row(batch, row).items()}
             try:
-                alone = output_of(structure.model, one)
+                alone = output_of(structure.model, single)
             except torch.OutOfMemoryError:
                 raise
             except Exception:  # it needs others beside it

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..fusion.decomposition import Decomposition
 from .stack import Stack
 from .state_dicts import RoundInMemory
-from .sums import Pass
+from .sums import Setup
 
 DIRECTIONS = 2  # to one alone a wrong gradient is orthogonal, within rounding, once in some hundred times
 PATTERN = 65_521  # random numbers that a direction repeats; a prime, so that rows differ
@@ -36,13 +36,13 @@ class Directions(Mapping[str, Tensor]):
         return len(self.like)
 
 
-def along(given: Pass) -> Stack:
+def along(setup: Setup) -> Stack:
     """A stack whose only rows are random directions."""
-    weights, dtype = given.stack.source.weights(), given.stack.dtype
-    directions = Directions(given.structure.parameters)
+    weights, dtype = setup.stack.source.weights(), setup.stack.dtype
+    directions = Directions(setup.structure.parameters)
     whole = Decomposition(torch.full((DIRECTIONS,), 1 / DIRECTIONS, dtype=torch.float64), {}, {})
     source = RoundInMemory(range(DIRECTIONS), whole, weights, weights, directions)
-    return Stack.open(source, "weights", list(directions), given.stack.device, dtype, "none")
+    return Stack.open(source, "weights", list(directions), setup.stack.device, dtype, "none")
 
 
 def scores(logits: Tensor) -> Tensor:

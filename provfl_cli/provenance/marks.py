@@ -76,11 +76,11 @@ def set_mark(tensor: Tensor, mark: Mark) -> None:
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Tensors among the arguments, and one level down in lists and tuples."""
-    for each in value:
-        if isinstance(each, Tensor):
-            yield each
-        elif isinstance(each, (list, tuple)):
-            yield from (inner for inner in each if isinstance(inner, Tensor))
+    for argument in value:
+        if isinstance(argument, Tensor):
+            yield argument
+        elif isinstance(argument, (list, tuple)):
+            yield from (inner for inner in argument if isinstance(inner, Tensor))
 
 
 def is_in_place(name: str, kwargs: Any) -> bool:

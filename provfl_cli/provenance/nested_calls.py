@@ -59,10 +59,10 @@ def in_one(outputs: Sequence[Tensor], axes: Sequence[int | None], batch: int, ro
     return torch.cat(parts, 1)
 
 
-def apart(one: Tensor, outputs: Sequence[Tensor], axes: Sequence[int | None], batch: int) -> list[Tensor]:
-    """The tensors that `in_one` made `one` of: so one hook on it sees the gradients of all of them."""
+def apart(merged: Tensor, outputs: Sequence[Tensor], axes: Sequence[int | None], batch: int) -> list[Tensor]:
+    """The tensors that `in_one` made `merged` of: so one hook on it sees the gradients of all of them."""
     parts = []
-    for piece, tensor, axis in zip(one.split([t.numel() // batch for t in outputs], 1), outputs, axes, strict=True):
+    for piece, tensor, axis in zip(merged.split([t.numel() // batch for t in outputs], 1), outputs, axes, strict=True):
         if batch == 1 or axis is None:
             parts.append(piece.reshape(tensor.shape).clone())
         else:

@@ -28,7 +28,7 @@ from .own_functions import own_functions
 from .random_state import drawn_from, random_states
 from .recording import Recorder, check_unchanged
 from .stack import Stack
-from .sums import DRAWS, WRITES, Pass, Sums
+from .sums import DRAWS, WRITES, Setup, Sums
 
 MIXED = "inputs are traced one at a time: the model mixes those of a batch in a way that is not followed"
 PROBED = 3  # inputs; of one alone it would not be seen that a batch is reordered
@@ -91,35 +91,35 @@ class _Truth:
     along: dict[str, tuple[Tensor, float]]
 
 
-def probed(given: Pass, inputs: Mapping[str, Tensor]) -> Verdict:
+def probed(setup: Setup, inputs: Mapping[str, Tensor]) -> Verdict:
     """What the first inputs show of a model; remembered for the next trace of it.
 
     Args:
-        given: a trace as it was asked for.
+        setup: of the trace, as it was asked for.
         inputs: `[inputs, …]` by argument name; the first three at most are looked at.
 
     Raises:
         InputError: the model cannot compute the inputs, is not deterministic, or changes its weights.
         RunError: it gives no logits, or an input's depend on the inputs beside it.
     """
-    known = _VERDICTS.setdefault(given.structure.model, {})
-    key = _key(given, inputs)
+    known = _VERDICTS.setdefault(setup.structure.model, {})
+    key = _key(setup, inputs)
     if key in known:
         return known[key]
-    verdict = _looked_at(given, {name: tensor[:PROBED] for name, tensor in inputs.items()})
+    verdict = _looked_at(setup, {name: tensor[:PROBED] for name, tensor in inputs.items()})
     if not verdict.unproven:  # else it does not hold for other weights: a gradient is zero by chance
         known[key] = verdict
     return verdict
 
 
-def probed_again(given: Pass, inputs: Mapping[str, Tensor], verdict: Verdict, parts: Sequence[Sums]) -> Verdict:
+def probed_again(setup: Setup, inputs: Mapping[str, Tensor], verdict: Verdict, parts: Sequence[Sums]) -> Verdict:
     """The verdict with what each batch has shown that the inputs looked at before have not.
 
     Such as a layer that only some inputs are sent to, or random numbers that are not drawn each time. So what is said
     of an input does not depend on the inputs in front of it.
 
     Args:
-        given: the trace as it was asked for.
+        setup: of the trace, as it was asked for.
         inputs: all of them, by argument name.
         verdict: of the inputs looked at before.
         parts: what was traced of each batch, in order.
@@ -131,38 +131,38 @@ def probed_again(given: Pass, inputs: Mapping[str, Tensor], verdict: Verdict, pa
     for sums in parts:
         stop = start + len(sums.rows)
         if not sums.shown <= verdict.shown:
-            seen = _looked_at(given, {name: tensor[start:stop] for name, tensor in inputs.items()})
+            seen = _looked_at(setup, {name: tensor[start:stop] for name, tensor in inputs.items()})
             verdict = verdict.with_other(replace(seen, shown=seen.shown | sums.shown))
         start = stop
-    known, key = _VERDICTS.get(given.structure.model, {}), _key(given, inputs)
+    known, key = _VERDICTS.get(setup.structure.model, {}), _key(setup, inputs)
     if verdict is not before and key in known:
         known[key] = replace(verdict, shown=verdict.shown - {BESIDE, DRAWS, WRITES})
     return verdict
 
 
-def _key(given: Pass, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
-    return (given.settings.batch_size == 1, *((n, t.shape[1:], t.dtype, len(t) > 1) for n, t in inputs.items()))
+def _key(setup: Setup, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    return (setup.settings.batch_size == 1, *((n, t.shape[1:], t.dtype, len(t) > 1) for n, t in inputs.items()))
 
 
-def _looked_at(given: Pass, inputs: Mapping[str, Tensor]) -> Verdict:
+def _looked_at(setup: Setup, inputs: Mapping[str, Tensor]) -> Verdict:
     """What these inputs show of a model."""
-    structure, device = given.structure, given.stack.device
+    structure, device = setup.structure, setup.stack.device
     batch = {name: tensor.to(device) for name, tensor in inputs.items()}
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # whatever the model draws, what comes after is as without
-        truth = _by_autograd(given, batch)
-        check_weights_kept(structure, given.stack.source.weights())
-        stack = along(given)
-        apart = given.settings.batch_size == 1
+        truth = _by_autograd(setup, batch)
+        check_weights_kept(structure, setup.stack.source.weights())
+        stack = along(setup)
+        apart = setup.settings.batch_size == 1
         states = random_states(structure, device)
-        seen = _attempt(lambda: (_one_by_one if apart else _by_recorder)(given, batch, stack))
+        seen = _attempt(lambda: (_one_by_one if apart else _by_recorder)(setup, batch, stack))
         drawn = drawn_from(states, random_states(structure, device))
         check_deterministic(structure, batch, truth.logits, None if seen is None or apart else seen.logits, drawn)
         wrong = _wrong(truth, seen, device)
         mixed = False
         shown = set(seen.shown) if seen is not None else set()
         if wrong and len(truth.logits) > 1 and not apart:
-            single = _attempt(lambda: _one_by_one(given, batch, stack))
+            single = _attempt(lambda: _one_by_one(setup, batch, stack))
             wrong_apart = _wrong(truth, single, device)
             if len(wrong_apart) < len(wrong) or seen is None:
                 seen, wrong, mixed = single, wrong_apart, True
@@ -178,20 +178,20 @@ def _unproven(truth: _Truth) -> frozenset[str]:
     return frozenset(name for name, (_, norm) in truth.along.items() if norm <= least * largest)
 
 
-def adapted(given: Pass, verdict: Verdict) -> tuple[Pass, tuple[str, ...]]:
+def adapted(setup: Setup, verdict: Verdict) -> tuple[Setup, tuple[str, ...]]:
     """How the inputs have to be traced, and a sentence on each thing that is not done in the ordinary way."""
     notes = []
-    given = replace(given, unproven=verdict.unproven)
+    setup = replace(setup, unproven=verdict.unproven)
     if verdict.mixed:
-        given = replace(given, settings=replace(given.settings, batch_size=1))
+        setup = replace(setup, settings=replace(setup.settings, batch_size=1))
         notes.append(MIXED)
     if verdict.wrong:
-        given = replace(given, alone=verdict.wrong, recorded=verdict.recorded)
+        setup = replace(setup, alone=verdict.wrong, recorded=verdict.recorded)
         names = sorted(verdict.wrong)
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        masked = "" if given.settings.threshold is None else ", and without the threshold"
+        masked = "" if setup.settings.threshold is None else ", and without the threshold"
         notes.append(f"computed by autograd for each input alone, which is slower{masked}: {shown}")
-    return given, tuple(notes)
+    return setup, tuple(notes)
 
 
 def _attempt(look: Callable[[], _Seen]) -> _Seen | None:
@@ -204,8 +204,8 @@ def _attempt(look: Callable[[], _Seen]) -> _Seen | None:
         return None
 
 
-def _by_autograd(given: Pass, batch: Mapping[str, Tensor]) -> _Truth:
-    structure = given.structure
+def _by_autograd(setup: Setup, batch: Mapping[str, Tensor]) -> _Truth:
+    structure = setup.structure
     parameters = {name: p for name, p in structure.parameters.items() if p.is_floating_point()}
     with differentiated(structure, list(parameters.values())):
         try:
@@ -223,13 +223,13 @@ def _by_autograd(given: Pass, batch: Mapping[str, Tensor]) -> _Truth:
     for name, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
             gradient = gradient.to_dense() if gradient.is_sparse else gradient
-            wide = gradient.to(given.stack.dtype)
+            wide = gradient.to(setup.stack.dtype)
             toward = directions[name].to(wide.device, wide.dtype)
             toward_direction[name] = ((toward * wide).reshape(DIRECTIONS, -1).sum(1).cpu().double(), float(wide.norm()))
     return _Truth(logits.detach(), toward_direction)
 
 
-def _by_recorder(given: Pass, batch: Mapping[str, Tensor], stack: Stack, weight: float = 1.0) -> _Seen:
+def _by_recorder(setup: Setup, batch: Mapping[str, Tensor], stack: Stack, weight: float = 1.0) -> _Seen:
     size = len(next(iter(batch.values())))
     seen, zero = _Seen(torch.empty(0)), torch.zeros(DIRECTIONS, dtype=torch.float64)
 
@@ -253,11 +253,11 @@ def _by_recorder(given: Pass, batch: Mapping[str, Tensor], stack: Stack, weight:
             seen.along.setdefault(w.names, zero)
         output.register_hook(lambda gradient: contracted(call, gradient.detach()))
 
-    recorder = Recorder(given.structure, size, record, lambda call, output: None)
+    recorder = Recorder(setup.structure, size, record, lambda call, output: None)
     own = {name: tensor.clone() for name, tensor in batch.items()}
     mark_inputs(list(own.values()))
     with recorder.watch():
-        logits = logits_of(given.structure.model, own)
+        logits = logits_of(setup.structure.model, own)
     seen.logits = logits.detach()
     seen.shown = recorder.shown | own_functions(logits)
     score = scores(logits)
@@ -266,12 +266,12 @@ def _by_recorder(given: Pass, batch: Mapping[str, Tensor], stack: Stack, weight:
     return seen
 
 
-def _one_by_one(given: Pass, batch: Mapping[str, Tensor], stack: Stack) -> _Seen:
+def _one_by_one(setup: Setup, batch: Mapping[str, Tensor], stack: Stack) -> _Seen:
     size = len(next(iter(batch.values())))
     whole = _Seen(torch.empty(0))
     weights = weights_of(size, torch.empty(0, dtype=torch.float64)).tolist()
     for b, weight in enumerate(weights):
-        seen = _by_recorder(given, {name: tensor[b : b + 1] for name, tensor in batch.items()}, stack, weight)
+        seen = _by_recorder(setup, {name: tensor[b : b + 1] for name, tensor in batch.items()}, stack, weight)
         whole.failed |= seen.failed
         whole.shown |= seen.shown
         whole.narrow |= seen.narrow

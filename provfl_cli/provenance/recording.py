@@ -136,12 +136,12 @@ class Recorder(TorchFunctionMode):
             if plain in ACTIVATIONS and not self.inside:
                 self._activate(pending, output)
             going_on = () if plain in ACTIVATIONS else pending
-            for each in tensors_in(output if isinstance(output, (tuple, list)) else (output,)):
-                same = mark_of(each)  # dropout in evaluation mode returns its argument itself, which calls still hold
+            for tensor in tensors_in(output if isinstance(output, (tuple, list)) else (output,)):
+                same = mark_of(tensor)  # dropout in evaluation mode returns its argument itself, which calls still hold
                 holders = same.holders if same is not None else ()
-                axis = output_axis(plain, args, kwargs, tensors, each, self.batch)
+                axis = output_axis(plain, args, kwargs, tensors, tensor, self.batch)
                 self.lost = self.lost or axis is None
-                set_mark(each, Mark(True, axis, going_on, holders=holders))
+                set_mark(tensor, Mark(True, axis, going_on, holders=holders))
         return output
 
     def _use(
@@ -151,12 +151,12 @@ class Recorder(TorchFunctionMode):
         args: Any,
         kwargs: Any,
         output: Any,
-        found: list[Tensor],
+        parameters: list[Tensor],
         pending: tuple[Call, ...],
         before: Tensor | None,
         repeated: int | None,
     ) -> Any:
-        """Record a call that took the parameters `found`.
+        """Record a call that took `parameters`.
 
         Args:
             before: what an in-place function has overwritten.
@@ -165,7 +165,7 @@ class Recorder(TorchFunctionMode):
         function, arguments, positional = arguments_of(func, args, kwargs)
         weights, axes = dict[str, Weight](), dict[str, int | None]()
         places = layout(func, args)
-        states = {id(each) for each in args[1]} if places is not None and isinstance(args[1], tuple) else set()
+        states = {id(state) for state in args[1]} if places is not None and isinstance(args[1], tuple) else set()
         states |= {id(args[1])} if places is not None and isinstance(args[1], Tensor) else set()
         for key, value in arguments.items():
             if isinstance(value, Tensor):
@@ -177,8 +177,8 @@ class Recorder(TorchFunctionMode):
                     axes[key] = places.states if id(value) in states else places.input
                 elif mark is not None and mark.data:
                     axes[key] = mark.axis
-        if len(weights) < len({id(each) for each in found}):
-            return self._left_alone(func, args, kwargs, output, found, f"{plain} takes it in a list of lists")
+        if len(weights) < len({id(parameter) for parameter in parameters}):
+            return self._left_alone(func, args, kwargs, output, parameters, f"{plain} takes it in a list of lists")
         held = {k: arguments[k] for k in axes}
         sources = list(held.values())
         if not axes:  # constants that were repeated for every input, such as BERT's token types
@@ -191,7 +191,7 @@ class Recorder(TorchFunctionMode):
         if places is not None:
             out_axes: list[int | None] = list(places.outputs)
         elif sources:
-            out_axes = [output_axis(plain, args, kwargs, sources, each, self.batch) for each in outputs]
+            out_axes = [output_axis(plain, args, kwargs, sources, tensor, self.batch) for tensor in outputs]
         else:
             out_axes = [repeated or 0]
         layer = self._layer(weights)
@@ -201,7 +201,7 @@ class Recorder(TorchFunctionMode):
         else:
             if self.batch > 1 and None in out_axes:
                 raise Entangled(f"layer {layer!r} ({func.__name__})")
-            rows = [each.shape[a] if a is not None else 1 for each, a in zip(outputs, out_axes, strict=True)]
+            rows = [tensor.shape[a] if a is not None else 1 for tensor, a in zip(outputs, out_axes, strict=True)]
             function = joined(function, out_axes, self.batch, rows)
             result, axis = self._differentiable(in_one(outputs, out_axes, self.batch, rows), before), 0
             outputs = apart(result, outputs, out_axes, self.batch)
@@ -226,8 +226,10 @@ class Recorder(TorchFunctionMode):
                 call.versions[key] = tensor._version
         kept = (*pending, call) if plain in ELEMENTWISE else (call,)
         single = isinstance(output, Tensor)
-        for each, out_axis in zip(outputs, out_axes, strict=True):
-            set_mark(each, Mark(True, out_axis, kept, holders=((call, "output"),)) if single else Mark(True, out_axis))
+        for tensor, out_axis in zip(outputs, out_axes, strict=True):
+            set_mark(
+                tensor, Mark(True, out_axis, kept, holders=((call, "output"),)) if single else Mark(True, out_axis)
+            )
         call.versions["output"] = result._version
         self.shown.update(f"{plain} of {name}" for weight in weights.values() for name in weight.names)
         self.record(call, result)
@@ -255,7 +257,7 @@ class Recorder(TorchFunctionMode):
         outputs = [output] if isinstance(output, Tensor) else list(output) if isinstance(output, (tuple, list)) else []
 
         def view(*parameters: Tensor, which: int | None) -> Tensor:
-            given = dict(zip(names, parameters, strict=True))
+            by_name = dict(zip(names, parameters, strict=True))
 
             def seen(argument: Any) -> Any:
                 if isinstance(argument, (list, tuple)):
@@ -263,16 +265,16 @@ class Recorder(TorchFunctionMode):
                 weight = sources.get(id(argument))
                 if weight is None:
                     return argument
-                own = [given[name] for name in weight.names]
+                own = [by_name[name] for name in weight.names]
                 return weight.view(*own) if weight.view else own[0]
 
             result = func(*map(seen, args), **{key: seen(value) for key, value in kwargs.items()})
             return result if which is None else result[which]
 
-        for position, each in enumerate(outputs):
-            if isinstance(each, Tensor) and each.is_floating_point():
-                which = None if each is output else position
-                set_mark(each, Mark(weight=Weight(names, partial(view, which=which), linear)))
+        for position, tensor in enumerate(outputs):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                which = None if tensor is output else position
+                set_mark(tensor, Mark(weight=Weight(names, partial(view, which=which), linear)))
 
     # -- marks -------------------------------------------------------------------------------------------------------
 
@@ -337,8 +339,8 @@ class Recorder(TorchFunctionMode):
         """Go on without recording a call: what it does with its parameters is left to `alone`."""
         self._note(weights, why)
         tensors = list(tensors_in((*args, *kwargs.values())))
-        for each in tensors_in(output if isinstance(output, (tuple, list)) else (output,)):
-            set_mark(each, Mark(True, output_axis(func.__name__, args, kwargs, tensors, each, self.batch)))
+        for tensor in tensors_in(output if isinstance(output, (tuple, list)) else (output,)):
+            set_mark(tensor, Mark(True, output_axis(func.__name__, args, kwargs, tensors, tensor, self.batch)))
         return output
 
     @contextmanager

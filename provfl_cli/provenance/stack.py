@@ -20,7 +20,7 @@ JOINED_NUMBERS = 1 << 24  # numbers of small parameters kept in memory from one 
 
 
 class FusedRound(Protocol):
-    """What a trace needs of a round; a stored round is one, and `from_state_dicts` makes one (`given.py`)."""
+    """What a trace needs of a round; a stored round is one, and `from_state_dicts` makes one (`state_dicts.py`)."""
 
     @property
     def clients(self) -> Sequence[int]:

@@ -53,8 +53,8 @@ class Structure:
             generators.update((f"{dot}{key}", v) for key, v in module.__dict__.items() if type(v) in _GENERATORS)
             buffers.update((f"{dot}{key}", value) for key, value in module._buffers.items() if value is not None)
         whole = [id(parameter) for parameter in parameters.values() if not parameter.is_floating_point()]
-        for each in whole:  # whole numbers have no gradient: what is done with them is arithmetic of the model
-            del names[each]
+        for identity in whole:  # whole numbers have no gradient: what is done with them is arithmetic of the model
+            del names[identity]
         return Structure(model, modules, parameters, buffers, own, names, generators)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
@@ -65,13 +65,13 @@ class Structure:
         """
         with torch.no_grad():
             for name, tensor in (*self.parameters.items(), *self.buffers.items()):
-                given = weights.get(name)
-                if given is None and name not in self.parameters:
+                stored = weights.get(name)
+                if stored is None and name not in self.parameters:
                     continue  # buffers that a model does not save, such as position numbers
-                if given is None or given.shape != tensor.shape:
-                    found = "missing" if given is None else f"of shape {tuple(given.shape)}"
-                    raise RunError(f"{name} is {found} in the weights, {tuple(tensor.shape)} in the model")
-                tensor.copy_(given)
+                if stored is None or stored.shape != tensor.shape:
+                    problem = "missing" if stored is None else f"of shape {tuple(stored.shape)}"
+                    raise RunError(f"{name} is {problem} in the weights, {tuple(tensor.shape)} in the model")
+                tensor.copy_(stored)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

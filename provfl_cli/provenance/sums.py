@@ -14,7 +14,7 @@ from .structure import Structure
 
 
 @dataclass(frozen=True)
-class Pass:
+class Setup:
     """What all batches of a trace share.
 
     `betas` by module name, `chosen` the modules that are contracted, `with_mass` also sums absolute values (only needed

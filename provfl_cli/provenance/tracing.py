@@ -26,11 +26,11 @@ from .deterministic import check_weights_kept
 from .probe import MIXED, adapted, probed, probed_again
 from .settings import Provenance
 from .stack import Source
-from .sums import Pass, Sums, Target
+from .sums import Setup, Sums, Target
 from .torch_modes import apart_from_caller
 from .traceable import eager_model
 from .workers.batches import batches
-from .workers.work import Work, open_pass
+from .workers.work import Work, open_setup
 
 Inputs = Tensor | Mapping[str, Tensor]
 """A tensor `[inputs, …]`, or tensors by argument name."""
@@ -131,54 +131,54 @@ def _traced_targets(
     named, layer_sample = checked_inputs(inputs), checked_sample(layer_sample)
     model = eager_model(model)
     check_source(model, source)
-    given = open_pass(model, source, settings)
-    count, device = len(next(iter(named.values()))), given.stack.device
+    setup = open_setup(model, source, settings)
+    count, device = len(next(iter(named.values()))), setup.stack.device
     wanted: list[Target] = [(kind, checked_classes(classes, count, device)) for kind, classes in targets]
     results = []
-    with given.structure.frozen():
-        given, found, notes = _traced(given, named, wanted, layer_sample)
-        for target, parts in zip(wanted, zip(*found, strict=True), strict=True):
+    with setup.structure.frozen():
+        setup, sums_by_target, notes = _traced(setup, named, wanted, layer_sample)
+        for target, parts in zip(wanted, zip(*sums_by_target, strict=True), strict=True):
             try:
-                results.append(_checked(given, parts, target, named, notes))
+                results.append(_checked(setup, parts, target, named, notes))
             except RunError:
-                if given.settings.batch_size == 1 or len(parts[0].rows) == 1:
+                if setup.settings.batch_size == 1 or len(parts[0].rows) == 1:
                     raise
                 # Where the inputs of a batch were mistaken for something else: each alone shows whether that is all.
-                single = replace(given, settings=replace(given.settings, batch_size=1))
+                single = replace(setup, settings=replace(setup.settings, batch_size=1))
                 again = [sums for (sums,) in batches(Work(single, named, [target], layer_sample))]
                 results.append(_checked(single, again, target, named, (*notes, MIXED)))
     return results
 
 
 def _traced(
-    given: Pass, inputs: Mapping[str, Tensor], targets: list[Target], layer_sample: int
-) -> tuple[Pass, list[list[Sums]], tuple[str, ...]]:
+    setup: Setup, inputs: Mapping[str, Tensor], targets: list[Target], layer_sample: int
+) -> tuple[Setup, list[list[Sums]], tuple[str, ...]]:
     """Sums of each batch for each target, how they had to be traced, and what is to be said of it."""
-    verdict = probed(given, inputs)
+    verdict = probed(setup, inputs)
     while True:
-        fitting, notes = adapted(given, verdict)
-        found = _sums(Work(fitting, inputs, targets, layer_sample))
-        wider = probed_again(given, inputs, verdict, [sums[-1] for sums in found])
+        fitting, notes = adapted(setup, verdict)
+        sums_by_target = _sums(Work(fitting, inputs, targets, layer_sample))
+        wider = probed_again(setup, inputs, verdict, [sums[-1] for sums in sums_by_target])
         if wider.asks_for(verdict):
-            return fitting, found, notes
+            return fitting, sums_by_target, notes
         verdict = wider
 
 
 def _checked(
-    given: Pass, parts: Sequence[Sums], target: Target, inputs: Mapping[str, Tensor], notes: tuple[str, ...]
+    setup: Setup, parts: Sequence[Sums], target: Target, inputs: Mapping[str, Tensor], notes: tuple[str, ...]
 ) -> Contributions:
     """The result for one target; RunError where conservation fails."""
-    stack = given.stack
+    stack = setup.stack
     residual, difference = residuals(_joined(parts, "rows"), _joined(parts, "right"), stack)
     if suspicious(residual, stack.dtype):
-        again = batches(Work(replace(given, with_mass=True), inputs, [target], 0))
+        again = batches(Work(replace(setup, with_mass=True), inputs, [target], 0))
         mass = _joined([sums for (sums,) in again], "mass")
         try:
             check(residual, difference, mass, stack.dtype, stored_rounding(stack))
         except RunError:
-            check_weights_kept(given.structure, stack.source.weights(), inputs)
+            check_weights_kept(setup.structure, stack.source.weights(), inputs)
             raise
-    return _collect(given, parts, residual, notes)
+    return _collect(setup, parts, residual, notes)
 
 
 def _sums(work: Work) -> list[list[Sums]]:
@@ -188,7 +188,7 @@ def _sums(work: Work) -> list[list[Sums]]:
     except (InputError, RunError):
         raise
     except Exception as error:
-        explain_failure(work.given.structure.model, work.inputs, error)
+        explain_failure(work.setup.structure.model, work.inputs, error)
         raise
 
 
@@ -196,9 +196,9 @@ def _joined(parts: Sequence[Sums], name: str) -> Tensor:
     return torch.cat([getattr(sums, name) for sums in parts])
 
 
-def _collect(given: Pass, parts: Sequence[Sums], residual: Tensor, notes: tuple[str, ...]) -> Contributions:
-    stack, settings, first = given.stack, given.settings, parts[0]
-    parameters = given.structure.parameters
+def _collect(setup: Setup, parts: Sequence[Sums], residual: Tensor, notes: tuple[str, ...]) -> Contributions:
+    stack, settings, first = setup.stack, setup.settings, parts[0]
+    parameters = setup.structure.parameters
     rows = _joined(parts, "rows").cpu().double()
     shares = stack.source.decomposition.example_weights
     weighting = shares if settings.client_weighting == "fusion" else torch.ones_like(shares)
@@ -223,7 +223,7 @@ def _collect(given: Pass, parts: Sequence[Sums], residual: Tensor, notes: tuple[
         covered=1.0 - sum(parameters[n].numel() for n in uncovered) / total,
         uncovered=uncovered,
         unchecked=tuple(first.unchecked),
-        buffers=tuple(given.structure.buffers),
+        buffers=tuple(setup.structure.buffers),
         names=tuple(getattr(stack.source, "names", ())),
         notes=notes,
     )

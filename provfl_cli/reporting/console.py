@@ -129,17 +129,17 @@ def _cell(count: int, most: int, colour: bool) -> Text:
 def localization(shown: Sequence[tables.Table], note: str) -> RenderableType:
     """The localization tables, what chance means in them, and where the data came from."""
     parts: list[RenderableType] = []
-    for one in map(_without_round, shown):
-        table = _table(*one.headings, padding=0)
+    for section in map(_without_round, shown):
+        table = _table(*section.headings, padding=0)
         table.columns[0].justify = "left"
-        for column, name in zip(table.columns, one.headings, strict=True):
+        for column, name in zip(table.columns, section.headings, strict=True):
             if name == "chance":
                 column.style = "dim"
             elif name in ("accuracy", "majority"):
                 column.style = "bold"
-        for row in one.rows:
+        for row in section.rows:
             table.add_row(*row)
-        parts += [Text(one.title, style="bold"), table, Text()]
+        parts += [Text(section.title, style="bold"), table, Text()]
     explained = (
         "chance: clients picked at random; best constant: one and the same client for every input; "
         "majority: the largest holder of the label; ties: inputs with several top clients"

@@ -44,28 +44,28 @@ class _Look:
 
 
 @default_style()
-def drawn(found: Reproduction) -> Figure:
+def drawn(reproduction: Reproduction) -> Figure:
     """Lines over `experiment.x`, or a dot for each setting; 95% intervals over seeds as bars.
 
     One panel for each value of `experiment.facet`, else for each of the first two metrics: a strict one beside a loose.
     """
     from matplotlib.figure import Figure
 
-    experiment = found.experiment
-    frame = found.joined.frame[found.joined.frame["mean"].notna()]
-    frame = frame.rename(columns=dict(zip(found.joined.words, plain(found.joined.words), strict=True)))
+    experiment = reproduction.experiment
+    frame = reproduction.joined.frame[reproduction.joined.frame["mean"].notna()]
+    frame = frame.rename(columns=dict(zip(reproduction.joined.words, plain(reproduction.joined.words), strict=True)))
     if experiment.x:
         frame = frame.assign(**{experiment.x: frame[experiment.x].astype(str)})  # rounds are numbers, settings text
     looks = _looks(in_order(experiment.methods, frame["method"]))
     panels = _panels(experiment, frame)
-    keys = [key for key in plain(found.joined.words) if key not in ("method", experiment.x, experiment.facet)]
+    keys = [key for key in plain(reproduction.joined.words) if key not in ("method", experiment.x, experiment.facet)]
     names = [name for name, _ in _combinations(panels[0].rows, keys)]
     tall = HEIGHT if experiment.x else 1.0 + 0.16 * max((len(panel.rows) for panel in panels), default=0)
     made = Figure(figsize=(max(WIDTH * len(panels), 5.0) + 1.6, max(tall, 2.4)), layout="constrained")
     all_axes = made.subplots(1, len(panels), squeeze=False, sharey=experiment.facet is not None or not experiment.x)[0]
     for axes, panel in zip(all_axes, panels, strict=True):
-        theirs = found.published if panel.metric == experiment.metrics[0] else ()
-        published = [one for one in theirs if fits(one, panel.setting)]
+        theirs = reproduction.published if panel.metric == experiment.metrics[0] else ()
+        published = [figure for figure in theirs if fits(figure, panel.setting)]
         axes.set_title(figure_text(panel.title), fontsize=9)
         if experiment.x:
             _lines(axes, panel.rows, experiment.x, keys, looks, published)
@@ -74,7 +74,7 @@ def drawn(found: Reproduction) -> Figure:
         _label(axes, panel.metric, experiment.x)
     handles = {text: line for axes in all_axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     made.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7.5, frameon=False)
-    made.supxlabel(figure_text(_caption(found)), fontsize=7, wrap=True)
+    made.supxlabel(figure_text(_caption(reproduction)), fontsize=7, wrap=True)
     return made
 
 
@@ -123,7 +123,7 @@ def _lines(
     for number, (other, part) in enumerate(others):
         dash = DASHES[number % len(DASHES)]
         for method, look in looks.items():
-            own = part[part["method"] == method].sort_values(x, key=lambda each: each.map(place))
+            own = part[part["method"] == method].sort_values(x, key=lambda column: column.map(place))
             if own.empty:
                 continue
             name = f"{method}, {other}" if len(others) > 1 else method
@@ -138,9 +138,11 @@ def _lines(
         if chance.notna().any():
             name = f"chance, {other}" if len(others) > 1 else "chance"
             axes.plot(chance.index, chance, color=CHANCE, linestyle=dash, linewidth=1.0, label=figure_text(name))
-    for number, name in enumerate(dict.fromkeys(one.name for one in published)):
-        theirs = [one for one in published if one.name == name and x in one.setting]
-        points = sorted((place[word], one.value) for one in theirs for word in words if same(word, one.setting[x]))
+    for number, name in enumerate(dict.fromkeys(figure.name for figure in published)):
+        theirs = [figure for figure in published if figure.name == name and x in figure.setting]
+        points = sorted(
+            (place[word], figure.value) for figure in theirs for word in words if same(word, figure.setting[x])
+        )
         if points:
             axes.plot(
                 *zip(*points, strict=True), linestyle="", marker=HOLLOW[number % len(HOLLOW)], color="black",
@@ -204,10 +206,10 @@ def _dots(
             axes.plot([chance] * 2, [row - 0.4, row + 0.4], color=CHANCE, linewidth=1.5, label="chance")
         first = part.iloc[0]
         setting = {key: str(first[key]) for key in keys}
-        for number, one in enumerate(one for one in published if fits(one, setting)):
+        for number, figure in enumerate(figure for figure in published if fits(figure, setting)):
             axes.plot(
-                one.value, row, marker=HOLLOW[number % len(HOLLOW)], color="black", markerfacecolor="none",
-                markersize=9, linestyle="", label=figure_text(f"published: {one.name}"),
+                figure.value, row, marker=HOLLOW[number % len(HOLLOW)], color="black", markerfacecolor="none",
+                markersize=9, linestyle="", label=figure_text(f"published: {figure.name}"),
             )  # fmt: skip
         if row:
             axes.axhline(row - 0.5, color="0.9", linewidth=0.6, zorder=0)
@@ -242,7 +244,7 @@ def _short(key: str) -> str:
     return key.rpartition(".")[2].replace("_", " ")
 
 
-def _caption(found: Reproduction) -> str:
-    seeds = max((seeds for _, seeds in found.joined.sizes.values()), default=1)
+def _caption(reproduction: Reproduction) -> str:
+    seeds = max((seeds for _, seeds in reproduction.joined.sizes.values()), default=1)
     bars = f" Bars: 95% t intervals over {seeds} seeds." if seeds > 1 else ""
-    return f"{found.experiment.shows}{bars}"
+    return f"{reproduction.experiment.shows}{bars}"

@@ -21,18 +21,20 @@ ROUNDS_SHOWN = 10
 BESIDE = ("inputs", "global_accuracy", "epsilon")  # columns of the first table, where they are known
 
 
-def tables(found: Reproduction) -> list[Table]:
+def tables(reproduction: Reproduction) -> list[Table]:
     """One table a metric: a row a setting, a column a method, chance and published figures behind."""
-    return [_table(found, metric, first=not number) for number, metric in enumerate(found.experiment.metrics)]
+    return [
+        _table(reproduction, metric, first=not number) for number, metric in enumerate(reproduction.experiment.metrics)
+    ]
 
 
-def _table(found: Reproduction, metric: str, first: bool) -> Table:
-    joined, experiment = found.joined, found.experiment
+def _table(reproduction: Reproduction, metric: str, first: bool) -> Table:
+    joined, experiment = reproduction.joined, reproduction.experiment
     own = joined.frame[joined.frame["metric"] == metric]
     methods = in_order(experiment.methods, own["method"])
     beside = [name for name in BESIDE if first and name in set(joined.frame["metric"])]
     scored = own["chance"].notna().any()
-    names = list(dict.fromkeys(one.name for one in found.published)) if first else []
+    names = list(dict.fromkeys(figure.name for figure in reproduction.published)) if first else []
     keys = [word for word in joined.words if word != "method"]
     settings = plain(keys)
     plain_keys = [HEADINGS.get(name, name.replace("_", " ")) for name in beside]
@@ -42,7 +44,7 @@ def _table(found: Reproduction, metric: str, first: bool) -> Table:
     for key, group in _spread(groups, keys):
         setting = dict(zip(settings, key, strict=True))
         of_metric = group[group["metric"] == metric]
-        seeds = max(joined.sizes[each][1] for each in joined.sizes if _begins(joined.words, each, keys, key))
+        seeds = max(joined.sizes[row][1] for row in joined.sizes if _begins(joined.words, row, keys, key))
         cells = [*key, str(seeds), *(_beside(group, name) for name in beside)]
         for method in methods:
             here = records(of_metric[of_metric["method"] == method])
@@ -51,13 +53,15 @@ def _table(found: Reproduction, metric: str, first: bool) -> Table:
             chance = of_metric["chance"].mean()
             cells.append(figure_of(metric, chance))
         for name in names:
-            fitting = [at for at, one in enumerate(found.published) if one.name == name and fits(one, setting)]
+            fitting = [
+                at for at, figure in enumerate(reproduction.published) if figure.name == name and fits(figure, setting)
+            ]
             matched.update(fitting)
-            cells.append(figure_of(metric, found.published[fitting[0]].value) if fitting else MISSING)
+            cells.append(figure_of(metric, reproduction.published[fitting[0]].value) if fitting else MISSING)
         rows.append(tuple(cells))
     width = len(keys) + 1 + len(beside) + len(methods) + int(scored)
     if first:
-        rows += _alone(found.published, matched, settings, names, width, metric)
+        rows += _alone(reproduction.published, matched, settings, names, width, metric)
     headings = (*heads, "seeds", *plain_keys, *methods, *(["chance"] if scored else ()))
     return Table(
         name_of(metric).capitalize(), (*headings, *(f"published: {name}" for name in names)), tuple(rows), len(keys)
@@ -74,16 +78,16 @@ def _alone(
 ) -> list[tuple[str, ...]]:
     """Rows for published settings that we have no run of."""
     settings: dict[tuple[str, ...], dict[str, float]] = {}
-    for number, one in enumerate(published):
+    for number, figure in enumerate(published):
         if number not in matched:
-            settings.setdefault(tuple(one.setting.get(key, MISSING) for key in keys), {})[one.name] = one.value
+            settings.setdefault(tuple(figure.setting.get(key, MISSING) for key in keys), {})[figure.name] = figure.value
     return [
         (
             *setting,
             *[MISSING] * (width - len(keys)),
-            *(figure_of(metric, found[name]) if name in found else MISSING for name in names),
+            *(figure_of(metric, values[name]) if name in values else MISSING for name in names),
         )
-        for setting, found in settings.items()
+        for setting, values in settings.items()
     ]
 
 
@@ -108,26 +112,31 @@ def _spread(
     rounds = sorted({int(key[place]) for key, _ in groups})
     if len(rounds) > ROUNDS_SHOWN:
         rounds = [rounds[at] for at in np.linspace(0, len(rounds) - 1, ROUNDS_SHOWN).round().astype(int)]
-    return [one for one in groups if int(one[0][place]) in rounds]
+    return [group for group in groups if int(group[0][place]) in rounds]
 
 
-def tidy(found: Reproduction) -> pd.DataFrame:
+def tidy(reproduction: Reproduction) -> pd.DataFrame:
     """One row for each setting, method and metric that was measured; published figures are methods of their own."""
-    frame = tidy_csv(found.joined)
+    frame = tidy_csv(reproduction.joined)
     frame = frame[frame["mean"].notna()]
     rows = [
-        {**one.setting, "method": f"{PUBLISHED}{one.name}", "metric": found.experiment.metrics[0], "mean": one.value}
-        for one in found.published
+        {
+            **figure.setting,
+            "method": f"{PUBLISHED}{figure.name}",
+            "metric": reproduction.experiment.metrics[0],
+            "mean": figure.value,
+        }
+        for figure in reproduction.published
     ]
     return pd.concat([frame, pd.DataFrame(rows)], ignore_index=True) if rows else frame
 
 
-def write_reproduction(folder: Path, found: Reproduction, command: str) -> list[str]:
+def write_reproduction(folder: Path, reproduction: Reproduction, command: str) -> list[str]:
     """Write NAME.csv (tidy), NAME.md, NAME.tex, NAME.png and NAME.pdf; their names.
 
     Args:
         folder: where to.
-        found: what to write.
+        reproduction: what to write.
         command: what a reader types to get the same.
 
     Raises:
@@ -136,16 +145,16 @@ def write_reproduction(folder: Path, found: Reproduction, command: str) -> list[
     from ..reporting.experiment_figure import drawn
     from ..reporting.figure_files import write_figure
 
-    name = found.experiment.name
+    name = reproduction.experiment.name
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / f"{name}.csv", tidy(found))
-    shown = tables(found)
-    notes = [line.strip() for line in _notes(found)]
+    write_csv(folder / f"{name}.csv", tidy(reproduction))
+    shown = tables(reproduction)
+    notes = [line.strip() for line in _notes(reproduction)]
     text = "\n".join(f"- {line}" for line in notes)
-    head = f"# {name}\n\n{found.experiment.shows}\n\n```bash\n{command}\n```\n\n![{name}]({name}.png)\n\n"
+    head = f"# {name}\n\n{reproduction.experiment.shows}\n\n```bash\n{command}\n```\n\n![{name}]({name}.png)\n\n"
     write_text(folder / f"{name}.md", head + to_markdown(shown, text))
     write_text(folder / f"{name}.tex", to_latex(shown, "; ".join(notes)))
-    write_figure(folder, name, drawn(found))
+    write_figure(folder, name, drawn(reproduction))
     return files_of(name)
 
 
@@ -154,10 +163,10 @@ def files_of(name: str) -> list[str]:
     return [f"{name}.{end}" for end in ("md", "tex", "csv", "png", "pdf")]
 
 
-def _notes(found: Reproduction) -> Iterator[str]:
-    shown = {"inputs", *BESIDE, *found.experiment.metrics}
-    yield from (line for line in below(found.joined) if LARGEST in shown or not line.startswith("residual:"))
-    if found.experiment.note:
-        yield found.experiment.note
-    if found.experiment.published is not None:
-        yield f"published: {found.experiment.published['source']}"
+def _notes(reproduction: Reproduction) -> Iterator[str]:
+    shown = {"inputs", *BESIDE, *reproduction.experiment.metrics}
+    yield from (line for line in below(reproduction.joined) if LARGEST in shown or not line.startswith("residual:"))
+    if reproduction.experiment.note:
+        yield reproduction.experiment.note
+    if reproduction.experiment.published is not None:
+        yield f"published: {reproduction.experiment.published['source']}"

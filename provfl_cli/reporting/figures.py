@@ -99,7 +99,7 @@ def heatmap(opened: RunContents) -> Figure:
     names = [_short(opened.label(int(labels[start])), 12) for start in starts]
     axes.set_xticks((starts + ends) / 2 - 0.5, names, rotation=0 if max(map(len, names)) < 4 else 40)
     axes.tick_params(axis="x", length=0)
-    _client_ticks(axes, [opened.client(one) for one in trace.clients.tolist()])
+    _client_ticks(axes, [opened.client(client) for client in trace.clients.tolist()])
     axes.set_xlabel("traced inputs, by true label")
     axes.set_ylabel("client")
     bar = drawn.colorbar(shown, ax=axes, pad=0.01, fraction=0.04, ticks=[-1, 0, 1])
@@ -113,7 +113,7 @@ def ranking(opened: RunContents, number: int | None = None) -> Figure:
     known = trace.inputs.tolist()
     number = known[0] if number is None else number
     if number not in known:
-        near = ", ".join(map(str, sorted(known, key=lambda one: abs(one - number))[:5]))
+        near = ", ".join(map(str, sorted(known, key=lambda other: abs(other - number))[:5]))
         raise InputError(f"--input {number}: was not traced in round {opened.last_round}, the nearest are {near}")
     at = known.index(number)
     values, rank = trace.contributions[at], trace.rank[at]
@@ -135,9 +135,11 @@ def ranking(opened: RunContents, number: int | None = None) -> Figure:
             bar.set_hatch("///")
     axes.axvline(0, color="black", linewidth=0.8)
     clients = trace.clients[best].tolist()
-    names = [f"{_short(opened.client(one), 20)}{' (faulty)' if one in opened.faulty else ''}" for one in clients]
+    names = [
+        f"{_short(opened.client(client), 20)}{' (faulty)' if client in opened.faulty else ''}" for client in clients
+    ]
     if (rank[best] == 1).sum() > 1:
-        names = [f"{name} tied" if one == 1 else name for name, one in zip(names, rank[best], strict=True)]
+        names = [f"{name} tied" if place == 1 else name for name, place in zip(names, rank[best], strict=True)]
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
     if why := _unread(opened, "clients.csv"):
@@ -167,7 +169,7 @@ def labels(opened: RunContents) -> Figure:
     names = [_short(name, 14) for name in opened.labels]
     step = -(-len(names) // MOST_TICKS)
     axes.set_xticks(range(0, len(names), step), names[::step], rotation=0 if max(map(len, names)) < 4 else 40)
-    _client_ticks(axes, [opened.client(one) for one in opened.counts])
+    _client_ticks(axes, [opened.client(client) for client in opened.counts])
     if len(table) <= NUMBERS_IN and table.shape[1] <= NUMBERS_IN:
         for row, column in zip(*np.nonzero(table), strict=True):
             bright = table[row, column] > 0.55 * table.max()

@@ -83,14 +83,14 @@ def wide_csv(joined: JoinedRuns) -> pd.DataFrame:
     for key, group in grouped(joined.frame, joined.words):
         runs, seeds = joined.sizes[key]
         row: dict[str, Any] = dict(zip(plain(joined.words), key, strict=True)) | {"seeds": seeds, joined.counted: runs}
-        for one in records(group):
-            name = one["metric"]
-            row[name] = one["mean"]
+        for record in records(group):
+            name = record["metric"]
+            row[name] = record["mean"]
             if name in bounded:
-                row |= {f"{name}_low": one["low"], f"{name}_high": one["high"]}
+                row |= {f"{name}_low": record["low"], f"{name}_high": record["high"]}
             if name in shown:
                 chance = CHANCE.get(name)
-                row[chance if isinstance(chance, str) else f"{name}_chance"] = one["chance"]
+                row[chance if isinstance(chance, str) else f"{name}_chance"] = record["chance"]
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -106,7 +106,7 @@ def below(joined: JoinedRuns) -> list[str]:
     lines = list(joined.notes)
     if joined.absent:
         lines.append(f"not in the table: {len(joined.absent)} run{'s' * (len(joined.absent) > 1)}")
-        lines += [f"  {each.name}: {each.reason}" for each in joined.absent]
+        lines += [f"  {run.name}: {run.reason}" for run in joined.absent]
     return lines
 
 

@@ -27,49 +27,49 @@ CAPTION = (
 )
 
 
-def show_fading(found: Sequence[Fading], label_names: Sequence[str]) -> RenderableType:
+def show_fading(curves: Sequence[Fading], label_names: Sequence[str]) -> RenderableType:
     """The clients that have not taken part for longest, by rounds; `*` marks the last round in which each did."""
-    if not found:
+    if not curves:
         return Text("no input was traced", style="dim")
-    shown = found[:CLIENTS_SHOWN]
-    rounds = _spread(found[0].rounds, ROUNDS_SHOWN)
+    shown = curves[:CLIENTS_SHOWN]
+    rounds = _spread(curves[0].rounds, ROUNDS_SHOWN)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False, show_edge=False)
     table.add_column("client", justify="right", no_wrap=True)
     table.add_column("label", overflow="ellipsis", no_wrap=True, max_width=16)
     table.add_column("last in", justify="right", no_wrap=True)
     for number in rounds:
         table.add_column(str(number), justify="right", no_wrap=True)
-    for one in shown:
-        by_round = dict(zip(one.rounds, one.shares, strict=True))
-        marked = max((number for number in rounds if number <= one.last), default=None)
-        cells = [_cell(by_round[number], number == marked, number > one.last) for number in rounds]
-        table.add_row(str(one.client), Text(harmless(label_names[one.label])), str(one.last), *cells)
+    for curve in shown:
+        by_round = dict(zip(curve.rounds, curve.shares, strict=True))
+        marked = max((number for number in rounds if number <= curve.last), default=None)
+        cells = [_cell(by_round[number], number == marked, number > curve.last) for number in rounds]
+        table.add_row(str(curve.client), Text(harmless(label_names[curve.label])), str(curve.last), *cells)
     notes = [
         "share of a client in all contributions to the label that it holds most of",
         "*: the last round in which it took part, or the one shown before that",
     ]
-    if len(found) > len(shown):
-        notes.append(f"{len(found) - len(shown)} more clients took part since")
+    if len(curves) > len(shown):
+        notes.append(f"{len(curves) - len(shown)} more clients took part since")
     return Group(table, Text("; ".join(notes), style="dim"))
 
 
 @default_style()
-def figure(found: Sequence[Fading], label_names: Sequence[str]) -> Figure:
+def figure(curves: Sequence[Fading], label_names: Sequence[str]) -> Figure:
     """The same as lines over the rounds, with one sentence below that says what they are."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     drawn = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = drawn.add_subplot()
-    for number, one in enumerate([one for one in found if not np.isnan(one.shares).all()][:CLIENTS_SHOWN]):
+    for number, curve in enumerate([curve for curve in curves if not np.isnan(curve.shares).all()][:CLIENTS_SHOWN]):
         colour, marker = COLOURS[number], MARKERS[number]
-        rounds, shares = np.asarray(one.rounds), np.asarray(one.shares)
-        name = f"client {one.client}, label {figure_text(label_names[one.label])}"
-        taking_part = rounds <= one.last
+        rounds, shares = np.asarray(curve.rounds), np.asarray(curve.shares)
+        name = f"client {curve.client}, label {figure_text(label_names[curve.label])}"
+        taking_part = rounds <= curve.last
         axes.plot(rounds[taking_part], shares[taking_part], color=colour, marker=marker, markersize=4, label=name)
         since = rounds >= (rounds[taking_part].max() if taking_part.any() else rounds.min())
         axes.plot(rounds[since], shares[since], color=colour, marker=marker, markersize=4, linestyle=":")
-        at = np.flatnonzero(rounds == one.last)
+        at = np.flatnonzero(rounds == curve.last)
         axes.plot(rounds[at], shares[at], marker="o", markersize=11, markerfacecolor="none", color=colour, linestyle="")
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axes.set_xlabel("round")

@@ -28,24 +28,24 @@ MARKS = {
 NOT_CHOSEN = "·"
 
 
-def table(found: pd.DataFrame, ids: Sequence[int]) -> RenderableType:
+def table(frame: pd.DataFrame, ids: Sequence[int]) -> RenderableType:
     """Rounds and clients as characters, or, of more than 40 clients, how many did what in each round.
 
     The middle of many rounds is left out.
 
     Args:
-        found: of `frame`.
+        frame: what `results.participation.frame` makes.
         ids: numbers of the clients kept.
     """
-    numbers = sorted(set(found["round"].tolist()))
+    numbers = sorted(set(frame["round"].tolist()))
     half = ROUNDS_SHOWN // 2
     shown = numbers if len(numbers) <= ROUNDS_SHOWN else [*numbers[:half], None, *numbers[-half:]]
-    statuses = [status for status in MARKS if (found["status"] == status).any()]
-    return _characters(found, ids, shown, statuses) if len(ids) <= CLIENTS_DRAWN else _counts(found, shown, statuses)
+    statuses = [status for status in MARKS if (frame["status"] == status).any()]
+    return _characters(frame, ids, shown, statuses) if len(ids) <= CLIENTS_DRAWN else _counts(frame, shown, statuses)
 
 
 def _characters(
-    found: pd.DataFrame, ids: Sequence[int], shown: Sequence[int | None], statuses: Sequence[str]
+    frame: pd.DataFrame, ids: Sequence[int], shown: Sequence[int | None], statuses: Sequence[str]
 ) -> RenderableType:
     width = max(len(str(client)) for client in ids)
     lines = [Text(f"{'client' if not digit else '':>6} ", style="dim") for digit in range(width)]
@@ -54,7 +54,7 @@ def _characters(
             line.append(digit)
     marks = {
         (number, client): MARKS[status][0]
-        for number, client, status in zip(found["round"], found["client"], found["status"], strict=True)
+        for number, client, status in zip(frame["round"], frame["client"], frame["status"], strict=True)
     }
     for number in shown:
         if number is None:
@@ -67,11 +67,11 @@ def _characters(
     return Group(*lines, Text("; ".join([*known, f"{NOT_CHOSEN} not chosen", *away]), style="dim"))
 
 
-def _counts(found: pd.DataFrame, shown: Sequence[int | None], statuses: Sequence[str]) -> RenderableType:
+def _counts(frame: pd.DataFrame, shown: Sequence[int | None], statuses: Sequence[str]) -> RenderableType:
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, show_edge=False)
     for name in ("round", *statuses):
         drawn.add_column(name.replace("_", " "), justify="right", overflow="fold")
-    counts = found.groupby(["round", "status"]).size()
+    counts = frame.groupby(["round", "status"]).size()
     for number in shown:
         if number is None:
             drawn.add_row("…")

@@ -23,57 +23,65 @@ LAYERS_SHOWN = 8
 PAIRS_SHOWN = 5
 
 
-def show(one: Prediction) -> RenderableType:
+def show(prediction: Prediction) -> RenderableType:
     """All of it, one part below the other."""
-    parts: list[RenderableType] = [Text(harmless(f"warning: {line}"), style="bold yellow") for line in one.warnings]
-    parts.append(_head(one))
-    for told in one.told:
-        parts += _told(one, told)
-    if one.what_if:
-        parts += [heading("What if"), _what_if(one)]
-    if one.effects:
-        parts += [heading("Does it hold? Each of the top clients left out"), _effects(one), *_agreements(one)]
-    parts += [Text(), *(Text(harmless(note), style="dim") for note in one.notes)] if one.notes else []
+    parts: list[RenderableType] = [
+        Text(harmless(f"warning: {line}"), style="bold yellow") for line in prediction.warnings
+    ]
+    parts.append(_head(prediction))
+    for told in prediction.told:
+        parts += _told(prediction, told)
+    if prediction.what_if:
+        parts += [heading("What if"), _what_if(prediction)]
+    if prediction.effects:
+        parts += [
+            heading("Does it hold? Each of the top clients left out"),
+            _effects(prediction),
+            *_agreements(prediction),
+        ]
+    parts += [Text(), *(Text(harmless(note), style="dim") for note in prediction.notes)] if prediction.notes else []
     return Group(*parts)
 
 
-def _head(one: Prediction) -> RenderableType:
+def _head(prediction: Prediction) -> RenderableType:
     """The input, beside it (a text: above) what it is and what the model makes of it."""
-    names = [harmless(name) for name in one.label_names]
-    predicted = one.predicted
+    names = [harmless(name) for name in prediction.label_names]
+    predicted = prediction.predicted
     lines = [
-        Text.assemble((one.title, "bold"), (f"  {one.where}, round {one.round}", "dim")),
-        Text.assemble("predicted ", (names[predicted], "bold"), f"  {_percent(one.probabilities[predicted])}"),
+        Text.assemble((prediction.title, "bold"), (f"  {prediction.where}, round {prediction.round}", "dim")),
+        Text.assemble("predicted ", (names[predicted], "bold"), f"  {_percent(prediction.probabilities[predicted])}"),
     ]
-    if one.label is None:
+    if prediction.label is None:
         lines.append(Text("true label not known", style="dim"))
-    elif one.label == predicted:
+    elif prediction.label == predicted:
         lines.append(Text("which is right", style="green"))
     else:
-        share = _percent(one.probabilities[one.label])
-        lines.append(Text.assemble("labelled  ", (names[one.label], "red"), f"  {share}: the prediction is wrong"))
-    if one.explained != predicted:
-        share = _percent(one.probabilities[one.explained])
-        lines.append(Text(f"explained {names[one.explained]}  {share}, as asked by --target", style="yellow"))
-    mentioned = {predicted, one.label, one.explained}
-    order = [label for label in np.argsort(-one.probabilities).tolist() if label not in mentioned]
-    others = ", ".join(f"{names[label]} {_percent(one.probabilities[label])}" for label in order[:LABELS_SHOWN])
+        share = _percent(prediction.probabilities[prediction.label])
+        lines.append(
+            Text.assemble("labelled  ", (names[prediction.label], "red"), f"  {share}: the prediction is wrong")
+        )
+    if prediction.explained != predicted:
+        share = _percent(prediction.probabilities[prediction.explained])
+        lines.append(Text(f"explained {names[prediction.explained]}  {share}, as asked by --target", style="yellow"))
+    mentioned = {predicted, prediction.label, prediction.explained}
+    order = [label for label in np.argsort(-prediction.probabilities).tolist() if label not in mentioned]
+    others = ", ".join(f"{names[label]} {_percent(prediction.probabilities[label])}" for label in order[:LABELS_SHOWN])
     if others:
         lines.append(Text(f"next: {others}", style="dim"))
-    if isinstance(one.shown, np.ndarray):
+    if isinstance(prediction.shown, np.ndarray):
         beside = Table.grid(padding=(0, 2))
-        beside.add_row(Picture(one.shown, columns=20), Group(*lines))
+        beside.add_row(Picture(prediction.shown, columns=20), Group(*lines))
         return beside
-    return Group(*lines) if one.shown is None else Group(Excerpt(one.shown, lines=4), *lines)
+    return Group(*lines) if prediction.shown is None else Group(Excerpt(prediction.shown, lines=4), *lines)
 
 
-def _told(one: Prediction, told: MethodAnswer) -> list[RenderableType]:
+def _told(prediction: Prediction, told: MethodAnswer) -> list[RenderableType]:
     """One method's ranking, what is beside it, and the layers."""
     whom = "over all rounds" if told.scope == "lineage" else "this round"
-    name = harmless(one.label_names[one.explained])
+    name = harmless(prediction.label_names[prediction.explained])
     parts: list[RenderableType] = [
         heading(f"Who pushed it towards {name}, {whom} ({told.method})"),
-        clients_table(told.clients, (f"examples of {name}", f"of {_true(one)}")),
+        clients_table(told.clients, (f"examples of {name}", f"of {_true(prediction)}")),
     ]
     lines = [f"top {len(told.clients)} of {told.candidates} clients"] if len(told.clients) < told.candidates else []
     if told.unused:
@@ -129,23 +137,27 @@ def _common(names: Sequence[str]) -> int:
     return sum(len(same[0]) + 1 for same in takewhile(lambda parts: len(set(parts)) == 1, modules))
 
 
-def _what_if(one: Prediction) -> RenderableType:
+def _what_if(prediction: Prediction) -> RenderableType:
     """Predictions before and after, one row each."""
-    names = [harmless(name) for name in one.label_names]
-    explained = one.explained
+    names = [harmless(name) for name in prediction.label_names]
+    explained = prediction.explained
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for name in ("", "prediction", f"probability of {names[explained]}", ""):
         table.add_column(name, overflow="fold")
-    before = one.probabilities
-    table.add_row("as it was", f"{names[one.predicted]}  {_percent(before.max())}", _percent(before[explained]), "")
-    for what in one.what_if:
+    before = prediction.probabilities
+    table.add_row(
+        "as it was", f"{names[prediction.predicted]}  {_percent(before.max())}", _percent(before[explained]), ""
+    )
+    for what in prediction.what_if:
         who = ", ".join(map(harmless, what.clients))
         about = f"without {who}" if what.kind == "refuse" else f"with {who} withheld"
         if what.probabilities is None:
             table.add_row(about, "–", "–", what.reason)
             continue
         now = int(what.probabilities.argmax())
-        changed = Text("another prediction", style="yellow") if now != one.predicted else Text("the same", style="dim")
+        changed = (
+            Text("another prediction", style="yellow") if now != prediction.predicted else Text("the same", style="dim")
+        )
         table.add_row(
             about,
             f"{names[now]}  {_percent(what.probabilities[now])}",
@@ -158,17 +170,17 @@ def _what_if(one: Prediction) -> RenderableType:
     )
 
 
-def _effects(one: Prediction) -> RenderableType:
+def _effects(prediction: Prediction) -> RenderableType:
     """What each client's absence costs."""
-    kinds = list(one.effects[0].losses)
+    kinds = list(prediction.effects[0].losses)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("client", justify="right", overflow="fold")
     for kind in kinds:
         table.add_column("without" if kind == "refuse" else "withheld", no_wrap=True)
         table.add_column("cost", no_wrap=True)
-    finite = [abs(loss) for effect in one.effects for loss in effect.losses.values() if np.isfinite(loss)]
+    finite = [abs(loss) for effect in prediction.effects for loss in effect.losses.values() if np.isfinite(loss)]
     largest = max(finite, default=0.0)
-    for effect in one.effects:
+    for effect in prediction.effects:
         cells: list[RenderableType] = []
         for kind in kinds:
             loss = effect.losses[kind]
@@ -178,39 +190,42 @@ def _effects(one: Prediction) -> RenderableType:
             length, colour = (abs(loss) / largest if largest else 0.0), "cyan" if loss >= 0 else "red"
             cells += [_percent(effect.probabilities[kind]), Text.assemble(f"{loss:>+9.3g} ", (bar(length, 8), colour))]
         table.add_row(harmless(effect.client), *cells)
-    name, share = harmless(one.label_names[one.explained]), _percent(one.probabilities[one.explained])
+    name, share = (
+        harmless(prediction.label_names[prediction.explained]),
+        _percent(prediction.probabilities[prediction.explained]),
+    )
     below = f"probability of {name}, {share} with all clients; cost: what its log-probability loses"
     return Group(table, Text(below, style="dim"))
 
 
-def _agreements(one: Prediction) -> list[RenderableType]:
+def _agreements(prediction: Prediction) -> list[RenderableType]:
     """In words, for each method and each way of leaving out."""
     lines: list[RenderableType] = [Text()]
-    for each in one.agreements:
-        method = f"{each.method} (all rounds)" if each.scope == "lineage" else each.method
-        if not np.isfinite(each.correlation):
+    for agreement in prediction.agreements:
+        method = f"{agreement.method} (all rounds)" if agreement.scope == "lineage" else agreement.method
+        if not np.isfinite(agreement.correlation):
             text = "no rank correlation: nothing to tell apart, or no model without a client"
-            lines.append(Text(f"{method}, {each.kind}: {text}", style="dim"))
+            lines.append(Text(f"{method}, {agreement.kind}: {text}", style="dim"))
             continue
-        good = not each.against
-        verdict = "agrees" if good else "agrees in part" if each.correlation > 0 else "does not agree"
+        good = not agreement.against
+        verdict = "agrees" if good else "agrees in part" if agreement.correlation > 0 else "does not agree"
         lines.append(
             Text.assemble(
-                f"{method}, {each.kind}: ",
-                (verdict, "green" if good else "yellow" if each.correlation > 0 else "red"),
-                f", rank correlation {each.correlation:.2f}",
-                f", {each.pairs - len(each.against)} of {each.pairs} pairs in the same order",
+                f"{method}, {agreement.kind}: ",
+                (verdict, "green" if good else "yellow" if agreement.correlation > 0 else "red"),
+                f", rank correlation {agreement.correlation:.2f}",
+                f", {agreement.pairs - len(agreement.against)} of {agreement.pairs} pairs in the same order",
             )
         )
-        if each.against:
-            pairs = "; ".join(f"{harmless(a)} above {harmless(b)}" for a, b in each.against[:PAIRS_SHOWN])
-            more = f" and {len(each.against) - PAIRS_SHOWN} more" if len(each.against) > PAIRS_SHOWN else ""
+        if agreement.against:
+            pairs = "; ".join(f"{harmless(a)} above {harmless(b)}" for a, b in agreement.against[:PAIRS_SHOWN])
+            more = f" and {len(agreement.against) - PAIRS_SHOWN} more" if len(agreement.against) > PAIRS_SHOWN else ""
             lines.append(Text(f"  ranked the other way around: {pairs}{more}", style="dim"))
     return lines
 
 
-def _true(one: Prediction) -> str:
-    return "" if one.label is None else harmless(one.label_names[one.label])
+def _true(prediction: Prediction) -> str:
+    return "" if prediction.label is None else harmless(prediction.label_names[prediction.label])
 
 
 def _percent(value: Any) -> str:
@@ -221,20 +236,20 @@ def _percent(value: Any) -> str:
     return f"{number:.1%}" if number < 0.9995 else f"{number:.3%}"
 
 
-def as_json(one: Prediction) -> dict[str, Any]:
+def as_json(prediction: Prediction) -> dict[str, Any]:
     """The same for scripts: plain values, of all labels and of the layers too."""
-    names = one.label_names
+    names = prediction.label_names
     return {
-        "warnings": list(one.warnings),
-        "input": one.title,
-        "run": one.where,
-        "round": one.round,
-        "label": None if one.label is None else names[one.label],
-        "prediction": names[one.predicted],
-        "explained": names[one.explained],
-        "probabilities": dict(zip(names, one.probabilities.tolist(), strict=True)),
-        "text": one.shown if isinstance(one.shown, str) else None,
-        "methods": [_told_json(one, told) for told in one.told],
+        "warnings": list(prediction.warnings),
+        "input": prediction.title,
+        "run": prediction.where,
+        "round": prediction.round,
+        "label": None if prediction.label is None else names[prediction.label],
+        "prediction": names[prediction.predicted],
+        "explained": names[prediction.explained],
+        "probabilities": dict(zip(names, prediction.probabilities.tolist(), strict=True)),
+        "text": prediction.shown if isinstance(prediction.shown, str) else None,
+        "methods": [_told_json(prediction, told) for told in prediction.told],
         "what_if": [
             {
                 "kind": what.kind,
@@ -245,28 +260,28 @@ def as_json(one: Prediction) -> dict[str, Any]:
                 else dict(zip(names, what.probabilities.tolist(), strict=True)),
                 **({"reason": what.reason} if what.reason else {}),
             }
-            for what in one.what_if
+            for what in prediction.what_if
         ],
         "verified": [
-            {"client": each.client, "cost": dict(each.losses), "probability": dict(each.probabilities)}
-            for each in one.effects
+            {"client": effect.client, "cost": dict(effect.losses), "probability": dict(effect.probabilities)}
+            for effect in prediction.effects
         ],
         "agreement": [
             {
-                "method": each.method,
-                "scope": each.scope,
-                "kind": each.kind,
-                "rank_correlation": each.correlation,
-                "pairs": each.pairs,
-                "other_way_around": [list(pair) for pair in each.against],
+                "method": agreement.method,
+                "scope": agreement.scope,
+                "kind": agreement.kind,
+                "rank_correlation": agreement.correlation,
+                "pairs": agreement.pairs,
+                "other_way_around": [list(pair) for pair in agreement.against],
             }
-            for each in one.agreements
+            for agreement in prediction.agreements
         ],
-        "notes": list(one.notes),
+        "notes": list(prediction.notes),
     }
 
 
-def _told_json(one: Prediction, told: MethodAnswer) -> dict[str, Any]:
+def _told_json(prediction: Prediction, told: MethodAnswer) -> dict[str, Any]:
     return {
         "method": told.method,
         "scope": told.scope,
@@ -275,7 +290,7 @@ def _told_json(one: Prediction, told: MethodAnswer) -> dict[str, Any]:
         "uncovered": dict(told.uncovered),
         "residual": told.residual,
         "candidates": told.candidates,
-        "clients": [_client_json(one, client) for client in told.clients],
+        "clients": [_client_json(prediction, client) for client in told.clients],
         "rest": dict(told.rest),
         "layers": [
             {
@@ -290,12 +305,12 @@ def _told_json(one: Prediction, told: MethodAnswer) -> dict[str, Any]:
     }
 
 
-def _client_json(one: Prediction, client: RankedClient) -> dict[str, Any]:
+def _client_json(prediction: Prediction, client: RankedClient) -> dict[str, Any]:
     counts: dict[str, int] = {}
     if client.examples is not None:
-        counts[one.label_names[one.explained]] = client.examples
-    if client.also is not None and one.label is not None:
-        counts[one.label_names[one.label]] = client.also
+        counts[prediction.label_names[prediction.explained]] = client.examples
+    if client.also is not None and prediction.label is not None:
+        counts[prediction.label_names[prediction.label]] = client.also
     return {
         "client": client.client,
         "name": client.name or str(client.client),

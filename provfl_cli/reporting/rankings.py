@@ -166,25 +166,25 @@ def clients_table(ranked: Sequence[RankedClient], headings: tuple[str, str] = ("
     table.add_column("client", justify="right", overflow="fold", min_width=6)
     table.add_column("contribution", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
-    counts = [[one.examples for one in ranked], [one.also for one in ranked]]
+    counts = [[client.examples for client in ranked], [client.also for client in ranked]]
     shown = [column for column, values in enumerate(counts) if any(value is not None for value in values)]
     for column in shown:
         longest = max(map(len, headings[column].split()), default=0)
         table.add_column(headings[column], justify="right", overflow="fold", min_width=longest)
     table.add_column("", no_wrap=True)
-    largest = max((abs(one.contribution) for one in ranked), default=0.0)
+    largest = max((abs(client.contribution) for client in ranked), default=0.0)
     decimals = min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest > 0 else 0
-    for rank, tied in groupby(ranked, key=lambda one: one.rank):
+    for rank, tied in groupby(ranked, key=lambda client: client.rank):
         together = list(tied)
-        one = together[0]
-        length = abs(one.contribution) / largest if largest > 0 else 0.0
-        colour = "cyan" if one.contribution >= 0 else "red"
+        first = together[0]
+        length = abs(first.contribution) / largest if largest > 0 else 0.0
+        colour = "cyan" if first.contribution >= 0 else "red"
         table.add_row(
             str(rank),
             _names(together),
-            Text.assemble(f"{one.contribution:>9,.{decimals}f} ", (bar(length, 10), colour)),
-            f"{one.share:.1%}",
-            *(_range([(each.examples, each.also)[column] for each in together]) for column in shown),
+            Text.assemble(f"{first.contribution:>9,.{decimals}f} ", (bar(length, 10), colour)),
+            f"{first.share:.1%}",
+            *(_range([(client.examples, client.also)[column] for client in together]) for column in shown),
             Text(_marks(together), style="yellow"),
         )
     return table
@@ -192,7 +192,7 @@ def clients_table(ranked: Sequence[RankedClient], headings: tuple[str, str] = ("
 
 def _names(tied: Sequence[RankedClient]) -> str:
     """Client numbers, `3 = 5` for tied ones; the end of a long list is counted."""
-    numbers = [harmless(one.name or str(one.client)) for one in tied]
+    numbers = [harmless(client.name or str(client.client)) for client in tied]
     more = len(numbers) - TIED_SHOWN
     return " = ".join(numbers) if more <= 0 else " = ".join([*numbers[:TIED_SHOWN], f"{more} more"])
 
@@ -206,7 +206,7 @@ def _range(counts: Sequence[int | None]) -> str:
 
 
 def _marks(tied: Sequence[RankedClient]) -> str:
-    faulty = [one.name or one.client for one in tied if one.faulty]
+    faulty = [client.name or client.client for client in tied if client.faulty]
     if len(tied) == 1:
         return "faulty" if faulty else ""
     return " ".join(["tied", *(["faulty:", ", ".join(map(str, faulty))] if faulty else [])])

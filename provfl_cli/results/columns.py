@@ -137,7 +137,7 @@ def _share(values: pd.Series[Any]) -> np.ndarray:
 
 
 def _of_type(kind: type) -> Callable[[pd.Series[Any]], np.ndarray]:
-    return lambda values: np.fromiter((isinstance(each, kind) for each in values), dtype=bool, count=len(values))
+    return lambda values: np.fromiter((isinstance(value, kind) for value in values), dtype=bool, count=len(values))
 
 
 def _text(values: pd.Series[Any]) -> np.ndarray:

@@ -52,8 +52,8 @@ def _list_of(check: Check, least: int = 0) -> Check:
 def _by_client(value: Any) -> bool:
     """Whether it is an object of examples by the client's number."""
     return isinstance(value, dict) and all(
-        key.isdecimal() and len(key) <= 10 and int(key) <= LARGEST and _is_whole(each, LARGEST_COUNT)
-        for key, each in value.items()
+        key.isdecimal() and len(key) <= 10 and int(key) <= LARGEST and _is_whole(count, LARGEST_COUNT)
+        for key, count in value.items()
     )
 
 

@@ -68,7 +68,9 @@ def for_people(frame: pd.DataFrame, shown: Callable[[str], str] = harmless) -> p
             # By distinct values: a table of contributions has millions of rows and few names.
             # What is no text may not be comparable.
             values = (
-                column.unique() if isinstance(kind, pd.StringDtype) else [one for one in column if type(one) is str]
+                column.unique()
+                if isinstance(kind, pd.StringDtype)
+                else [content for content in column if type(content) is str]
             )
             texts = {value: shown(value) for value in values if isinstance(value, str)}
             if any(value != text for value, text in texts.items()):

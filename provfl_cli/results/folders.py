@@ -38,7 +38,7 @@ class RunFolder:
         settings: the resolved leaves of its configuration by dotted key.
         following: keys whose value is an interpolation of others.
         chosen: the option taken in each config group.
-        given: keys that the command line (or the sweep) set.
+        overridden: keys that the command line (or the sweep) set.
         scores: the rows of `localization.csv`.
         figures: `summary.json`.
         accuracy: of the global model, by round.
@@ -48,7 +48,7 @@ class RunFolder:
     settings: Mapping[str, Any]
     following: frozenset[str]
     chosen: Mapping[str, str | None]
-    given: frozenset[str]
+    overridden: frozenset[str]
     scores: pd.DataFrame
     figures: Mapping[str, Any]
     accuracy: Mapping[int, float]
@@ -75,7 +75,7 @@ def run_folders(places: Sequence[Path]) -> list[Path]:
     Raises:
         InputError: there is no such place, or no run in any of them.
     """
-    found: dict[Path, Path] = {}
+    folders: dict[Path, Path] = {}
     for place in places:
         if not place.exists():
             beside = place.absolute().parent
@@ -83,11 +83,11 @@ def run_folders(places: Sequence[Path]) -> list[Path]:
             answer = did_you_mean(place.name, near)
             raise InputError(f"{place}: no such folder" + (f", {answer}" if answer.endswith("?") else ""))
         for folder in _below(place):
-            found.setdefault(folder.resolve(), folder)
-    if not found:
+            folders.setdefault(folder.resolve(), folder)
+    if not folders:
         where = " ".join(map(str, places))
         raise InputError(f"{where}: no run in it; give folders that provfl run made, such as outputs/DATE/TIME")
-    return list(found.values())
+    return list(folders.values())
 
 
 def _below(place: Path) -> Iterator[Path]:
@@ -120,16 +120,16 @@ def failures_below(places: Sequence[Path]) -> list[MissingRun]:
         for path in [*place.rglob(FAILURES)]
         if path.parent.is_dir()
     }
-    found = []
+    missing = []
     for path in files.values():
         try:
             rows = read_json(path)["failures"]
-            found += [
+            missing += [
                 MissingRun(row["job"], row["message"]) for row in rows if not (path.parent / row["folder"]).exists()
             ]
         except (OSError, ValueError, KeyError, TypeError):
-            found.append(MissingRun(os.path.relpath(path), "cannot be read"))
-    return found
+            missing.append(MissingRun(os.path.relpath(path), "cannot be read"))
+    return missing
 
 
 def read_run(folder: Path, whole: bool = False) -> RunFolder | MissingRun:
@@ -155,7 +155,7 @@ def read_run(folder: Path, whole: bool = False) -> RunFolder | MissingRun:
             config.settings,
             config.following,
             config.chosen,
-            config.given,
+            config.overridden,
             _scores(folder / "localization.csv"),
             _figures(folder / "summary.json"),
             _accuracy(folder / "metrics.jsonl"),

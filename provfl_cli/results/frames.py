@@ -14,7 +14,7 @@ LAYER_COLUMNS = ("round", "input", "layer", "client", "contribution", "active_ne
 
 
 def input_frame(
-    number: int, chosen: np.ndarray, predictions: np.ndarray, found: Contributions | None, data: FederatedData
+    number: int, chosen: np.ndarray, predictions: np.ndarray, contributions: Contributions | None, data: FederatedData
 ) -> pd.DataFrame:
     """One row a traced input: where it is, what the model made of it, the conservation residual, and what it is.
 
@@ -32,8 +32,8 @@ def input_frame(
             "split": test.split,
             "label": test.labels.numpy()[chosen].astype(np.int32),
             "prediction": predictions.astype(np.int32),
-            "probabilities": [] if found is None else list(found.probabilities),
-            "residual": np.empty(0) if found is None else found.residuals,
+            "probabilities": [] if contributions is None else list(contributions.probabilities),
+            "residual": np.empty(0) if contributions is None else contributions.residuals,
             name: column,
         }
     )
@@ -48,16 +48,16 @@ def png(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def layer_frame(number: int, inputs: np.ndarray, found: Contributions | None) -> pd.DataFrame:
+def layer_frame(number: int, inputs: np.ndarray, contributions: Contributions | None) -> pd.DataFrame:
     """One row for each sampled input, layer and client: its part of the contribution, and the neurons that took part.
 
     `inputs` are the numbers of all traced inputs; the sample is the first of them.
     """
-    if found is None:
+    if contributions is None:
         return pd.DataFrame(columns=list(LAYER_COLUMNS))
-    clients = np.asarray(found.clients, dtype=np.int32)
+    clients = np.asarray(contributions.clients, dtype=np.int32)
     frames = []
-    for layer in found.layers:
+    for layer in contributions.layers:
         sample, count = layer.contributions.shape
         frames.append(
             pd.DataFrame(

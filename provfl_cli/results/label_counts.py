@@ -49,7 +49,7 @@ def read(path: Path, classes: int) -> dict[int, np.ndarray]:
         raise WrongContent(f"has labels beyond the {classes} that there are")
     if rows["client"].nunique() * classes > MOST_COUNTS:
         raise Oversized(f"more than the {MOST_COUNTS:,} numbers of clients x labels that are read")
-    found: dict[int, np.ndarray] = {}
+    counts: dict[int, np.ndarray] = {}
     for client, label, examples in rows[list(COLUMNS)].itertuples(index=False):
-        found.setdefault(int(client), np.zeros(classes, dtype=np.int64))[label] = examples
-    return found
+        counts.setdefault(int(client), np.zeros(classes, dtype=np.int64))[label] = examples
+    return counts

@@ -103,9 +103,9 @@ def load_run(path: str | Path) -> RunResults:
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give one that provfl run made, such as outputs/DATE/TIME")
-    found = read_run(folder, whole=True)
-    if isinstance(found, MissingRun):
-        raise InputError(f"{found.name}: {found.reason}")
+    run = read_run(folder, whole=True)
+    if isinstance(run, MissingRun):
+        raise InputError(f"{run.name}: {run.reason}")
     try:
         manifest = read_manifest(folder)
         return RunResults(
@@ -113,11 +113,11 @@ def load_run(path: str | Path) -> RunResults:
             contributions=_table(folder / "contributions.parquet"),
             inputs=_table(folder / "inputs.parquet"),
             layers=_table(folder / "layers.parquet"),
-            localization=found.scores,
+            localization=run.scores,
             participation=_table(folder / "participation.csv"),
             metrics=pd.read_json(io.StringIO(read_text(folder / "metrics.jsonl", LINES_BYTES)), lines=True),
-            summary=found.figures,
-            settings=found.settings,
+            summary=run.figures,
+            settings=run.settings,
             labels=tuple(map(str, manifest["dataset"]["labels"])),
             warnings=(warning,) if (warning := recorded_warning(manifest.get("trace"))) else (),
         )

@@ -30,13 +30,13 @@ def participation_frame(rosters: Sequence[Roster], ids: Sequence[int], federatio
     rows: list[tuple[int, int, str, int | None, int | None]] = []
     for roster in rosters:
         number = roster.number
-        for one in roster.trained:
-            status = "late" if one.delay else "partial" if one.epochs < federation.local_epochs else "trained"
-            rows.append((number, ids[one.position], status, one.epochs, number))
+        for work in roster.trained:
+            status = "late" if work.delay else "partial" if work.epochs < federation.local_epochs else "trained"
+            rows.append((number, ids[work.position], status, work.epochs, number))
         rows += [(number, ids[work.position], "arrived", None, work.from_round) for work in roster.arriving]
         rows += [(number, ids[position], "dropped", None, None) for position in roster.dropped]
         rows += [(number, client, "not_joined", None, None) for client in ids if number < joins.get(client, number)]
         rows += [(number, client, "left", None, None) for client in ids if number > leaves.get(client, number)]
     rows.sort(key=lambda row: (row[0], row[1]))
-    found = pd.DataFrame(rows, columns=["round", "client", "status", "epochs", "from_round"])
-    return found.astype({"round": "int64", "client": "int64", "epochs": "Int64", "from_round": "Int64"})
+    frame = pd.DataFrame(rows, columns=["round", "client", "status", "epochs", "from_round"])
+    return frame.astype({"round": "int64", "client": "int64", "epochs": "Int64", "from_round": "Int64"})

@@ -101,17 +101,17 @@ def read_contents(run: RunFolder) -> RunContents:
 
     manifest = _json(run.folder / "manifest.json", notes)
     contributions = table("contributions.parquet")
-    found: list[tuple[Key, Trace]] = []
+    traced: list[tuple[Key, Trace]] = []
     if contributions is not None:
         try:
-            found = read_traces(contributions, str(run.figures.get("method")))
+            traced = read_traces(contributions, str(run.figures.get("method")))
         except ValueError as error:
             notes.append(f"contributions.parquet: {error}")
             contributions = None
-    labels = _labels(manifest, found)
-    if beyond := _beyond(found, len(labels)):
+    labels = _labels(manifest, traced)
+    if beyond := _beyond(traced, len(labels)):
         notes.append(f"contributions.parquet: {beyond}")
-        contributions, found = None, []
+        contributions, traced = None, []
     kept = manifest.get("clients", {}).get("kept", {})
     counts = None
     if (run.folder / label_counts.FILE).is_file():
@@ -125,7 +125,7 @@ def read_contents(run: RunFolder) -> RunContents:
             f"{run.folder} is not opened: {len(clients):,} clients x {len(labels):,} labels, at most "
             f"{label_counts.MOST_COUNTS:,} of both together are read"
         )
-    for client in sorted({int(one) for _, trace in found for one in trace.clients} - set(clients)):
+    for client in sorted({int(number) for _, trace in traced for number in trace.clients} - set(clients)):
         clients[client] = 0  # the manifest does not know it
     if counts is not None:
         counts = {client: counts.get(client, np.zeros(len(labels), dtype=np.int64)) for client in clients}
@@ -141,7 +141,7 @@ def read_contents(run: RunFolder) -> RunContents:
         inputs=table("inputs.parquet"),
         layers=table("layers.parquet"),
         participation=table("participation.csv"),
-        traces=found,
+        traces=traced,
         notes=(*_of_pictures(manifest), *notes),
         warnings=(warning,) if (warning := recorded_warning(manifest.get("trace"))) else (),
     )
@@ -153,16 +153,16 @@ def read_traces(contributions: pd.DataFrame, own: str) -> list[tuple[Key, Trace]
     Raises:
         ValueError: the frame is not what `tidy` makes.
     """
-    found = sorted(traces(contributions), key=lambda each: (-each[0][3], each[0][0] != own, each[0][1] != "round"))
-    for key, trace in found:
+    ordered = sorted(traces(contributions), key=lambda pair: (-pair[0][3], pair[0][0] != own, pair[0][1] != "round"))
+    for key, trace in ordered:
         if not np.isfinite(trace.contributions).all():
             raise ValueError(f"{key}: the contribution of a client that is ranked is missing")
-    return found
+    return ordered
 
 
-def _beyond(found: Sequence[tuple[Key, Trace]], labels: int) -> str:
+def _beyond(traced: Sequence[tuple[Key, Trace]], labels: int) -> str:
     """What is wrong with labels that are not among the run's; empty where all are."""
-    largest = _largest_label(found)
+    largest = _largest_label(traced)
     return f"label {largest:,} is not among the {labels:,} of the run" if largest >= labels else ""
 
 
@@ -184,16 +184,16 @@ def last_part(opened: RunContents) -> dict[int, int]:
     return dict(zip(map(int, last.index.tolist()), map(int, last.tolist()), strict=True))
 
 
-def _largest_label(found: Sequence[tuple[Key, Trace]]) -> int:
-    seen = [int(np.r_[trace.labels, trace.predictions].max()) for _, trace in found if len(trace.labels)]
+def _largest_label(traced: Sequence[tuple[Key, Trace]]) -> int:
+    seen = [int(np.r_[trace.labels, trace.predictions].max()) for _, trace in traced if len(trace.labels)]
     return max(seen, default=-1)
 
 
-def _labels(manifest: Mapping[str, Any], found: Sequence[tuple[Key, Trace]]) -> tuple[str, ...]:
+def _labels(manifest: Mapping[str, Any], traced: Sequence[tuple[Key, Trace]]) -> tuple[str, ...]:
     named = manifest.get("dataset", {}).get("labels")
     if named:
         return tuple(map(str, named))
-    largest = _largest_label(found)
+    largest = _largest_label(traced)
     return tuple(map(str, range(largest + 1))) if largest < label_counts.MOST_COUNTS else ()
 
 

@@ -179,9 +179,9 @@ def _numbers(clients: Sequence[Client], recorded: RecordedFederation | None) -> 
 
 def _counts(clients: Sequence[Client]) -> list[int]:
     """Examples of each; 1 where nobody gave any."""
-    given = [client for client in clients if client.examples is not None]
+    counted = [client for client in clients if client.examples is not None]
     missing = [client.name for client in clients if client.examples is None]
-    if given and missing:
+    if counted and missing:
         raise InputError(
             f"--client {missing[0]}: without examples, others have some: --client {missing[0]}=FILE:EXAMPLES for all"
         )

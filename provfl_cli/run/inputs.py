@@ -152,16 +152,16 @@ class RunInputs:
                 f"--input {index}: the run has not traced it, and the dataset is not what it was then "
                 f"({source.location}): give one that it traced (inputs.parquet), or --data DIR, where the data are now"
             )
-        found = np.flatnonzero(test.indices == index).tolist()
-        if not found:
+        positions = np.flatnonzero(test.indices == index).tolist()
+        if not positions:
             lowest, highest = int(test.indices.min()), int(test.indices.max())
             raise InputError(
                 f"--input {index}: not in the run's test set of {len(test.indices):,}, "
                 f"whose numbers lie between {lowest} and {highest}"
             )
-        shown = tuple(test.shown[found])
+        shown = tuple(test.shown[positions])
         return TracedInputs(
-            test.inputs[found], np.array([index]), test.labels.numpy()[found], shown, (f"input {index}",)
+            test.inputs[positions], np.array([index]), test.labels.numpy()[positions], shown, (f"input {index}",)
         )
 
     def picture(self, file: Path) -> TracedInputs:
@@ -335,7 +335,7 @@ class TensorInputs:
             inputs,
             numbers,
             self.labels[where],
-            tuple(_drawn(one) for one in inputs),
+            tuple(_drawn(tensor) for tensor in inputs),
             tuple(f"input {number}" for number in numbers),
             chosen,
         )
@@ -347,12 +347,12 @@ _NOT_KNOWN = (
 )
 
 
-def _drawn(one: Tensor) -> np.ndarray | None:
+def _drawn(tensor: Tensor) -> np.ndarray | None:
     """A picture of what may be one, its values stretched to 0..255; None of what cannot be."""
-    if one.dim() != 3 or one.shape[0] not in (1, 3) or not one.is_floating_point():
+    if tensor.dim() != 3 or tensor.shape[0] not in (1, 3) or not tensor.is_floating_point():
         return None
-    low, high = one.min(), one.max()
-    stretched = (one - low) / (high - low).clamp_min(torch.finfo(one.dtype).tiny) * 255
+    low, high = tensor.min(), tensor.max()
+    stretched = (tensor - low) / (high - low).clamp_min(torch.finfo(tensor.dtype).tiny) * 255
     return stretched.round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
@@ -362,18 +362,18 @@ def _unlike(
     """Which pictures do not look like those that the model was trained on: a sentence, of many the first as example."""
     if look is None:
         return ()
-    odd = [(name, unlike(one, shape, look)) for one, shape, name in zip(pixels, shapes, names, strict=True)]
-    found = [(name, reasons) for name, reasons in odd if reasons]
-    if not found:
+    odd = [(name, unlike(picture, shape, look)) for picture, shape, name in zip(pixels, shapes, names, strict=True)]
+    strange = [(name, reasons) for name, reasons in odd if reasons]
+    if not strange:
         return ()
-    name, reasons = found[0]
+    name, reasons = strange[0]
     why = "; ".join(reasons)
     if len(pixels) == 1:
         return (f"{name} is unlike the training data: {why}",)
-    return (f"{len(found):,} of {len(pixels):,} pictures are unlike the training data, such as {name}: {why}",)
+    return (f"{len(strange):,} of {len(pixels):,} pictures are unlike the training data, such as {name}: {why}",)
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
     from PIL import Image
 
-    return np.stack([np.asarray(Image.fromarray(one).convert("L"))[..., np.newaxis] for one in pixels])
+    return np.stack([np.asarray(Image.fromarray(picture).convert("L"))[..., np.newaxis] for picture in pixels])

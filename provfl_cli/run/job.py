@@ -164,9 +164,9 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
     tracking.rounds(history)
 
     positions = {client.id: position for position, client in enumerate(data.clients)}
-    roster = without(roster, {one.round: [positions[client] for client in one.failed] for one in history})
+    roster = without(roster, {metrics.round: [positions[client] for client in metrics.failed] for metrics in history})
     who = participation_frame(roster, list(counts), config.federation)
-    contributions = pd.concat([each.contributions for each in traced], ignore_index=True)
+    contributions = pd.concat([traced_round.contributions for traced_round in traced], ignore_index=True)
     scores = _scores(contributions, traced, counts, config, data, _newcomers(roster, list(counts)))
     accuracy = history[-1].accuracy
     spent = _spent(config, data, roster)
@@ -179,7 +179,7 @@ def _run(config: Config, folder: Path, console: Console, tracking: Tracking) -> 
     seconds = {
         "load": loaded - began,
         "train": watch.ended.seconds,
-        "trace": sum(each.seconds for each in traced),
+        "trace": sum(traced_round.seconds for traced_round in traced),
         "total": time.perf_counter() - began,
     }
     _write(folder, traced, contributions, scores, data, note)
@@ -216,17 +216,17 @@ def _examples(data: FederatedData) -> list[int]:
 
 def _spent(config: Config, data: FederatedData, roster: Sequence[Roster]) -> PrivacySpent | None:
     """What the federation gave away about any one client; None where nothing was to be kept private."""
-    fused = [[work.position for work in each.fused] for each in roster]
+    fused = [[work.position for work in round_roster.fused] for round_roster in roster]
     return config.privacy.spent(ledger_of(config.federation, config.fusion, len(data.clients), fused))
 
 
 def _newcomers(roster: Sequence[Roster], ids: Sequence[int]) -> dict[int, set[int]]:
     """By round, the clients whose work is fused there for the first time; `ids` are the numbers of those kept."""
-    known, found = set[int](), dict[int, set[int]]()
-    for each in roster:
-        found[each.number] = {ids[work.position] for work in each.fused} - known
-        known |= found[each.number]
-    return found
+    known, newcomers = set[int](), dict[int, set[int]]()
+    for round_roster in roster:
+        newcomers[round_roster.number] = {ids[work.position] for work in round_roster.fused} - known
+        known |= newcomers[round_roster.number]
+    return newcomers
 
 
 def _methods(config: Config) -> list[Provenance]:
@@ -255,7 +255,7 @@ def _scores(
 ) -> pd.DataFrame:
     """The metrics; predictions whose label nobody holds were passed over before the trace, and are counted here."""
     scores = localization(contributions, counts, config.evaluation.min_examples, data.faults, newcomers)
-    passed_over = {each.number: each.selection.no_holder for each in traced}
+    passed_over = {traced_round.number: traced_round.selection.no_holder for traced_round in traced}
     scores["no_holder"] += scores["round"].map(passed_over).astype(scores["no_holder"].dtype)
     return scores
 
@@ -269,8 +269,10 @@ def _write(
     note: str,
 ) -> None:
     write_parquet(folder / "contributions.parquet", contributions)
-    write_parquet(folder / "inputs.parquet", pd.concat([each.inputs for each in traced], ignore_index=True))
-    write_parquet(folder / "layers.parquet", pd.concat([each.layers for each in traced], ignore_index=True))
+    inputs = pd.concat([traced_round.inputs for traced_round in traced], ignore_index=True)
+    write_parquet(folder / "inputs.parquet", inputs)
+    layers = pd.concat([traced_round.layers for traced_round in traced], ignore_index=True)
+    write_parquet(folder / "layers.parquet", layers)
     write_csv(folder / "localization.csv", scores)
     tables = localization_tables(scores)
     write_text(folder / "table.md", to_markdown(tables, note))

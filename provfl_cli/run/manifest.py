@@ -35,7 +35,7 @@ def manifest(
     model: nn.Module,
     device: torch.device,
     seconds: Mapping[str, float],
-    found: Contributions | None,
+    trace: Contributions | None,
 ) -> dict[str, Any]:
     """Versions, seed, data, model, clients, host, seconds per phase, peak memory, and what the trace covers."""
     return {
@@ -58,7 +58,7 @@ def manifest(
         },
         "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
         "peak_memory_mb": peak_memory_mb(),
-        "trace": None if found is None else _covered(found),
+        "trace": None if trace is None else _covered(trace),
     }
 
 
@@ -87,14 +87,14 @@ def _weights(config: Config, data: FederatedData) -> str:
     return PUBLISHED if config.model.pretrained else "drawn from the seed"
 
 
-def _covered(found: Contributions) -> dict[str, Any]:
+def _covered(trace: Contributions) -> dict[str, Any]:
     return {
-        "warnings": list(found.warnings),
-        "covered": found.covered,
-        "uncovered": found.uncovered,
-        "unchecked_layers": list(found.unchecked),
-        "masked_layers": list(found.masked_layers),
-        "not_attributed_buffers": list(found.buffers),
+        "warnings": list(trace.warnings),
+        "covered": trace.covered,
+        "uncovered": trace.uncovered,
+        "unchecked_layers": list(trace.unchecked),
+        "masked_layers": list(trace.masked_layers),
+        "not_attributed_buffers": list(trace.buffers),
     }
 
 

@@ -122,19 +122,19 @@ def _data(spec: str) -> tuple[Tensor, np.ndarray]:
             raise InputError(f"--data {spec}: no such file")
         try:
             check_safetensors(path)
-            found: Any = load_file(path)
+            loaded: Any = load_file(path)
         except Exception as error:  # of the library, one of several
             raise InputError(f"--data {spec}: is no safetensors file ({error})") from error
     elif ":" in spec:
-        found = _called(spec, "--data")
+        loaded = _called(spec, "--data")
     else:
         raise InputError(f"--data {spec}: no such file; give FILE.safetensors or MODULE:FUNCTION")
-    if isinstance(found, Mapping):
-        inputs, labels = found.get("inputs"), found.get("labels")
-    elif isinstance(found, tuple | list) and len(found) == 2:
-        inputs, labels = found
+    if isinstance(loaded, Mapping):
+        inputs, labels = loaded.get("inputs"), loaded.get("labels")
+    elif isinstance(loaded, tuple | list) and len(loaded) == 2:
+        inputs, labels = loaded
     else:
-        inputs, labels = found, None
+        inputs, labels = loaded, None
     if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
         raise InputError(f"--data {spec}: holds no tensor `inputs` [n, …]")
     check_finite_inputs(inputs, f"--data {spec}: inputs")

@@ -124,7 +124,7 @@ class OpenFederation:
                 "the same provfl run trains them again"
             )
         if number is None:
-            number = max((one for one in self.rounds_traced if one in there), default=there[-1])
+            number = max((number for number in self.rounds_traced if number in there), default=there[-1])
         if number not in there:
             kept = ", ".join(map(str, there))
             hint = "" if self.config is None else " (store.keep=all keeps all of them)"
@@ -145,14 +145,14 @@ class OpenFederation:
         except InputError as error:
             raise RunError(str(error)) from error
 
-    def case(self, stored: Round, given: TracedInputs, classes: np.ndarray) -> Case:
-        """The predictions of `given` as attribution methods take them, `classes` int64 `[n]` the ones to explain."""
+    def case(self, stored: Round, inputs: TracedInputs, classes: np.ndarray) -> Case:
+        """The predictions of `inputs` as attribution methods take them, `classes` int64 `[n]` the ones to explain."""
         config = self.config
         return Case(
             model=self.model,
-            inputs=given.inputs,
-            numbers=given.numbers,
-            labels=given.labels,
+            inputs=inputs.inputs,
+            numbers=inputs.numbers,
+            labels=inputs.labels,
             classes=classes,
             stored=stored,
             form=self.form,
@@ -271,10 +271,10 @@ def open_run(
         check_named(data)
     with working_folder_searched() if trust else nullcontext():
         try:
-            found = stored_config(folder, trust)
+            stored = stored_config(folder, trust)
         except FileNotFoundError as error:
             raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
-        config = found.config
+        config = stored.config
         published = str(described.get("weights", "")).startswith(PUBLISHED)
         model = _built(config, form, len(labels), described.get("network"), published, checkpoint)
     return OpenFederation(
@@ -304,7 +304,7 @@ def open_run(
         seed=config.seed,
         device=device_like(config.device),
         config=config,
-        notes=found.notes,
+        notes=stored.notes,
         key=manifest.get("key"),
     )
 

@@ -63,7 +63,7 @@ def require_file(flag: str, path: Path, folder_too: bool = False) -> None:
     """Raise InputError unless there is such a file (or a folder, where that will do as well) that can be read."""
     if not path.exists():
         beside = path.absolute().parent
-        answer = did_you_mean(path.name, [each.name for each in beside.iterdir()] if beside.is_dir() else [])
+        answer = did_you_mean(path.name, [neighbour.name for neighbour in beside.iterdir()] if beside.is_dir() else [])
         kind = "file or folder" if folder_too else "file"
         raise InputError(f"{flag} {path}: no such {kind}" + (f", {answer}" if answer.endswith("?") else ""))
     if path.is_dir() and not folder_too:

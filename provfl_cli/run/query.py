@@ -53,44 +53,44 @@ class AttributedPredictions:
     stored: Round
     case: Case
     probabilities: np.ndarray
-    found: Attributions
+    attributions: Attributions
 
 
-def ask_one(opened: OpenFederation, number: int | None, given: TracedInputs, question: Query) -> Prediction:
+def ask_one(opened: OpenFederation, number: int | None, inputs: TracedInputs, question: Query) -> Prediction:
     """Answer about a single prediction.
 
     Args:
         opened: the federation.
         number: of the round; None: the last one traced.
-        given: one input.
+        inputs: one input.
         question: what to find out.
 
     Raises:
         InputError: a round, method, label or client that there is not.
         RunError: a stored file is damaged, or conservation fails.
     """
-    asked = ask(opened, number, given, question)
-    case, found, probabilities = asked.case, asked.found, asked.probabilities
+    asked = ask(opened, number, inputs, question)
+    case, attributions, probabilities = asked.case, asked.attributions, asked.probabilities
     label, explained = int(case.labels[0]), int(case.classes[0])
     known = None if label == UNKNOWN else label
     told = tuple(
-        _told(opened, rows, found.found.get((str(method), str(scope))), known, explained, question.top)
-        for (method, scope), rows in found.rows.groupby(["method", "scope"], sort=False)
+        _told(opened, rows, attributions.traces.get((str(method), str(scope))), known, explained, question.top)
+        for (method, scope), rows in attributions.rows.groupby(["method", "scope"], sort=False)
     )
     if not told:
-        raise RunError(f"{'; '.join(found.notes) or 'no method could rank anybody'}")
+        raise RunError(f"{'; '.join(attributions.notes) or 'no method could rank anybody'}")
     kinds = [kind for kind in KINDS[::-1] if kind == "withhold" or opened.fusion is not None]
     effects: tuple[Effect, ...] = ()
     agreements: tuple[Agreement, ...] = ()
     if question.verify:
         best = [client.client for client in told[0].clients]
         losses, effects = _effects(opened, asked, kinds[:1], best)
-        agreements = tuple(_agreements(opened, found.rows, best, losses))
+        agreements = tuple(_agreements(opened, attributions.rows, best, losses))
     return Prediction(
-        title=given.names[0],
+        title=inputs.names[0],
         where=str(opened.folder),
         round=asked.stored.number,
-        shown=given.shown[0],
+        shown=inputs.shown[0],
         label_names=opened.label_names,
         label=known,
         explained=explained,
@@ -99,13 +99,13 @@ def ask_one(opened: OpenFederation, number: int | None, given: TracedInputs, que
         what_if=tuple(_what_if(opened, asked, kinds, question.without)) if question.without else (),
         effects=effects,
         agreements=agreements,
-        notes=(*_notes(opened, given, question), *found.notes),
-        doubts=_doubts(given, probabilities),
+        notes=(*_notes(opened, inputs, question), *attributions.notes),
+        doubts=_doubts(inputs, probabilities),
     )
 
 
-def ask_many(opened: OpenFederation, number: int | None, given: TracedInputs, question: Query) -> pd.DataFrame:
-    """Contributions to all predictions of `given`, in the columns of `contributions.parquet` and a few more.
+def ask_many(opened: OpenFederation, number: int | None, inputs: TracedInputs, question: Query) -> pd.DataFrame:
+    """Contributions to all predictions of `inputs`, in the columns of `contributions.parquet` and a few more.
 
     Beside those: `name` of the input, `explained` label, its `probability`, `client_name`; `covered`, the share of the
     model's parameters that the trace accounts for, and `uncovered`, some of the others by name (null for methods that
@@ -115,17 +115,17 @@ def ask_many(opened: OpenFederation, number: int | None, given: TracedInputs, qu
     Raises:
         InputError, RunError: as `ask_one`.
     """
-    asked = ask(opened, number, given, question)
-    rows, case = asked.found.rows, asked.case
+    asked = ask(opened, number, inputs, question)
+    rows, case = asked.attributions.rows, asked.case
     if not len(rows):
-        raise RunError(f"{'; '.join(asked.found.notes) or 'no method could rank anybody'}")
-    # `case.numbers` are unique within `given`
-    at = pd.Series(np.arange(len(given.numbers)), index=given.numbers)[rows["input"].to_numpy()].to_numpy()
-    labels = given.labels[at]
-    traces = asked.found.found
+        raise RunError(f"{'; '.join(asked.attributions.notes) or 'no method could rank anybody'}")
+    # `case.numbers` are unique within `inputs`
+    at = pd.Series(np.arange(len(inputs.numbers)), index=inputs.numbers)[rows["input"].to_numpy()].to_numpy()
+    labels = inputs.labels[at]
+    traces = asked.attributions.traces
     by_trace = list(zip(rows["method"].astype(str), rows["scope"].astype(str), strict=True))
     frame = rows.assign(
-        name=np.array(given.names, dtype=object)[at],
+        name=np.array(inputs.names, dtype=object)[at],
         label=pd.arrays.IntegerArray(labels.astype(np.int32), labels == UNKNOWN),
         prediction=asked.probabilities.argmax(1)[at].astype(np.int32),
         explained=case.classes[at].astype(np.int32),
@@ -136,8 +136,8 @@ def ask_many(opened: OpenFederation, number: int | None, given: TracedInputs, qu
             [(listed(traces[key].uncovered) or None) if key in traces else None for key in by_trace], rows.index, "str"
         ),
     )
-    left_out = dict.fromkeys(text for one in traces.values() for text in one.warnings)
-    frame.attrs["warnings"] = [*left_out, *_doubts(given, asked.probabilities)]
+    left_out = dict.fromkeys(text for trace in traces.values() for text in trace.warnings)
+    frame.attrs["warnings"] = [*left_out, *_doubts(inputs, asked.probabilities)]
     return frame
 
 
@@ -146,8 +146,8 @@ def _client_names(opened: OpenFederation, clients: pd.Series) -> pd.Series:
     return clients.map(lambda client: harmless(opened.name_of(client)), na_action="ignore").astype("str")
 
 
-def ask(opened: OpenFederation, number: int | None, given: TracedInputs, question: Query) -> AttributedPredictions:
-    """Predict all of `given` with a round's global model, and attribute the predictions by every method.
+def ask(opened: OpenFederation, number: int | None, inputs: TracedInputs, question: Query) -> AttributedPredictions:
+    """Predict all of `inputs` with a round's global model, and attribute the predictions by every method.
 
     Raises:
         InputError, RunError: as `ask_one`.
@@ -157,22 +157,22 @@ def ask(opened: OpenFederation, number: int | None, given: TracedInputs, questio
     model, scope = opened.model.to(opened.device), opened.provenance.scope
     opened.check_fits(stored)
     model.load_state_dict(dict(stored.weights()))
-    probabilities = _predicted(opened, given)
+    probabilities = _predicted(opened, inputs)
     classes = probabilities.argmax(1)
     if question.target is not None:
         classes = np.full_like(classes, opened.label(question.target))
-    case = opened.case(stored, given, classes)
+    case = opened.case(stored, inputs, classes)
     own = bool(presets) and presets[0] == opened.provenance
     lineage = lineage_round(stored) if own and scope == "lineage" and stored.lineage_rows is not None else None
     return AttributedPredictions(stored, case, probabilities, attributed(case, presets, rivals, lineage))
 
 
-def _predicted(opened: OpenFederation, given: TracedInputs) -> np.ndarray:
+def _predicted(opened: OpenFederation, inputs: TracedInputs) -> np.ndarray:
     """Probabilities `[n, classes]` of the loaded model; RunError where it does not take these inputs."""
     try:
-        logits = class_logits(opened.model, given.inputs, opened.device)
+        logits = class_logits(opened.model, inputs.inputs, opened.device)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shape = list(given.inputs.shape[1:])
+        shape = list(inputs.inputs.shape[1:])
         raise RunError(
             f"{opened.folder}: its model does not take an input of the shape {shape} ({type(error).__name__} in its "
             "forward): what the model reads is not what the run recorded, or the model is another"
@@ -245,14 +245,14 @@ def _what_if(
         if len(removed) == len(stored.clients):
             yield WhatIf(kind, names, None, "nobody is left: these are all clients of the round")
             continue
-        found = _without(asked.case, kind, [removed])[0]
-        reason = "" if found is not None else "the fusion does not work with so few clients"
-        yield WhatIf(kind, names, found, reason)
+        probabilities = _without(asked.case, kind, [removed])[0]
+        reason = "" if probabilities is not None else "the fusion does not work with so few clients"
+        yield WhatIf(kind, names, probabilities, reason)
 
 
 def _without(case: Case, kind: str, removed: Sequence[tuple[int, ...]]) -> list[np.ndarray | None]:
     """Probabilities `[classes]` of the one input of `case` without each of the coalitions."""
-    return [None if found is None else found.softmax(1).cpu().numpy()[0] for found in logits(case, kind, removed)]
+    return [None if output is None else output.softmax(1).cpu().numpy()[0] for output in logits(case, kind, removed)]
 
 
 def _effects(
@@ -266,8 +266,9 @@ def _effects(
     before = float(asked.probabilities[0, explained])
     shares, losses = dict[str, np.ndarray](), dict[str, np.ndarray]()
     for kind in kinds:
-        found = _without(case, kind, removed)
-        by_client = dict(zip(there, (np.nan if one is None else float(one[explained]) for one in found), strict=True))
+        rows = _without(case, kind, removed)
+        of_explained = [np.nan if row is None else float(row[explained]) for row in rows]
+        by_client = dict(zip(there, of_explained, strict=True))
         shares[kind] = np.array([by_client.get(client, np.nan) for client in best])
         tiny = np.finfo(float).tiny
         losses[kind] = np.log(max(before, tiny)) - np.log(np.maximum(shares[kind], tiny))
@@ -295,46 +296,46 @@ def _agreements(
                 if client in own.index and np.isfinite(effect[position])
             ]
             values = own.loc[[best[position] for position in measured]].to_numpy(float)[None]
-            found, costs = ranks(values)[0], ranks(effect[measured][None])[0]
+            rank, costs = ranks(values)[0], ranks(effect[measured][None])[0]
             names = [opened.name_of(best[position]) for position in measured]
             ordered = [
-                (first, second) if found[first] < found[second] else (second, first)
+                (first, second) if rank[first] < rank[second] else (second, first)
                 for first, second in combinations(range(len(measured)), 2)
-                if found[first] != found[second] and costs[first] != costs[second]
+                if rank[first] != rank[second] and costs[first] != costs[second]
             ]
             against = tuple((names[a], names[b]) for a, b in ordered if costs[a] > costs[b])
             few = len(measured) < 2
-            correlation = np.nan if few else float(spearman(order(found[None]), -costs[None].astype(float))[0])
+            correlation = np.nan if few else float(spearman(order(rank[None]), -costs[None].astype(float))[0])
             yield Agreement(str(method), str(scope), kind, correlation, against, len(ordered))
 
 
-def _doubts(given: TracedInputs, probabilities: np.ndarray) -> tuple[str, ...]:
+def _doubts(inputs: TracedInputs, probabilities: np.ndarray) -> tuple[str, ...]:
     """Why the rankings of these inputs may say little: what they look like, and predictions that are little but chance.
 
     `probabilities` are `[n, classes]`. Near chance is a largest one below 1.5 times that of guessing, and less than a
     tenth of the way from guessing to certainty.
     """
-    if not given.new:
-        return given.warnings
+    if not inputs.new:
+        return inputs.warnings
     chance = 1 / probabilities.shape[1]
     guessed = np.flatnonzero(probabilities.max(1) < min(1.5 * chance, chance + 0.1 * (1 - chance))).tolist()
     if not guessed:
-        return given.warnings
+        return inputs.warnings
     first = guessed[0]
-    which = "" if len(given.names) == 1 else f"{len(guessed):,} of {len(given.names):,} predictions, such as that of "
+    which = "" if len(inputs.names) == 1 else f"{len(guessed):,} of {len(inputs.names):,} predictions, such as that of "
     said = (
-        f"{which}{given.names[first]}: the prediction is near chance ({probabilities[first].max():.1%}, guessing has "
+        f"{which}{inputs.names[first]}: the prediction is near chance ({probabilities[first].max():.1%}, guessing has "
         f"{chance:.1%}): its ranking explains a guess"
     )
-    return (*given.warnings, said)
+    return (*inputs.warnings, said)
 
 
-def _notes(opened: OpenFederation, given: TracedInputs, question: Query) -> Iterator[str]:
+def _notes(opened: OpenFederation, inputs: TracedInputs, question: Query) -> Iterator[str]:
     """What a reader has to know."""
     yield from opened.notes
-    yield from given.notes
-    if given.chosen:
-        yield f"{given.names[0]} is the first there is; another: --input INDEX"
+    yield from inputs.notes
+    if inputs.chosen:
+        yield f"{inputs.names[0]} is the first there is; another: --input INDEX"
     ambiguity = None if question.target is None else opened.classes.ambiguity(question.target)
     if ambiguity is not None:
         yield f"--target {ambiguity}"

@@ -18,13 +18,15 @@ from .open_run import OpenFederation
 from .query import AttributedPredictions, Query, ask
 
 
-def reported(opened: OpenFederation, numbers: Sequence[int], given: TracedInputs, model: str, data: str) -> RunContents:
-    """Trace `given` in the rounds of these numbers, ascending, of which there is at least one.
+def reported(
+    opened: OpenFederation, numbers: Sequence[int], inputs: TracedInputs, model: str, data: str
+) -> RunContents:
+    """Trace `inputs` in the rounds of these numbers, ascending, of which there is at least one.
 
     Args:
         opened: a recorded federation.
         numbers: of stored rounds.
-        given: what to trace.
+        inputs: what to trace.
         model, data: what the user called them.
 
     Raises:
@@ -36,20 +38,21 @@ def reported(opened: OpenFederation, numbers: Sequence[int], given: TracedInputs
     own = opened.provenance.name
     rows, history = list[pd.DataFrame](), list[dict[str, float]]()
     for number in numbers:
-        asked = ask(opened, number, given, Query())
-        rows.append(asked.found.rows)
-        history += _measured(asked, given)
-    last, stored = asked.found.found[own, "round"], asked.stored
+        asked = ask(opened, number, inputs, Query())
+        rows.append(asked.attributions.rows)
+        history += _measured(asked, inputs)
+    last, stored = asked.attributions.traces[own, "round"], asked.stored
     contributions = pd.concat(rows, ignore_index=True)
     rounds = [opened.round(number) for number in opened.rounds]
-    names = {client: opened.name_of(client) for one in rounds for client in one.clients} | dict(opened.client_names)
+    took_part = [client for stored_round in rounds for client in stored_round.clients]
+    names = {client: opened.name_of(client) for client in took_part} | dict(opened.client_names)
     return RunContents(
         run=RunFolder(
             folder=opened.folder,
             settings={},
             following=frozenset(),
             chosen={},
-            given=frozenset(),
+            overridden=frozenset(),
             scores=pd.DataFrame(columns=list(IDENTITY)),
             figures={
                 "method": own,
@@ -66,23 +69,23 @@ def reported(opened: OpenFederation, numbers: Sequence[int], given: TracedInputs
         faulty=(),
         counts=None,
         contributions=contributions,
-        inputs=_inputs(stored.number, asked, given),
-        layers=layer_frame(stored.number, given.numbers, last),
+        inputs=_inputs(stored.number, asked, inputs),
+        layers=layer_frame(stored.number, inputs.numbers, last),
         participation=_participation(rounds),
         traces=read_traces(contributions, own),
-        notes=tuple(_notes(given, last)),
+        notes=tuple(_notes(inputs, last)),
         warnings=last.warnings,
         names=names,
-        recorded=_facts(opened, recorded, numbers, given, model, data),
+        recorded=_facts(opened, recorded, numbers, inputs, model, data),
     )
 
 
-def _measured(asked: AttributedPredictions, given: TracedInputs) -> list[dict[str, float]]:
+def _measured(asked: AttributedPredictions, inputs: TracedInputs) -> list[dict[str, float]]:
     """A round's accuracy and mean cross entropy on the inputs whose label is known; none where that is none of them."""
-    known = given.labels != UNKNOWN
+    known = inputs.labels != UNKNOWN
     if not known.any():
         return []
-    probabilities, labels = asked.probabilities[known], given.labels[known]
+    probabilities, labels = asked.probabilities[known], inputs.labels[known]
     of_label = probabilities[np.arange(len(labels)), labels]
     return [
         {
@@ -94,18 +97,18 @@ def _measured(asked: AttributedPredictions, given: TracedInputs) -> list[dict[st
     ]
 
 
-def _inputs(number: int, asked: AttributedPredictions, given: TracedInputs) -> pd.DataFrame:
+def _inputs(number: int, asked: AttributedPredictions, inputs: TracedInputs) -> pd.DataFrame:
     """What the inputs are, and what the model made of them in that round."""
     frame = pd.DataFrame(
         {
             "round": number,
-            "input": given.numbers,
+            "input": inputs.numbers,
             "prediction": asked.probabilities.argmax(1),
             "probabilities": list(asked.probabilities),
         }
     )
-    pictures = [png(one) for one in given.shown if isinstance(one, np.ndarray)]
-    if len(pictures) == len(given.shown):
+    pictures = [png(picture) for picture in inputs.shown if isinstance(picture, np.ndarray)]
+    if len(pictures) == len(inputs.shown):
         frame["picture"] = pictures
     return frame
 
@@ -113,9 +116,9 @@ def _inputs(number: int, asked: AttributedPredictions, given: TracedInputs) -> p
 def _participation(rounds: Sequence[Round]) -> pd.DataFrame:
     """Who returned a model in each round, and who was asked and did not."""
     took = [
-        (one.number, client, status)
-        for one in rounds
-        for status, clients in (("trained", one.clients), ("dropped", one.metrics.failed))
+        (stored_round.number, client, status)
+        for stored_round in rounds
+        for status, clients in (("trained", stored_round.clients), ("dropped", stored_round.metrics.failed))
         for client in clients
     ]
     return pd.DataFrame(took, columns=["round", "client", "status"])
@@ -135,11 +138,11 @@ def _facts(
     opened: OpenFederation,
     recorded: RecordedFederation,
     numbers: Sequence[int],
-    given: TracedInputs,
+    inputs: TracedInputs,
     model: str,
     data: str,
 ) -> list[tuple[str, str]]:
-    count = len(given.numbers)
+    count = len(inputs.numbers)
     return [
         ("recorded by", {"import": "provfl import", "flower": "Flower's ProvenanceStrategy"}.get(
             recorded.source, recorded.source)),
@@ -164,11 +167,11 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(" to ".join(map(str, end)) for end in ends)
 
 
-def _notes(given: TracedInputs, last: Contributions) -> Iterator[str]:
+def _notes(inputs: TracedInputs, last: Contributions) -> Iterator[str]:
     """What a reader has to know."""
-    unknown = int((given.labels == UNKNOWN).sum())
+    unknown = int((inputs.labels == UNKNOWN).sum())
     if unknown:
-        which = "the inputs" if unknown == len(given.labels) else f"{unknown:,} of the {len(given.labels):,} inputs"
+        which = "the inputs" if unknown == len(inputs.labels) else f"{unknown:,} of the {len(inputs.labels):,} inputs"
         yield f"the true labels of {which} are not known: whether their predictions are right is not said"
     if unused := int((~last.candidates).sum()):
         yield f"{unused} client{'s' * (unused > 1)} that fusion did not use in the last round are not ranked there"

@@ -35,7 +35,7 @@ def summary(
     last = traced[-1]
     ours = scores[(scores["method"] == config.provenance.name) & (scores["round"] == last.number)]
     own, lineage = (ours[ours["scope"] == scope] for scope in ("round", "lineage"))
-    traces = [found for found in (last.trace, last.lineage) if found is not None]
+    traces = [trace for trace in (last.trace, last.lineage) if trace is not None]
     figures = own.iloc[0].to_dict() if len(own) else {}
     return {
         "method": config.provenance.name,
@@ -48,7 +48,7 @@ def summary(
             if len(lineage)
         },
         "global_accuracy": global_accuracy,
-        "conservation_residual": max((float(found.residuals.max()) for found in traces), default=None),
+        "conservation_residual": max((float(trace.residuals.max()) for trace in traces), default=None),
         "covered": None if last.trace is None else last.trace.covered,
         "uncovered": None if last.trace is None else (listed(last.trace.uncovered) or None),
         "threshold": config.threshold,
@@ -61,7 +61,7 @@ def summary(
         "engine": config.engine.name,
         "train_seconds": round(train_seconds, 3),
         "cached_train_seconds": round(cached_train_seconds, 3),
-        "trace_seconds": round(sum(each.seconds for each in traced), 3),
+        "trace_seconds": round(sum(traced_round.seconds for traced_round in traced), 3),
         **{
             f"seconds_{name}": round(took, 3) for (name, scope), took in last.method_seconds.items() if scope == "round"
         },

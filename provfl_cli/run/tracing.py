@@ -103,7 +103,7 @@ def trace_round(
     asked = Attributions()
     if len(chosen):
         asked = attributed(case, methods, config.attribution, lineage, evaluation.repeats)
-    own = asked.found.get((methods[0].name, "round"))
+    own = asked.traces.get((methods[0].name, "round"))
     return TracedRound(
         number=stored.number,
         selection=selection,
@@ -114,7 +114,7 @@ def trace_round(
         seconds=time.perf_counter() - began,
         method_seconds=asked.seconds,
         notes=asked.notes,
-        lineage=asked.found.get((methods[0].name, "lineage")),
+        lineage=asked.traces.get((methods[0].name, "lineage")),
         last={} if lineage is None else dict(zip(lineage.clients, lineage.lineage.rows.last, strict=True)),
     )
 
@@ -123,13 +123,13 @@ def trace_round(
 class Attributions:
     """What several methods say about the same predictions.
 
-    `rows` are those of `contributions.parquet`; `found` the traces, and `seconds` what each method took, by name and
-    scope, the median of its turns; `notes` what there is to know of methods. A method that could rank nobody has a note
-    and no rows.
+    `rows` are those of `contributions.parquet`; `traces` those of presets, and `seconds` what each method took, by name
+    and scope, the median of its turns; `notes` what there is to know of methods. A method that could rank nobody has a
+    note and no rows.
     """
 
     rows: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COLUMNS)))
-    found: Mapping[tuple[str, str], Contributions] = field(default_factory=dict)
+    traces: Mapping[tuple[str, str], Contributions] = field(default_factory=dict)
     seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -153,26 +153,26 @@ def attributed(
     asked: list[tuple[Provenance, str, Source]] = [(preset, "round", case.stored) for preset in presets]
     if lineage is not None and presets:
         asked.append((presets[0], "lineage", lineage))
-    frames, found, seconds = (
+    frames, traces, seconds = (
         list[pd.DataFrame](),
         dict[tuple[str, str], Contributions](),
         dict[tuple[str, str], float](),
     )
     case.model.to(case.device)
     for preset, scope, source in asked:
-        sample = 0 if found else LAYER_SAMPLE
+        sample = 0 if traces else LAYER_SAMPLE
         spread = replace(preset, shards=case.provenance.shards, shard_on=case.provenance.shard_on)
         spent = []
         for _ in range(repeats):
             started = time.perf_counter()
-            one = trace(case.model, case.inputs, source, spread, torch.from_numpy(case.classes), sample)
+            contributions = trace(case.model, case.inputs, source, spread, torch.from_numpy(case.classes), sample)
             spent.append(time.perf_counter() - started)
         seconds[preset.name, scope] = median(spent)
-        found[preset.name, scope] = one
-        frames.append(_rows(case, preset.name, scope, preset.target, one))
-    notes = list(dict.fromkeys(note for each in found.values() for note in each.notes))
+        traces[preset.name, scope] = contributions
+        frames.append(_rows(case, preset.name, scope, preset.target, contributions))
+    notes = list(dict.fromkeys(note for contributions in traces.values() for note in contributions.notes))
     for rival in rivals:
-        if (rival.name, "round") in found:
+        if (rival.name, "round") in traces:
             continue
         results = [rival.attribute(case) for _ in range(repeats)]
         result = results[-1]
@@ -180,14 +180,14 @@ def attributed(
         if not result.candidates.any():
             notes.append(f"{rival.name} could rank nobody in round {case.stored.number}")
             continue
-        seconds[rival.name, "round"] = median(each.seconds for each in results)
+        seconds[rival.name, "round"] = median(turn.seconds for turn in results)
         frames.append(_with_more(_rows(case, rival.name, "round", result.target, result), result))
     if not frames:
         return Attributions(notes=tuple(notes))
-    return Attributions(pd.concat(frames, ignore_index=True), found, seconds, tuple(notes))
+    return Attributions(pd.concat(frames, ignore_index=True), traces, seconds, tuple(notes))
 
 
-def _rows(case: Case, name: str, scope: str, target: str, found: Contributions | AttributionResult) -> pd.DataFrame:
+def _rows(case: Case, name: str, scope: str, target: str, result: Contributions | AttributionResult) -> pd.DataFrame:
     """Rows for `contributions`."""
     return tidy(
         name,
@@ -197,10 +197,10 @@ def _rows(case: Case, name: str, scope: str, target: str, found: Contributions |
         case.numbers,
         case.labels,
         case.classes,
-        found.clients if isinstance(found, Contributions) else case.stored.clients,
-        found.candidates,
-        found.values,
-        found.rows if isinstance(found, Contributions) else {},
+        result.clients if isinstance(result, Contributions) else case.stored.clients,
+        result.candidates,
+        result.values,
+        result.rows if isinstance(result, Contributions) else {},
     )
 
 

@@ -129,17 +129,17 @@ def _experiment(client: MlflowClient, name: str) -> str:
     """The id of an experiment, which another job of a sweep may be making at this moment."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return str(client.create_experiment(name))
         except MlflowException:
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _key(name: str) -> str:
     """A name of characters that MLflow takes: `hit@3` becomes `hit_at_3`."""
-    return "".join(each if each.isalnum() or each in "_-. /" else "_" for each in name.replace("@", "_at_"))
+    return re.sub(r"[^\w\-. /]", "_", name.replace("@", "_at_"))

@@ -59,8 +59,8 @@ def require(package: str) -> None:
 
     A folder of that name in the working folder, as wandb leaves, is no package.
     """
-    found = find_spec(package)
-    if found is None or found.origin is None:
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
         raise InputError(
             f"tracker={package} needs the package {package}: pip install 'provfl[{package}]' "
             f"(scripts/provfl: PROVFL_EXTRAS={package}), or tracker=none"

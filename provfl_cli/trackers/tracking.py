@@ -105,8 +105,8 @@ class Tracking:
 
     def _say(self, line: str, style: str = "") -> None:
         """Lines as they are, however narrow the console: commands in them are copied."""
-        for one in line.split("\n"):
-            self._console.print(Text(harmless(masked(one, self._taken)), style=style), soft_wrap=True)
+        for part in line.split("\n"):
+            self._console.print(Text(harmless(masked(part, self._taken)), style=style), soft_wrap=True)
 
     def _give_up(self, error: Exception) -> None:
         log, self._log = self._log, None
@@ -140,7 +140,7 @@ def settings_of(config: Config) -> dict[str, Any]:
         block, _, last = key.rpartition(".")
         if key.partition(".")[0] not in NO_RESULT:
             settings[block if last == "_target_" else key] = value.rpartition(".")[2] if last == "_target_" else value
-    written = {each.key: each.written for each in config.environment}
+    written = {variable.key: variable.written for variable in config.environment}
     settings = {
         key: written.get(key, masked(value, config.environment, "dataset", "model")) for key, value in settings.items()
     }

@@ -82,6 +82,6 @@ def test_momentum_beside_clients_that_hardly_moved_is_no_failed_conservation() -
         name: (momentum[name].double() + torch.einsum("k,k...->...", SHARES, stacked[name].double())).to(tensor.dtype)
         for name, tensor in before.items()
     }
-    found = trace(model, torch.randn(5, 6), RoundInMemory((0, 1), parts, after, before, stacked), settings())
-    assert found.residuals.max() < 1e-4
-    assert abs(found.rows["momentum"]).min() > 1e3 * abs(found.values).max()
+    answer = trace(model, torch.randn(5, 6), RoundInMemory((0, 1), parts, after, before, stacked), settings())
+    assert answer.residuals.max() < 1e-4
+    assert abs(answer.rows["momentum"]).min() > 1e3 * abs(answer.values).max()

@@ -131,8 +131,8 @@ def test_types_that_torch_hardly_knows() -> None:
     small = {"w": torch.tensor([1.0, torch.nan]).to(torch.float8_e4m3fn)}
     refused(lambda: from_state_dicts([small], [1], small), "previous: w holds NaN (1 of 2")
     turning = {"w": torch.ones(2), "turn": torch.tensor([1j, 2 + 4j])}
-    found = from_state_dicts([turning, {**turning, "turn": torch.tensor([3j, 2 + 0j])}], [1, 1], turning)
-    assert found.weights()["turn"].tolist() == [2j, 2 + 2j]
+    source = from_state_dicts([turning, {**turning, "turn": torch.tensor([3j, 2 + 0j])}], [1, 1], turning)
+    assert source.weights()["turn"].tolist() == [2j, 2 + 2j]
 
 
 def test_clients_by_name() -> None:
@@ -142,19 +142,19 @@ def test_clients_by_name() -> None:
     mapped = from_state_dicts(
         dict(zip(names, clients, strict=True)), dict(zip(names[::-1], [3, 2, 1], strict=True)), before
     )
-    found, same, plain = asked(source=listed), asked(source=mapped), asked()
-    assert np.array_equal(found.values, plain.values)
-    assert np.array_equal(found.values, same.values)
-    for one in (found, same):
-        assert one.clients == (0, 1, 2)
-        assert one.client_names == tuple(names)
-        assert one.to_frame()["name"].tolist()[:3] == names
-        for shown in (repr(one), one._repr_html_()):
+    by_list, same, plain = asked(source=listed), asked(source=mapped), asked()
+    assert np.array_equal(by_list.values, plain.values)
+    assert np.array_equal(by_list.values, same.values)
+    for answer in (by_list, same):
+        assert answer.clients == (0, 1, 2)
+        assert answer.client_names == tuple(names)
+        assert answer.to_frame()["name"].tolist()[:3] == names
+        for shown in (repr(answer), answer._repr_html_()):
             assert "lab" in shown
             assert "\x1b" not in shown
-        assert "Ward <3>" in repr(one)
-        assert "Ward &lt;3&gt;" in one._repr_html_()
-        assert "<3>" not in one._repr_html_()
+        assert "Ward <3>" in repr(answer)
+        assert "Ward &lt;3&gt;" in answer._repr_html_()
+        assert "<3>" not in answer._repr_html_()
     assert plain.names == ()
     assert plain.client_names == ("0", "1", "2")
     best = int(plain.values[0].argmax())
@@ -167,15 +167,15 @@ def test_clients_by_name() -> None:
 
 
 def test_the_frame_holds_what_the_result_does() -> None:
-    found = asked(source=made(examples=[0, 2, 3]))
-    frame = found.to_frame()
+    answer = asked(source=made(examples=[0, 2, 3]))
+    frame = answer.to_frame()
     assert len(frame) == 4 * 3
-    assert frame["contribution"].to_numpy().reshape(4, 3) == pytest.approx(found.values)
+    assert frame["contribution"].to_numpy().reshape(4, 3) == pytest.approx(answer.values)
     assert frame.loc[frame["client"] == 0, "share"].isna().all()  # fusion did not use it
     assert frame["used"].tolist()[:3] == [False, True, True]
-    powers = np.exp(found.values[:, 1:])
+    powers = np.exp(answer.values[:, 1:])
     assert frame["share"].to_numpy().reshape(4, 3)[:, 1:] == pytest.approx(powers / powers.sum(1, keepdims=True))
-    assert frame["prediction"].to_numpy().reshape(4, 3)[:, 0].tolist() == found.predictions.tolist()
+    assert frame["prediction"].to_numpy().reshape(4, 3)[:, 0].tolist() == answer.predictions.tolist()
 
 
 def test_what_people_have_at_hand_is_taken() -> None:
@@ -185,7 +185,7 @@ def test_what_people_have_at_hand_is_taken() -> None:
     counted = [np.array([1, 2, 3]), torch.tensor([1, 2, 3]), (np.int64(1), 2, 3)]
     for examples in counted:
         assert np.array_equal(asked(source=made(examples=examples)).values, expected)
-    grown = [{name: nn.Parameter(tensor) for name, tensor in one.items()} for one in clients]
+    grown = [{name: nn.Parameter(tensor) for name, tensor in client.items()} for client in clients]
     source = made(clients=tuple(grown), previous={name: nn.Parameter(tensor) for name, tensor in before.items()})
     assert not any(tensor.requires_grad for tensor in source.client_stack().values())
     assert np.array_equal(asked(source=source).values, expected)
@@ -201,8 +201,8 @@ def test_what_people_have_at_hand_is_taken() -> None:
 def test_dropout_is_off_in_a_model_that_is_still_in_training_mode() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.9), nn.Linear(5, 3)).train()
-    found = [asked(model=model).values for _ in range(2)]
-    assert np.array_equal(*found)
+    values = [asked(model=model).values for _ in range(2)]
+    assert np.array_equal(*values)
     assert model[1].training
 
 

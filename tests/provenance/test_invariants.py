@@ -68,10 +68,10 @@ def test_memory_bounds_the_batch_and_changes_nothing(lenet: tuple, monkeypatch: 
     sizes = []
     right = batch.trace_batch
 
-    def counted(given: batch.Pass, inputs: dict, *rest: object) -> list[batch.Sums]:
-        found = right(given, inputs, *rest)  # type: ignore[arg-type]
+    def counted(setup: batch.Setup, inputs: dict, *rest: object) -> list[batch.Sums]:
+        sums = right(setup, inputs, *rest)  # type: ignore[arg-type]
         sizes.append(len(inputs[""]))
-        return found
+        return sums
 
     monkeypatch.setattr("provfl_cli.provenance.workers.work.trace_batch", counted)
     whole = trace(model, inputs, source, settings(threshold=0.1))
@@ -84,9 +84,9 @@ def test_memory_bounds_the_batch_and_changes_nothing(lenet: tuple, monkeypatch: 
 
 def test_targets_share_a_forward_pass(lenet: tuple) -> None:
     model, source, inputs = lenet
-    given = np.arange(len(inputs)) % 10
+    classes_of_inputs = np.arange(len(inputs)) % 10
     chosen = settings(threshold=0.1, batch_size=4)
-    asked = [("logit", None), ("centred", given), ("margin", torch.from_numpy(given))]
+    asked = [("logit", None), ("centred", classes_of_inputs), ("margin", torch.from_numpy(classes_of_inputs))]
     together = trace_targets(model, inputs, source, chosen, asked, layer_sample=3)
     for (kind, classes), result in zip(asked, together, strict=True):
         alone = trace(model, inputs, source, dataclasses.replace(chosen, target=kind), classes, layer_sample=3)
@@ -259,8 +259,8 @@ def test_gradients_are_updates_without_the_corrections() -> None:
     parts, shares = source.decomposition, source.decomposition.example_weights
     control = {}
     for name, stack in source.corrected.items():
-        one = Multiplier(torch.ones(len(stack), dtype=torch.float64))
-        share = parts.multipliers.get(name, one).rows(slice(None), tuple(stack.shape[1:]))
+        multiplier = Multiplier(torch.ones(len(stack), dtype=torch.float64))
+        share = parts.multipliers.get(name, multiplier).rows(slice(None), tuple(stack.shape[1:]))
         control[name] = (share * shares.view(-1, *(1,) * (stack.dim() - 1)) * stack).sum(0)
     parts = dataclasses.replace(parts, unsent={**parts.unsent, "other": control})
     expected = trace(
@@ -272,8 +272,8 @@ def test_gradients_are_updates_without_the_corrections() -> None:
     )
     assert relative(own.values, expected.values) < 1e-12
     assert relative(own.rows["control"], expected.rows["other"]) < 1e-12
-    for one, other in zip(own.layers, expected.layers, strict=True):
-        assert relative(one.contributions, other.contributions) < 1e-10
+    for layer, other in zip(own.layers, expected.layers, strict=True):
+        assert relative(layer.contributions, other.contributions) < 1e-10
     whole = trace(model, inputs, source, settings())
     assert relative(own.values, whole.values) > 0.01
     without = dataclasses.replace(source, corrected={})
@@ -323,29 +323,29 @@ def test_a_wrong_layer_rule_is_caught(lenet: tuple, monkeypatch: pytest.MonkeyPa
     right = registry.RULES[nn.functional.conv2d]
 
     def no_bias(call: calls.Call, g: Tensor) -> dict[str, factors.Factor]:
-        found = right.rule(call, g)
-        return {**found, "bias": factors.Dense(torch.zeros_like(found["bias"].gradient))}
+        factor = right.rule(call, g)
+        return {**factor, "bias": factors.Dense(torch.zeros_like(factor["bias"].gradient))}
 
     def no_corner(call: calls.Call, g: Tensor) -> dict[str, factors.Factor]:
-        found = right.rule(call, g)
-        left = found["weight"].left.clone()
+        factor = right.rule(call, g)
+        left = factor["weight"].left.clone()
         left[..., 0] = 0
-        return {**found, "weight": dataclasses.replace(found["weight"], left=left)}
+        return {**factor, "weight": dataclasses.replace(factor["weight"], left=left)}
 
     expected = trace(model, inputs, source, settings(of=of)).values
     trusted = Verdict(frozenset(), True, False, frozenset(), frozenset())
     for broken in (no_bias, no_corner):
         monkeypatch.setitem(registry.RULES, nn.functional.conv2d, dataclasses.replace(right, rule=broken))
         with monkeypatch.context() as unprobed:  # conservation notices
-            unprobed.setattr(tracing, "probed", lambda given, inputs: trusted)
-            unprobed.setattr(tracing, "probed_again", lambda given, inputs, verdict, parts: verdict)
+            unprobed.setattr(tracing, "probed", lambda model, inputs: trusted)
+            unprobed.setattr(tracing, "probed_again", lambda model, inputs, verdict, parts: verdict)
             with pytest.raises(RunError, match="conservation fails"):
                 trace(model, inputs, source, settings(of=of))
-        found = trace(
+        answer = trace(
             copy.deepcopy(model), inputs, source, settings(of=of)
         )  # and what is known of the model beforehand
-        assert np.allclose(found.values, expected, atol=1e-6 * np.abs(expected).max())
-        assert "by autograd" in found.notes[0]
+        assert np.allclose(answer.values, expected, atol=1e-6 * np.abs(expected).max())
+        assert "by autograd" in answer.notes[0]
 
 
 def test_a_second_call_that_is_missed_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

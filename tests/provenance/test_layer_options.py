@@ -123,10 +123,10 @@ SAME = {
 class Called(nn.Module):
     """A convolution called as a function with nothing but its weight."""
 
-    def __init__(self, form: Callable[..., Tensor], shape: tuple[int, ...], given: tuple[int, ...]) -> None:
+    def __init__(self, form: Callable[..., Tensor], shape: tuple[int, ...], input_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.form, self.weight = form, nn.Parameter(torch.randn(shape))
-        self.head = nn.Linear(form(torch.zeros(1, *given), torch.zeros(shape)).numel(), 3)
+        self.head = nn.Linear(form(torch.zeros(1, *input_shape), torch.zeros(shape)).numel(), 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.form(x, self.weight).tanh().flatten(1))
@@ -136,8 +136,8 @@ class Called(nn.Module):
 @pytest.mark.parametrize("name", ["conv", "conv_transpose"])
 def test_convolutions_called_without_any_option(name: str, dimensions: int) -> None:
     form = getattr(F, f"{name}{dimensions}d")
-    given = (2, *(4,) * dimensions)
-    assert_exact(Called(form, (2, 2, *(3,) * dimensions), given), drawn(*given))
+    input_shape = (2, *(4,) * dimensions)
+    assert_exact(Called(form, (2, 2, *(3,) * dimensions), input_shape), drawn(*input_shape))
 
 
 DILATED = {

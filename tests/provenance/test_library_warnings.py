@@ -30,7 +30,7 @@ def test_exactly_these_are_ignored(text: str) -> None:
         warnings.simplefilter("always")
         with library_warnings_ignored():
             warnings.warn(text, FutureWarning, stacklevel=1)
-    assert [str(one.message) for one in shown] == ([OF_THE_MODEL] if text == OF_THE_MODEL else [])
+    assert [str(warning.message) for warning in shown] == ([OF_THE_MODEL] if text == OF_THE_MODEL else [])
 
 
 def test_commands_do_not_show_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,4 +62,4 @@ def test_a_trace_does_not_show_them() -> None:
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         trace(model, torch.randn(2, 5, 3), source, settings())
-    assert {str(one.message) for one in shown} == {OF_THE_MODEL}
+    assert {str(warning.message) for warning in shown} == {OF_THE_MODEL}

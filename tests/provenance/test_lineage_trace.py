@@ -59,13 +59,13 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Round:
 def test_the_residual_of_a_float32_lenet_is_below_1e5(single: list[Round], of: str, weighting: str) -> None:
     images = torch.randn(12, 1, 28, 28, generator=torch.Generator().manual_seed(1))
     chosen = settings(of=of, client_weighting=weighting, threshold=0.0)
-    found = trace(LeNet(), images, lineage_round(single[-1]), chosen)
-    assert found.residuals.max() < 1e-5
-    assert found.clients == (0, 1, 2, 3, 4, 5)
-    assert found.candidates.all()
-    assert set(found.rows) == {"noise", "stale", "forgotten", *(["previous"] if of == "weights" else [])}
-    assert all(np.abs(row).max() > 0 for row in found.rows.values())
-    assert np.abs(found.values[:, 0]).max() > 1e-4, "client 0 took part in round 1 only"
+    answer = trace(LeNet(), images, lineage_round(single[-1]), chosen)
+    assert answer.residuals.max() < 1e-5
+    assert answer.clients == (0, 1, 2, 3, 4, 5)
+    assert answer.candidates.all()
+    assert set(answer.rows) == {"noise", "stale", "forgotten", *(["previous"] if of == "weights" else [])}
+    assert all(np.abs(row).max() > 0 for row in answer.rows.values())
+    assert np.abs(answer.values[:, 0]).max() > 1e-4, "client 0 took part in round 1 only"
 
 
 @pytest.mark.parametrize("weighting", ["none", "fusion"])
@@ -75,22 +75,22 @@ def test_contributions_are_the_inner_product_with_the_accumulators(double: Round
     assert lineage is not None
     images = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     chosen = settings(client_weighting=weighting, layer_decay=1.0, target="logit")
-    found = trace(model, images, lineage_round(double), chosen, layer_sample=3)
+    answer = trace(model, images, lineage_round(double), chosen, layer_sample=3)
     model.load_state_dict(dict(double.weights()))
     group = {"none": "plain", "fusion": "weighted"}[weighting]
     for b, image in enumerate(images):
         model.zero_grad()
-        model(image[None])[0, int(found.predictions[b])].backward()
+        model(image[None])[0, int(answer.predictions[b])].backward()
         gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-        for k, ours in enumerate(found.values[b]):
+        for k, ours in enumerate(answer.values[b]):
             wanted = sum(float((lineage.tensors[f"{group}/{n}"][k] * g).sum()) for n, g in gradients.items())
             assert ours == pytest.approx(wanted, rel=1e-8, abs=1e-12)
         moved = sum(float(((double.weights()[n] - lineage.initial[n]) * g).sum()) for n, g in gradients.items())
         if weighting == "fusion":
-            total = found.values[b].sum() + sum(row[b] for row in found.rows.values())
+            total = answer.values[b].sum() + sum(row[b] for row in answer.rows.values())
             assert total == pytest.approx(moved, rel=1e-8)
-    together = sum(layer.contributions for layer in found.layers)
-    assert np.allclose(together, found.values, rtol=1e-9, atol=1e-13)
+    together = sum(layer.contributions for layer in answer.layers)
+    assert np.allclose(together, answer.values, rtol=1e-9, atol=1e-13)
 
 
 def test_weighting_and_what_is_contracted_change_only_what_they_say(double: Round) -> None:

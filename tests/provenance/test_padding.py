@@ -45,9 +45,9 @@ def test_positions_that_are_read() -> None:
     """A text of nothing but padding is its first position; one that begins with padding is not."""
     texts = torch.tensor([[0, 0, 0], [0, 4, 0], [4, 0, 0]])
     expected = [[True, False, False], [False, True, False], [True, False, False]]
-    found = attended_positions(Bag(), {"": texts})
-    assert found is not None
-    assert found.tolist() == expected
+    positions = attended_positions(Bag(), {"": texts})
+    assert positions is not None
+    assert positions.tolist() == expected
     named = attended_positions(nn.Identity(), {"input_ids": texts, "attention_mask": (texts != 0).long()})
     assert named is not None
     assert named.tolist() == expected
@@ -90,12 +90,12 @@ def test_a_text_of_padding_alone_has_the_neurons_of_one_position(
 ) -> None:
     model, source = bag
     chosen = settings(threshold=threshold, neurons=neurons, neuron_fraction=0.4)
-    found = trace(model, TEXTS, source, chosen, layer_sample=4)
-    layers = {layer.layer: layer for layer in found.layers}
+    answer = trace(model, TEXTS, source, chosen, layer_sample=4)
+    layers = {layer.layer: layer for layer in answer.layers}
     assert layers["hidden"].neurons.tolist() == [3 * WIDTH, WIDTH, WIDTH, 6 * WIDTH]
-    assert np.abs(found.values[2]).min() > 0
+    assert np.abs(answer.values[2]).min() > 0
     alone = trace(model, TEXTS[2:3, :1], source, chosen)
-    assert found.values[2] == pytest.approx(alone.values[0], rel=1e-4, abs=1e-7)
+    assert answer.values[2] == pytest.approx(alone.values[0], rel=1e-4, abs=1e-7)
     if neurons == "gradient" and threshold is None:
         assert layers["hidden"].active.tolist() == [6, 2, 2, 12]  # of 15, 5, 5 and 30
 

@@ -92,9 +92,9 @@ def test_names_in_signatures_can_be_imported_from_the_door() -> None:
         assert annotation in door.__all__
 
 
-def assert_same(one: Contributions, other: Contributions) -> None:
+def assert_same(answer: Contributions, other: Contributions) -> None:
     for field in fields(Contributions):
-        ours, theirs = getattr(one, field.name), getattr(other, field.name)
+        ours, theirs = getattr(answer, field.name), getattr(other, field.name)
         if field.name == "layers":
             assert [layer.layer for layer in ours] == [layer.layer for layer in theirs]
             pairs = [(getattr(a, f.name), getattr(b, f.name)) for a, b in zip(ours, theirs, strict=True)

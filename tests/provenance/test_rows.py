@@ -63,25 +63,25 @@ def round_of(kind: str, late: bool, corrected: bool) -> tuple[RoundInMemory, dic
         parts["momentum"] = momentum
         after[name] = tensor + momentum.get(name, 0) + (a * (stacked[name] - base)).sum(0)
     decomposition = Decomposition(
-        SHARES, {name: one for name, (one, _) in made.items() if one is not None}, {"momentum": momentum}
+        SHARES, {name: factor for name, (factor, _) in made.items() if factor is not None}, {"momentum": momentum}
     )
-    found = RoundInMemory(
+    source = RoundInMemory(
         (0, 1, 2), decomposition, after, before, stacked,
         {1: old} if late else {}, corrections if corrected else {},
     )  # fmt: skip
-    return found, parts
+    return source, parts
 
 
 def gradients(weights: dict[str, Tensor], inputs: Tensor) -> list[dict[str, Tensor]]:
     model = net()
     model.load_state_dict(weights)
-    found = []
-    for one in inputs:
-        logits = model(one[None])
+    of_inputs = []
+    for example in inputs:
+        logits = model(example[None])
         y = target_value("centred", logits, logits.argmax(1))[0]
         names = [name for name, _ in model.named_parameters()]
-        found.append(dict(zip(names, torch.autograd.grad(y, list(model.parameters())), strict=True)))
-    return found
+        of_inputs.append(dict(zip(names, torch.autograd.grad(y, list(model.parameters())), strict=True)))
+    return of_inputs
 
 
 def against(part: dict[str, Tensor], gradient: dict[str, Tensor]) -> Tensor:
@@ -98,14 +98,14 @@ def test_rows_are_what_they_say(of: str, late: bool, kind: str, weighting: str) 
     torch.manual_seed(1)
     source, parts = round_of(kind, late, corrected=of == "gradients")
     inputs = torch.randn(4, 6, dtype=torch.float64)
-    found = trace(net(), inputs, source, settings(of=of, client_weighting=weighting, layer_decay=1.0))
-    assert found.residuals.max() < 1e-9
+    answer = trace(net(), inputs, source, settings(of=of, client_weighting=weighting, layer_decay=1.0))
+    assert answer.residuals.max() < 1e-9
     expected = (
         {"momentum"} | ({"previous"} if of == "weights" else set()) | ({"control"} if of == "gradients" else set())
     )
-    assert set(found.rows) == expected
+    assert set(answer.rows) == expected
     for row, gradient in enumerate(gradients(dict(source.after), inputs)):
         clients = against(parts[of], gradient) * (SHARES if weighting == "fusion" else 1)
-        assert found.values[row].tolist() == pytest.approx(clients.tolist(), rel=1e-8, abs=1e-10)
+        assert answer.values[row].tolist() == pytest.approx(clients.tolist(), rel=1e-8, abs=1e-10)
         for name in expected:
-            assert found.rows[name][row] == pytest.approx(float(against(parts[name], gradient)), rel=1e-8, abs=1e-10)
+            assert answer.rows[name][row] == pytest.approx(float(against(parts[name], gradient)), rel=1e-8, abs=1e-10)

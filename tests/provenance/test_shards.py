@@ -65,10 +65,10 @@ def text() -> tuple[nn.Module, Tensor]:
     return classifier("gpt2", torch.float32), texts(tuple(1 + n % 9 for n in range(40)))
 
 
-def assert_equal(one: Contributions, other: Contributions) -> None:
+def assert_equal(answer: Contributions, other: Contributions) -> None:
     """Byte for byte."""
     for field in fields(Contributions):
-        ours, theirs = getattr(one, field.name), getattr(other, field.name)
+        ours, theirs = getattr(answer, field.name), getattr(other, field.name)
         if field.name == "layers":
             assert [layer.layer for layer in ours] == [layer.layer for layer in theirs]
             for left, right in zip(ours, theirs, strict=True):
@@ -96,14 +96,14 @@ def test_the_bytes_do_not_depend_on_the_shards(make: Callable[[], tuple[nn.Modul
         own = settings(of="weights", threshold=0.01, batch_size=16, shards=count)
         return trace(model, inputs, source, own, layer_sample=20)  # the sample lies in two batches
 
-    one = traced(1)
+    single = traced(1)
     for count in (2, 3):
-        assert_equal(traced(count), one)
+        assert_equal(traced(count), single)
     assert torch.get_num_threads() == threads
     without = traced(None)
-    assert np.abs(without.values - one.values).max() <= 1e-5 * np.abs(one.values).max()
-    assert len(one.layers) > 0
-    assert one.layers[0].contributions.shape == (20, 7)
+    assert np.abs(without.values - single.values).max() <= 1e-5 * np.abs(single.values).max()
+    assert len(single.layers) > 0
+    assert single.layers[0].contributions.shape == (20, 7)
 
 
 def test_what_a_process_answers_is_arrays_and_json_and_comes_back_as_it_was() -> None:
@@ -175,9 +175,9 @@ def test_batches_are_halved_as_one_process_halves_them(monkeypatch: pytest.Monke
     collect = shards.batches
 
     def noted(work: work_of_shards.Work) -> list[list[Sums]]:
-        found = collect(work)
-        cuts.append([len(sums.rows) for (sums,) in found])
-        return found
+        sums_of_batches = collect(work)
+        cuts.append([len(sums.rows) for (sums,) in sums_of_batches])
+        return sums_of_batches
 
     monkeypatch.setattr("provfl_cli.provenance.tracing.batches", noted)
     results = [trace(model, inputs, source, settings(memory_mb=3, shards=count)) for count in (None, 1, 2, 3)]
@@ -193,8 +193,10 @@ def test_several_targets_and_the_second_look_are_spread_too(monkeypatch: pytest.
     source, _ = federation(model)
     monkeypatch.setattr("provfl_cli.provenance.tracing.suspicious", lambda residual, dtype: True)
     targets = [("logit", None), ("centred", [1] * 20)]
-    one, two = (trace_targets(model, inputs, source, settings(batch_size=8, shards=count), targets) for count in (1, 2))
-    for left, right in zip(one, two, strict=True):
+    single, double = (
+        trace_targets(model, inputs, source, settings(batch_size=8, shards=count), targets) for count in (1, 2)
+    )
+    for left, right in zip(single, double, strict=True):
         assert_equal(left, right)
 
 
@@ -209,9 +211,9 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Round:
 def test_stored_rounds_and_their_lineage_are_spread(stored: Round) -> None:
     inputs = torch.randn(40, 1, 28, 28, generator=torch.Generator().manual_seed(1))
     for source in (stored, lineage_round(stored)):
-        one, two = (trace(LeNet(), inputs, source, settings(batch_size=16, shards=count)) for count in (1, 2))
-        assert set(one.rows) >= {"noise"}
-        assert_equal(one, two)
+        single, double = (trace(LeNet(), inputs, source, settings(batch_size=16, shards=count)) for count in (1, 2))
+        assert set(single.rows) >= {"noise"}
+        assert_equal(single, double)
 
 
 @pytest.mark.slow
@@ -241,10 +243,10 @@ def test_on_ray_the_bytes_are_the_same_also_where_a_worker_dies(stored: Round, t
         ray.shutdown()
 
 
-def die(given: object, batch: dict[str, Tensor], *rest: object) -> list[Sums]:
+def die(forward: object, batch: dict[str, Tensor], *rest: object) -> list[Sums]:
     if os.getpid() != PARENT and len(batch[""]) < 16:
         os.kill(os.getpid(), signal.SIGKILL)
-    return TRACE_BATCH(given, batch, *rest)  # type: ignore[arg-type]
+    return TRACE_BATCH(forward, batch, *rest)  # type: ignore[arg-type]
 
 
 PARENT, TRACE_BATCH = os.getpid(), work_of_shards.trace_batch

@@ -92,13 +92,13 @@ def texts(lengths: tuple[int, ...] = (9, 5, 1, 7), width: int | None = None, see
 def behind(name: str) -> Callable[[str], str | None]:
     """For the reference: the module whose output is a layer's activation."""
 
-    def found(layer: str) -> str | None:
+    def activation_of(layer: str) -> str | None:
         for pattern, activation in ARCHITECTURES[name][1].items():
             if layer.endswith(pattern):
                 return layer.removesuffix(pattern) + activation
         return None
 
-    return found
+    return activation_of
 
 
 def relative(ours: Contributions, other: Contributions) -> float:
@@ -166,12 +166,12 @@ def test_other_thresholds(name: str, threshold: float, scale: str) -> None:
 def test_the_way_attention_is_computed_changes_nothing(name: str) -> None:
     model = classifier(name)
     source, _ = federation(model)
-    found = []
+    answers = []
     for way in ("eager", "sdpa"):
         model.network.set_attn_implementation(way)
-        found.append(trace(model, texts(), source))
-        assert found[-1].covered == 1.0
-    assert relative(*found) < 1e-9
+        answers.append(trace(model, texts(), source))
+        assert answers[-1].covered == 1.0
+    assert relative(*answers) < 1e-9
 
 
 # -- padding -----------------------------------------------------------------------------------------------------------
@@ -191,7 +191,9 @@ def test_padding_changes_nothing(name: str, scale: str) -> None:
         assert (a.active == b.active).all()
         assert (a.neurons == b.neurons).all()
     alone = [trace(model, text[text != PADDING][None], source, chosen) for text in texts()]
-    assert relative(dataclasses.replace(usual, values=np.concatenate([one.values for one in alone])), usual) < 1e-12
+    assert (
+        relative(dataclasses.replace(usual, values=np.concatenate([answer.values for answer in alone])), usual) < 1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -229,9 +231,9 @@ def test_rows_that_only_padding_looks_up_count_for_nothing(name: str, of: str) -
     other = from_state_dicts(changed, [10 * (k + 1) for k in range(len(clients))], source.before)
     inputs = texts(width=12)
     chosen = settings(of=of, threshold=0.0)
-    one, two = trace(model, inputs, source, chosen), trace(model, inputs, other, chosen)
-    assert np.array_equal(one.values[1:], two.values[1:])
-    assert not np.array_equal(one.values[0], two.values[0])  # nine tokens: it uses positions 7 and 8
+    usual, moved = trace(model, inputs, source, chosen), trace(model, inputs, other, chosen)
+    assert np.array_equal(usual.values[1:], moved.values[1:])
+    assert not np.array_equal(usual.values[0], moved.values[0])  # nine tokens: it uses positions 7 and 8
 
 
 @pytest.mark.parametrize("kind", [nn.Linear, lambda i, o: Conv1D(o, i)], ids=["Linear", "Conv1D"])
@@ -298,8 +300,9 @@ FUNCTIONS: list[Callable[..., object]] = [
 
 @pytest.mark.parametrize(
     ("layer", "activation"),
-    [("Linear", each) for each in (*MODULES, *FUNCTIONS)] + [("Conv1D", each) for each in ("gelu_new", "relu", F.gelu)],
-    ids=lambda each: re.sub(" at 0x[0-9a-f]+", "", str(each)),  # the same in every process
+    [("Linear", activation) for activation in (*MODULES, *FUNCTIONS)]
+    + [("Conv1D", activation) for activation in ("gelu_new", "relu", F.gelu)],
+    ids=lambda activation: re.sub(" at 0x[0-9a-f]+", "", str(activation)),  # the same in every process
 )
 def test_an_activation_is_one_whatever_it_computes_inside(layer: str, activation: object) -> None:
     """The mask is that of the activation's own output: Algorithm 1 with that module hooked."""

@@ -148,19 +148,19 @@ def test_what_is_computed_without_gradient_is_named_and_counts_for_nothing() -> 
     model = two(backbone).double()
     source, clients = federation(model)
     inputs = torch.randn(5, 6, dtype=torch.float64)
-    found = trace(model, inputs, source, settings(**PLAIN))
-    assert set(found.uncovered) == {"first.weight", "first.bias"}
-    assert "torch.no_grad" in found.uncovered["first.weight"]
+    answer = trace(model, inputs, source, settings(**PLAIN))
+    assert set(answer.uncovered) == {"first.weight", "first.bias"}
+    assert "torch.no_grad" in answer.uncovered["first.weight"]
     reference = by_autograd(model, inputs, clients, source.before, "centred")
-    assert float((torch.as_tensor(found.values) - reference).abs().max()) < 1e-9
+    assert float((torch.as_tensor(answer.values) - reference).abs().max()) < 1e-9
 
 
 def test_what_is_detached_is_named() -> None:
     model = two(lambda m, x: m.head(m.first(x).relu().detach())).double()
     source, _ = federation(model)
-    found = trace(model, torch.randn(5, 6, dtype=torch.float64), source, settings())
-    assert set(found.uncovered) == {"first.weight", "first.bias"}
-    assert "no gradient" in found.uncovered["first.weight"]
+    answer = trace(model, torch.randn(5, 6, dtype=torch.float64), source, settings())
+    assert set(answer.uncovered) == {"first.weight", "first.bias"}
+    assert "no gradient" in answer.uncovered["first.weight"]
 
 
 def test_what_is_done_in_another_way_is_said() -> None:
@@ -184,10 +184,10 @@ def test_by_autograd_in_any_batch_and_process(shards: int | None) -> None:
     model = two(lambda m, x: m.head(F.linear(x, SIGN(m.first.weight), m.first.bias).relu())).double()
     source, clients = federation(model)
     inputs = torch.randn(7, 6, dtype=torch.float64)
-    found = trace(model, inputs, source, settings(**PLAIN, batch_size=3, shards=shards), layer_sample=5)
+    answer = trace(model, inputs, source, settings(**PLAIN, batch_size=3, shards=shards), layer_sample=5)
     reference = by_autograd(model, inputs, clients, source.before, "centred")
-    assert float((torch.as_tensor(found.values) - reference).abs().max()) < 1e-9
-    summed = sum(layer.contributions for layer in found.layers)
+    assert float((torch.as_tensor(answer.values) - reference).abs().max()) < 1e-9
+    summed = sum(layer.contributions for layer in answer.layers)
     assert float((torch.as_tensor(summed) - reference[:5]).abs().max()) < 1e-9
 
 
@@ -225,10 +225,10 @@ def test_autocast_is_traced() -> None:
     model = two(autocast, again=nn.Linear(8, 8))
     source, clients = federation(model)
     inputs = torch.randn(5, 6)
-    found = trace(model, inputs, source, settings(**PLAIN))
+    answer = trace(model, inputs, source, settings(**PLAIN))
     reference = by_autograd(model, inputs, clients, source.before, "centred")
-    assert float((torch.as_tensor(found.values) - reference).abs().max() / reference.abs().max()) < 2e-2
-    assert found.covered == 1.0
+    assert float((torch.as_tensor(answer.values) - reference).abs().max() / reference.abs().max()) < 2e-2
+    assert answer.covered == 1.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -259,8 +259,8 @@ def test_compiled_models_are_traced_as_written(inside: bool) -> None:
     expected = trace(model, inputs, source, settings()).values
     if inside:
         model.first.compile(backend="eager")
-    found = trace(model if inside else torch.compile(model, backend="eager"), inputs, source, settings())
-    assert (found.values == expected).all()
+    answer = trace(model if inside else torch.compile(model, backend="eager"), inputs, source, settings())
+    assert (answer.values == expected).all()
 
 
 def test_whole_numbers_among_the_parameters_are_no_weights() -> None:
@@ -268,8 +268,8 @@ def test_whole_numbers_among_the_parameters_are_no_weights() -> None:
     model = two(lambda m, x: plain(m, x[:, m.order]), order=order).double()
     state = {name: t.clone() for name, t in model.state_dict().items()}
     moved = {name: t + 0.1 if t.is_floating_point() else t for name, t in state.items()}
-    found = trace(model, torch.randn(5, 6, dtype=torch.float64), from_state_dicts([moved], [1], state), settings())
-    assert set(found.uncovered) == {"order"}
+    answer = trace(model, torch.randn(5, 6, dtype=torch.float64), from_state_dicts([moved], [1], state), settings())
+    assert set(answer.uncovered) == {"order"}
 
 
 def test_a_parameter_that_only_some_inputs_use() -> None:
@@ -285,7 +285,7 @@ def test_a_parameter_that_only_some_inputs_use() -> None:
     source, clients = federation(model)
     inputs = torch.randn(6, 6, dtype=torch.float64)
     inputs[:, 0] = torch.tensor([-1.0, -1, -1, -1, 1, 1])
-    found = trace(model, inputs, source, settings(**PLAIN))
+    answer = trace(model, inputs, source, settings(**PLAIN))
     reference = by_autograd(model, inputs, clients, source.before, "centred")
-    assert float((torch.as_tensor(found.values) - reference).abs().max()) < 1e-9
-    assert found.covered == 1.0
+    assert float((torch.as_tensor(answer.values) - reference).abs().max()) < 1e-9
+    assert answer.covered == 1.0

@@ -16,7 +16,7 @@ CONVOLUTION = "input weight bias stride padding dilation groups"
 TRANSPOSED = "input weight bias stride padding output_padding groups dilation"
 
 
-def _each(value: Any, dimensions: int) -> tuple[int, ...]:
+def _by_dimension(value: Any, dimensions: int) -> tuple[int, ...]:
     return (value,) * dimensions if isinstance(value, int) else tuple(value) * (dimensions if len(value) == 1 else 1)
 
 
@@ -26,7 +26,7 @@ def _low_padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...
         return (0,) * len(kernel)
     if padding == "same":
         return tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
-    return _each(padding, len(kernel))
+    return _by_dimension(padding, len(kernel))
 
 
 def _live_taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> range:
@@ -45,7 +45,7 @@ def _patches(
 ) -> tuple[Tensor, list[range]]:
     """What each tap of the kernel sees: `[batch, C, taps, T]`, and which taps those are along each dimension."""
     size = images.shape[2:]
-    taps = [_live_taps(*each) for each in zip(size, out, kernel, stride, padding, dilation, strict=True)]
+    taps = [_live_taps(*geometry) for geometry in zip(size, out, kernel, stride, padding, dilation, strict=True)]
     needed = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, stride, kernel, dilation, strict=True)]
     pads = [(low, max(0, n - low - length)) for low, n, length in zip(padding, needed, size, strict=True)]
     padded = F.pad(images, [amount for pair in reversed(pads) for amount in pair])
@@ -82,19 +82,19 @@ def _select(taps: list[range], kernel: tuple[int, ...]) -> Select | None:
 @rule(F.conv1d, F.conv2d, F.conv3d, arguments=CONVOLUTION)
 def convolution(call: Call, g: Tensor) -> dict[str, Factor]:
     """`G[o, (i, tap)] = sum_t g[o, t] patches(z)[(i, tap), t]`, group by group."""
-    given = call.arguments
-    kernel = tuple(given["weight"].shape[2:])
+    arguments = call.arguments
+    kernel = tuple(arguments["weight"].shape[2:])
     n = len(kernel)
-    dilation = _each(given.get("dilation", 1), n)
+    dilation = _by_dimension(arguments.get("dilation", 1), n)
     patches, taps = _patches(
         call.data("input"),
         tuple(g.shape[2:]),
         kernel,
-        _each(given.get("stride", 1), n),
-        _low_padding(given.get("padding", 0), kernel, dilation),
+        _by_dimension(arguments.get("stride", 1), n),
+        _low_padding(arguments.get("padding", 0), kernel, dilation),
         dilation,
     )
-    groups = given.get("groups", 1)
+    groups = arguments.get("groups", 1)
     batch, channels, count, positions = patches.shape
     right = patches.reshape(batch, groups, channels // groups * count, positions)
     left = g.flatten(2)
@@ -104,19 +104,19 @@ def convolution(call: Call, g: Tensor) -> dict[str, Factor]:
 @rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, arguments=TRANSPOSED)
 def transposed_convolution(call: Call, g: Tensor) -> dict[str, Factor]:
     """The same with the parts of `z` and `g` exchanged: `G[i, (o, tap)] = sum_t z[i, t] patches(g)[(o, tap), t]`."""
-    given = call.arguments
-    kernel = tuple(given["weight"].shape[2:])
+    arguments = call.arguments
+    kernel = tuple(arguments["weight"].shape[2:])
     n = len(kernel)
     z = call.data("input")
     patches, taps = _patches(
         g,
         tuple(z.shape[2:]),
         kernel,
-        _each(given.get("stride", 1), n),
-        _each(given.get("padding", 0), n),
-        _each(given.get("dilation", 1), n),
+        _by_dimension(arguments.get("stride", 1), n),
+        _by_dimension(arguments.get("padding", 0), n),
+        _by_dimension(arguments.get("dilation", 1), n),
     )
-    groups = given.get("groups", 1)
+    groups = arguments.get("groups", 1)
     batch, channels, count, positions = patches.shape
     right = patches.reshape(batch, groups, channels // groups * count, positions)
     return {"weight": Outer(z.flatten(2), right, _select(taps, kernel)), "bias": Dense(g.flatten(2).sum(2))}

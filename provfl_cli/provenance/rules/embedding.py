@@ -18,8 +18,8 @@ def _row_weights(call: Call, tokens: Tensor, like: Tensor) -> Tensor | None:
 
     None to the row of `padding_idx`; with `scale_grad_by_freq` as much as the token's share among its like in the text.
     """
-    given = call.arguments
-    padding, by_frequency = given.get("padding_idx"), given.get("scale_grad_by_freq", False)
+    arguments = call.arguments
+    padding, by_frequency = arguments.get("padding_idx"), arguments.get("scale_grad_by_freq", False)
     if padding is None and not by_frequency:
         return None
     weights = torch.ones(tokens.shape, dtype=like.dtype, device=like.device)
@@ -31,7 +31,7 @@ def _row_weights(call: Call, tokens: Tensor, like: Tensor) -> Tensor | None:
         counts = torch.zeros_like(group).scatter_add_(1, group, torch.ones_like(group)).gather(1, group)
         weights.scatter_(1, place, 1 / counts.to(like.dtype))
     if padding is not None:
-        row = padding % len(given["weight"])
+        row = padding % len(arguments["weight"])
         weights = weights * (tokens != row)
     return weights
 

@@ -26,8 +26,8 @@ def linear(call: Call, g: Tensor) -> dict[str, Factor]:
 @rule(torch.addmm, torch.Tensor.addmm, arguments="bias input weight")
 def addmm(call: Call, g: Tensor) -> dict[str, Factor]:
     """transformers' `Conv1D`: `a = b + z W`, the weight stored `[inputs, outputs]`; other forms are differentiated."""
-    given = call.arguments
-    scaled = given.get("beta", 1) != 1 or given.get("alpha", 1) != 1
+    arguments = call.arguments
+    scaled = arguments.get("beta", 1) != 1 or arguments.get("alpha", 1) != 1
     if scaled or call.weights.keys() != {"bias", "weight"}:
         raise NotImplementedError
     gradient = _positions(g)

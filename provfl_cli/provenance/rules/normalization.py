@@ -27,16 +27,16 @@ def _trailing(g: Tensor, normalised: Tensor, shape: tuple[int, ...]) -> dict[str
 @rule(F.batch_norm, arguments="input running_mean running_var weight bias training momentum eps")
 def batch_norm(call: Call, g: Tensor) -> dict[str, Factor]:
     """`nn.BatchNorm` in evaluation mode: normalised by the global model's running statistics."""
-    given = call.arguments
-    if given.get("training") or given.get("running_mean") is None:
+    arguments = call.arguments
+    if arguments.get("training") or arguments.get("running_mean") is None:
         raise RunError(
             f"layer {call.layer!r} normalises by the statistics of the batch, so that inputs are not independent: "
             "trace a model in evaluation mode whose BatchNorm tracks running statistics"
         )
     z = call.data("input")
     shape = (1, -1) + (1,) * (z.dim() - 2)
-    scale = torch.rsqrt(given["running_var"] + given.get("eps", 1e-5))
-    return _channels(g, (z - given["running_mean"].view(shape)) * scale.view(shape))
+    scale = torch.rsqrt(arguments["running_var"] + arguments.get("eps", 1e-5))
+    return _channels(g, (z - arguments["running_mean"].view(shape)) * scale.view(shape))
 
 
 @rule(F.group_norm, arguments="input num_groups weight bias eps")

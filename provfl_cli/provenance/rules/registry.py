@@ -37,8 +37,8 @@ def rule(
     """
 
     def register(function: Rule) -> Rule:
-        for each in functions:
-            RULES[each] = RegisteredRule(tuple(arguments.split()), function, offset)
+        for torch_function in functions:
+            RULES[torch_function] = RegisteredRule(tuple(arguments.split()), function, offset)
         return function
 
     return register

@@ -28,7 +28,7 @@ def packed(sums: Sequence[Sums]) -> bytes:
 
     arrays: list[Tensor] = []
     text = json.dumps(
-        [{field.name: _plain(getattr(one, field.name), arrays) for field in fields(Sums)} for one in sums]
+        [{field.name: _plain(getattr(part, field.name), arrays) for field in fields(Sums)} for part in sums]
     )
     # A copy each: safetensors refuses tensors that share memory.
     tensors = {str(number): array.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -50,8 +50,8 @@ def unpacked(answer: bytes) -> list[Sums]:
         (length,) = struct.unpack_from("<Q", answer)
         arrays = load(answer[8 + length :])
         return [
-            Sums(**{name: _restored(value, arrays) for name, value in one.items()})
-            for one in json.loads(answer[8 : 8 + length])
+            Sums(**{name: _restored(value, arrays) for name, value in part.items()})
+            for part in json.loads(answer[8 : 8 + length])
         ]
     except (ValueError, KeyError, TypeError, AttributeError, struct.error, SafetensorError) as error:
         raise RunError("a process that traced a batch answered something else than its sums") from error
@@ -63,13 +63,13 @@ def _plain(value: Any, arrays: list[Tensor]) -> Any:
         arrays.append(value)
         return {_TENSOR: len(arrays) - 1}
     if isinstance(value, Mapping):
-        return {_DICT: [[_plain(key, arrays), _plain(one, arrays)] for key, one in value.items()]}
+        return {_DICT: [[_plain(key, arrays), _plain(item, arrays)] for key, item in value.items()]}
     if isinstance(value, set | frozenset):
         return {_SET: sorted(value)}
     if isinstance(value, tuple):
-        return {_TUPLE: [_plain(one, arrays) for one in value]}
+        return {_TUPLE: [_plain(item, arrays) for item in value]}
     if isinstance(value, list):
-        return [_plain(one, arrays) for one in value]
+        return [_plain(item, arrays) for item in value]
     if value is None or isinstance(value, str | bool | int | float):
         return value
     raise TypeError(f"{type(value).__name__} cannot be sent to another process")
@@ -77,16 +77,16 @@ def _plain(value: Any, arrays: list[Tensor]) -> Any:
 
 def _restored(value: Any, arrays: Mapping[str, Tensor]) -> Any:
     if isinstance(value, list):
-        return [_restored(one, arrays) for one in value]
+        return [_restored(item, arrays) for item in value]
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
     if kind == _TENSOR:
         return arrays[str(content)]
     if kind == _DICT:
-        return {_restored(key, arrays): _restored(one, arrays) for key, one in content}
+        return {_restored(key, arrays): _restored(item, arrays) for key, item in content}
     if kind == _SET:
         return set(content)
     if kind == _TUPLE:
-        return tuple(_restored(one, arrays) for one in content)
+        return tuple(_restored(item, arrays) for item in content)
     raise ValueError(kind)

@@ -28,7 +28,7 @@ def batches(work: Work) -> list[list[Sums]]:
     Raises:
         RunError: of a batch, or because a process died.
     """
-    settings, count = work.given.settings, len(next(iter(work.inputs.values())))
+    settings, count = work.setup.settings, len(next(iter(work.inputs.values())))
     size = settings.batch_size or LARGEST_BATCH
     parts: list[list[Sums]] = []
     start = 0
@@ -49,9 +49,9 @@ def batches(work: Work) -> list[list[Sums]]:
 @contextmanager
 def _hands(work: Work, count: int) -> Iterator[Perform]:
     """Hands for about `count` batches, as `provenance.shards` and `provenance.shard_on` say."""
-    settings = work.given.settings
+    settings = work.setup.settings
     shards = settings.shards
-    on_cpu = work.given.stack.device.type == "cpu"
+    on_cpu = work.setup.stack.device.type == "cpu"
     if shards and on_cpu and settings.shard_on is not None:
         with on_ray(work, shards, settings.shard_on) as perform:
             yield perform

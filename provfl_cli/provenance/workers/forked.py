@@ -22,7 +22,7 @@ _held: list[Work] = []  # in a forked process: what it traces
 @contextmanager
 def on_processes(work: Work, shards: int) -> Iterator[Perform]:
     """Processes forked for this trace: they see its model, its inputs and the mapped file without any copy."""
-    source = work.given.stack.source
+    source = work.setup.stack.source
     if not isinstance(source, LineageRound):  # here, so that its checksum is not computed in each process
         source.client_stack()
         source.bases()

@@ -20,7 +20,7 @@ from ...store.tensorfile import TensorFile, open_tensors
 from ..settings import Provenance
 from ..stack import Source
 from ..sums import Target
-from .work import Answer, Perform, Span, Work, answer, in_order, open_pass
+from .work import Answer, Perform, Span, Work, answer, in_order, open_setup
 
 PATIENCE = 5.0  # seconds that a Ray cluster gets to answer
 
@@ -44,14 +44,14 @@ class Parcel:
     layer_sample: int
 
     def unpacked(self) -> Work:
-        given = replace(
-            open_pass(self.model, self.source, self.settings),
+        setup = replace(
+            open_setup(self.model, self.source, self.settings),
             with_mass=self.with_mass,
             alone=self.alone,
             recorded=self.recorded,
             unproven=self.unproven,
         )
-        return Work(given, self.inputs, self.targets, self.layer_sample)
+        return Work(setup, self.inputs, self.targets, self.layer_sample)
 
 
 _traces: dict[str, Work] = {}  # in a Ray worker: the trace that it last worked for, by the number of its parcel
@@ -64,15 +64,15 @@ def on_ray(work: Work, shards: int, address: str) -> Iterator[Perform]:
     import ray
 
     copyreg.pickle(TensorFile, _by_path)
-    given = work.given
+    setup = work.setup
     parcel = Parcel(
-        given.structure.model,
-        given.stack.source,
-        given.settings,
-        given.with_mass,
-        given.alone,
-        given.recorded,
-        given.unproven,
+        setup.structure.model,
+        setup.stack.source,
+        setup.settings,
+        setup.with_mass,
+        setup.alone,
+        setup.recorded,
+        setup.unproven,
         work.inputs,
         work.targets,
         work.layer_sample,
@@ -133,5 +133,5 @@ def _sums_of_parcel(number: str, reference: list[Any], span: Span) -> Answer:
         except RunError as error:
             return f"{error} (the machines of a Ray cluster must see the training cache, store.cache, at the same path)"
     work = _traces[number]
-    with work.given.structure.frozen():
+    with work.setup.structure.frozen():
         return answer(work, span)

@@ -19,7 +19,7 @@ from ..depth import chosen_layers, layer_weights
 from ..settings import Provenance
 from ..stack import Source, Stack
 from ..structure import Structure
-from ..sums import Pass, Sums, Target
+from ..sums import Setup, Sums, Target
 from .answers import packed, unpacked
 
 
@@ -39,7 +39,7 @@ class Work:
     `layer_sample` says each layer's part is kept.
     """
 
-    given: Pass
+    setup: Setup
     inputs: Mapping[str, Tensor]
     targets: Sequence[Target]
     layer_sample: int
@@ -50,7 +50,7 @@ class Work:
         Raises:
             TooLarge: its activations take more memory than they may.
         """
-        device = self.given.stack.device
+        device = self.setup.stack.device
         where = slice(span.start, span.stop)
         # A copy: a model may change its input in place.
         batch = {name: tensor[where].to(device, copy=True) for name, tensor in self.inputs.items()}
@@ -58,15 +58,15 @@ class Work:
             (kind, None if classes is None else classes[where].to(device)) for kind, classes in self.targets
         ]
         sample = max(0, min(self.layer_sample, span.stop) - span.start)
-        limit = self.given.settings.memory_mb * 2**20 if span.bounded else None
-        return trace_batch(self.given, batch, targets, sample, limit)
+        limit = self.setup.settings.memory_mb * 2**20 if span.bounded else None
+        return trace_batch(self.setup, batch, targets, sample, limit)
 
 
 Perform = Callable[[Sequence[Span]], Iterator[list[Sums]]]
 """Traces batches and yields their sums in order; raises TooLarge in place of the first that takes too much memory."""
 
 
-def open_pass(model: nn.Module, source: Source, settings: Provenance) -> Pass:
+def open_setup(model: nn.Module, source: Source, settings: Provenance) -> Setup:
     """Load the round's global weights into `model`, and prepare to read its clients."""
     structure = Structure.of(model)
     structure.load(source.weights())
@@ -76,7 +76,7 @@ def open_pass(model: nn.Module, source: Source, settings: Provenance) -> Pass:
         source, settings.of, list(structure.parameters), parameter.device, dtype, settings.client_weighting
     )
     betas = layer_weights(structure.modules, settings.layer_decay)
-    return Pass(structure, stack, settings, betas, frozenset(chosen_layers(structure.modules, settings.layers)))
+    return Setup(structure, stack, settings, betas, frozenset(chosen_layers(structure.modules, settings.layers)))
 
 
 Answer = bytes | str | None  # packed sums; what went wrong; None: the batch is too large

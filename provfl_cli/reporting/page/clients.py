@@ -21,7 +21,7 @@ def client_data(opened: RunContents) -> dict[str, Any]:
     is who was behind wrong predictions.
     """
     numbers = list(opened.clients)
-    found: dict[str, Any] = {
+    table: dict[str, Any] = {
         "number": numbers,
         "names": dict(opened.names) or None,
         "examples": list(opened.clients.values()) if any(opened.clients.values()) else None,
@@ -39,16 +39,16 @@ def client_data(opened: RunContents) -> dict[str, Any]:
         known = own.labels >= 0
         if known.any():
             share = softmax(own.contributions, axis=1)
-            found["share"] = _by_label(own, share, at, len(numbers), len(opened.labels))
-        found["on_top"] = _on_top(own, np.ones(len(own.inputs), dtype=bool), at, len(numbers))
+            table["share"] = _by_label(own, share, at, len(numbers), len(opened.labels))
+        table["on_top"] = _on_top(own, np.ones(len(own.inputs), dtype=bool), at, len(numbers))
         wrong = known & (own.labels != own.predictions)
         if wrong.any():
-            found["suspicion"] = {
+            table["suspicion"] = {
                 "inputs": int(wrong.sum()),
                 "on_top": _on_top(own, wrong, at, len(numbers)),
                 "chance": round(float(wrong.sum()) / len(own.clients), 3),
             }
-    return found
+    return table
 
 
 def _by_label(trace: Trace, share: np.ndarray, at: np.ndarray, clients: int, labels: int) -> list[list[float | None]]:
@@ -101,11 +101,11 @@ def lineage(opened: RunContents) -> list[dict[str, Any]] | None:
         return None
     return [
         {
-            "client": one.client,
-            "label": one.label,
-            "last": one.last,
-            "rounds": list(one.rounds),
-            "shares": [None if np.isnan(share) else round(share, 5) for share in one.shares],
+            "client": curve.client,
+            "label": curve.label,
+            "last": curve.last,
+            "rounds": list(curve.rounds),
+            "shares": [None if np.isnan(share) else round(share, 5) for share in curve.shares],
         }
-        for one in fading(frame, opened.counts, last)
+        for curve in fading(frame, opened.counts, last)
     ]

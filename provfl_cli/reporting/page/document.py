@@ -63,13 +63,14 @@ def _page(opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequ
     names = _names(runs)
     count = min(len(runs), DETAILED)
     detailed = [
-        _shown(one, name, CELLS // count, INPUT_BYTES // count) for one, name in zip(opened, names, strict=False)
+        _shown(contents, name, CELLS // count, INPUT_BYTES // count)
+        for contents, name in zip(opened, names, strict=False)
     ]
     several = len(runs) > 1 or bool(absent)
     table, lines = sweeps.joined_table(runs, absent) if several else (None, [])
     curves = sweeps.curves(runs) if len(runs) > 1 else []
     data = {
-        "runs": [one.data for one in detailed],
+        "runs": [page_run.data for page_run in detailed],
         "curves": curves,
         "compared": [
             {"name": name, **sweeps.summary_of(run)} for run, name in zip(runs, names, strict=True) if len(runs) > 1
@@ -122,8 +123,8 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
         figures=figures(opened),
         facts=_facts(opened) if opened.recorded is None else opened.recorded,
         tables=localization_tables(scores) if len(scores) else [],
-        config=[(key, written(one)) for key, one in run.settings.items()],
-        manifest=[(key, written(one)) for key, one in leaves(opened.manifest)],
+        config=[(key, written(value)) for key, value in run.settings.items()],
+        manifest=[(key, written(value)) for key, value in leaves(opened.manifest)],
         warnings=opened.warnings,
         told=(*told, *cut, *opened.notes),
         recorded=opened.recorded is not None,
@@ -139,7 +140,7 @@ def _scores(run: RunFolder) -> list[dict[str, Any]]:
         if name in run.scores and run.scores[name].notna().any()
     ]  # fmt: skip
     rows = run.scores[["method", "scope", "round", *wanted]].to_dict("records")
-    return [{str(key): one for key, one in row.items()} for row in rows]
+    return [{str(key): value for key, value in row.items()} for row in rows]
 
 
 def _facts(opened: RunContents) -> list[tuple[str, str]]:
@@ -188,16 +189,16 @@ def safe_json(data: Any) -> Markup:
 
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in value.items()}
+        return {str(key): _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _policy(scripts: Sequence[str]) -> str:
     """What the page may do: run its own two scripts, show pictures that it brings, and nothing over a network."""
     allowed = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in scripts
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
     )
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "

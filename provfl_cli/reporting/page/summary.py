@@ -68,14 +68,14 @@ class Figure:
 
 def figures(opened: RunContents) -> list[Figure]:
     """Those that were measured."""
-    found = opened.run.figures
+    measured = opened.run.figures
     least = opened.run.settings.get("evaluation.min_examples", 10)
     shown = []
     for key, heading, by_chance, sentence in MEASURED:
-        value = _number(found.get(key))
+        value = _number(measured.get(key))
         if value is None or HIDDEN_AT.get(key) == value:
             continue
-        chance = _number(found.get(by_chance)) if isinstance(by_chance, str) else by_chance
+        chance = _number(measured.get(by_chance)) if isinstance(by_chance, str) else by_chance
         bar = None
         if (key in PERCENT or chance is not None) and 0 <= value <= 1:
             bar = (value, None if chance is None else min(max(chance, 0.0), 1.0))

@@ -27,12 +27,12 @@ def curves(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     Each has `key`, `numeric`, `values` (in order), and `lines`: by method and metric, mean, bounds of the 95% t
     interval over seeds, and chance, at each value.
     """
-    found = []
+    plots = []
     for key in differing(runs).keys[:CURVES]:
         joined = join(runs, TableQuery(by=(key,)))
         values = _ordered(list(dict.fromkeys(value(run, key) for run in runs)))
-        numbers = [_number(each) for each in values]
-        found.append(
+        numbers = [_number(text) for text in values]
+        plots.append(
             {
                 "key": key,
                 "numeric": None not in numbers,
@@ -41,7 +41,7 @@ def curves(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
                 "lines": _lines(joined, key, values),
             }
         )
-    return found
+    return plots
 
 
 def _lines(joined: JoinedRuns, key: str, values: Sequence[str]) -> list[dict[str, Any]]:
@@ -52,15 +52,18 @@ def _lines(joined: JoinedRuns, key: str, values: Sequence[str]) -> list[dict[str
         rows = group.drop_duplicates(f"={key}").set_index(f"={key}").reindex(list(values))
         lines.append(
             {"name": " ".join(words), "metric": metric}
-            | {column: [_plain(one) for one in rows[column].tolist()] for column in ("mean", "low", "high", "chance")}
+            | {
+                column: [_plain(number) for number in rows[column].tolist()]
+                for column in ("mean", "low", "high", "chance")
+            }
         )
     return lines
 
 
 def _ordered(values: Sequence[str]) -> list[str]:
     """Numbers ascending, behind what is none (such as null)."""
-    words = [each for each in values if _number(each) is None]
-    return [*words, *sorted((each for each in values if _number(each) is not None), key=float)]
+    words = [text for text in values if _number(text) is None]
+    return [*words, *sorted((text for text in values if _number(text) is not None), key=float)]
 
 
 def _number(text: str) -> float | None:
@@ -78,11 +81,11 @@ def _plain(number: float) -> float | None:
 def summary_of(run: RunFolder) -> dict[str, Any]:
     """What a comparison of two runs needs: settings, figures and accuracy by round."""
     return {
-        "settings": {key: written(one) for key, one in run.settings.items()},
+        "settings": {key: written(setting) for key, setting in run.settings.items()},
         "figures": {
-            key: one
-            for key, one in run.figures.items()
-            if isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one)
+            key: figure
+            for key, figure in run.figures.items()
+            if isinstance(figure, int | float) and not isinstance(figure, bool) and math.isfinite(figure)
         },
-        "accuracy": [[number, one] for number, one in run.accuracy.items()],
+        "accuracy": [[number, accuracy] for number, accuracy in run.accuracy.items()],
     }

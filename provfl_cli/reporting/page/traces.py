@@ -34,7 +34,7 @@ def shown_traces(opened: RunContents, cells: int) -> tuple[list[dict[str, Any]],
         opened: the run.
         cells: the most numbers (inputs x clients) in all.
     """
-    last = [each for each in opened.traces if each[0][3] == opened.last_round]
+    last = [pair for pair in opened.traces if pair[0][3] == opened.last_round]
     if not last:
         return [], []
     widest = max(len(trace.clients) for _, trace in last)
@@ -80,7 +80,7 @@ def _shown(key: Key, trace: Trace, chosen: np.ndarray, rest: pd.DataFrame | None
     order = np.lexsort((np.broadcast_to(trace.clients, values.shape), -values, rank), axis=1)[:, :TOP]
     largest = np.abs(values).max(axis=1, keepdims=True)
     scaled = np.divide(values, largest, out=np.zeros_like(values), where=largest > 0)
-    top = [np.take_along_axis(each, order, axis=1) for each in (values, share, rank)]
+    top = [np.take_along_axis(array, order, axis=1) for array in (values, share, rank)]
     shown = {
         "method": method,
         "scope": scope,
@@ -92,7 +92,7 @@ def _shown(key: Key, trace: Trace, chosen: np.ndarray, rest: pd.DataFrame | None
         "prediction": trace.predictions[chosen].tolist(),
         "map": base64.b64encode(np.rint(scaled * 127).astype(np.int8).tobytes()).decode(),
         "top": order.tolist(),
-        "value": [[_digits(one) for one in row] for row in top[0].tolist()],
+        "value": [[_digits(value) for value in row] for row in top[0].tolist()],
         "share": np.round(top[1], 4).tolist(),
         "rank": top[2].tolist(),
         "tied": (rank == 1).sum(axis=1).tolist(),
@@ -101,7 +101,7 @@ def _shown(key: Key, trace: Trace, chosen: np.ndarray, rest: pd.DataFrame | None
         of_trace = rest.loc[[key]]
         numbers = trace.inputs[chosen]
         shown["rest"] = {
-            str(kind): [_digits(one) for one in rows.set_index("input")["contribution"].reindex(numbers).tolist()]
+            str(kind): [_digits(value) for value in rows.set_index("input")["contribution"].reindex(numbers).tolist()]
             for kind, rows in of_trace.groupby("kind", sort=False)
         }
     return shown
@@ -138,7 +138,7 @@ def shown_inputs(opened: RunContents, numbers: Sequence[int], room: int) -> tupl
     shown: dict[str, Any] = {"number": list(numbers)}
     if "probabilities" in rows:
         pairs = zip(rows["probabilities"], rows["prediction"], strict=True)
-        shown["probability"] = [_probability(given, predicted) for given, predicted in pairs]
+        shown["probability"] = [_probability(probabilities, predicted) for probabilities, predicted in pairs]
     told = []
     makers: tuple[tuple[str, type, Callable[[Any], str]], ...] = (
         ("picture", bytes, _data_uri),
@@ -150,12 +150,12 @@ def shown_inputs(opened: RunContents, numbers: Sequence[int], room: int) -> tupl
         made, missing, unread = list[str | None](), 0, 0
         for content in rows[name]:
             try:
-                one = make(content) if isinstance(content, kind) else None
+                text = make(content) if isinstance(content, kind) else None
             except Exception:  # of a picture that is none, or damaged
-                one, unread = None, unread + 1
-            room -= len(one.encode()) if one is not None else 0
+                text, unread = None, unread + 1
+            room -= len(text.encode()) if text is not None else 0
             missing += room < 0
-            made.append(one if room >= 0 else None)
+            made.append(text if room >= 0 else None)
         shown[name] = made
         if missing:
             told.append(f"{missing:,} {name}s are not in this page, to keep it small; inputs.parquet has all")
@@ -166,10 +166,10 @@ def shown_inputs(opened: RunContents, numbers: Sequence[int], room: int) -> tupl
     return shown, told
 
 
-def _probability(given: Any, predicted: Any) -> float | None:
-    if given is None or isinstance(given, float) or not 0 <= int(predicted) < len(given):
+def _probability(probabilities: Any, predicted: Any) -> float | None:
+    if probabilities is None or isinstance(probabilities, float) or not 0 <= int(predicted) < len(probabilities):
         return None
-    return round(float(given[int(predicted)]), 4)
+    return round(float(probabilities[int(predicted)]), 4)
 
 
 def _excerpt(text: str) -> str:
@@ -209,7 +209,7 @@ def layer_profiles(opened: RunContents) -> dict[str, Any] | None:
         active = best["active_neurons"] / best["neurons"].where(best["neurons"] > 0)
         inputs[int(str(number))] = {
             "client": client,
-            "value": [_digits(one) for one in best["contribution"].tolist()],
-            "active": [_digits(one) for one in active.tolist()],
+            "value": [_digits(value) for value in best["contribution"].tolist()],
+            "active": [_digits(value) for value in active.tolist()],
         }
     return {"layers": [name or OF_MODEL for name in names], "inputs": inputs}
