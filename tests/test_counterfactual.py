@@ -16,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from provfl_cli.attribution.counterfactual import fused_again, models, outcomes, steps_made
+from provfl_cli.attribution.counterfactual import fused_again, models, outcomes
 from provfl_cli.attribution.leave_one_out import LeaveOneOut
 from provfl_cli.attribution.method import Case
 from provfl_cli.attribution.shapley import Shapley, exact, sampled
@@ -27,6 +27,7 @@ from provfl_cli.errors import InputError, RunError
 from provfl_cli.evaluation.contributions import tidy
 from provfl_cli.evaluation.metrics import localization
 from provfl_cli.federation import round as federation_round
+from provfl_cli.federation.client import steps_made
 from provfl_cli.federation.train import federated_rounds
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fednova import FedNova, local_norm
@@ -478,7 +479,7 @@ def test_steps_are_those_that_fusion_counted(tmp_path: Path, monkeypatch: pytest
     config, data = make_config(federation=federation), make_data(clients=4, examples=30, test=20)
     examples = {client.id: len(client.labels) for client in data.clients}
     with federated_rounds(config, data, make_model(), tmp_path, {1, 2}, CPU, lambda event: None) as rounds:
-        steps = [steps_made(config, examples, stored) for stored in rounds]
+        steps = [steps_made(examples, stored, config.federation, config.seed) for stored in rounds]
     assert steps == counted
     assert len(set(steps[1])) > 1
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..attribution.counterfactual import steps_made
 from ..attribution.method import Attribution, Case
 from ..bounded import Oversized
 from ..checks import excerpt
@@ -34,6 +33,7 @@ from ..data.labels import Classes
 from ..data.network import without_network
 from ..data.picture_facts import from_values
 from ..errors import InputError, RunError, did_you_mean
+from ..federation.client import steps_made
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..provenance.settings import Provenance
@@ -147,6 +147,7 @@ class OpenFederation:
 
     def case(self, stored: Round, inputs: TracedInputs, classes: np.ndarray) -> Case:
         """The predictions of `inputs` as attribution methods take them, `classes` int64 `[n]` the ones to explain."""
+        config = self.config
         return Case(
             model=self.model,
             inputs=inputs.inputs,
@@ -160,7 +161,7 @@ class OpenFederation:
             provenance=self.provenance,
             seed=self.seed,
             device=self.device,
-            steps=() if self.config is None else steps_made(self.config, self.examples, stored),
+            steps=() if config is None else steps_made(self.examples, stored, config.federation, config.seed),
         )
 
     def methods(self, names: Sequence[str]) -> tuple[list[Provenance], list[Attribution]]:

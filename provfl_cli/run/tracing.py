@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..attribution.counterfactual import steps_made
 from ..attribution.method import Attribution, AttributionResult, Case
 from ..config.schema import Config
 from ..data.federated import FederatedData
 from ..evaluation.contributions import COLUMNS, nullable, tidy
 from ..evaluation.selection import Selection, select_inputs
+from ..federation.client import steps_made
 from ..provenance.contributions import Contributions
 from ..provenance.lineage import LineageRound, lineage_round
 from ..provenance.settings import Provenance
@@ -84,6 +84,7 @@ def trace_round(
         predictions, labels, used, evaluation.min_examples, evaluation.inputs, evaluation.max_inputs, config.seed
     )
     chosen = selection.inputs
+    examples = {client.id: len(client.labels) for client in data.clients}
     case = Case(
         model=model,
         inputs=data.test.inputs[chosen],
@@ -97,9 +98,7 @@ def trace_round(
         provenance=config.provenance,
         seed=config.seed,
         device=device,
-        steps=steps_made(config, {client.id: len(client.labels) for client in data.clients}, stored)
-        if config.attribution
-        else (),
+        steps=steps_made(examples, stored, config.federation, config.seed) if config.attribution else (),
     )
     asked = Attributions()
     if len(chosen):

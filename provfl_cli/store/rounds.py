@@ -30,10 +30,9 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import lazy_loader as lazy
 
 from ..bounded import LINES_BYTES as ROUND_BYTES
 from ..bounded import read_json
@@ -45,6 +44,12 @@ from .manifest import metrics_values, round_values
 from .sealed import check_seal, sealed
 from .stored_values import read_format
 from .tensorfile import Specs, allocate, open_tensors, remedy, stacked, write_pieces, write_tensors
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy.load("torch")
 
 FORMAT = 3
 READABLE = (2, FORMAT)
