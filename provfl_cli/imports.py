@@ -1,4 +1,4 @@
-"""Modules that a library imports for nothing, put off until something of them is asked for."""
+"""Modules that are not imported before something of them is asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import Any
+
+import lazy_loader
+
+
+def later(module: str) -> Any:
+    """A module of this package, by its whole name, that is imported when anything of it is first asked for.
+
+    What of it is heavy is so loaded by the commands that come to need it, not by those that only show their help, or
+    that answer wrong arguments. The packages that it lies in are imported at once.
+    """
+    loaded = lazy_loader.load(module, suppress_warning=True)  # it warns of those packages: ours are light
+    package, _, name = module.rpartition(".")
+    setattr(sys.modules[package], name, loaded)  # as an import would
+    return loaded
 
 
 class _Later(ModuleType):

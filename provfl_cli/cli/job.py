@@ -9,6 +9,7 @@ import traceback
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -19,9 +20,15 @@ from ..config.environment import EnvironmentValue, environment, masked, store
 from ..config.schema import Config
 from ..errors import InputError, RunError
 from ..harmless import harmless, harmless_lines
+from ..imports import later
 from ..store.locks import FolderClaimed
 from .folder import discard_if_nothing_computed, held
 from .saying import complain, say
+
+if TYPE_CHECKING:
+    from ..run import job as composition
+else:  # torch comes with it
+    composition = later("provfl_cli.run.job")
 
 
 @dataclass(frozen=True)
@@ -68,14 +75,12 @@ def _store_resolved(cfg: DictConfig, folder: Path, subfolder: str | None) -> Non
 
 
 def _run(config: Config, folder: Path) -> None:
-    from ..run import run_job
-
     for stale in ("error.log", "summary.json", "manifest.json"):  # of an earlier run: they say how it ended
         try:
             (folder / stale).unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"{folder / stale} is in the way: not a file; move it away") from error
-    run_job(config, folder)
+    composition.run(config, folder)
 
 
 def _failure(

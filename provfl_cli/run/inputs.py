@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..bounded import TOKENIZER_BYTES, Oversized, read_text
@@ -257,8 +259,6 @@ class RunInputs:
 
     def _row(self, position: int) -> dict[str, Any]:
         """All that the run recorded of one of them."""
-        import pyarrow.parquet as pq
-
         with _readable(self.folder / "inputs.parquet") as path, pq.ParquetFile(path) as file:
             group = 0
             while position >= file.metadata.row_group(group).num_rows:
@@ -374,6 +374,4 @@ def _unlike(
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
-    from PIL import Image
-
     return np.stack([np.asarray(Image.fromarray(picture).convert("L"))[..., np.newaxis] for picture in pixels])

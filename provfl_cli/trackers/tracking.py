@@ -22,8 +22,10 @@ from ..config.schema import Config
 from ..config.stored_config import leaves
 from ..errors import InputError
 from ..harmless import harmless
+from ..reporting.figures import KINDS, draw, save
 from ..reporting.tables import localization_tables, to_markdown
 from ..results.folders import RunFolder, read_run
+from ..results.run import read_contents
 from ..store.rounds import Metrics
 from .tracker import Log, Tracker, numbers
 
@@ -158,9 +160,6 @@ def _draw(folder: Path, log: Log) -> None:
     run = read_run(folder)
     if not isinstance(run, RunFolder):  # one that Hydra did not start
         return
-    from ..reporting.figures import KINDS, draw, save
-    from ..results.run import read_contents
-
     opened = read_contents(run)
     with TemporaryDirectory() as place:
         for kind in KINDS:
