@@ -1,4 +1,4 @@
-"""Modules that are not imported before something of them is asked for."""
+"""Modules put off until something of them is asked for: heavy ones, and those that a library imports for nothing."""
 
 from __future__ import annotations
 
@@ -9,20 +9,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-import lazy_loader
-
-
-def later(module: str) -> Any:
-    """A module of this package, by its whole name, that is imported when anything of it is first asked for.
-
-    What of it is heavy is so loaded by the commands that come to need it, not by those that only show their help, or
-    that answer wrong arguments. The packages that it lies in are imported at once.
-    """
-    loaded = lazy_loader.load(module, suppress_warning=True)  # it warns of those packages: ours are light
-    package, _, name = module.rpartition(".")
-    setattr(sys.modules[package], name, loaded)  # as an import would
-    return loaded
-
 
 class _Later(ModuleType):
     """Stands for a module, which is imported when anything of it is asked for but what is there."""
@@ -31,6 +17,15 @@ class _Later(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(_real(self), name)
+
+
+def later(module: str) -> ModuleType:
+    """The module of that name, imported when anything of it is first asked for; until then `sys.modules` lacks it.
+
+    For what imports torch itself. What stands in `sys.modules` unloaded, as `lazy_loader` leaves it, torch would import
+    in the middle of its own import, since it asks everything there for its file.
+    """
+    return _Later(module)
 
 
 @contextmanager
