@@ -13,14 +13,13 @@ import time
 from importlib import import_module
 from keyword import iskeyword
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 
 import provfl_cli.cli.ls as ls
-import provfl_cli.run as run_part
 from provfl_cli.cli import COMMANDS, main
 from provfl_cli.cli.completion import split_line, words
 from provfl_cli.cli.ended import answer_signals
@@ -50,7 +49,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
             raise KeyboardInterrupt
         (folder / "summary.json").write_text(json.dumps({"threshold": config.threshold}))
 
-    monkeypatch.setattr(run_part, "run_job", fake, raising=False)
+    monkeypatch.setattr("provfl_cli.cli.job.composition", SimpleNamespace(run=fake))
     return started
 
 
@@ -232,7 +231,7 @@ def test_a_signal_that_ends_a_command_is_answered_in_one_line(
         os.kill(os.getpid(), number)
         time.sleep(5)
 
-    monkeypatch.setattr(run_part, "run_job", hit, raising=False)
+    monkeypatch.setattr("provfl_cli.cli.job.composition", SimpleNamespace(run=hit))
     monkeypatch.setattr(sys, "argv", ["provfl", "run", "-m", "seed=1,2"])
     try:
         assert main() == code

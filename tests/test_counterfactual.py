@@ -39,12 +39,12 @@ from provfl_cli.fusion.trimmed_mean import TrimmedMean
 from provfl_cli.fusion.updates import ReturnedModels
 from provfl_cli.provenance.tracing import trace
 from provfl_cli.run.summary import _faithfulness
-from provfl_cli.run.tracing import trace_round
 from provfl_cli.seeds import generator
 from provfl_cli.store.rounds import Round
 
 from .federations import make_config, make_data, make_model
 from .lineages import Work, chain, composed_fusion, perturbed
+from .traced_rounds import traced_round
 
 DOUBLE = torch.float64
 CPU = torch.device("cpu")
@@ -494,7 +494,7 @@ def test_a_traced_round_has_its_effects_measured(tmp_path: Path) -> None:
     data, model = make_data(clients=5, examples=60, test=100), make_model()
     counts = {client.id: client.label_counts for client in data.clients}
     with federated_rounds(config, data, model, tmp_path, {2}, CPU, lambda event: None) as rounds:
-        (traced,) = [trace_round(config, [own], data, model, stored, counts, CPU) for stored in rounds]
+        (traced,) = [traced_round(config, [own], data, model, stored) for stored in rounds]
     said = traced.contributions.groupby("method")["without"].count()
     assert set(said[said > 0].index) == {"leave_one_out", "leave_one_out_withhold"}
     scores = localization(traced.contributions, counts, 1, data.faults).set_index("method")
