@@ -19,7 +19,7 @@ from provfl_cli.federation.key import training_key
 from provfl_cli.federation.participation import Arrival, Participant, Roster, rosters, settings_that_matter
 from provfl_cli.reporting.participation import table
 from provfl_cli.results.participation import participation_frame
-from provfl_cli.run.scores import newcomers
+from provfl_cli.run.findings import newcomers
 
 from .federations import make_config, make_data, make_model
 

@@ -8,15 +8,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ..attribution.method import Case
 from ..config.environment import EnvironmentValue, masked
 from ..config.schema import Config
 from ..config.validate import provenance_preset
 from ..data.federated import FederatedData
 from ..data.load import check_functions, federated_data
-from ..evaluation.fading import fading
 from ..federation.client import steps_made
 from ..federation.participation import rosters, without
 from ..federation.train import federated_rounds
@@ -28,8 +25,6 @@ from ..provenance.depth import chosen_layers
 from ..provenance.lineage import lineage_round
 from ..provenance.settings import Provenance
 from ..reporting import console as show
-from ..reporting.figure_files import write_figure
-from ..reporting.lineage import figure
 from ..results import label_counts
 from ..results.checksums import FILE, TOKENIZER, covering
 from ..results.files import plain, write_csv, write_json, write_jsonl, write_text
@@ -38,23 +33,13 @@ from ..trackers.tracking import settings_of, tracked
 from .checks import check_batches, check_precision, make_cache
 from .clearing import clear, link_rounds
 from .device import choose_device
+from .findings import findings_of, newcomers
 from .manifest import architecture, inputs_read, manifest, weights_from
-from .scores import localization_scores, newcomers
-from .shown import (
-    show_clients,
-    show_examples,
-    show_files,
-    show_forgetting,
-    show_header,
-    show_nothing_traced,
-    show_participation,
-    show_rounds,
-    show_scores,
-)
+from .shown import show_clients, show_files, show_findings, show_header, show_participation, show_rounds
 from .summary import costs, measured
 from .tracing import TracedRound, choose_inputs, trace_round
 from .watch import Watch
-from .written import write_scores, write_traces
+from .written import write_findings
 
 
 def run(config: Config, folder: Path) -> None:
@@ -136,15 +121,10 @@ def run(config: Config, folder: Path) -> None:
         roster = without(roster, failed)
         fused = [[work.position for work in members.fused] for members in roster]
         spent = config.privacy.spent(ledger_of(federation, config.fusion, len(data.clients), fused))
-        contributions = pd.concat([traced_round.contributions for traced_round in traced], ignore_index=True)
-        scores = localization_scores(
-            contributions, traced, counts, evaluation.min_examples, data.faults, newcomers(roster, list(counts))
-        )
-        last = traced[-1]
-        warnings = () if last.trace is None else last.trace.warnings
-        note = "; ".join([*warnings, data.source.note, *([] if spent is None else [told(spent)]), *last.notes])
+        privacy = "" if spent is None else told(spent)
+        findings = findings_of(traced, data, evaluation.min_examples, newcomers(roster, list(counts)), privacy)
         figures = {
-            **measured(own.name, scores, traced, history[-1].accuracy),
+            **measured(own.name, findings.scores, traced, history[-1].accuracy),
             "threshold": config.threshold,
             "seed": config.seed,
             "clients_kept": len(counts),
@@ -160,16 +140,12 @@ def run(config: Config, folder: Path) -> None:
             "trace": sum(traced_round.seconds for traced_round in traced),
             "total": time.perf_counter() - began,
         }
-        faded = fading(contributions[contributions["scope"] == "lineage"], counts, last.last) if last.last else None
 
-        write_traces(folder, traced, contributions)
-        write_scores(folder, scores, note)
+        write_findings(folder, findings, data.label_names)
         if data.tokenizer is not None:
             write_text(folder / TOKENIZER, data.tokenizer)
         write_csv(folder / "participation.csv", participation_frame(roster, list(counts), federation))
         write_csv(folder / label_counts.FILE, label_counts.frame(counts))
-        if faded is not None:
-            write_figure(folder, "lineage", figure(faded, data.label_names))
         write_json(folder / "summary.json", figures)
         weights = weights_from(data.form, bool(config.model.pretrained))
         made_of = {
@@ -180,20 +156,14 @@ def run(config: Config, folder: Path) -> None:
                 **masked({"name": config.model.name, "weights": weights}, config.environment, "model"),
                 **architecture(data.form, model),
             },
-            **manifest(data, device, seconds, last.trace),
+            **manifest(data, device, seconds, findings.last.trace),
         }
         write_json(folder / FILE, covering(folder, plain(made_of)))  # the last, since it covers the others
 
-        show_rounds(console, history, warnings)
-        if last.trace is None:
-            show_nothing_traced(console, evaluation.inputs)
-        else:
-            show_examples(console, last, own.name, data, counts)
-            show_scores(console, last, scores, note, costs=bool(config.attribution))
-        if faded is not None:
-            show_forgetting(console, faded, data.label_names)
+        show_rounds(console, history, findings.warnings)
+        show_findings(console, findings, own.name, data, counts, evaluation.inputs, costs=bool(config.attribution))
         show_files(console, folder)
-        tracking.results(figures, scores, note, folder)
+        tracking.results(figures, findings.scores, findings.note, folder)
 
 
 def _as_written(data: FederatedData, taken: Sequence[EnvironmentValue]) -> FederatedData:

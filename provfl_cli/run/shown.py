@@ -13,14 +13,13 @@ from rich.text import Text
 
 from ..config.schema import Federation
 from ..data.federated import FederatedData
-from ..evaluation.fading import Fading
 from ..reporting import console as show
 from ..reporting import participation
 from ..reporting.lineage import show_fading
 from ..reporting.rankings import example_rankings, show_rankings
 from ..reporting.tables import cost_table, localization_tables
 from ..store.rounds import Metrics
-from .tracing import TracedRound
+from .findings import Findings
 from .written import WRITTEN
 
 
@@ -61,36 +60,44 @@ def show_rounds(console: Console, history: Sequence[Metrics], warnings: Sequence
     console.print(show.rounds([asdict(metrics) for metrics in history]))
 
 
-def show_nothing_traced(console: Console, inputs: str) -> None:
-    """That there was no prediction of the kind `evaluation.inputs`."""
-    kind = "" if inputs == "all" else f"{inputs} "
-    console.print(f"no {kind}prediction to trace: evaluation.inputs chooses which are traced")
-
-
-def show_examples(
-    console: Console, last: TracedRound, method: str, data: FederatedData, counts: Mapping[int, np.ndarray]
+def show_findings(
+    console: Console,
+    findings: Findings,
+    method: str,
+    data: FederatedData,
+    counts: Mapping[int, np.ndarray],
+    inputs: str,
+    costs: bool,
 ) -> None:
-    """Rankings of some inputs of the last traced round by the run's own method."""
-    rows = last.contributions
-    own = rows[(rows["method"] == method) & (rows["scope"] == "round")]
-    console.print(show.heading(f"Who is responsible? Examples from round {last.number}"))
-    shown = dict(zip(data.test.indices.tolist(), data.test.shown, strict=True))
-    console.print(show_rankings(example_rankings(own, counts, data.label_names, shown, data.faults.clients)))
-    console.print()
+    """Rankings of some inputs of the last traced round, its tables, and how clients' shares of a label fade.
 
-
-def show_scores(console: Console, last: TracedRound, scores: pd.DataFrame, note: str, costs: bool) -> None:
-    """The tables of the last traced round, and where asked for what the methods took."""
-    tables = localization_tables(scores[scores["round"] == last.number])
-    took = [cost_table(last.method_seconds, len(last.selection.inputs))] if costs else []
-    console.print(show.localization([*tables, *took], note))
-
-
-def show_forgetting(console: Console, faded: Sequence[Fading], label_names: Sequence[str]) -> None:
-    """How clients' shares of a label fade over the rounds."""
-    console.print(show.heading("Forgetting: clients' shares of a label over the rounds"))
-    console.print(show_fading(faded, label_names))
-    console.print()
+    Args:
+        console: where to.
+        findings: of the run.
+        method: the run's own way of tracing, by its name.
+        data: of the clients and the server.
+        counts: training examples of each client by label, int `[classes]`.
+        inputs: which were to be traced (`evaluation.inputs`), said where there was none.
+        costs: whether to show what each method took.
+    """
+    last = findings.last
+    if last.trace is None:
+        kind = "" if inputs == "all" else f"{inputs} "
+        console.print(f"no {kind}prediction to trace: evaluation.inputs chooses which are traced")
+    else:
+        rows = last.contributions
+        own = rows[(rows["method"] == method) & (rows["scope"] == "round")]
+        console.print(show.heading(f"Who is responsible? Examples from round {last.number}"))
+        shown = dict(zip(data.test.indices.tolist(), data.test.shown, strict=True))
+        console.print(show_rankings(example_rankings(own, counts, data.label_names, shown, data.faults.clients)))
+        console.print()
+        tables = localization_tables(findings.scores[findings.scores["round"] == last.number])
+        took = [cost_table(last.method_seconds, len(last.selection.inputs))] if costs else []
+        console.print(show.localization([*tables, *took], findings.note))
+    if findings.faded is not None:
+        console.print(show.heading("Forgetting: clients' shares of a label over the rounds"))
+        console.print(show_fading(findings.faded, data.label_names))
+        console.print()
 
 
 def show_files(console: Console, folder: Path) -> None:

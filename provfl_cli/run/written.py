@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..reporting.figure_files import write_figure
+from ..reporting.lineage import figure
 from ..reporting.tables import localization_tables, to_latex, to_markdown
 from ..results.checksums import TOKENIZER
 from ..results.files import write_csv, write_parquet, write_text
-from .tracing import TracedRound
+from .findings import Findings
 
 WRITTEN = {
     "table.md": "localization accuracy beside chance (table.tex: the same for a paper)",
@@ -29,18 +31,16 @@ WRITTEN = {
 }
 
 
-def write_traces(folder: Path, traced: Sequence[TracedRound], contributions: pd.DataFrame) -> None:
-    """Write the contributions, the inputs of all traced rounds and the layers of a sample of them."""
-    write_parquet(folder / "contributions.parquet", contributions)
-    inputs = pd.concat([traced_round.inputs for traced_round in traced], ignore_index=True)
+def write_findings(folder: Path, findings: Findings, label_names: Sequence[str]) -> None:
+    """Write contributions, traced inputs, layers of a sample of them, every metric, their tables and the figure."""
+    write_parquet(folder / "contributions.parquet", findings.contributions)
+    inputs = pd.concat([traced_round.inputs for traced_round in findings.traced], ignore_index=True)
     write_parquet(folder / "inputs.parquet", inputs)
-    layers = pd.concat([traced_round.layers for traced_round in traced], ignore_index=True)
+    layers = pd.concat([traced_round.layers for traced_round in findings.traced], ignore_index=True)
     write_parquet(folder / "layers.parquet", layers)
-
-
-def write_scores(folder: Path, scores: pd.DataFrame, note: str) -> None:
-    """Write every metric, and the tables of them with `note` below."""
-    write_csv(folder / "localization.csv", scores)
-    tables = localization_tables(scores)
-    write_text(folder / "table.md", to_markdown(tables, note))
-    write_text(folder / "table.tex", to_latex(tables, note))
+    write_csv(folder / "localization.csv", findings.scores)
+    tables = localization_tables(findings.scores)
+    write_text(folder / "table.md", to_markdown(tables, findings.note))
+    write_text(folder / "table.tex", to_latex(tables, findings.note))
+    if findings.faded is not None:
+        write_figure(folder, "lineage", figure(findings.faded, label_names))
