@@ -19,6 +19,7 @@ from ..fusion.conditions import TooFewReturned, fusion_name
 from ..fusion.decomposition import Multiplier
 from ..fusion.fuse import fuse
 from ..fusion.updates import ReturnedModels
+from ..imports import later
 from ..processes import one_thread
 from ..provenance.targets import target_value
 from ..store.rounds import Round
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
+
+    from ..provenance import shared_part
 else:
     np = lazy.load("numpy")
     torch = lazy.load("torch")
+    shared_part = later("provfl_cli.provenance.shared_part")
 
 CHUNK = 256  # inputs in a forward pass; fixed, since the size of a batch changes the last digits of a convolution
 
@@ -63,7 +67,7 @@ def logits(case: Case, kind: str, removed: Iterable[Coalition]) -> Iterator[Tens
         if state is None:
             yield None
             continue
-        case.model.load_state_dict(state)
+        shared_part.load_part(case.model, state)
         with torch.inference_mode():
             # A copy of the inputs: a model may change them in place.
             parts = [case.model(chunk.to(case.device, copy=True)) for chunk in case.inputs.split(CHUNK)]

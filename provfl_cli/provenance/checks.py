@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from ..coverage import printable
 from ..errors import InputError, RunError, did_you_mean
-from ..fusion.state_dicts import not_finite, require_fits
+from ..fusion.state_dicts import not_finite
 from .lineage import LineageRound
 from .settings import Provenance, preset
+from .shared_part import fitted
+from .stack import Source
 from .targets import KINDS
 
 ONE_LOGIT = (
@@ -38,8 +40,12 @@ def checked_settings(settings: Provenance | str | None) -> Provenance:
     return settings
 
 
-def check_source(model: Any, source: Any) -> None:
-    """Raise InputError unless `source` is a round, and `model` a module that takes its weights."""
+def checked_source(model: Any, source: Any) -> Source:
+    """The round by the model's own names for its tensors (`shared_part.fitted`).
+
+    Raises:
+        InputError: `source` is no round, or `model` no module that takes its weights.
+    """
     if not isinstance(model, nn.Module):
         raise InputError(f"model: is a {type(model).__name__}, give a torch.nn.Module")
     if not isinstance(source, LineageRound) and not all(hasattr(source, name) for name in _ROUND):
@@ -53,7 +59,10 @@ def check_source(model: Any, source: Any) -> None:
         raise InputError("model: is on the device meta, which holds no numbers: model.to_empty(device='cpu')")
     if not any(tensor.is_floating_point() for tensor in parameters.values()):
         raise InputError("model: has no parameter of floating-point numbers")
-    require_fits(model.state_dict(), source.weights(), "model", "the models of the round")
+    source = fitted(model, source)
+    if not parameters.keys() & source.weights().keys():
+        raise InputError("source: the round holds no parameter of the model, only tensors that are not attributed")
+    return source
 
 
 def checked_inputs(inputs: Any) -> dict[str, Tensor]:

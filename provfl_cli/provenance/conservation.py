@@ -15,16 +15,6 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-14}
 
 
-def stored_rounding(stack: Stack) -> float:
-    """The share of what a round's weights put out that rounding them to the type in which they are stored may change.
-
-    A global model that was rounded to float16 differs from the sum of its clients by half a unit in the last place of
-    each weight, which is no mistake; sums of products may add a few of these up.
-    """
-    weights = stack.source.weights().values()
-    return max((2 * torch.finfo(t.dtype).eps for t in weights if t.is_floating_point() and t.itemsize < 4), default=0.0)
-
-
 def left_side(rows: Tensor, stack: Stack) -> Tensor:
     """All stack rows `[batch, rows]` as they enter the fused model: clients with `q_k`, the others as they are."""
     shares = stack.source.decomposition.example_weights.to(rows.device, rows.dtype)
@@ -45,16 +35,15 @@ def suspicious(residual: Tensor, dtype: torch.dtype) -> bool:
     return not bool((residual <= TOLERANCE[dtype]).all())
 
 
-def check(residual: Tensor, difference: Tensor, mass: Tensor, dtype: torch.dtype, stored: float = 0.0) -> None:
+def check(residual: Tensor, difference: Tensor, mass: Tensor, dtype: torch.dtype) -> None:
     """Raise RunError where the difference is larger than rounding can make it.
 
     Args:
         residual, difference: from `residuals`, `[inputs]`.
         mass: sum of the absolute values behind the right side, `[inputs]`.
         dtype: in which the trace was computed.
-        stored: from `stored_rounding`.
     """
-    wrong = ~(residual <= TOLERANCE[dtype]) & ~(difference <= max(ROUNDING[dtype], stored) * mass)
+    wrong = ~(residual <= TOLERANCE[dtype]) & ~(difference <= ROUNDING[dtype] * mass)
     if bool(wrong.any()):
         worst = int(torch.where(wrong, residual, torch.zeros_like(residual)).argmax())
         raise RunError(

@@ -69,6 +69,7 @@ class Contributions:
         buffers: tensors of the model that are no parameters, and so not attributed.
         names: what the clients are called, in the order of `clients`; (): by their numbers.
         notes: what was not traced in the ordinary way, a sentence each.
+        not_shared: parameters of the model that the round does not hold: constants, which nobody contributed to.
     """
 
     clients: tuple[int, ...]
@@ -86,6 +87,7 @@ class Contributions:
     buffers: tuple[str, ...]
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    not_shared: tuple[str, ...] = ()
 
     @property
     def client_names(self) -> tuple[str, ...]:
@@ -185,6 +187,7 @@ def contributions_text(contributions: Contributions) -> str:
     inputs = len(contributions.values)
     worst = float(contributions.residuals.max(initial=0.0))
     lines = [f"warning: {line}" for line in contributions.warnings]
+    lines += [f"note: {line}" for line in contributions.notes]
     covered = f"{contributions.covered:.1%} of the parameters accounted for"
     lines.append(f"{_head(contributions)}; {covered}, conservation residual {worst:.1e}")
     for row in range(min(inputs, INPUTS_SHOWN)):
@@ -203,6 +206,7 @@ def contributions_html(contributions: Contributions) -> Markup:
     """The best clients of the first inputs, a table each: raw contribution, bar, share (softmax over candidates)."""
     inputs = len(contributions.values)
     said = "".join(f"<p><b>Warning:</b> {cell(line)}</p>" for line in contributions.warnings)
+    said += "".join(f"<p>Note: {cell(line)}</p>" for line in contributions.notes)
     tables = [_input(contributions, row) for row in range(min(inputs, INPUTS_SHOWN))]
     more = f"<p>… and {inputs - INPUTS_SHOWN} more inputs</p>" if inputs > INPUTS_SHOWN else ""
     return Markup(f"<div>{said}<p><b>{cell(_head(contributions))}</b></p>{''.join(tables)}{more}</div>")

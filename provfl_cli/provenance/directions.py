@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -42,7 +43,8 @@ def along(setup: Setup) -> Stack:
     directions = Directions(setup.structure.parameters)
     whole = Decomposition(torch.full((DIRECTIONS,), 1 / DIRECTIONS, dtype=torch.float64), {}, {})
     source = RoundInMemory(range(DIRECTIONS), whole, weights, weights, directions)
-    return Stack.open(source, "weights", list(directions), setup.stack.device, dtype, "none")
+    stack = Stack.open(source, "weights", list(directions), setup.stack.device, dtype, "none")
+    return replace(stack, kinds=())
 
 
 def scores(logits: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ ARRAYS = {  # of the result, with the names of their dimensions
     "residuals": ("float64", "inputs"),
 }
 LAYER_ARRAYS = ("contributions", "active", "neurons")
-TEXTS = ("masked_layers", "unchecked", "buffers", "names", "notes")
+TEXTS = ("masked_layers", "unchecked", "buffers", "names", "notes", "not_shared")
+SINCE = ("not_shared",)  # texts that files of an earlier version do not have
 
 
 def save_parts(parts: Parts, path: str | PathLike[str]) -> None:
@@ -86,7 +87,7 @@ def _parts(text: dict[str, Any], arrays: dict[str, np.ndarray]) -> Parts:
     rows = {str(kind): arrays[f"rows/{at}"] for at, kind in enumerate(text["rows"])}
     for kind, part in rows.items():
         _check(kind, part, "float64", (sizes["inputs"],))
-    texts = {name: tuple(map(str, text[name])) for name in TEXTS}
+    texts = {name: tuple(map(str, text.get(name, ()) if name in SINCE else text[name])) for name in TEXTS}
     if texts["names"] and len(texts["names"]) != len(clients):
         raise ValueError("it does not name each client")
     layers = []

@@ -16,6 +16,7 @@ from .lineage import LineageRound
 from .state_dicts import from_state_dicts as from_state_dicts
 
 CONTROL = "control"  # the row of what the server moved clients by
+ROUNDING = "rounding"  # the row of what storing the global model in its type has changed
 JOINED_NUMBERS = 1 << 24  # numbers of small parameters kept in memory from one batch to the next
 
 
@@ -58,6 +59,9 @@ class Stack:
     last row is `W_prev` itself (conservation needs its share), but with `of: weights` what of it stays in the fused
     model, `W_prev - sum_k A_k o V_k`; there it is left out where nothing stays.
 
+    Where the global model is stored in a narrower type than is computed in, one of the parts is `rounding`: `W` as it
+    is stored less the exact sum, where that is no more than rounding to the stored type explains.
+
     Over all rounds (a `LineageRound`) client rows are the `acc_k`, `q_k` included, and the previous model is `W_0`,
     whatever `of` says. Where contributions are wanted without the `q_k`, rows of those follow behind: `extra`.
 
@@ -96,10 +100,12 @@ class Stack:
         lineage = isinstance(source, LineageRound)
         late = isinstance(source, LineageRound) or bool(source.bases())
         corrected = of == "gradients" and not isinstance(source, LineageRound) and bool(source.corrections())
+        weights = source.weights()
+        rounded = any(weights[n].is_floating_point() and weights[n].itemsize < dtype.itemsize for n in names)
         return Stack(
             source=source,
             of=of,
-            kinds=(*parts.unsent, *((CONTROL,) if corrected else ())),
+            kinds=(*parts.unsent, *((CONTROL,) if corrected else ()), *((ROUNDING,) if rounded else ())),
             ends_with_previous=of != "weights" or late or any(_stays(parts, name) for name in names),
             extra=len(source.clients) if lineage and weighting == "none" else 0,
             device=device,
@@ -177,7 +183,32 @@ class Stack:
             self._fill_over_rounds(block, self.source, name, before, index, select)
         else:
             self._fill(block, self.source, name, before, index, select)
+        if ROUNDING in self.kinds:
+            self._fill_rounding(block, name, before, index, select)
         return block
+
+    def _fill_rounding(
+        self, block: Tensor, name: str, before: Tensor, index: slice | Tensor, select: Select | None
+    ) -> None:
+        """The row `rounding`, once all others are there; 0 where the stored weights differ by more than rounding.
+
+        A server that sums in the stored type rounds once for each client, and over several rounds once for each.
+        """
+        stored, row = self.source.weights()[name], self.size + self.kinds.index(ROUNDING)
+        after = self._part(stored, index, select)
+        block[row] = 0
+        shares = self._move(self.source.decomposition.example_weights)
+        whole = torch.tensordot(shares, block[: self.size], 1) + block[self.size : self.counted].sum(0)
+        if not stored.is_floating_point() or stored.itemsize >= self.dtype.itemsize:
+            return
+        times = self.size + 2
+        if isinstance(self.source, LineageRound):
+            times = 2 + sum(self.source.lineage.rows.last)
+        kind = torch.finfo(stored.dtype)
+        largest = torch.maximum(after.abs(), before.abs())
+        difference = after - whole
+        explained = difference.abs() <= times * (largest * (kind.eps / 2) + kind.tiny * kind.eps)
+        block[row] = torch.where(explained, difference, 0)
 
     def _fill_over_rounds(
         self,
@@ -189,9 +220,8 @@ class Stack:
         select: Select | None,
     ) -> None:
         """The rows of a lineage: all that added up to the model, the initial one, then clients without the `q_k`."""
-        initial = self.counted - 1
-        block[:initial] = self._part(source.weighted(name), index, select, stacked=True)
-        block[initial] = before
+        block[: source.lineage.rows.count] = self._part(source.weighted(name), index, select, stacked=True)
+        block[self.counted - 1] = before
         if self.extra:
             block[self.counted :] = self._part(source.plain(name), index, select, stacked=True)
 

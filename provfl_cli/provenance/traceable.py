@@ -17,7 +17,7 @@ def eager_model(model: nn.Module) -> nn.Module:
         InputError: it holds TorchScript, quantized or lazy layers, or parameters that torch does not differentiate.
     """
     if not isinstance(model, nn.Module):
-        return model  # `check_source` says so
+        return model  # `checked_source` says so
     model = getattr(model, "_orig_mod", model)
     for name, module in model.named_modules():
         layer = f"layer {name!r}" if name else "the model"

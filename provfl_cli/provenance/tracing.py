@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from ..coverage import listed
 from ..errors import InputError, RunError
 from ..library_warnings import library_warnings_ignored
 from . import rules  # noqa: F401  (registers the layer rules)
 from .checks import (
-    check_source,
     checked_classes,
     checked_inputs,
     checked_sample,
     checked_settings,
+    checked_source,
     checked_targets,
     explain_failure,
 )
-from .conservation import check, residuals, stored_rounding, suspicious
+from .conservation import check, residuals, suspicious
 from .contributions import Contributions, LayerTrace
 from .deterministic import check_weights_kept
+from .precision import CANCELS, cancels, computes_in_half, in_float32, in_type
 from .probe import MIXED, adapted, probed, probed_again
 from .settings import Provenance
 from .stack import Source
+from .structure import Structure
 from .sums import Setup, Sums, Target
 from .torch_modes import apart_from_caller
 from .traceable import eager_model
@@ -130,7 +134,27 @@ def _traced_targets(
     settings, targets = checked_settings(settings), checked_targets(targets)
     named, layer_sample = checked_inputs(inputs), checked_sample(layer_sample)
     model = eager_model(model)
-    check_source(model, source)
+    source = checked_source(model, source)
+    if computes_in_half(model, source):
+        model, named = in_float32(model, named)
+    results = _in_one_type(model, named, source, settings, targets, layer_sample)
+    if any(cancels(result.residuals, model) for result in results):
+        with suppress(Exception):  # a model that computes in float32 alone keeps what it has
+            wide, doubled = in_type(model, named, torch.float64)
+            again = _in_one_type(wide, doubled, source, settings, targets, layer_sample)
+            return [replace(result, notes=(*result.notes, CANCELS)) for result in again]
+    return results
+
+
+def _in_one_type(
+    model: nn.Module,
+    named: dict[str, Tensor],
+    source: Source,
+    settings: Provenance,
+    targets: Sequence[tuple[str, Classes]],
+    layer_sample: int,
+) -> list[Contributions]:
+    """The same, in the type of the model's shared parameters."""
     setup = open_setup(model, source, settings)
     count, device = len(next(iter(named.values()))), setup.stack.device
     wanted: list[Target] = [(kind, checked_classes(classes, count, device)) for kind, classes in targets]
@@ -174,7 +198,7 @@ def _checked(
         again = batches(Work(replace(setup, with_mass=True), inputs, [target], 0))
         mass = _joined([sums for (sums,) in again], "mass")
         try:
-            check(residual, difference, mass, stack.dtype, stored_rounding(stack))
+            check(residual, difference, mass, stack.dtype)
         except RunError:
             check_weights_kept(setup.structure, stack.source.weights(), inputs)
             raise
@@ -224,8 +248,20 @@ def _collect(setup: Setup, parts: Sequence[Sums], residual: Tensor, notes: tuple
         uncovered=uncovered,
         unchecked=tuple(first.unchecked),
         buffers=tuple(setup.structure.buffers),
+        not_shared=tuple(setup.structure.constants),
         names=tuple(getattr(stack.source, "names", ())),
-        notes=notes,
+        notes=(*_not_shared(setup.structure), *notes),
+    )
+
+
+def _not_shared(structure: Structure) -> tuple[str, ...]:
+    """A sentence on the parameters that the round does not hold; none where it holds all."""
+    if not structure.constants:
+        return ()
+    fixed, shared = (sum(p.numel() for p in held.values()) for held in (structure.constants, structure.parameters))
+    return (
+        f"{fixed / (fixed + shared):.1%} of the model's parameters are not shared by the clients"
+        f"{listed(structure.constants, ': ')}; they are constants of the model, which nobody contributed to",
     )
 
 

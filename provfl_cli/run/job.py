@@ -24,6 +24,7 @@ from ..models.build import build, check_function
 from ..provenance.depth import chosen_layers
 from ..provenance.lineage import lineage_round
 from ..provenance.settings import Provenance
+from ..provenance.shared_part import load_part
 from ..reporting import console as show
 from ..results import label_counts
 from ..results.checksums import FILE, TOKENIZER, covering
@@ -90,7 +91,7 @@ def run(config: Config, folder: Path) -> None:
             if config.tracker is not None:
                 tracking.start(settings_of(config), folder, config.environment)
             for stored in rounds:
-                model.to(device).load_state_dict(dict(stored.weights()))
+                load_part(model.to(device), stored.weights())
                 lineage = lineage_round(stored) if own.scope == "lineage" else None
                 taking_part = stored.clients if lineage is None else lineage.clients
                 holders = {client: counts[client] for client in taking_part}

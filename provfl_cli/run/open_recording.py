@@ -20,13 +20,13 @@ from ..config.validate import model_option, provenance_preset
 from ..data.federated import Form, Pictures
 from ..errors import InputError, RunError, brief, did_you_mean
 from ..fusion.privacy import NoPrivacy
-from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..provenance.checks import ONE_LOGIT, check_finite_inputs
+from ..provenance.shared_part import fitted, load_part
 from ..results.links import refuse_links_of_recording
 from ..store.matching_tensors import check_tensors
 from ..store.recorded import RECORDED, RecordedFederation, is_recorded, read_whole, why_nothing
-from ..store.rounds import read_round, stored_rounds
+from ..store.rounds import Round, read_round, stored_rounds
 from .inputs import UNKNOWN, TensorInputs
 from .open_run import OpenFederation, device_like
 from .place import STATELESS, no_run, require_model_and_data
@@ -59,7 +59,7 @@ def open_recorded(folder: Path, model: str | None, data: str | None) -> OpenFede
     check_tensors(last)
     weights = last.weights()
     module, form = _model(model, inputs, weights, recorded)
-    classes = _check_fits(module, weights, inputs, model)
+    classes = _check_fits(module, last, inputs, model)
     if labels.max() >= classes or labels.min() < UNKNOWN:
         wrong = labels.max() if labels.max() >= classes else labels.min()
         raise InputError(
@@ -172,10 +172,10 @@ def _model(
     return build(option, form, classes, 0), form
 
 
-def _check_fits(module: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, spec: str) -> int:
+def _check_fits(module: nn.Module, last: Round, inputs: Tensor, spec: str) -> int:
     """Raise InputError unless the model takes the recorded weights and the inputs; returns its number of classes."""
-    require_fits(module.state_dict(), weights, f"--model {spec}", "the rounds")
-    module.load_state_dict(dict(weights))
+    fitted(module, last, f"--model {spec}", "the rounds")
+    load_part(module, last.weights())
     module.eval()
     try:
         with torch.inference_mode():

@@ -19,6 +19,7 @@ from ..evaluation.ranking import order, spearman
 from ..harmless import harmless
 from ..provenance.contributions import Contributions
 from ..provenance.lineage import lineage_round
+from ..provenance.shared_part import load_part
 from ..reporting.rankings import best_clients
 from ..results.answer import Agreement, Effect, Layer, MethodAnswer, Prediction, WhatIf
 from ..store.rounds import Round
@@ -156,7 +157,7 @@ def ask(opened: OpenFederation, number: int | None, inputs: TracedInputs, questi
     stored = opened.round(number)
     model, scope = opened.model.to(opened.device), opened.provenance.scope
     opened.check_fits(stored)
-    model.load_state_dict(dict(stored.weights()))
+    load_part(model, stored.weights())
     probabilities = _predicted(opened, inputs)
     classes = probabilities.argmax(1)
     if question.target is not None:

@@ -68,7 +68,7 @@ Perform = Callable[[Sequence[Span]], Iterator[list[Sums]]]
 
 def open_setup(model: nn.Module, source: Source, settings: Provenance) -> Setup:
     """Load the round's global weights into `model`, and prepare to read its clients."""
-    structure = Structure.of(model)
+    structure = Structure.of(model, source.weights())
     structure.load(source.weights())
     parameter = next(p for p in structure.parameters.values() if p.is_floating_point())
     dtype = torch.promote_types(parameter.dtype, torch.float32)
