@@ -1,4 +1,4 @@
-"""Modules that a library imports for nothing, put off until something of them is asked for."""
+"""Modules put off until something of them is asked for: heavy ones, and those that a library imports for nothing."""
 
 from __future__ import annotations
 
@@ -19,12 +19,31 @@ class _Later(ModuleType):
         return getattr(_real(self), name)
 
 
+def later(module: str) -> ModuleType:
+    """The module of that name, imported when anything of it is first asked for; until then `sys.modules` lacks it.
+
+    For what imports torch itself. What stands in `sys.modules` unloaded, as `lazy_loader` leaves it, torch would import
+    in the middle of its own import, since it asks everything there for its file.
+    """
+    return _Later(module)
+
+
 @contextmanager
 def put_off(module: str, *functions: str) -> Iterator[None]:
     """Within the block, an import of `module`, and of these `functions` from it, does not import it yet.
 
     Calling one of the functions imports it, as anything else does that is asked of it. Where `module` has been imported
-    nothing is changed.
+    nothing is changed. Two libraries need it:
+
+        torchvision 0.29   `torch._dynamo.utils`, torch's compiler, 1.3 seconds of a core: `ops/roi_align.py` takes a
+                           function of it at its top, for an operator of detection models, although pull request 8436
+                           of pytorch/vision meant to spare this import
+        flwr-datasets 0.6  `flwr_datasets.visualization`, matplotlib and seaborn, 1.6 seconds, for plots that nobody
+                           here draws: the package's `__init__.py` imports it
+
+    `tests/test_put_off.py` fails as soon as one of them no longer does so: then its block goes, and with the last one
+    this function. `lazy_loader` cannot do it: to put off a part of a package it imports the package, which is what
+    imports the plots, and what it puts off is imported by the first `from module import name`, as torchvision has it.
     """
     if module in sys.modules:
         yield

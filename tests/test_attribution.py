@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from provfl_cli import attribution
 from provfl_cli.attribution.cosine import Cosine
 from provfl_cli.attribution.data_size import DataSize
 from provfl_cli.attribution.feddebug import GENERATORS, FedDebug, active_neurons, leave_one_out_votes
@@ -39,11 +40,12 @@ from provfl_cli.fusion.privacy import NoPrivacy
 from provfl_cli.provenance.targets import target_value
 from provfl_cli.provenance.tracing import trace
 from provfl_cli.reporting.tables import cost_table
-from provfl_cli.run.tracing import TracedRound, trace_round
+from provfl_cli.run.tracing import TracedRound
 from provfl_cli.store.rounds import Round
 
 from .federations import make_config, make_data, make_model
 from .lineages import Work, composed_fusion, perturbed, play
+from .traced_rounds import traced_round
 
 CPU = torch.device("cpu")
 
@@ -461,9 +463,9 @@ def test_a_name_that_the_run_traces_by_must_mean_the_same() -> None:
 
 
 def test_methods_are_light_to_import() -> None:
-    modules = ("random", "cosine", "data_size", "static_weights", "provenance", "feddebug", "method")
-    names = ", ".join(f"provfl_cli.attribution.{name}" for name in modules)
-    code = f"import sys, {names}; sys.exit(any(heavy in sys.modules for heavy in ('torch', 'numpy')))"
+    files = Path(attribution.__file__).parent.glob("[!_]*.py")
+    names = ", ".join(f"provfl_cli.attribution.{file.stem}" for file in files)
+    code = f"import sys, {names}; sys.exit(any(heavy in sys.modules for heavy in ('torch._C', 'numpy._core')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -505,13 +507,12 @@ def test_asked_several_times_for_the_clock_a_method_says_the_same(tmp_path: Path
     data, model = make_data(clients=3, test=60), make_model()
     work = Work({c.id: (len(c.labels), perturbed(model.state_dict(), 0.05, c.id)) for c in data.clients})
     (stored,) = play(tmp_path, FedAvg(), model.state_dict(), [work])
-    counts = {client.id: client.label_counts for client in data.clients}
     presets = [provenance_preset("provfl")]
 
     def asked(repeats: int) -> TracedRound:
         wanted = schema.Evaluation("all", 20, 1, repeats)
         config = make_config(attribution=(Random(), Tired()), evaluation=wanted)
-        return trace_round(config, presets, data, model, stored, counts, CPU)
+        return traced_round(config, presets, data, model, stored)
 
     once, thrice = asked(1), asked(3)
     pd.testing.assert_frame_equal(once.contributions, thrice.contributions)
@@ -550,12 +551,12 @@ def test_a_round_is_attributed_by_every_method_on_the_same_inputs(tmp_path: Path
     config = make_config(attribution=chosen, evaluation=replace(make_config().evaluation, inputs="all", min_examples=1))
     counts: Mapping[int, np.ndarray] = {client.id: client.label_counts for client in data.clients}
     presets = [provenance_preset("provfl"), provenance_preset("tracefl")]
-    traced_round = trace_round(config, presets, data, model, stored, dict(counts), CPU)
-    frame = traced_round.contributions
+    attributed = traced_round(config, presets, data, model, stored)
+    frame = attributed.contributions
     assert list(dict.fromkeys(frame["method"])) == ["provfl", "tracefl", "random", "faithful", "estimated"]
-    assert set(traced_round.method_seconds) == {(name, "round") for name in frame["method"].unique()}
-    assert traced_round.method_seconds["estimated", "round"] == 1.5
-    assert traced_round.notes == ("estimated roughly", "helpless roughly", "helpless could rank nobody in round 1")
+    assert set(attributed.method_seconds) == {(name, "round") for name in frame["method"].unique()}
+    assert attributed.method_seconds["estimated", "round"] == 1.5
+    assert attributed.notes == ("estimated roughly", "helpless roughly", "helpless could rank nobody in round 1")
     clients = frame[frame["kind"] == "client"]
     inputs = clients.groupby("method")["input"].unique()
     assert all((numbers == inputs["provfl"]).all() for numbers in inputs)
@@ -568,5 +569,5 @@ def test_a_round_is_attributed_by_every_method_on_the_same_inputs(tmp_path: Path
     assert scores.loc["estimated", "clients"] == 2
     assert (scores["chance_accuracy"] > 0).all()
     assert scores.loc["random", "target"] == "none"
-    table = cost_table(traced_round.method_seconds, len(inputs["provfl"]))
+    table = cost_table(attributed.method_seconds, len(inputs["provfl"]))
     assert table.rows[-1] == ("estimated", "60", "1.50", "25.0")

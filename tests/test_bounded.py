@@ -46,6 +46,8 @@ from provfl_cli.store.recorded import read_recorded
 from provfl_cli.store.tensorfile import open_tensors
 from tests.made_runs import whole_run
 
+from .unread import never_read
+
 
 def shared(path: Path, rows: int, text: str, name: str = "text", nested: bool = False) -> Path:
     """A table of kilobytes: one text, to which all rows refer."""
@@ -143,13 +145,13 @@ def test_a_trace_refuses_them_too(bomb: Callable[[Path], None], tmp_path: Path) 
     with pytest.raises(RunError, match=r"inputs\.parquet is not opened: .* (at most|more than)"):
         _rounds_traced(tmp_path)
     with pytest.raises(RunError, match=r"inputs\.parquet is not opened: .* (at most|more than)"):
-        RunInputs(tmp_path, None, None, (), "").first(1)  # type: ignore[arg-type]
+        RunInputs(tmp_path, None, never_read, None, (), "").first(1)  # type: ignore[arg-type]
 
 
 def test_of_the_inputs_only_the_one_asked_for_is_read(tmp_path: Path) -> None:
     frame = pd.DataFrame({"round": [1, 1, 2, 2], "input": [5, 7, 5, 7], "text": list("abcd"), "label": 0})
     pq.write_table(pa.Table.from_pandas(frame), tmp_path / "inputs.parquet", row_group_size=3)
-    inputs = RunInputs(tmp_path, None, None, (), "")  # type: ignore[arg-type]
+    inputs = RunInputs(tmp_path, None, never_read, None, (), "")  # type: ignore[arg-type]
     assert [inputs._row(position)["text"] for position in range(4)] == list("abcd")
     assert inputs._traced().columns.tolist() == ["round", "input"]
 

@@ -13,14 +13,13 @@ import time
 from importlib import import_module
 from keyword import iskeyword
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 
 import provfl_cli.cli.ls as ls
-import provfl_cli.run as run_part
 from provfl_cli.cli import COMMANDS, main
 from provfl_cli.cli.completion import split_line, words
 from provfl_cli.cli.ended import answer_signals
@@ -50,7 +49,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
             raise KeyboardInterrupt
         (folder / "summary.json").write_text(json.dumps({"threshold": config.threshold}))
 
-    monkeypatch.setattr(run_part, "run_job", fake, raising=False)
+    monkeypatch.setattr("provfl_cli.cli.job.composition", SimpleNamespace(run=fake))
     return started
 
 
@@ -212,7 +211,7 @@ def test_wrong_folders_and_arguments_are_answered_without_torch(workspace: Path)
     code = (
         "import sys; from provfl_cli.cli import main\n"
         f"codes = [main(arguments) for arguments in {lines!r}]\n"
-        "print(codes, [m for m in ('torch', 'datasets', 'matplotlib') if m in sys.modules])"
+        "print(codes, [m for m in ('torch._C', 'datasets', 'matplotlib') if m in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
@@ -232,7 +231,7 @@ def test_a_signal_that_ends_a_command_is_answered_in_one_line(
         os.kill(os.getpid(), number)
         time.sleep(5)
 
-    monkeypatch.setattr(run_part, "run_job", hit, raising=False)
+    monkeypatch.setattr("provfl_cli.cli.job.composition", SimpleNamespace(run=hit))
     monkeypatch.setattr(sys, "argv", ["provfl", "run", "-m", "seed=1,2"])
     try:
         assert main() == code
@@ -414,7 +413,8 @@ def test_what_only_shows_does_so_without_torch(arguments: list[str], workspace: 
     code = (
         "import sys; from provfl_cli.cli import main\n"
         f"code = main({arguments!r})\n"
-        "print([m for m in ('torch', 'datasets', 'pandas', 'numpy') if m in sys.modules], file=sys.stderr)\n"
+        "heavy = ('torch._C', 'datasets', 'pandas._libs', 'numpy._core')\n"
+        "print([m for m in heavy if m in sys.modules], file=sys.stderr)\n"
         "sys.exit(code)"
     )
     result = subprocess.run(

@@ -16,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from provfl_cli.attribution.counterfactual import fused_again, models, outcomes, steps_made
+from provfl_cli.attribution.counterfactual import fused_again, models, outcomes
 from provfl_cli.attribution.leave_one_out import LeaveOneOut
 from provfl_cli.attribution.method import Case
 from provfl_cli.attribution.shapley import Shapley, exact, sampled
@@ -27,6 +27,7 @@ from provfl_cli.errors import InputError, RunError
 from provfl_cli.evaluation.contributions import tidy
 from provfl_cli.evaluation.metrics import localization
 from provfl_cli.federation import round as federation_round
+from provfl_cli.federation.client import steps_made
 from provfl_cli.federation.train import federated_rounds
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fednova import FedNova, local_norm
@@ -38,12 +39,12 @@ from provfl_cli.fusion.trimmed_mean import TrimmedMean
 from provfl_cli.fusion.updates import ReturnedModels
 from provfl_cli.provenance.tracing import trace
 from provfl_cli.run.summary import _faithfulness
-from provfl_cli.run.tracing import trace_round
 from provfl_cli.seeds import generator
 from provfl_cli.store.rounds import Round
 
 from .federations import make_config, make_data, make_model
 from .lineages import Work, chain, composed_fusion, perturbed
+from .traced_rounds import traced_round
 
 DOUBLE = torch.float64
 CPU = torch.device("cpu")
@@ -478,7 +479,7 @@ def test_steps_are_those_that_fusion_counted(tmp_path: Path, monkeypatch: pytest
     config, data = make_config(federation=federation), make_data(clients=4, examples=30, test=20)
     examples = {client.id: len(client.labels) for client in data.clients}
     with federated_rounds(config, data, make_model(), tmp_path, {1, 2}, CPU, lambda event: None) as rounds:
-        steps = [steps_made(config, examples, stored) for stored in rounds]
+        steps = [steps_made(examples, stored, config.federation, config.seed) for stored in rounds]
     assert steps == counted
     assert len(set(steps[1])) > 1
 
@@ -493,7 +494,7 @@ def test_a_traced_round_has_its_effects_measured(tmp_path: Path) -> None:
     data, model = make_data(clients=5, examples=60, test=100), make_model()
     counts = {client.id: client.label_counts for client in data.clients}
     with federated_rounds(config, data, model, tmp_path, {2}, CPU, lambda event: None) as rounds:
-        (traced,) = [trace_round(config, [own], data, model, stored, counts, CPU) for stored in rounds]
+        (traced,) = [traced_round(config, [own], data, model, stored) for stored in rounds]
     said = traced.contributions.groupby("method")["without"].count()
     assert set(said[said > 0].index) == {"leave_one_out", "leave_one_out_withhold"}
     scores = localization(traced.contributions, counts, 1, data.faults).set_index("method")

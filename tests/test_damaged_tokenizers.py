@@ -17,6 +17,8 @@ from provfl_cli.data.tokenizer import from_json, trained
 from provfl_cli.errors import RunError
 from provfl_cli.run.inputs import RunInputs
 
+from .unread import never_read
+
 BACKTRACKS = {"Regex": "(x+x+)+y"}
 TEXTS = np.array(["x" * 80 + "b"], dtype=object)
 
@@ -35,7 +37,7 @@ def backtracking(tokenizer: dict[str, Any]) -> str:
 
 def run_inputs(folder: Path, content: str, form: Texts) -> RunInputs:
     (folder / "tokenizer.json").write_text(content)
-    return RunInputs(folder, SimpleNamespace(), form, (), "")  # type: ignore[arg-type]
+    return RunInputs(folder, SimpleNamespace(), never_read, form, (), "")  # type: ignore[arg-type]
 
 
 def test_a_panic_is_an_error_like_any_other(tokenizer: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ from provfl_cli.federation.optimizers import clip, make_step, rate
 from provfl_cli.federation.participation import choose_clients
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fedprox import FedProx
-from provfl_cli.run.checks import check_fit
+from provfl_cli.run.checks import check_precision
 from provfl_cli.seeds import derived_seed
 from provfl_cli.store.rounds import Round
 
@@ -320,9 +320,9 @@ def make_texts() -> FederatedData:
 def test_mixed_precision_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = make_config(precision="bfloat16", cache=str(tmp_path))
     with pytest.raises(InputError, match=r"precision=bfloat16: mixed precision is for a GPU.*precision=float32"):
-        check_fit(config, make_data(), make_model())
+        check_precision(config.federation.precision, config.device)
     monkeypatch.setattr("provfl_cli.run.checks.choose_device", lambda name: torch.device("cuda"))
-    check_fit(config, make_data(), make_model())
+    check_precision(config.federation.precision, config.device)
 
 
 def test_mixed_precision_keeps_weights_and_steps_in_full() -> None:

@@ -18,6 +18,8 @@ from provfl_cli.run.inputs import RunInputs
 from provfl_cli.run.query import _notes
 from tests.test_text_data import text_set
 
+from .unread import never_read
+
 
 def csv(file: Path, labels: list[str]) -> Path:
     file.write_text("text,label\n" + "".join(f"{file.stem} {row},{label}\n" for row, label in enumerate(labels)))
@@ -168,8 +170,8 @@ def test_labels_that_one_split_lacks_are_said(tmp_path):
 
 def asked_labels(examples: Examples, file: Path) -> list[int]:
     """The labels of a table that is traced after a run on `examples`."""
-    config = SimpleNamespace(dataset=text_set(file))
-    inputs = RunInputs(file.parent, config, Texts(9, 9, 0), examples.label_names, "", indexed=examples.indexed)
+    form, names = Texts(9, 9, 0), examples.label_names
+    inputs = RunInputs(file.parent, text_set(file), never_read, form, names, "", indexed=examples.indexed)
     object.__setattr__(inputs, "encode", lambda shown: shown)
     return inputs.many(file).labels.tolist()
 
@@ -205,7 +207,7 @@ def test_a_word_of_the_command_line_is_a_name_first_and_what_else_it_may_be_is_s
     classes = Classes(("1", "2", "30"))
     assert [classes.typed(word) for word in ("1", "30", "0", "7", "x", "01")] == [0, 2, 0, None, None, None]
     assert Classes(("no", "yes")).typed("1") == 1
-    opened = SimpleNamespace(classes=classes, label_counts={0: 1}, fusion=True, config=None, notes=())
+    opened = SimpleNamespace(classes=classes, label_counts={0: 1}, fusion=True, settings=None, notes=())
     inputs = SimpleNamespace(chosen=False, notes=("read without quoting",))
     question = SimpleNamespace(target="1", without=(), verify=False)
     assert list(_notes(opened, inputs, question)) == [

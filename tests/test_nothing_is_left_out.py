@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,8 @@ from provfl_cli.errors import InputError
 from provfl_cli.run.inputs import RunInputs
 from tests.test_pictures import encoded
 from tests.test_split_names import classes, lines, pictures, sizes, texts
+
+from .unread import never_read
 
 
 def records(file: Path, rows: int, name: str = "a") -> None:
@@ -177,7 +178,7 @@ def test_inputs_of_a_folder_with_pictures_and_a_table_are_refused(tmp_path):
     picture(tmp_path / "in" / "0.png", 1)
     table(tmp_path / "in" / "more.csv", ("0.png", "a"))
     dataset = schema.Dataset("custom", "path", path=str(tmp_path), image_size=8)
-    inputs = RunInputs(tmp_path, SimpleNamespace(dataset=dataset), Pictures(1, 8), ("a", "b"), "")
+    inputs = RunInputs(tmp_path, dataset, never_read, Pictures(1, 8), ("a", "b"), "")
     with pytest.raises(InputError, match=r"holds pictures and more\.csv, a table of inputs: give --inputs .*more\.csv"):
         inputs.many(tmp_path / "in")
     assert inputs.many(tmp_path / "in" / "more.csv").names == ("row 0",)

@@ -19,7 +19,7 @@ from provfl_cli.federation.key import training_key
 from provfl_cli.federation.participation import Arrival, Participant, Roster, rosters, settings_that_matter
 from provfl_cli.reporting.participation import table
 from provfl_cli.results.participation import participation_frame
-from provfl_cli.run.job import _newcomers
+from provfl_cli.run.findings import newcomers
 
 from .federations import make_config, make_data, make_model
 
@@ -254,7 +254,7 @@ def test_the_table_of_who_did_what() -> None:
     ]
     assert participation_frame([], [0, 1], federation).empty
     # The work of client 4 is late, and so is its first part in a model.
-    assert _newcomers(ROSTERS, [0, 4, 5, 8]) == {1: {0, 5}, 2: {4, 8}}
+    assert newcomers(ROSTERS, [0, 4, 5, 8]) == {1: {0, 5}, 2: {4, 8}}
 
 
 def shown(frame: Any, ids: list[int]) -> list[str]:

@@ -7,7 +7,6 @@ import struct
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +24,8 @@ from provfl_cli.data.load import load
 from provfl_cli.data.pixel_scale import AS_BEFORE, BLACK, Levels, Reading
 from provfl_cli.errors import InputError
 from provfl_cli.run.inputs import RunInputs
+
+from .unread import never_read
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (12, 16), dtype=np.uint8)
@@ -457,9 +458,8 @@ def test_training_and_every_way_of_tracing_read_the_same_pictures_alike(tmp_path
     dataset = schema.Dataset("custom", "path", path=str(tmp_path / "data"), image_size=12, test_fraction=0.5)
     examples, _ = load(dataset, 12)
     encoding = picture_encoding(examples, dataset)
-    config = SimpleNamespace(dataset=dataset)
     kept = facts.from_values(json.loads(json.dumps(facts.as_values(encoding.pictures))))
-    inputs = RunInputs(tmp_path, config, encoding.form, examples.label_names, "", kept)
+    inputs = RunInputs(tmp_path, dataset, never_read, encoding.form, examples.label_names, "", kept)
     trained = {picture.numpy().tobytes() for picture in encoding.encode(examples.train_inputs)}
     trained |= {picture.numpy().tobytes() for picture in encoding.encode(examples.test_inputs)}
     files = sorted((tmp_path / "data").rglob(f"*.{form}"))

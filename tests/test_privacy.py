@@ -449,7 +449,7 @@ def test_a_wrong_setting_is_answered(kind: type, wrong: dict[str, Any], says: st
 
 
 def test_a_missing_accountant_is_named_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("provfl_cli.fusion.accounting.find_spec", lambda name: None)
     federation: Any = None
     for privacy in (CentralDP(), LocalDP()):
         with pytest.raises(InputError, match=r"pip install 'provfl\[privacy\]'"):
@@ -462,7 +462,7 @@ def test_settings_import_nothing_heavy() -> None:
         "import sys\n"
         "from provfl_cli.fusion.privacy import CentralDP\n"
         "CentralDP().check(None, None)\n"
-        "print([name for name in ('torch', 'numpy', 'dp_accounting', 'scipy') if name in sys.modules])"
+        "print([name for name in ('torch._C', 'numpy._core', 'dp_accounting', 'scipy') if name in sys.modules])"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tree.conf_dir().parent

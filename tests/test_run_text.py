@@ -29,8 +29,8 @@ from provfl_cli.data.load import federated_data
 from provfl_cli.data.tokenizer import from_json
 from provfl_cli.results.files import write_parquet
 from provfl_cli.results.frames import input_frame
-from provfl_cli.run.manifest import manifest
-from tests.federations import make_config, make_data
+from provfl_cli.run.manifest import architecture, inputs_read, manifest, weights_from
+from tests.federations import make_data
 from tests.refusals import refusal
 from tests.test_run import FILES
 
@@ -63,9 +63,7 @@ def test_texts_are_recorded_as_they_are(chosen: list[int], tmp_path: Path) -> No
 
 
 def test_the_manifest_says_what_a_text_model_reads_and_where_it_began() -> None:
-    config, cpu, model = make_config(), torch.device("cpu"), torch.nn.Linear(1, 1)
-    drawn = manifest(config, text_data(), model, cpu, {}, None)
-    assert drawn["inputs"] == {
+    assert inputs_read(text_data()) == {
         "input": "text",
         "vocabulary": 400,
         "max_tokens": 16,
@@ -73,13 +71,15 @@ def test_the_manifest_says_what_a_text_model_reads_and_where_it_began() -> None:
         "tokenizer": "tokenizer.json",
         "tokenizer_sha256": hashlib.sha256(b"{}").hexdigest(),
     }
-    assert drawn["model"] == {"name": "small", "weights": "drawn from the seed"}
-    assert drawn["versions"]["transformers"]
-    assert drawn["versions"]["tokenizers"]
-    published = replace(text_data(), form=Texts(400, 16, 0, "/cache/gpt"))
-    assert manifest(config, published, model, cpu, {}, None)["model"]["weights"] == "published: /cache/gpt"
-    pictures = manifest(config, make_data(), model, cpu, {}, None)
-    assert pictures["inputs"] == {"input": "image", "channels": 1, "image_size": 8}
+    assert weights_from(text_data().form, False) == "drawn from the seed"
+    assert architecture(text_data().form, torch.nn.Linear(1, 1)) == {}
+    versions = manifest(text_data(), torch.device("cpu"), {}, None)["versions"]
+    assert versions["transformers"]
+    assert versions["tokenizers"]
+    assert weights_from(Texts(400, 16, 0, "/cache/gpt"), False) == "published: /cache/gpt"
+    assert weights_from(make_data().form, False) == "drawn from the seed"
+    assert weights_from(make_data().form, True) == "published"
+    assert inputs_read(make_data()) == {"input": "image", "channels": 1, "image_size": 8}
 
 
 # --- refused

@@ -91,7 +91,7 @@ def test_every_folder_is_a_part() -> None:
     "module", ["provfl_cli", "provfl_cli.cli", "provfl_cli.config.validate", "provfl_cli.fusion.fedprox"]
 )
 def test_torch_is_not_imported(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    code = f"import sys, {module}; sys.exit('torch._C' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -185,3 +185,77 @@ def test_nothing_that_unpickles_is_imported_or_called() -> None:
                 assert called not in ("torch.load", "pd.read_pickle", "pandas.read_pickle"), where
                 # np.load of an .npz refuses objects only where it is told to.
                 assert called != "np.load" or "allow_pickle=False" in ast.unparse(node), where
+
+
+WHOLE = {  # what takes a whole configuration, and why; all else takes the blocks and values that it uses
+    "run.job.run": "puts a run together out of its parts",
+    "trackers.tracking.settings_of": "writes every setting for a tracker",
+    "data.injection.Injection.fits": "checks the whole when it is validated",
+    "data.injection.NoInjection.fits": "checks the whole when it is validated",
+    "data.backdoor.Backdoor.fits": "checks the whole when it is validated",
+    "data.attackers.FreeRider.fits": "checks the whole when it is validated",
+    "data.attackers.ScaledUpdate.fits": "checks the whole when it is validated",
+    "data.load.federated_data": "puts the data together: loaded, dealt to clients, faults planted, made tensors",
+    "data.load.test_set": "reads a run's test set as `federated_data` does",
+    "data.load._prepared": "part of these two",
+    "data.load._size": "part of these two",
+    "data.load._lines": "part of these two",
+    "federation.train.federated_rounds": "puts a training together",
+    "federation.train._hands": "chooses where clients train; workers elsewhere get all of it",
+    "federation.train._space": "part of `federated_rounds`",
+    "federation.key.training_key": "hashes every setting that a training depends on",
+    "federation.round.Training": "what the rounds of a training share",
+    "federation.site.make_site": "makes that on another machine",
+    "federation.flower.engine.flower": "sends it there as text",
+}
+
+
+def takers_of_the_whole(source: str) -> list[str]:
+    """Functions with a parameter, and classes with a field, whose type is `Config`, or has to do with it."""
+    taken = []
+
+    def has_it(annotation: ast.expr | None) -> bool:
+        return annotation is not None and re.search(r"(?<!\w)Config\b", ast.unparse(annotation)) is not None
+
+    def visit(node: ast.AST, above: tuple[str, ...]) -> None:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            above = (*above, node.name)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            parameters += [more for more in (node.args.vararg, node.args.kwarg) if more is not None]
+            if any(has_it(parameter.annotation) for parameter in parameters):
+                taken.append(".".join(above))
+        if isinstance(node, ast.ClassDef) and any(
+            isinstance(line, ast.AnnAssign) and has_it(line.annotation) for line in node.body
+        ):
+            taken.append(".".join(above))
+        for inner in ast.iter_child_nodes(node):
+            visit(inner, above)
+
+    visit(ast.parse(source), ())
+    return taken
+
+
+def test_parts_take_blocks_and_values_and_not_the_whole_configuration() -> None:
+    for name, path in modules().items():
+        if part_of(name) == "config":
+            continue
+        for taker in takers_of_the_whole(path.read_text(encoding="utf-8")):
+            place = f"{name.removeprefix('provfl_cli.')}.{taker}"
+            assert place in WHOLE, f"{place} takes a whole Config: give it the blocks or values that it uses"
+
+
+@pytest.mark.parametrize(
+    ("source", "takers"),
+    [
+        ("def show(config: Config) -> None: ...", ["show"]),
+        ("def show(*, made: schema.Config | None = None) -> None: ...", ["show"]),
+        ("def show(*configs: 'Config') -> None: ...", ["show"]),
+        ("class Part:\n    def show(self, all: Sequence[Config]) -> None: ...", ["Part.show"]),
+        ("class Part:\n    config: Config", ["Part"]),
+        ("def show(federation: Federation, cfg: DictConfig) -> Config: ...", []),
+        ("def outer():\n    def inner(config: Config): ...", ["outer.inner"]),
+    ],
+)
+def test_a_whole_configuration_is_seen(source: str, takers: list[str]) -> None:
+    assert takers_of_the_whole(source) == takers

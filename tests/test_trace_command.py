@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from provfl_cli.cli import main
+from provfl_cli.config.stored_config import stored_config
 from provfl_cli.data import load
 from provfl_cli.data.picture_facts import PictureFacts
 from provfl_cli.reporting.prediction import as_json, show
@@ -184,8 +185,7 @@ def test_another_label_another_input_another_picture(
     assert aimed["prediction"] == known["prediction"]
     assert aimed["methods"][0]["clients"] != known["methods"][0]["clients"]
     # one of the test set that the run has not traced
-    assert opened.config is not None
-    test, _ = load.test_set(opened.config)
+    test, _ = load.test_set(stored_config(pictures, trust=False).config)
     at = next(at for at, index in enumerate(test.indices) if index not in set(traced["input"]))
     untraced = asked(capsys, str(pictures), "--input", str(test.indices[at]))
     assert untraced["label"] == str(int(test.labels[at]))

@@ -231,7 +231,7 @@ def test_a_tracker_that_fails_is_left_out_and_said_twice(
     history = [Metrics(number, 1.0, 0.5, 1.0, 3, 0.1) for number in (1, 2, 3)]
     tracker = Breaking(at)
     with tracked(tracker, console) as tracking:  # type: ignore[arg-type]
-        tracking.start(config, tmp_path)
+        tracking.start(settings_of(config), tmp_path)
         tracking.rounds(history[:1])
         tracking.rounds(history)  # those that were told are not told again
     said = console.export_text()
@@ -245,7 +245,7 @@ def test_a_run_that_fails_is_ended_as_failed(tmp_path: Path, config: Config) -> 
 
     def failing() -> None:
         with tracked(tracker, Console(quiet=True)) as tracking:  # type: ignore[arg-type]
-            tracking.start(config, tmp_path)
+            tracking.start(settings_of(config), tmp_path)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -256,7 +256,7 @@ def test_a_run_that_fails_is_ended_as_failed(tmp_path: Path, config: Config) -> 
 def test_without_a_tracker_nothing_is_said(tmp_path: Path, config: Config) -> None:
     console = Console(record=True, file=(tmp_path / "out").open("w"))
     tracking = Tracking(None, console)
-    tracking.start(config, tmp_path)
+    tracking.start(settings_of(config), tmp_path)
     tracking.rounds([Metrics(1, 1.0, 0.5, 1.0, 3, 0.1)])
     tracking.end(failed=False)
     assert console.export_text() == ""

@@ -6,10 +6,16 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .method import AttributionResult, Case
+import lazy_loader as lazy
+
+from .method import AttributionResult, Case, RunSettings
+from .norms import update_norms
+from .provenance import traced
 
 if TYPE_CHECKING:
-    from ..config.schema import Config
+    import numpy as np
+else:
+    np = lazy.load("numpy")
 
 
 @dataclass(frozen=True)
@@ -24,16 +30,11 @@ class Cosine:
 
     name: str = "cosine"
 
-    def check(self, config: Config) -> None:
+    def check(self, run: RunSettings) -> None:
         """Nothing to check."""
 
     def attribute(self, case: Case) -> AttributionResult:
         """One trace for all clients."""
-        import numpy as np
-
-        from .norms import update_norms
-        from .provenance import traced
-
         began = time.perf_counter()
         settings = replace(
             case.provenance, of="updates", client_weighting="none", threshold=None, layer_decay=1.0, layers="all"

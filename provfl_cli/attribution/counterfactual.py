@@ -12,25 +12,30 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import lazy_loader as lazy
 
 from ..errors import RunError
 from ..fusion.conditions import TooFewReturned, fusion_name
 from ..fusion.decomposition import Multiplier
 from ..fusion.fuse import fuse
 from ..fusion.updates import ReturnedModels
+from ..imports import later
 from ..processes import one_thread
-from ..provenance.outputs import logits_of_classes, tensor_of
-from ..provenance.shared_part import load_part
 from ..provenance.targets import target_value
+from ..store.rounds import Round
+from .method import Case
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
+    from torch import Tensor
 
-    from ..config.schema import Config
-    from ..store.rounds import Round
-    from .method import Case
+    from ..provenance import outputs, shared_part
+else:
+    np = lazy.load("numpy")
+    torch = lazy.load("torch")
+    outputs = later("provfl_cli.provenance.outputs")
+    shared_part = later("provfl_cli.provenance.shared_part")
 
 CHUNK = 256  # inputs in a forward pass; fixed, since the size of a batch changes the last digits of a convolution
 
@@ -63,11 +68,11 @@ def logits(case: Case, kind: str, removed: Iterable[Coalition]) -> Iterator[Tens
         if state is None:
             yield None
             continue
-        load_part(case.model, state)
+        shared_part.load_part(case.model, state)
         with torch.inference_mode():
             # A copy of the inputs: a model may change them in place.
             parts = [
-                logits_of_classes(tensor_of(case.model(chunk.to(case.device, copy=True))), len(chunk))
+                outputs.logits_of_classes(outputs.tensor_of(case.model(chunk.to(case.device, copy=True))), len(chunk))
                 for chunk in case.inputs.split(CHUNK)
             ]
             yield torch.cat(parts).double()
@@ -93,8 +98,6 @@ def outcomes(case: Case, kind: str, removed: Iterable[Coalition], value: str) ->
         case, kind, removed: see `models`.
         value: `log_probability` of the class explained, or `target`: the scalar that the run's provenance explains.
     """
-    import numpy as np
-
     classes = torch.as_tensor(case.classes, dtype=torch.int64, device=case.device)
     for scores in logits(case, kind, removed):
         if scores is None:
@@ -122,24 +125,6 @@ def sent_part(stored: Round, client: int, name: str) -> Tensor:
     )
     shape = tuple(own.shape)
     return (moved.view(shape or (1,)) * multiplier.rows(slice(None), shape)[0]).view(shape)
-
-
-def steps_made(config: Config, examples: Mapping[int, int], stored: Round) -> list[int]:
-    """Optimizer steps of each client of a stored round, as its fusion counted them.
-
-    Args:
-        config: of the run.
-        examples: training examples of every client that was kept, by its number, ascending.
-        stored: the round.
-    """
-    from ..federation.client import fused_steps
-    from ..federation.participation import rosters, without
-
-    ids, counts = list(examples), list(examples.values())
-    planned = rosters(config.federation, ids, counts, config.seed, config.federation.rounds)
-    failed = {metrics.round: [ids.index(client) for client in metrics.failed] for metrics in stored.history}
-    roster = without(planned, failed)[stored.number - 1]
-    return fused_steps(roster, stored.examples, config.federation)
 
 
 def _withheld(case: Case, removed: Iterable[Coalition]) -> Iterator[dict[str, Tensor]]:
@@ -214,7 +199,7 @@ def fused_again(case: Case, left: Sequence[int]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class _Rest(Mapping[str, Tensor]):
+class _Rest(Mapping[str, "Tensor"]):
     """Some clients' rows of stacked tensors, taken when a name is read."""
 
     names: tuple[str, ...]

@@ -6,10 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .method import AttributionResult, Case, for_every_input, used_clients
+import lazy_loader as lazy
+
+from .method import AttributionResult, Case, RunSettings, for_every_input, used_clients
 
 if TYPE_CHECKING:
-    from ..config.schema import Config
+    import numpy as np
+else:
+    np = lazy.load("numpy")
 
 
 @dataclass(frozen=True)
@@ -18,13 +22,11 @@ class DataSize:
 
     name: str = "data_size"
 
-    def check(self, config: Config) -> None:
+    def check(self, run: RunSettings) -> None:
         """Nothing to check."""
 
     def attribute(self, case: Case) -> AttributionResult:
         """The same for every input."""
-        import numpy as np
-
         began = time.perf_counter()
         values = for_every_input(np.asarray(case.stored.examples), case)
         return AttributionResult(values, used_clients(case), time.perf_counter() - began)

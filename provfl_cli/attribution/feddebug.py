@@ -25,14 +25,23 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
+import lazy_loader as lazy
+
 from ..checks import Range, in_range, one_of
+from ..data.federated import Texts
 from ..errors import RunError
-from .method import AttributionResult, Case, for_every_input, used_clients
+from ..imports import later
+from .method import AttributionResult, Case, RunSettings, for_every_input, used_clients
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
-    from ..config.schema import Config
+    from ..provenance import marks, structure
+else:
+    torch = lazy.load("torch")
+    marks = later("provfl_cli.provenance.marks")
+    structure = later("provfl_cli.provenance.structure")
 
 GENERATORS = (
     "uniform", "normal", "trunc_normal", "xavier_uniform", "xavier_normal",
@@ -60,42 +69,34 @@ class FedDebug:
         in_range(f"attribution.{self.name}", self)
         one_of(f"attribution.{self.name}.generator", self.generator, GENERATORS)
 
-    def check(self, config: Config) -> None:
+    def check(self, run: RunSettings) -> None:
         """Nothing to check."""
 
     def attribute(self, case: Case) -> AttributionResult:
         """Each client's share of the votes."""
-        import torch
-
-        from ..provenance.structure import Structure
-
         began = time.perf_counter()
         generated = self._generated(case).to(case.device)
-        structure, stack = Structure.of(case.model.to(case.device)), case.stored.client_stack()
+        network, stack = structure.Structure.of(case.model.to(case.device)), case.stored.client_stack()
 
         def active() -> Iterator[Tensor]:
             for client in range(len(case.stored.clients)):
-                structure.load({name: stack[name][client] for name in stack})
+                network.load({name: stack[name][client] for name in stack})
                 yield active_neurons(case.model, generated, self.threshold)
 
-        with structure.frozen(), torch.no_grad():
+        with network.frozen(), torch.no_grad():
             votes = leave_one_out_votes(active())
-        structure.load(case.stored.weights())
+        network.load(case.stored.weights())
         values = for_every_input(votes.mean(0).cpu().numpy(), case)
         note = f"{self.name} votes once for the round, not for each input"
         return AttributionResult(values, used_clients(case), time.perf_counter() - began, note=note)
 
     def _generated(self, case: Case) -> Tensor:
         """Pictures `[inputs, C, H, W]`, or tokens `[inputs, T]`."""
-        import torch
-
         random = torch.Generator().manual_seed(case.seed)
         if case.inputs.is_floating_point():
             draw = getattr(torch.nn.init, f"{self.generator}_")
             empty = [torch.empty(1, *case.inputs.shape[1:]) for _ in range(self.inputs)]
             return torch.cat([draw(picture, generator=random) for picture in empty]).to(case.inputs.dtype)
-        from ..data.federated import Texts
-
         form = case.form
         if not isinstance(form, Texts):
             raise RunError(f"attribution={self.name}: to generate texts it needs to know the tokens, as a run does")
@@ -115,8 +116,6 @@ def leave_one_out_votes(active: Iterator[Tensor]) -> Tensor:
     Returns:
         float64 `[inputs, clients]`, each row adds up to 1; equals share the vote.
     """
-    import torch
-
     first = next(active)
     silent = (~first).to(torch.int16)  # clients that do not activate a neuron, [inputs, neurons]
     last = torch.zeros_like(silent)  # the last of them
@@ -134,8 +133,6 @@ def leave_one_out_votes(active: Iterator[Tensor]) -> Tensor:
 
 def active_neurons(model: nn.Module, inputs: Tensor, threshold: float) -> Tensor:
     """Neurons whose output after the activation function exceeds `threshold`, bool `[inputs, neurons]`."""
-    import torch
-
     neurons: list[Tensor] = []
 
     def collect(output: Any) -> None:
@@ -152,16 +149,12 @@ def active_neurons(model: nn.Module, inputs: Tensor, threshold: float) -> Tensor
 @contextmanager
 def _activations(model: nn.Module, collect: Any) -> Iterator[None]:
     """Call `collect` with the output of every activation function, be it a module or a function of torch."""
-    from torch.overrides import TorchFunctionMode
-
-    from ..provenance.marks import ACTIVATIONS, is_activation
-
     inside: list[nn.Module] = []  # activation modules that run now: what they compute inside is no activation
 
-    class Watch(TorchFunctionMode):
+    class Watch(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             output = func(*args, **(kwargs or {}))
-            if not inside and func.__name__.strip("_") in ACTIVATIONS:
+            if not inside and func.__name__.strip("_") in marks.ACTIVATIONS:
                 collect(output)
             return output
 
@@ -175,7 +168,7 @@ def _activations(model: nn.Module, collect: Any) -> Iterator[None]:
 
     with ExitStack() as hooks:
         for module in model.modules():
-            if is_activation(module):
+            if marks.is_activation(module):
                 for handle in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave)):
                     hooks.callback(handle.remove)
         hooks.enter_context(Watch())

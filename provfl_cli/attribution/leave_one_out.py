@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
+
 from ..checks import one_of
 from ..fusion.conditions import clients_a_round
+from .counterfactual import outcomes
+from .method import AttributionResult, Case, RunSettings, used_clients
 from .settings import KINDS, VALUES, check_fewer, explained, method_name
 
 if TYPE_CHECKING:
-    from ..config.schema import Config
-    from .method import AttributionResult, Case
+    import numpy as np
+else:
+    np = lazy.load("numpy")
 
 
 @dataclass(frozen=True)
@@ -35,20 +41,13 @@ class LeaveOneOut:
         """`leave_one_out`, or `leave_one_out_withhold`."""
         return method_name("leave_one_out", self.counterfactual)
 
-    def check(self, config: Config) -> None:
+    def check(self, run: RunSettings) -> None:
         """Refuse a fusion that needs every client there is."""
         if self.counterfactual == "refuse":
-            check_fewer("leave_one_out", config, clients_a_round(config.federation) - 1)
+            check_fewer("leave_one_out", run.fusion, run.federation, clients_a_round(run.federation) - 1)
 
     def attribute(self, case: Case) -> AttributionResult:
         """Effects, all missing (no candidates) where the fusion does not work without one of the round's clients."""
-        import time
-
-        import numpy as np
-
-        from .counterfactual import outcomes
-        from .method import AttributionResult, used_clients
-
         began = time.perf_counter()
         clients = range(len(case.stored.clients))
         whole, *without = outcomes(case, self.counterfactual, [(), *((client,) for client in clients)], self.value)

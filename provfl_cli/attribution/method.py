@@ -1,6 +1,6 @@
 """What every attribution method is given, what it gives back, and how it is called.
 
-Imported when a configuration is checked: nothing heavy at the top of this file, or of those of the methods.
+Imported when a configuration is checked: what is heavy is loaded on its first use here and in the methods' own files.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import lazy_loader as lazy
+
+from ..config.schema import Federation
+from ..data.federated import Form
+from ..fusion.fuse import Fusion
+from ..provenance.settings import Provenance
+from ..store.rounds import Round
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor, nn
-
-    from ..config.schema import Config
-    from ..data.federated import Form
-    from ..provenance.settings import Provenance
-    from ..store.rounds import Round
+else:
+    np = lazy.load("numpy")
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,30 @@ class AttributionResult:
     without: np.ndarray | None = None
 
 
+class RunSettings(Protocol):
+    """What a method may ask about the run that it is compared in, before it starts; a `Config` has it, and more."""
+
+    @property
+    def federation(self) -> Federation:
+        """Clients, and how many of them train in a round."""
+
+    @property
+    def fusion(self) -> Fusion:
+        """How rounds are fused, and so with how few clients they can be fused again."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """The run's own settings of tracing."""
+
+    @property
+    def tracefl_beside(self) -> bool:
+        """Whether the run traces by the preset `tracefl` as well."""
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+
+
 class Attribution(Protocol):
     """A method: a frozen dataclass of its settings, named by `_target_` in `conf/attribution/NAME.yaml`.
 
@@ -88,8 +117,8 @@ class Attribution(Protocol):
     def name(self) -> str:
         """What it is called in every table."""
 
-    def check(self, config: Config) -> None:
-        """Raise InputError where the method cannot work with a configuration."""
+    def check(self, run: RunSettings) -> None:
+        """Raise InputError where the method cannot work in a run of these settings."""
 
     def attribute(self, case: Case) -> AttributionResult:
         """Attribute the predictions of `case` to the clients of its round."""
@@ -103,6 +132,4 @@ def used_clients(case: Case) -> np.ndarray:
 
 def for_every_input(values: np.ndarray, case: Case) -> np.ndarray:
     """Values `[clients]` that do not depend on the input, as `[inputs, clients]`."""
-    import numpy as np
-
     return np.tile(np.asarray(values, dtype=np.float64), (len(case.inputs), 1))

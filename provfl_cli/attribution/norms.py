@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import lazy_loader as lazy
 
-    from ..store.rounds import Round
+from ..fusion.updates import ReturnedModels, unclipped
+from ..store.rounds import Round
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy.load("torch")
 
 
 def update_norms(stored: Round, parameters: Collection[str], weighted: bool) -> Tensor:
@@ -19,10 +25,6 @@ def update_norms(stored: Round, parameters: Collection[str], weighted: bool) -> 
         parameters: their names, a tied one once.
         weighted: with the client's share `q_k` in `A_k`; without, it is `|M_k o (W_k - V_k)|`.
     """
-    import torch
-
-    from ..fusion.updates import ReturnedModels, unclipped
-
     parts, previous = stored.decomposition, stored.previous()
     updates = unclipped(
         ReturnedModels(previous, stored.client_stack(), stored.examples, (), stored.buffers, stored.bases())

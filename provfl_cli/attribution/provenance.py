@@ -6,16 +6,21 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+import lazy_loader as lazy
+
+from .. import provenance
 from ..checks import POSITIVE_FRACTION, in_range, one_of
 from ..config.validate import provenance_preset
 from ..errors import InputError
-from ..provenance.settings import NEURONS
-from .method import AttributionResult, Case
+from ..provenance.settings import NEURONS, Provenance
+from .method import AttributionResult, Case, RunSettings
 
 if TYPE_CHECKING:
-    from ..config.schema import Config
+    import torch
+
     from ..provenance.contributions import Contributions
-    from ..provenance.settings import Provenance
+else:
+    torch = lazy.load("torch")
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,11 @@ class Traced:
         if self.preset is not None:
             provenance_preset(self.preset)
 
-    def check(self, config: Config) -> None:
+    def check(self, run: RunSettings) -> None:
         """Raise InputError where the run traces something else by the same name."""
-        settings = self.settings(config.provenance, config.seed)
-        beside = [provenance_preset("tracefl")] if config.tracefl_beside else []
-        for other in (config.provenance, *beside):
+        settings = self.settings(run.provenance, run.seed)
+        beside = [provenance_preset("tracefl")] if run.tracefl_beside else []
+        for other in (run.provenance, *beside):
             if other.name == self.name and replace(settings, **_common(other)) != other:
                 raise InputError(
                     f"attribution={self.name}: the run traces by that name with other settings: "
@@ -86,8 +91,4 @@ def _common(settings: Provenance) -> dict[str, Any]:
 
 def traced(case: Case, settings: Provenance) -> Contributions:
     """Trace the inputs of `case` with these settings."""
-    import torch
-
-    from ..provenance.tracing import trace
-
-    return trace(case.model, case.inputs, case.stored, settings, torch.from_numpy(case.classes))
+    return provenance.trace(case.model, case.inputs, case.stored, settings, torch.from_numpy(case.classes))

@@ -6,10 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .method import AttributionResult, Case, used_clients
+import lazy_loader as lazy
+
+from .method import AttributionResult, Case, RunSettings, used_clients
 
 if TYPE_CHECKING:
-    from ..config.schema import Config
+    import numpy as np
+else:
+    np = lazy.load("numpy")
 
 
 @dataclass(frozen=True)
@@ -21,13 +25,11 @@ class Random:
 
     name: str = "random"
 
-    def check(self, config: Config) -> None:
+    def check(self, run: RunSettings) -> None:
         """Nothing to check."""
 
     def attribute(self, case: Case) -> AttributionResult:
         """Draw for the inputs of `case`."""
-        import numpy as np
-
         began = time.perf_counter()
         count = len(case.stored.clients)
         drawn = [

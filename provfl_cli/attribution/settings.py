@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from ..config.schema import Federation
 from ..errors import InputError
 from ..fusion.conditions import clients_a_round, fusion_name
-
-if TYPE_CHECKING:
-    from ..config.schema import Config
-    from .method import Case
+from ..fusion.fuse import Fusion
+from .method import Case
 
 KINDS = ("withhold", "refuse")
 VALUES = ("log_probability", "target")
@@ -26,15 +24,15 @@ def explained(case: Case, value: str) -> str:
     return case.provenance.target if value == "target" else value
 
 
-def check_fewer(method: str, config: Config, left: int) -> None:
+def check_fewer(method: str, fusion: Fusion, federation: Federation, left: int) -> None:
     """Raise InputError where the fusion refuses to fuse a round of which only `left` clients are left."""
-    there = clients_a_round(config.federation)
+    there = clients_a_round(federation)
     if not 1 <= left < there:
         return
     try:
-        config.fusion.fixed(there).check(replace(config.federation, clients_per_round=left))
+        fusion.fixed(there).check(replace(federation, clients_per_round=left))
     except InputError as error:
         raise InputError(
-            f"attribution={method}: fusion={fusion_name(config.fusion)} does not work with {left} of the {there} "
+            f"attribution={method}: fusion={fusion_name(fusion)} does not work with {left} of the {there} "
             f"clients of a round: attribution.{method}.counterfactual=withhold, or another fusion such as fusion=fedavg"
         ) from error

@@ -7,18 +7,24 @@ client of the round sent). Shapley 1953; for data, Ghorbani & Zou 2019, "Data Sh
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import comb
 from typing import TYPE_CHECKING, Annotated
 
+import lazy_loader as lazy
+
 from ..checks import Range, in_range, one_of
+from ..seeds import derived_seed
+from .counterfactual import outcomes
+from .method import AttributionResult, Case, RunSettings, used_clients
 from .settings import KINDS, VALUES, check_fewer, explained, method_name
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from ..config.schema import Config
-    from .method import AttributionResult, Case
+else:
+    np = lazy.load("numpy")
 
 MOST_EXACT = 16  # clients: 65,536 models, and as many values of each input in memory
 
@@ -54,21 +60,13 @@ class Shapley:
         """`shapley`, or `shapley_withhold`."""
         return method_name("shapley", self.counterfactual)
 
-    def check(self, config: Config) -> None:
+    def check(self, run: RunSettings) -> None:
         """Refuse a fusion that does not work with a single client: its coalitions have no value."""
         if self.counterfactual == "refuse":
-            check_fewer("shapley", config, 1)
+            check_fewer("shapley", run.fusion, run.federation, 1)
 
     def attribute(self, case: Case) -> AttributionResult:
         """Values and, where they are sampled, standard errors; all missing (no candidates) where a coalition's is."""
-        import time
-
-        import numpy as np
-
-        from ..seeds import derived_seed
-        from .counterfactual import outcomes
-        from .method import AttributionResult, used_clients
-
         began = time.perf_counter()
         everybody, candidates = frozenset(range(len(case.stored.clients))), used_clients(case)
         # Whose A_k is 0 changes nothing when withheld, but may when refused: as a neighbour of others, for instance.
@@ -118,10 +116,6 @@ def exact(players: Sequence[int], worth: Callable[[frozenset[int]], np.ndarray])
     Returns:
         float64 `[inputs, n]`.
     """
-    from math import comb
-
-    import numpy as np
-
     n = len(players)
     values = np.stack(
         [worth(frozenset(player for at, player in enumerate(players) if mask >> at & 1)) for mask in range(2**n)]
@@ -154,8 +148,6 @@ def sampled(
         worth: `v` of a coalition, float64 `[inputs]`.
         tolerance: largest difference at which an order is left.
     """
-    import numpy as np
-
     column = {player: at for at, player in enumerate(players)}
     whole, nothing = worth(frozenset(players)), worth(frozenset())
     mean = np.zeros((len(whole), len(players)))
@@ -181,8 +173,6 @@ def sampled(
 
 def _placed(values: np.ndarray, players: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
     """Columns of the players among those of all clients; the others have 0."""
-    import numpy as np
-
     placed = np.zeros(shape)
     placed[:, list(players)] = values
     return placed

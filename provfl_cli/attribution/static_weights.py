@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from .method import AttributionResult, Case, for_every_input, used_clients
-
-if TYPE_CHECKING:
-    from ..config.schema import Config
+from .method import AttributionResult, Case, RunSettings, for_every_input, used_clients
+from .norms import update_norms
 
 
 @dataclass(frozen=True)
@@ -18,13 +15,11 @@ class StaticWeights:
 
     name: str = "static_weights"
 
-    def check(self, config: Config) -> None:
+    def check(self, run: RunSettings) -> None:
         """Nothing to check."""
 
     def attribute(self, case: Case) -> AttributionResult:
         """The same for every input."""
-        from .norms import update_norms
-
         began = time.perf_counter()
         names = [name for name, _ in case.model.named_parameters()]
         values = for_every_input(update_norms(case.stored, names, weighted=True).numpy(), case)

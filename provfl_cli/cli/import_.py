@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentParser
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..config.chosen_fusion import chosen_fusion
 from ..errors import InputError, did_you_mean
+from ..imports import later
 from ..run.place import MISMATCH, ROWS, STATELESS, require_file
 from .arguments import check_out, parser, read, whole
 from .saying import say
+
+if TYPE_CHECKING:
+    from ..run import imported
+else:  # torch comes with it
+    imported = later("provfl_cli.run.imported")
 
 
 def main(arguments: list[str]) -> int:
@@ -30,13 +38,11 @@ def main(arguments: list[str]) -> int:
         require_file(flag, Path(file))
     for name, path, _ in clients:
         require_file(f"--client {name}", path)
-    from ..run.imported import Client, Import, import_round
-
-    done = import_round(
-        Import(
+    done = imported.import_round(
+        imported.Import(
             after=Path(args.after),
             before=Path(args.previous),
-            clients=tuple(Client(*client) for client in clients),
+            clients=tuple(imported.Client(*client) for client in clients),
             folder=folder,
             number=number,
             fusion=fusion,
@@ -117,8 +123,6 @@ def _check_names(labels: list[str], clients: list[str], mismatch: str) -> None:
 
 def _fusion(words: list[str]) -> Any:
     """The fusion that the words name; its settings are checked as those of a run."""
-    from ..config.chosen_fusion import chosen_fusion
-
     name = words[0]
     if name not in STATELESS:
         raise InputError(
@@ -129,6 +133,4 @@ def _fusion(words: list[str]) -> Any:
 
 
 def _new_folder() -> Path:
-    from datetime import datetime
-
     return Path("outputs", "imported", *datetime.now().strftime("%Y-%m-%d %H-%M-%S").split())

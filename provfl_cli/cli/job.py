@@ -9,6 +9,7 @@ import traceback
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -16,12 +17,17 @@ from omegaconf import DictConfig
 
 from ..config.compose import texts, validated
 from ..config.environment import EnvironmentValue, environment, masked, store
-from ..config.schema import Config
 from ..errors import InputError, RunError
 from ..harmless import harmless, harmless_lines
+from ..imports import later
 from ..store.locks import FolderClaimed
 from .folder import discard_if_nothing_computed, held
 from .saying import complain, say
+
+if TYPE_CHECKING:
+    from ..run import job as composition
+else:  # torch comes with it
+    composition = later("provfl_cli.run.job")
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ def job(cfg: DictConfig) -> Failure | None:
         # A sweep holds its own folder, jobs theirs; a run's was taken before Hydra wrote into it.
         own = sweep and folder.absolute() != Path(hydra.sweep.dir).absolute()
         with held(folder, config.store.lock) if own else nullcontext():
-            _run(config, folder)
+            _remove_stale(folder)
+            composition.run(config, folder)
     except KeyboardInterrupt:
         discard_if_nothing_computed(folder, hydra.job.name)
         raise
@@ -67,15 +74,13 @@ def _store_resolved(cfg: DictConfig, folder: Path, subfolder: str | None) -> Non
         store(cfg, file)
 
 
-def _run(config: Config, folder: Path) -> None:
-    from ..run import run_job
-
-    for stale in ("error.log", "summary.json", "manifest.json"):  # of an earlier run: they say how it ended
+def _remove_stale(folder: Path) -> None:
+    """Remove what says how an earlier run in the folder ended."""
+    for stale in ("error.log", "summary.json", "manifest.json"):
         try:
             (folder / stale).unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"{folder / stale} is in the way: not a file; move it away") from error
-    run_job(config, folder)
 
 
 def _failure(

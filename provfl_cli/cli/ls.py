@@ -1,11 +1,23 @@
 """`provfl ls [GROUP]`: the config groups, their options, and a line on each; `--keys`: every key."""
 
 import sys
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
 from ..config.flags import no_such_flag
 from ..config.tree import block, blocks, described, groups, options
 from ..errors import InputError, did_you_mean
+from ..imports import later
+from ..reporting.terminal import make_console
 from .saying import say
+
+if TYPE_CHECKING:
+    from ..config import reference
+else:  # all of the configuration comes with it
+    reference = later("provfl_cli.config.reference")
 
 USAGE = (
     "provfl ls [GROUP]: lists the config groups and their options, or those of one group\n"
@@ -20,9 +32,7 @@ def main(arguments: list[str]) -> int:
         say(USAGE)
         return 0
     if arguments == [KEYS]:
-        from ..config.reference import reference
-
-        say(reference())
+        say(reference.reference())
         return 0
     for flag in (argument for argument in arguments if argument.startswith("-") and argument != KEYS):
         raise InputError(f"{no_such_flag(flag, [KEYS, '--help'])} ({USAGE.split(':')[0]})")
@@ -54,12 +64,6 @@ def where_else(name: str, known: list[str]) -> str:
 
 
 def _show(chosen: list[str]) -> None:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    from ..reporting.terminal import make_console
-
     table = Table("group", "option", "what it is", box=box.SIMPLE_HEAD, caption="* taken when nothing is said")
     for group in chosen:
         for number, option in enumerate(described(group)):

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..imports import later
+from ..reporting.terminal import make_console
 from ..run.place import require_model_and_data, require_place
 from ..store.recorded import read_recorded
 from .arguments import whole
 
 if TYPE_CHECKING:
     from ..results.run import RunContents
+    from ..run import open_recording, recording_report
+else:  # torch comes with them
+    open_recording = later("provfl_cli.run.open_recording")
+    recording_report = later("provfl_cli.run.recording_report")
 
 MODEL = "an option of conf/model, or MODULE:FUNCTION"
 DATA = "FILE.safetensors (inputs, labels), or MODULE:FUNCTION"
@@ -51,17 +57,13 @@ def traced(folder: Path, args: Namespace, last_only: bool = False) -> tuple[RunC
     require_place(folder)
     if read_recorded(folder) is not None:
         require_model_and_data(folder, args.model, args.data)
-    from ..reporting.console import make_console
-    from ..run.open_recording import open_recorded
-    from ..run.recording_report import reported
-
-    opened = open_recorded(folder, args.model, args.data)
+    opened = open_recording.open_recorded(folder, args.model, args.data)
     numbers = opened.rounds if number is None and not last_only else [opened.round(number).number]
     inputs = opened.inputs.many(Path("all"))
     shown = f"{_counted(len(inputs.names), 'input')} in {_counted(len(numbers), 'round')}"
     console = make_console()
     with console.status(f"tracing {shown}…") if console.is_terminal else nullcontext():
-        return reported(opened, numbers, inputs, args.model, args.data), shown
+        return recording_report.reported(opened, numbers, inputs, args.model, args.data), shown
 
 
 def _counted(count: int, name: str) -> str:

@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..imports import later
+from ..store.recorded import is_recorded
 from .arguments import check_out, parser, read
 from .recorded import DATA, add_recorded, refuse_recorded, traced
 from .saying import say
+from .table import read_places
 
 if TYPE_CHECKING:
+    from ..reporting.page import document
+    from ..results import files
     from ..results.folders import MissingRun
+else:  # pandas comes with the page, numpy with the files
+    document = later("provfl_cli.reporting.page.document")
+    files = later("provfl_cli.results.files")
 
 NAME = "report.html"
 
@@ -30,15 +38,11 @@ def main(arguments: list[str]) -> int:
         check_out(out)
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"--out {out}: must end in .html")
-    from ..store.recorded import is_recorded
-
     recorded = [place for place in places if is_recorded(place)]
     if recorded and len(places) > 1:
         raise InputError(f"{recorded[0]}: a recorded federation has a page of its own: give it alone")
     text, shown, absent = _recorded(recorded[0], args) if recorded else _runs(places, args)
-    from ..results.files import write_text
-
-    write_text(out, text)
+    files.write_text(out, text)
     megabytes = out.stat().st_size / 1e6
     say(f"{shown} -> {out} ({megabytes:.1f} MB, needs no network)")
     for missing in absent:
@@ -51,20 +55,14 @@ def main(arguments: list[str]) -> int:
 def _runs(places: Sequence[Path], args: Namespace) -> tuple[str, str, Sequence[MissingRun]]:
     """The page of runs, what is in it, and what is not."""
     refuse_recorded(args, "model", "data", "round")
-    from .table import read_places
-
     runs, absent = read_places(places, whole=True)
-    from ..reporting.page.document import page
-
-    return page(runs, absent), f"{len(runs)} run{'s' * (len(runs) > 1)}", absent
+    return document.page(runs, absent), f"{len(runs)} run{'s' * (len(runs) > 1)}", absent
 
 
 def _recorded(folder: Path, args: Namespace) -> tuple[str, str, Sequence[MissingRun]]:
     """The page of a recorded federation, what is in it, and nothing else."""
-    from ..reporting.page.document import page_of
-
     contents, shown = traced(folder, args)
-    return page_of(contents), shown, ()
+    return document.page_of(contents), shown, ()
 
 
 def _parser() -> ArgumentParser:

@@ -10,13 +10,31 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from rich import box
+from rich.table import Table
 
 from ..config.extras import installed, of_experiment, way_to
 from ..config.flags import no_such_flag
 from ..config.tree import conf_dir
 from ..errors import InputError, RunError, did_you_mean
+from ..imports import later
+from ..reporting.terminal import make_console
+from ..store.disk import replacing
 from .arguments import check_out, parser
 from .saying import complain, say
+from .table import read_places, write_experiment
+
+if TYPE_CHECKING:
+    from ..config import compose
+    from ..reporting import experiment_tables
+    from . import run
+else:  # Hydra comes with two of them, pandas with the tables
+    compose = later("provfl_cli.config.compose")
+    experiment_tables = later("provfl_cli.reporting.experiment_tables")
+    run = later("provfl_cli.cli.run")
 
 SCALES = ("smoke", "small", "paper")
 ALL = "all"
@@ -60,8 +78,6 @@ def main(arguments: list[str]) -> int:
 
 def experiments() -> list[ListedExperiment]:
     """All experiments that a sweep stands for, in alphabetical order."""
-    import yaml
-
     listed = []
     for path in sorted((conf_dir() / "experiment").glob("*.yaml"), key=lambda path: path.stem):
         block = yaml.safe_load(path.read_text(encoding="utf-8")).get("experiment")
@@ -87,11 +103,6 @@ def _parser() -> ArgumentParser:
 
 
 def _list(known: list[ListedExperiment]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    from ..reporting.terminal import make_console
-
     caption = "minutes: --scale small on two cores, about; an extra marked * is not installed"
     table = Table("experiment", "shows", "extra", box=box.SIMPLE_HEAD, caption=caption)
     table.add_column("minutes", justify="right")
@@ -103,13 +114,11 @@ def _list(known: list[ListedExperiment]) -> None:
 
 def _one(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
     """The sweep of one experiment, as `provfl run experiment=NAME` does it, in a folder of its own."""
-    from .run import main as run
-
     option = _option(name, scale)
     if not (conf_dir() / "experiment" / f"{option}.yaml").is_file():
         raise InputError(f"{name} has no scale {scale}: conf/experiment/{option}.yaml is not there")
     folder = Path("outputs") / "reproduce" / name / scale
-    code = run([f"experiment={option}", f"hydra.sweep.dir='{folder}'", *overrides])
+    code = run.main([f"experiment={option}", f"hydra.sweep.dir='{folder}'", *overrides])
     if out is not None and (folder / f"{name}.csv").is_file():
         _copied(folder, Path(out), name)
     return code
@@ -148,10 +157,7 @@ def _whatever_comes(name: str, scale: str, out: str | None, overrides: list[str]
 
 def _copied(folder: Path, out: Path, name: str) -> None:
     """The tables and the figure again in `out`, whole or not at all."""
-    from ..reporting.experiment_tables import files_of
-    from ..store.disk import replacing
-
-    for file in files_of(name):
+    for file in experiment_tables.files_of(name):
         with replacing(out / file) as beside:
             beside.write_bytes((folder / file).read_bytes())
     say(f"{name}.md, .tex, .csv, .png, .pdf in {os.path.relpath(out)}/")
@@ -159,18 +165,13 @@ def _copied(folder: Path, out: Path, name: str) -> None:
 
 def _again(args: Namespace) -> int:
     """Tables and figure of runs that are there."""
-    from hydra.types import RunMode
-
-    from ..config.compose import PRIMARY, hydra_session, parse, shown_by
-    from .table import read_places, write_experiment
-
     if args.name == ALL:
         raise InputError("--runs goes with one experiment")
     option = _option(args.name, args.scale)
     runs, absent = read_places([Path(place) for place in args.runs])
-    asked = parse([f"experiment={option}"])
-    with hydra_session(asked) as hydra:
-        experiment = shown_by(hydra.compose_config(PRIMARY, asked.overrides, RunMode.MULTIRUN))
+    asked = compose.parse([f"experiment={option}"])
+    with compose.hydra_session(asked) as hydra:
+        experiment = compose.shown_by(hydra.compose_config(compose.PRIMARY, asked.overrides, compose.RunMode.MULTIRUN))
     assert experiment is not None  # each of those known has one
     out = Path(args.out or args.runs[0])
     try:

@@ -12,6 +12,7 @@ from .completion import complete
 from .folder import claimed, held, pruned, unclaimed_pattern, wanted
 from .job import Failure, job, one_line
 from .saying import complain, say
+from .table import sweep_table
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -112,8 +113,6 @@ def _joined(returned: Any, claimed_folder: Path | None, failures: list[Failure],
     done = list(_returns(returned))  # other sweepers than Hydra's own return nothing: all jobs in the folder, then
     sweep = done[0].hydra_cfg.hydra.sweep if done else asked.base.hydra.sweep
     folder = Path(sweep.dir).absolute() if done or claimed_folder is None else claimed_folder
-    from .table import sweep_table
-
     places = [Path(job_return.hydra_cfg.hydra.runtime.output_dir) for job_return in done]
     sweep_table(places, folder, failures, asked.experiment, asked.base.hydra.runtime.choices.get("experiment") or "")
 

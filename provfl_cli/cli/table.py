@@ -6,19 +6,31 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
+from ..imports import later
+from ..reporting.tables import to_latex, to_markdown
+from ..reporting.terminal import make_console
 from .arguments import check_out, listed, parser, read, whole
 from .saying import complain, say
 
 if TYPE_CHECKING:
-    from ..comparison.join import JoinedRuns
+    from ..comparison import join, reproduction
     from ..config.schema import Experiment
+    from ..reporting import console, experiment_tables, joined_views
+    from ..results import files, folders
     from ..results.folders import MissingRun, RunFolder
     from .job import Failure
+else:  # pandas comes with most of them, numpy and Hydra with the others
+    join, reproduction = later("provfl_cli.comparison.join"), later("provfl_cli.comparison.reproduction")
+    console, joined_views = later("provfl_cli.reporting.console"), later("provfl_cli.reporting.joined_views")
+    experiment_tables = later("provfl_cli.reporting.experiment_tables")
+    files, folders = later("provfl_cli.results.files"), later("provfl_cli.results.folders")
 
 FORMATS = {"console": ".txt", "csv": ".csv", "markdown": ".md", "latex": ".tex"}
 SCOPES = ("round", "lineage")
@@ -32,9 +44,8 @@ def main(arguments: list[str]) -> int:
     chosen, number = _format(args), _round(args.round)
     by, metrics, methods = (listed(f"--{name}", getattr(args, name)) for name in ("by", "metric", "method"))
     runs, absent = read_places([Path(place) for place in args.runs])
-    from ..comparison.join import TableQuery, join
-
-    joined = join(runs, TableQuery(by, metrics, methods, args.scope, number, args.paired), absent)
+    query = join.TableQuery(by, metrics, methods, args.scope, number, args.paired)
+    joined = join.join(runs, query, absent)
     if args.out is not None:
         _written(joined, Path(args.out), chosen, args.tidy)
     else:
@@ -91,67 +102,53 @@ def _round(text: str) -> int | str:
 
 def read_places(places: Sequence[Path], whole: bool = False) -> tuple[list[RunFolder], list[MissingRun]]:
     """The runs that ended well, and the others; InputError where none did. `whole` as `read_run` takes it."""
-    from ..results.folders import MissingRun, RunFolder, failures_below, read_run, run_folders
-
-    read = [read_run(folder, whole) for folder in run_folders(places)]
-    runs = [run for run in read if isinstance(run, RunFolder)]
-    absent = [*(run for run in read if isinstance(run, MissingRun)), *failures_below(places)]
+    read = [folders.read_run(folder, whole) for folder in folders.run_folders(places)]
+    runs = [run for run in read if isinstance(run, folders.RunFolder)]
+    absent = [*(run for run in read if isinstance(run, folders.MissingRun)), *folders.failures_below(places)]
     if not runs:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise InputError(f"no run has ended well: {absent[0].name}: {absent[0].reason}{more}")
     return runs, absent
 
 
-def _text(joined: JoinedRuns, chosen: str, tidy: bool) -> str:
-    from ..reporting.joined_views import below, tidy_csv, wide, wide_csv
-    from ..reporting.tables import to_latex, to_markdown
-    from ..results.files import csv_text
-
+def _text(joined: join.JoinedRuns, chosen: str, tidy: bool) -> str:
     if chosen == "csv":
-        return csv_text((tidy_csv if tidy else wide_csv)(joined))
-    lines = [line.strip() for line in below(joined)]
+        return files.csv_text((joined_views.tidy_csv if tidy else joined_views.wide_csv)(joined))
+    lines = [line.strip() for line in joined_views.below(joined)]
     if chosen == "latex":
-        return to_latex([wide(joined)], "; ".join(lines))
-    return to_markdown([wide(joined)], "\n".join(f"- {line}" for line in lines))
+        return to_latex([joined_views.wide(joined)], "; ".join(lines))
+    return to_markdown([joined_views.wide(joined)], "\n".join(f"- {line}" for line in lines))
 
 
-def _shown(joined: JoinedRuns, chosen: str, tidy: bool) -> None:
-    from ..reporting.joined_views import JoinedTable, below, wide
-    from ..reporting.terminal import make_console
-
+def _shown(joined: join.JoinedRuns, chosen: str, tidy: bool) -> None:
     if chosen == "console":
-        make_console().print(JoinedTable(wide(joined), tuple(below(joined)), len(joined.keys)))
+        make_console().print(_drawn(joined))
         return
     say(_text(joined, chosen, tidy), end="")
     if chosen == "csv" and joined.absent:  # a file of numbers has no room for it
-        say("\n".join(below(joined)[len(joined.notes) :]), to=sys.stderr)
+        say("\n".join(joined_views.below(joined)[len(joined.notes) :]), to=sys.stderr)
 
 
-def _written(joined: JoinedRuns, path: Path, chosen: str, tidy: bool) -> None:
-    from ..reporting.joined_views import JoinedTable, below, wide
-    from ..results.files import write_text
+def _drawn(joined: join.JoinedRuns) -> joined_views.JoinedTable:
+    """The table for a console."""
+    return joined_views.JoinedTable(joined_views.wide(joined), tuple(joined_views.below(joined)), len(joined.keys))
 
+
+def _written(joined: join.JoinedRuns, path: Path, chosen: str, tidy: bool) -> None:
     if chosen == "console":
-        from io import StringIO
-
-        from ..reporting.terminal import make_console
-
         text = StringIO()
-        make_console(text, width=120).print(JoinedTable(wide(joined), tuple(below(joined)), len(joined.keys)))
-        write_text(path, text.getvalue())
+        make_console(text, width=120).print(_drawn(joined))
+        files.write_text(path, text.getvalue())
     else:
-        write_text(path, _text(joined, chosen, tidy))
+        files.write_text(path, _text(joined, chosen, tidy))
     say(f"{len(joined.sizes)} rows -> {path}")
-    for line in below(joined)[len(joined.notes) :]:
+    for line in joined_views.below(joined)[len(joined.notes) :]:
         say(line)
 
 
 def _leave_failures(folder: Path, failures: Sequence[Failure]) -> None:
     """Write which jobs of a sweep failed, and why: those whose folder is gone are known from there only."""
-    from ..results.files import write_json
-    from ..results.folders import FAILURES
-
-    path = folder / FAILURES
+    path = folder / folders.FAILURES
     if not failures:
         path.unlink(missing_ok=True)
         return
@@ -163,19 +160,17 @@ def _leave_failures(folder: Path, failures: Sequence[Failure]) -> None:
         }
         for failure in failures
     ]
-    write_json(path, {"failures": rows})
+    files.write_json(path, {"failures": rows})
 
 
 def write_experiment(
     folder: Path, experiment: Experiment, runs: Sequence[RunFolder], absent: Sequence[MissingRun], option: str
 ) -> str:
     """Write the tables and the figure of an experiment; one line that says where they are."""
-    from ..comparison.reproduction import reproduction
-    from ..reporting.experiment_tables import write_reproduction
-
     name, _, scale = option.partition("/")
     command = f"provfl reproduce {name} --scale {scale or 'small'}"
-    written = write_reproduction(folder, reproduction(runs, experiment, absent), command)
+    figures = reproduction.reproduction(runs, experiment, absent)
+    written = experiment_tables.write_reproduction(folder, figures, command)
     return f"{', '.join(written)} in {os.path.relpath(folder)}/"
 
 
@@ -195,38 +190,29 @@ def sweep_table(
         experiment: what the sweep is to show: its own tables and figure are written beside.
         option: the choice of `experiment=` that asked for it.
     """
-    from dataclasses import replace
-
-    from ..comparison.join import TableQuery, join
-    from ..reporting.console import heading
-    from ..reporting.joined_views import JoinedTable, below, wide
-    from ..reporting.terminal import make_console
-    from ..results.files import write_text
-    from ..results.folders import MissingRun, RunFolder, read_run, run_folders
-
-    failed = [MissingRun(_job(failure), failure.message) for failure in failures]
+    failed = [folders.MissingRun(_job(failure), failure.message) for failure in failures]
     told = {failure.folder for failure in failures}
     try:
         _leave_failures(folder, failures)
-        each_folder = [place for place in places or run_folders([folder]) if str(place.absolute()) not in told]
-        read = [read_run(place) for place in each_folder]
-        runs = [run for run in read if isinstance(run, RunFolder)]
+        jobs = [place for place in places or folders.run_folders([folder]) if str(place.absolute()) not in told]
+        read = [folders.read_run(place) for place in jobs]
+        runs = [run for run in read if isinstance(run, folders.RunFolder)]
         if not runs:
             return
-        joined = join(runs, TableQuery(), [run for run in read if isinstance(run, MissingRun)])
+        joined = join.join(runs, join.TableQuery(), [run for run in read if isinstance(run, folders.MissingRun)])
         whole = replace(joined, absent=(*failed, *joined.absent))
-        write_text(folder / "table.md", _text(whole, "markdown", False))
-        write_text(folder / "table.csv", _text(whole, "csv", False))
+        files.write_text(folder / "table.md", _text(whole, "markdown", False))
+        files.write_text(folder / "table.csv", _text(whole, "csv", False))
         line = "" if experiment is None else write_experiment(folder, experiment, runs, whole.absent, option)
     except (InputError, RunError) as error:
         complain(f"no table of the sweep: {error}")
         return
-    console = make_console()
-    console.print(heading("The jobs of the sweep"))
-    console.print(JoinedTable(wide(joined), tuple(below(joined)), len(joined.keys)))
-    console.print(f"table.md, table.csv in {os.path.relpath(folder)}/")
+    terminal = make_console()
+    terminal.print(console.heading("The jobs of the sweep"))
+    terminal.print(_drawn(joined))
+    terminal.print(f"table.md, table.csv in {os.path.relpath(folder)}/")
     if line:
-        console.print(line)
+        terminal.print(line)
 
 
 def _job(failure: Failure) -> str:

@@ -9,14 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import InputError, did_you_mean
+from ..imports import later
+from ..reporting.terminal import make_console
+from ..run.place import require_file, require_model_and_data, require_place
+from ..store.recorded import is_recorded, read_recorded
 from .arguments import check_out, listed, parser, read, whole
 from .recorded import DATA, add_recorded, refuse_recorded, refuse_run
 from .saying import say
 
 if TYPE_CHECKING:
+    from ..reporting import prediction
+    from ..results import files
+    from ..run import open_recording, open_run, query
     from ..run.inputs import TracedInputs
     from ..run.open_run import OpenFederation
-    from ..run.query import Query
+    from ..store import cache
+else:  # torch comes with most of them, numpy with the others
+    prediction, files = later("provfl_cli.reporting.prediction"), later("provfl_cli.results.files")
+    open_recording, open_run = later("provfl_cli.run.open_recording"), later("provfl_cli.run.open_run")
+    query, cache = later("provfl_cli.run.query"), later("provfl_cli.store.cache")
 
 TABLES = (".csv", ".parquet")
 
@@ -28,17 +39,13 @@ def main(arguments: list[str]) -> int:
         return 0
     _check(args)
     _check_places(args)
-    from ..store.cache import in_use
-
     opened = _opened(args)
-    with in_use(opened.folder / "rounds"):
+    with cache.in_use(opened.folder / "rounds"):
         return _answered(args, opened)
 
 
 def _answered(args: Namespace, opened: OpenFederation) -> int:
-    from ..run.query import Query
-
-    question = Query(args.method, args.target, args.without, args.verify, args.top)
+    question = query.Query(args.method, args.target, args.without, args.verify, args.top)
     number = opened.round(args.round).number
     inputs = _inputs(args, opened, number)
     if args.inputs is not None:
@@ -105,9 +112,6 @@ def _check(args: Namespace) -> None:
 
 def _check_places(args: Namespace) -> None:
     """InputError for folders and files that are not there, before anything is imported that takes seconds."""
-    from ..run.place import require_file, require_model_and_data, require_place
-    from ..store.recorded import is_recorded, read_recorded
-
     folder = Path(args.run)
     require_place(folder)
     if is_recorded(folder):
@@ -122,16 +126,12 @@ def _check_places(args: Namespace) -> None:
 
 
 def _opened(args: Namespace) -> OpenFederation:
-    from ..run.open_recording import open_recorded
-    from ..run.open_run import open_run
-    from ..store.recorded import is_recorded
-
     folder = Path(args.run)
     if is_recorded(folder):
         refuse_run(args, "trust", "checkpoint")
-        return open_recorded(folder, args.model, args.data)
+        return open_recording.open_recorded(folder, args.model, args.data)
     refuse_recorded(args, "model")
-    return open_run(folder, args.trust, args.data, args.checkpoint)
+    return open_run.open_run(folder, args.trust, args.data, args.checkpoint)
 
 
 def _inputs(args: Namespace, opened: OpenFederation, number: int) -> TracedInputs:
@@ -145,12 +145,9 @@ def _inputs(args: Namespace, opened: OpenFederation, number: int) -> TracedInput
     return inputs.first(number) if args.inputs is None else inputs.many(Path(args.inputs))
 
 
-def _answered_alone(args: Namespace, opened: OpenFederation, number: int, inputs: TracedInputs, question: Query) -> int:
-    from ..reporting.prediction import as_json, show
-    from ..reporting.terminal import make_console
-    from ..results.files import json_text, write_text
-    from ..run.query import ask_one
-
+def _answered_alone(
+    args: Namespace, opened: OpenFederation, number: int, inputs: TracedInputs, question: query.Query
+) -> int:
     if args.out is not None and Path(args.out).suffix in TABLES:
         _write_table(opened, number, inputs, question, Path(args.out), sys.stderr if args.json else sys.stdout)
         if not (args.json or question.without or question.verify):
@@ -161,31 +158,28 @@ def _answered_alone(args: Namespace, opened: OpenFederation, number: int, inputs
         if question.verify and not args.json and console.is_terminal
         else nullcontext()
     ):
-        answer = ask_one(opened, number, inputs, question)
+        answer = query.ask_one(opened, number, inputs, question)
     if args.json:
-        say(json_text(as_json(answer)), end="")
+        say(files.json_text(prediction.as_json(answer)), end="")
     else:
-        console.print(show(answer))
+        console.print(prediction.show(answer))
     if args.out is not None and Path(args.out).suffix == ".json":
-        write_text(Path(args.out), json_text(as_json(answer)))
+        files.write_text(Path(args.out), files.json_text(prediction.as_json(answer)))
     return 0
 
 
 def _write_table(
-    opened: OpenFederation, number: int, inputs: TracedInputs, question: Query, path: Path, told: TextIO
+    opened: OpenFederation, number: int, inputs: TracedInputs, question: query.Query, path: Path, told: TextIO
 ) -> None:
-    from ..results.files import for_people, write_csv, write_parquet
-    from ..run.query import ask_many
-
-    frame = ask_many(opened, number, inputs, question)
+    frame = query.ask_many(opened, number, inputs, question)
     for line in frame.attrs["warnings"]:
         say(f"warning: {line}", to=sys.stderr)
     for note in opened.notes:
         say(note, to=sys.stderr)
     if path.suffix == ".csv":
-        write_csv(path, frame)
+        files.write_csv(path, frame)
     else:
-        write_parquet(path, for_people(frame))
+        files.write_parquet(path, files.for_people(frame))
     count = len(inputs.names)
     for note in inputs.notes:
         say(note, to=told)

@@ -172,7 +172,7 @@ def deal(partition: Partition, labels: np.ndarray, clients: int, seed: int) -> t
 
     if clients > len(labels):
         raise InputError(f"federation.clients={clients}: more than the {len(labels):,} training examples")
-    with put_off("flwr_datasets.visualization"):  # two seconds of plotting libraries
+    with put_off("flwr_datasets.visualization"):  # it imports plotting libraries
         partitioner = partition.partitioner(labels, clients, seed)
     order = np.random.default_rng([seed, 0]).permutation(len(labels))
     # Labels and positions only: partitioners copy what they are given, and sort it.

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
+else:
+    pd = lazy.load("pandas")
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,6 @@ def fading(frame: pd.DataFrame, label_counts: Mapping[int, np.ndarray], last: Ma
         label_counts: training examples by label of each client.
         last: the last round in which each client took part.
     """
-    import pandas as pd
-
     counted = frame[frame["kind"] != "previous"]
     total = counted["contribution"].abs().groupby([counted["round"], counted["input"]]).sum()
     clients = counted[counted["kind"] == "client"]

@@ -45,14 +45,14 @@ def select_inputs(
     """
     right = predictions == labels
     every = np.ones_like(right)
-    asked = {"correct": right, "wrong": ~right, "all": every, "triggered": every}[which]
+    of_kind = {"correct": right, "wrong": ~right, "all": every, "triggered": every}[which]
     held = np.max(np.stack(list(label_counts.values())), axis=0) >= min_examples
     traceable = held[labels]
-    pool = np.flatnonzero(asked & traceable)
+    pool = np.flatnonzero(of_kind & traceable)
     random = np.random.default_rng([seed, len(labels)])
     turn_of_label = random.permutation(len(held))
     order = random.permutation(pool)
     candidates = pd.DataFrame({"input": order, "turn": turn_of_label[labels[order]]})
     candidates["lap"] = candidates.groupby("turn").cumcount()
     chosen = candidates.sort_values(["lap", "turn"])["input"].to_numpy()[:max_inputs]
-    return Selection(np.sort(chosen), int((asked & ~traceable).sum()))
+    return Selection(np.sort(chosen), int((of_kind & ~traceable).sum()))

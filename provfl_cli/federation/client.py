@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -14,8 +14,9 @@ from ..data.federated import ClientData
 from ..errors import RunError
 from ..fusion.fuse import Fusion
 from ..seeds import derived_seed, generator
+from ..store.rounds import Round
 from .optimizers import Step, clip, make_step
-from .participation import Roster
+from .participation import Roster, rosters, without
 
 WINDOW = 16  # batches of texts among which examples of one length are sought
 
@@ -65,6 +66,21 @@ def fused_steps(roster: Roster, examples: Sequence[int], settings: schema.Federa
         local_steps(count, settings, epochs.get(work.position))
         for count, work in zip(examples, roster.fused, strict=True)
     ]
+
+
+def steps_made(examples: Mapping[int, int], stored: Round, settings: schema.Federation, seed: int) -> list[int]:
+    """Optimizer steps of each client of a stored round, as its fusion counted them.
+
+    Args:
+        examples: training examples of every client that was kept, by its number, ascending.
+        stored: the round.
+        settings, seed: of the run.
+    """
+    ids, counts = list(examples), list(examples.values())
+    planned = rosters(settings, ids, counts, seed, settings.rounds)
+    failed = {metrics.round: [ids.index(client) for client in metrics.failed] for metrics in stored.history}
+    roster = without(planned, failed)[stored.number - 1]
+    return fused_steps(roster, stored.examples, settings)
 
 
 def trained_weights(model: nn.Module) -> dict[str, nn.Parameter]:

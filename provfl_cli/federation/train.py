@@ -19,6 +19,7 @@ from ..store.rounds import Metrics, Round, has_lineage
 from ..store.tensorfile import Specs, size_of, specs_of
 from .engine import Perform, engine
 from .events import RoundFinished, RoundMissing, RoundsReused, TrainingEnded, WaitingForProcess
+from .flower.engine import flower
 from .key import training_key
 from .participation import rosters
 from .round import Observe, State, Training, state_after, train_round
@@ -107,8 +108,6 @@ def _hands(
     """The engine that the configuration asks for, where there is something to train."""
     if not workers or config.engine.name == "local":
         return engine(site, workers)
-    from .flower.engine import flower
-
     return flower(config, site, workers, key, device, logs, observe)
 
 

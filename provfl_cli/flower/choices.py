@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,8 +50,6 @@ class NearestClients(PlainServer):
 
     def _bits(self, updates: Updates, name: str, where: slice) -> Tensor:
         """Which clients count, packed: uint8 `[clients, rows, bytes]`."""
-        import numpy as np
-
         before = updates.returned.previous[name]
         rows = updates.rows(name, where)
         whole = before[None] if before.dim() == 0 else before

@@ -8,16 +8,16 @@ it made are taken as public.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from math import isinf
 
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    from .federation import Federation
-    from .fuse import Fusion
+from .federation import Federation
+from .fuse import Fusion
 
 MEANINGLESS = 100.0  # an epsilon above it bounds nothing that anybody cares about
 DELTA_EXPONENT = 1.1
@@ -83,8 +83,6 @@ def ledger_of(federation: Federation, fusion: Fusion, clients: int, fused: Seque
 
 def require_accountant() -> None:
     """Raise InputError where `dp-accounting` is not installed; imports nothing heavy."""
-    from importlib.util import find_spec
-
     if find_spec("dp_accounting") is None:
         raise InputError("privacy: needs the package dp-accounting: pip install 'provfl[privacy]', or privacy=none")
 
@@ -100,8 +98,6 @@ def composed(noise_multiplier: float, times: int, delta: float) -> float:
     `times` adaptive uses are as private as one with a deviation smaller by `sqrt(times)` (Dong et al. 2022, "Gaussian
     Differential Privacy"), whose epsilon is known exactly (Balle and Wang 2018, theorem 8).
     """
-    import math
-
     from dp_accounting import get_epsilon_gaussian
 
     return 0.0 if times == 0 else float(get_epsilon_gaussian(noise_multiplier / math.sqrt(times), delta))
@@ -114,8 +110,6 @@ def amplified(noise_multiplier: float, rounds: int, clients: int, per_round: int
     client with another that is drawn in its place, so two clipped updates face each other: the sensitivity is twice
     that of leaving one out, also for zero-out neighbours, which are a case of it.
     """
-    import math
-
     import dp_accounting
 
     if noise_multiplier == 0:
@@ -179,8 +173,6 @@ def local(noise_multiplier: float, delta: float | None, ledger: Ledger, unbounde
 
 def told(spent: PrivacySpent) -> str:
     """One line for people."""
-    from math import isinf
-
     if spent.epsilon is None:
         return f"epsilon unknown: no meaningful guarantee ({spent.mechanism})"
     epsilon = "infinite, there is no noise" if isinf(spent.epsilon) else f"{spent.epsilon:,.4g}"
@@ -190,8 +182,6 @@ def told(spent: PrivacySpent) -> str:
 
 def figures(spent: PrivacySpent | None) -> dict[str, float | str | None]:
     """Flat figures for `summary.json`: epsilon is null where it is unknown or infinite, the text says which."""
-    from math import isinf
-
     if spent is None:
         return {"epsilon": None, "delta": None, "privacy": None}
     epsilon = None if spent.epsilon is None or isinf(spent.epsilon) else spent.epsilon

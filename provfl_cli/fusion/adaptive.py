@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+import lazy_loader as lazy
+
 from ..checks import BELOW_ONE, RATE, Range, in_range
 from .plain import ByExamples
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch = lazy.load("torch")
 
 SECOND = "second"  # v_t in the server's state
 
@@ -54,8 +59,6 @@ class Adaptive(ByExamples, ABC):
         self, delta: Tensor, state: Mapping[str, Tensor], number: int
     ) -> tuple[float | Tensor, dict[str, Tensor]]:
         """`S` of this round, and `v`."""
-        import torch
-
         if SECOND in state:
             before = state[SECOND].double()
         else:

@@ -5,16 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+import lazy_loader as lazy
+
 from ..checks import CLIENTS, Range, in_range, one_of
 from .conditions import check_attackers, require_returned
+from .coordinates import nearest_to_median
+from .distances import squared_distances
+from .federation import Federation
+from .fuse import Shares
+from .krum import krum_scores, lowest
 from .plain import PlainServer
+from .updates import Updates
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
-
-    from .federation import Federation
-    from .fuse import Shares
-    from .updates import Updates
+else:
+    torch = lazy.load("torch")
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,6 @@ class Bulyan(PlainServer):
 
     def shares(self, updates: Updates) -> Shares:
         """Those that are selected and near the median; clients with the same value at the border share equally."""
-        import torch
-
-        from .coordinates import nearest_to_median
-        from .distances import squared_distances
-        from .fuse import Shares
-        from .krum import krum_scores, lowest
-
         count, attackers = updates.count, self.attackers
         require_returned("bulyan", count, 4 * attackers + 3, f"4 * {attackers} + 3")
         distances = squared_distances(updates)
@@ -65,8 +65,6 @@ def iterated_krum(distances: Tensor, attackers: int, select: int) -> Tensor:
     the next nearest neighbours decide, one by one. Clients that returned the same model share what was selected of
     them equally.
     """
-    import torch
-
     left = list(range(len(distances)))
     selected = torch.zeros(len(distances), dtype=torch.float64)
     for _ in range(select):

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import lazy_loader as lazy
+
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch = lazy.load("torch")
 
 
 class ClientState(Protocol):
@@ -63,8 +68,6 @@ def next_control(
         positions: of the clients whose work this round fused.
         shares: `s_k` of all clients there are, `1/N` in the paper.
     """
-    import torch
-
     moved = {}
     for name in after:
         new, old = after[name], None if before is None else before[name]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..errors import InputError, RunError
-
-if TYPE_CHECKING:
-    from .federation import Federation
-    from .fuse import Fusion
+from .federation import Federation
+from .fuse import Fusion
 
 
 class TooFewReturned(RunError):

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
+
 from .decomposition import Multiplier, pack
+from .updates import Updates
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
-
-    from .updates import Updates
+else:
+    torch = lazy.load("torch")
 
 ROUNDING = 1e-9  # of sums of masses, which are fractions of small numbers
 
@@ -26,8 +30,6 @@ def middle(updates: Updates, cut: int) -> dict[str, Multiplier]:
     """
 
     def choose(rows: Tensor) -> Choice:
-        import torch
-
         kept = rows.sort(0).values[cut : len(rows) - cut]
         low, high = kept[0], kept[-1]
         at_low, at_high = rows == low, (rows == high) & (low < high)
@@ -52,8 +54,6 @@ def nearest_to_median(updates: Updates, masses: Tensor, keep: int) -> dict[str, 
     """
 
     def choose(rows: Tensor) -> Choice:
-        import torch
-
         there = masses.view(-1, *(1,) * (rows.dim() - 1)) > 0
         far = (rows - _median(rows[masses > 0], masses[masses > 0])).abs().masked_fill(~there, float("inf"))
         ordered, order = far.sort(0)
@@ -84,8 +84,6 @@ def _mass(chosen: Tensor, masses: Tensor) -> Tensor:
 
 def _multipliers(updates: Updates, choose: Callable[[Tensor], Choice], scalars: Tensor | None) -> dict[str, Multiplier]:
     """A multiplier for every parameter from what `choose` says of each of its blocks; terms that take nobody go."""
-    import torch
-
     factors = torch.ones(updates.count, dtype=torch.float64) if scalars is None else scalars
     made = {}
     for name in updates.names:

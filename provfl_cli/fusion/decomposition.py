@@ -6,8 +6,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
+
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch = lazy.load("torch")
 
 BITS = 8
 
@@ -93,8 +98,6 @@ def pack(mask: Tensor) -> Tensor:
 
     `mask` has its `rest` flattened into the last dimension, `[…, rows, numbers]`.
     """
-    import torch
-
     numbers = mask.shape[-1]
     padded = torch.nn.functional.pad(mask.to(torch.uint8), (0, -numbers % BITS))
     powers = 2 ** torch.arange(BITS, dtype=torch.uint8)
@@ -103,8 +106,6 @@ def pack(mask: Tensor) -> Tensor:
 
 def unpack(bits: Tensor, rest: tuple[int, ...]) -> Tensor:
     """The mask that `pack` was given, bool `[…, rows, *rest]`."""
-    import torch
-
     numbers = torch.Size(rest).numel()
     unpacked = (bits[..., None] >> torch.arange(BITS, dtype=torch.uint8)) & 1
     return unpacked.flatten(-2)[..., :numbers].reshape(*bits.shape[:-1], *rest).bool()

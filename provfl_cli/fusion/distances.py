@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import lazy_loader as lazy
 
-    from .updates import Updates
+from .updates import Updates
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy.load("torch")
 
 
 def squared_distances(updates: Updates) -> Tensor:
@@ -16,8 +21,6 @@ def squared_distances(updates: Updates) -> Tensor:
     From the differences and not from inner products: those cancel where updates are alike. Whatever the order of the
     clients, a pair's distance is the same to the last bit, so that equal clients stay equal.
     """
-    import torch
-
     count = updates.count
     pairs = torch.zeros(count * (count - 1) // 2, dtype=torch.float64)
     for name in updates.names:
@@ -30,8 +33,6 @@ def squared_distances(updates: Updates) -> Tensor:
 
 def distances_from(updates: Updates, point: Tensor) -> Tensor:
     """`|E_k - sum_j point[j] E_j|` over all parameters, float64 `[clients]`; norms where `point` is 0."""
-    import torch
-
     squares = torch.zeros(updates.count, dtype=torch.float64)
     for name in updates.names:
         for where in updates.blocks(name):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from .fuse import FusionResult, fuse
 from .plain import ByExamples
-
-if TYPE_CHECKING:
-    from .fuse import FusionResult
-    from .updates import ReturnedModels
+from .updates import ReturnedModels
 
 
 @dataclass(frozen=True)
@@ -19,6 +16,4 @@ class FedAvg(ByExamples):
 
 def averaged(returned: ReturnedModels) -> FusionResult:
     """A round that was fused by federated averaging; RunError as of `fuse`."""
-    from .fuse import fuse
-
     return fuse(FedAvg(), returned, {})

@@ -5,14 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+import lazy_loader as lazy
+
 from ..checks import BELOW_ONE, Range, in_range, one_of
 from ..errors import InputError
+from .average import example_shares
+from .decomposition import Multiplier
+from .federation import Federation
+from .fuse import Shares
 from .plain import PlainServer
+from .updates import Updates
 
 if TYPE_CHECKING:
-    from .federation import Federation
-    from .fuse import Shares
-    from .updates import Updates
+    import torch
+else:
+    torch = lazy.load("torch")
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,6 @@ class FedNova(PlainServer):
 
     def shares(self, updates: Updates) -> Shares:
         """By number of examples, each divided by what the client's own steps add up to."""
-        import torch
-
-        from .average import example_shares
-        from .decomposition import Multiplier
-        from .fuse import Shares
-
         steps = updates.returned.steps
         weights = example_shares(updates.returned.examples)
         norms = torch.tensor(

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+import lazy_loader as lazy
+
 from ..checks import Range, in_range
 from .plain import ByExamples
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch = lazy.load("torch")
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,4 @@ class FedProx(ByExamples):
 
     def correct_gradients(self, gradients: list[Tensor], weights: list[Tensor], start: list[Tensor]) -> None:
         """Add the gradient of the proximal term, in place."""
-        import torch
-
         torch._foreach_add_(gradients, torch._foreach_sub(weights, start), alpha=self.mu)

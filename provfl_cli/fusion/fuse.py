@@ -6,16 +6,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
+import lazy_loader as lazy
+
 from ..coverage import printable
+from ..errors import RunError
 from .average import example_shares, weighted_average
+from .client_state import ClientState
 from .decomposition import Decomposition, Multiplier
+from .federation import Federation
 from .updates import ReturnedModels, Updates, unclipped
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch = lazy.load("torch")
 
-    from .client_state import ClientState
-    from .federation import Federation
 
 Scale = tuple["float | Tensor", "dict[str, Tensor]"]
 Noise = Callable[[str, "Tensor"], "Tensor | None"]
@@ -126,10 +132,6 @@ def fuse(
         RunError: where a client returned what is no finite number, also if the fusion would not have used it, and where
             fewer clients returned than the fusion needs.
     """
-    import torch
-
-    from ..errors import RunError
-
     seen = updates or unclipped(returned)
     shares = fusion.shares(seen)
     number = int(state["round"]) + 1 if "round" in state else 1
@@ -206,8 +208,6 @@ def combined(updates: Updates, shares: Shares, name: str) -> tuple[Tensor, Tenso
 
     float64, in the shape of the parameter.
     """
-    import torch
-
     shape = tuple(updates.returned.previous[name].shape)
     total = torch.empty(shape or (1,), dtype=torch.float64)
     stale = torch.empty_like(total) if updates.returned.bases else None

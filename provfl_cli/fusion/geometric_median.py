@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from ..checks import RATE, Range, in_range
+from .average import example_shares
+from .decomposition import Multiplier
+from .distances import distances_from
+from .fuse import Shares
 from .plain import PlainServer
-
-if TYPE_CHECKING:
-    from .fuse import Shares
-    from .updates import Updates
+from .updates import Updates
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,6 @@ class GeometricMedian(PlainServer):
 
     def shares(self, updates: Updates) -> Shares:
         """By number of examples over the distance to the mean of the last step but one."""
-        from .average import example_shares
-        from .decomposition import Multiplier
-        from .distances import distances_from
-        from .fuse import Shares
-
         weights = example_shares(updates.returned.examples)
         point = weights
         for _ in range(self.iterations):

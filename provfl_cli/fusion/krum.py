@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+import lazy_loader as lazy
+
 from ..checks import CLIENTS, Range, in_range
 from .conditions import check_attackers, require_returned
+from .decomposition import Multiplier
+from .distances import squared_distances
+from .federation import Federation
+from .fuse import Shares
 from .plain import PlainServer
+from .updates import Updates
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
-
-    from .federation import Federation
-    from .fuse import Shares
-    from .updates import Updates
+else:
+    torch = lazy.load("torch")
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,6 @@ class Krum(PlainServer):
 
     def shares(self, updates: Updates) -> Shares:
         """All to the lowest score."""
-        import torch
-
-        from .decomposition import Multiplier
-        from .distances import squared_distances
-        from .fuse import Shares
-
         require_returned("krum", updates.count, 2 * self.attackers + 3, f"2 * {self.attackers} + 3")
         taken = lowest(krum_scores(squared_distances(updates), self.attackers), 1)
         weights = torch.ones(updates.count, dtype=torch.float64)

@@ -22,11 +22,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
+
+from .fuse import Fusion, FusionResult
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from .fuse import Fusion, FusionResult
+else:
+    torch = lazy.load("torch")
 
 KINDS = ("noise", "stale", "forgotten")
 WEIGHTED, PLAIN = "weighted", "plain"
@@ -258,8 +262,6 @@ class _Block:
 
 
 def _stored_type(parameter: Tensor) -> torch.dtype:
-    import torch
-
     return torch.promote_types(parameter.dtype, torch.float32)
 
 

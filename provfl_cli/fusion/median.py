@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
+
+from .coordinates import middle
+from .fuse import Shares
 from .plain import PlainServer
+from .updates import Updates
 
 if TYPE_CHECKING:
-    from .fuse import Shares
-    from .updates import Updates
+    import torch
+else:
+    torch = lazy.load("torch")
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,6 @@ class Median(PlainServer):
 
     def shares(self, updates: Updates) -> Shares:
         """The middle one or two of each coordinate; clients with the same value share equally."""
-        import torch
-
-        from .coordinates import middle
-        from .fuse import Shares
-
         cut = (updates.count - 1) // 2
         weights = torch.full((updates.count,), 1 / (updates.count - 2 * cut), dtype=torch.float64)
         return Shares(weights, middle(updates, cut))

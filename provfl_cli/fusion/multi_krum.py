@@ -5,15 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+import lazy_loader as lazy
+
 from ..checks import CLIENTS, Range, in_range
 from ..errors import InputError
 from .conditions import check_attackers, clients_a_round, require_returned
+from .decomposition import Multiplier
+from .distances import squared_distances
+from .federation import Federation
+from .fuse import Shares
+from .krum import krum_scores, lowest
 from .plain import PlainServer
+from .updates import Updates
 
 if TYPE_CHECKING:
-    from .federation import Federation
-    from .fuse import Shares
-    from .updates import Updates
+    import torch
+else:
+    torch = lazy.load("torch")
 
 
 @dataclass(frozen=True)
@@ -40,13 +48,6 @@ class MultiKrum(PlainServer):
 
     def shares(self, updates: Updates) -> Shares:
         """One part each to the lowest scores."""
-        import torch
-
-        from .decomposition import Multiplier
-        from .distances import squared_distances
-        from .fuse import Shares
-        from .krum import krum_scores, lowest
-
         count = updates.count
         keep = count - self.attackers if self.keep is None else self.keep
         require_returned("multi_krum", count, 2 * self.attackers + 3, f"2 * {self.attackers} + 3")

@@ -5,12 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+import lazy_loader as lazy
+
 from ..checks import RATE, in_range
+from .average import example_shares
+from .decomposition import Multiplier
+from .distances import distances_from
+from .fuse import Shares
 from .plain import PlainServer
+from .updates import Updates
 
 if TYPE_CHECKING:
-    from .fuse import Shares
-    from .updates import Updates
+    import torch
+else:
+    torch = lazy.load("torch")
 
 
 @dataclass(frozen=True)
@@ -27,13 +35,6 @@ class NormClipping(PlainServer):
 
     def shares(self, updates: Updates) -> Shares:
         """By number of examples, times how much of the update is left."""
-        import torch
-
-        from .average import example_shares
-        from .decomposition import Multiplier
-        from .distances import distances_from
-        from .fuse import Shares
-
         norms = distances_from(updates, torch.zeros(updates.count, dtype=torch.float64))
         left = self.max_norm / norms.clamp(min=self.max_norm)
         return Shares(example_shares(updates.returned.examples), dict.fromkeys(updates.names, Multiplier(left)))

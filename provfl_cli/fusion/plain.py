@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
+from .average import example_shares
+from .client_state import ClientState
+from .federation import Federation
+from .fuse import Shares
+from .updates import Updates
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from .client_state import ClientState
-    from .federation import Federation
-    from .fuse import Shares
-    from .updates import Updates
 
 
 class PlainServer:
@@ -59,7 +60,4 @@ class ByExamples(PlainServer):
 
     def shares(self, updates: Updates) -> Shares:
         """By number of examples."""
-        from .average import example_shares
-        from .fuse import Shares
-
         return Shares(example_shares(updates.returned.examples))

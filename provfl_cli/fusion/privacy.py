@@ -13,22 +13,30 @@ aside.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
+import lazy_loader as lazy
+
 from ..checks import BETWEEN_0_AND_1, FRACTION, RATE, Range, in_range
 from ..errors import InputError
+from ..seeds import generator
 from .accounting import Ledger, PrivacySpent, central, local, require_accountant
 from .conditions import fusion_name
+from .federation import Federation
+from .fuse import Fusion, Noise
+from .norm_clipping import NormClipping
+from .plain import ByExamples
 from .submission import Submission
+from .updates import ReturnedModels, Updates, norms, unclipped
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
-
-    from .federation import Federation
-    from .fuse import Fusion, Noise
-    from .updates import ReturnedModels, Updates
+else:
+    torch = lazy.load("torch")
 
 CLIP_NORM = "privacy:clip_norm"
 COUNT_NOISE_SHARE = 20  # clients for each unit of noise on the count, as Andrew et al. 2021 recommend
@@ -77,8 +85,6 @@ class NoPrivacy:
 
     def clipped(self, returned: ReturnedModels, state: Mapping[str, Tensor]) -> tuple[ReturnedModels, Updates]:
         """As they are."""
-        from .updates import unclipped
-
         return returned, unclipped(returned)
 
     def noise(self, returned: ReturnedModels, state: Mapping[str, Tensor], seed: int, number: int) -> Noise | None:
@@ -146,18 +152,12 @@ class CentralDP(NoPrivacy):
 
     def clipped(self, returned: ReturnedModels, state: Mapping[str, Tensor]) -> tuple[ReturnedModels, Updates]:
         """Every client counts as one example, its update clipped to the norm in force."""
-        from .updates import Updates, norms, unclipped
-
         equal = replace(returned, examples=[1] * len(returned.examples))
         factors = (self._norm(state) / norms(unclipped(equal))).clamp(max=1)  # an update of zeros: infinity, clamped
         return equal, Updates(equal, factors)
 
     def noise(self, returned: ReturnedModels, state: Mapping[str, Tensor], seed: int, number: int) -> Noise | None:
         """Normal numbers of deviation `z_update C / n`."""
-        import torch
-
-        from ..seeds import generator
-
         count = len(returned.examples)
         deviation = self.split(count)[0] * self._norm(state) / count
         if deviation == 0:
@@ -171,12 +171,6 @@ class CentralDP(NoPrivacy):
 
     def next_state(self, updates: Updates, state: Mapping[str, Tensor], seed: int, number: int) -> dict[str, Tensor]:
         """The next round's clip norm, where it is adaptive."""
-        import math
-
-        import torch
-
-        from ..seeds import generator
-
         if not self.adaptive:
             return {}
         # An update is not above the norm just where clipping leaves it. The count is taken of b_k - 1/2, which one
@@ -236,10 +230,6 @@ class LocalDP(NoPrivacy):
 
     def privatise(self, submission: Submission) -> None:
         """`W <- V + min(1, C / |W - V|) (W - V) + z C N(0, 1)`, in float64 on the CPU whatever the device."""
-        import torch
-
-        from ..seeds import generator
-
         names = [name for name in submission.weights if name not in submission.buffers]
         with torch.no_grad():
             squares = sum(float(_moved(submission, name).square().sum()) for name in names)
@@ -279,9 +269,6 @@ def beyond_average(fusion: Fusion) -> str | None:
     into a ball (norm clipping): that moves no two points apart. Coordinate-wise and distance-based choices depend on
     the other clients, and FedNova scales by steps.
     """
-    from .norm_clipping import NormClipping
-    from .plain import ByExamples
-
     more = beyond_updates(fusion)
     if more is not None or getattr(type(fusion), "shares", None) in (ByExamples.shares, NormClipping.shares):
         return more

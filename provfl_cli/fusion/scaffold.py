@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from ..checks import RATE, in_range, one_of
 from ..errors import InputError
+from .average import equal_shares, example_shares
+from .federation import Federation
+from .fuse import Shares
 from .plain import PlainServer
+from .updates import Updates
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .federation import Federation
-    from .fuse import Shares
-    from .updates import Updates
 
 OPTIONS = ("I", "II")
 
@@ -85,9 +86,6 @@ class Scaffold(PlainServer):
 
     def shares(self, updates: Updates) -> Shares:
         """Every client counts the same (line 16), or by its examples."""
-        from .average import equal_shares, example_shares
-        from .fuse import Shares
-
         if self.weighted:
             return Shares(example_shares(updates.returned.examples))
         return Shares(equal_shares(updates.count))

@@ -7,13 +7,19 @@ What is wrong is said in the words of the door: `what` is what the user called t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any
+
+import lazy_loader as lazy
 
 from ..coverage import printable
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch = lazy.load("torch")
 
 LARGEST_COUNT = 10**12  # training examples of one client
 
@@ -24,8 +30,6 @@ def require_state_dict(state_dict: Any, what: str) -> dict[str, Tensor]:
     Raises:
         InputError: it is no mapping of names to dense tensors, or an empty one.
     """
-    import torch
-
     if not isinstance(state_dict, Mapping):
         hint = "model.state_dict()" if isinstance(state_dict, torch.nn.Module) else "a state dict, names and tensors"
         raise InputError(f"{what}: is {_article(state_dict)}, give {hint}")
@@ -96,8 +100,6 @@ def require_examples(examples: Any, clients: Sequence[str]) -> list[int]:
     Raises:
         InputError: they are not as many, not whole, negative, too large, or all 0.
     """
-    from operator import index
-
     try:
         values = list(examples.tolist() if hasattr(examples, "tolist") else examples)
     except TypeError:

@@ -6,15 +6,21 @@ from dataclasses import dataclass, replace
 from math import floor
 from typing import TYPE_CHECKING, Annotated
 
+import lazy_loader as lazy
+
 from ..checks import CLIENTS, Range, in_range
 from ..errors import InputError
 from .conditions import clients_a_round, require_returned
+from .coordinates import middle
+from .federation import Federation
+from .fuse import Shares
 from .plain import PlainServer
+from .updates import Updates
 
 if TYPE_CHECKING:
-    from .federation import Federation
-    from .fuse import Shares
-    from .updates import Updates
+    import torch
+else:
+    torch = lazy.load("torch")
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,6 @@ class TrimmedMean(PlainServer):
 
     def shares(self, updates: Updates) -> Shares:
         """Those between the borders of each coordinate; clients with the same value at a border share equally."""
-        import torch
-
-        from .coordinates import middle
-        from .fuse import Shares
-
         cut = self.cut(updates.count)
         require_returned("trimmed_mean", updates.count, 2 * cut + 1, f"{cut} are cut at each end")
         weights = torch.full((updates.count,), 1 / (updates.count - 2 * cut), dtype=torch.float64)

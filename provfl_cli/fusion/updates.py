@@ -6,8 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
+
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch = lazy.load("torch")
 
 BLOCK_NUMBERS = 1 << 20  # of all clients together, in one block
 
@@ -76,8 +81,6 @@ class Updates:
 
     def stale(self, name: str, where: slice) -> Tensor | None:
         """`V_k - W_prev`, in the shape of `own`; None where nobody was late."""
-        import torch
-
         if not self.returned.bases:
             return None
         previous = _whole(self.returned.previous[name])[where].double()
@@ -96,8 +99,6 @@ class Updates:
 
 def norms(updates: Updates) -> Tensor:
     """Euclidean norm of each client's own update over all parameters, before clipping: float64 `[clients]`."""
-    import torch
-
     squares = torch.zeros(updates.count, dtype=torch.float64)
     for name in updates.names:
         for where in updates.blocks(name):
@@ -107,8 +108,6 @@ def norms(updates: Updates) -> Tensor:
 
 def unclipped(returned: ReturnedModels) -> Updates:
     """The updates as they came."""
-    import torch
-
     return Updates(returned, torch.ones(len(returned.examples), dtype=torch.float64))
 
 

@@ -15,7 +15,7 @@ from ..data.network import reachable
 from ..errors import InputError
 from ..imports import put_off
 
-# Nearly two seconds of torch's compiler, for operators of detection models only.
+# Torch's compiler, for operators of detection models only.
 with put_off("torch._dynamo.utils", "is_compile_supported"):
     from torchvision import models
 

@@ -204,7 +204,7 @@ def _read(file: Path, option: str) -> dict[str, Tensor]:
     if not tensors:
         raise InputError(f"{option}: {file}: holds no tensor")
     for name, tensor in tensors.items():
-        if tensor.dtype not in NAMES:
+        if str(tensor.dtype) not in NAMES:
             raise InputError(
                 f"{option}: {file}: {printable(name)} is {tensor.dtype}, which no round holds: give it as another "
                 "type, such as torch.float32"

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..bounded import TOKENIZER_BYTES, Oversized, read_text
 from ..bounded_tables import GIVEN, check_dataset
-from ..config.schema import Config
+from ..config.schema import Dataset
 from ..data.decode import decode
-from ..data.federated import Form, Pictures, Texts
+from ..data.federated import Form, Pictures, Source, TestData, Texts
 from ..data.folder import PICTURES
 from ..data.labels import Classes
 from ..data.likeness import Look, unlike
 from ..data.listing import listed
-from ..data.load import test_set
 from ..data.network import without_network
 from ..data.numbering import asked
 from ..data.picture_facts import PictureFacts
@@ -90,16 +91,29 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class RunInputs:
-    """Inputs of a run: what it traced is read back from its folder; only for other ones is the dataset loaded."""
+    """Inputs of a run: what it traced is read back from its folder; only for other ones is the dataset loaded.
+
+    Attributes:
+        folder: of the run.
+        dataset: its settings of the data.
+        read_test_set: reads what predictions of the run were traced of, where its data are now.
+        form: what its model reads.
+        label_names: of the classes.
+        fingerprint: of the data.
+        pictures: how they were read, and what they look like.
+        indexed: as `labels.Classes` has it.
+        data: where the user says that the dataset is now.
+    """
 
     folder: Path
-    config: Config
+    dataset: Dataset
+    read_test_set: Callable[[Dataset], tuple[TestData, Source]]
     form: Form
     label_names: tuple[str, ...]
     fingerprint: str
     pictures: PictureFacts = field(default_factory=PictureFacts)
-    indexed: bool | None = None  # as `labels.Classes` has it
-    data: str | None = None  # where the user says that the dataset is now
+    indexed: bool | None = None
+    data: str | None = None
 
     @property
     def classes(self) -> Classes:
@@ -110,7 +124,7 @@ class RunInputs:
         """Pixels or texts, as the run's model reads them."""
         if isinstance(self.form, Texts):
             return self._tokens(self.form, shown)
-        return to_tensor(shown, mean=self.config.dataset.mean, std=self.config.dataset.std)
+        return to_tensor(shown, mean=self.dataset.mean, std=self.dataset.std)
 
     def _tokens(self, form: Texts, texts: np.ndarray) -> Tensor:
         """What the run's tokenizer makes of texts; RunError where it is none, or not that of the run's model."""
@@ -144,9 +158,9 @@ class RunInputs:
         rows = np.flatnonzero(self._traced()["input"] == index)
         if len(rows):
             return self._of_rows([self._row(int(rows[0]))])
-        dataset = data_again(self.config.dataset, self.fingerprint, self.data)
+        dataset = data_again(self.dataset, self.fingerprint, self.data)
         with without_network() if self.data is None else nullcontext():
-            test, source = test_set(replace(self.config, dataset=dataset))
+            test, source = self.read_test_set(dataset)
         if source.fingerprint != self.fingerprint:
             raise InputError(
                 f"--input {index}: the run has not traced it, and the dataset is not what it was then "
@@ -187,8 +201,8 @@ class RunInputs:
         files = [path] if path.is_file() else [path / file for file in listed(path)[0]]
         pictures = [file for file in files if file.suffix.lower() in PICTURES and isinstance(self.form, Pictures)]
         tables = [file for file in files if file.suffix.lower() in FORMATS]
-        columns = set(input_columns(self.config.dataset))
-        table = next((file for file in tables if columns <= set(column_names(file, self.config.dataset))), None)
+        columns = set(input_columns(self.dataset))
+        table = next((file for file in tables if columns <= set(column_names(file, self.dataset))), None)
         if pictures and table is not None:
             raise InputError(
                 f"--inputs {path}: holds pictures and {table.name}, a table of inputs: give --inputs {table}, or a "
@@ -208,7 +222,6 @@ class RunInputs:
         return self._of_split(whole, names)
 
     def _table(self, file: Path, root: Path) -> Split:
-        dataset = self.config.dataset
         if file.suffix.lower() == ".parquet":
             try:
                 check_dataset(file, GIVEN)
@@ -216,14 +229,16 @@ class RunInputs:
                 raise InputError(f"--inputs {file}: {error}") from error
             except (OSError, ValueError):  # said below
                 pass
-        return from_table(read_table(file, dataset), str(file), Places(file.parent, root), dataset, unlabelled=True)
+        return from_table(
+            read_table(file, self.dataset), str(file), Places(file.parent, root), self.dataset, unlabelled=True
+        )
 
     def _of_split(self, split: Split, names: tuple[str, ...]) -> TracedInputs:
         if not split.cells:
             raise InputError("--inputs: there is nothing in it")
         shown, warnings = self._shown(split.cells, names)
         try:
-            numbers = asked(split, self.classes, self.config.dataset.label_column)
+            numbers = asked(split, self.classes, self.dataset.label_column)
         except InputError as error:
             raise InputError(f"--inputs: {error}") from None
         labels = np.array([UNKNOWN if number is None else number for number in numbers], dtype=np.int64)
@@ -257,8 +272,6 @@ class RunInputs:
 
     def _row(self, position: int) -> dict[str, Any]:
         """All that the run recorded of one of them."""
-        import pyarrow.parquet as pq
-
         with _readable(self.folder / "inputs.parquet") as path, pq.ParquetFile(path) as file:
             group = 0
             while position >= file.metadata.row_group(group).num_rows:
@@ -374,6 +387,4 @@ def _unlike(
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
-    from PIL import Image
-
     return np.stack([np.asarray(Image.fromarray(picture).convert("L"))[..., np.newaxis] for picture in pixels])

@@ -14,9 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config.environment import masked
-from ..config.schema import Config
-from ..data.federated import FederatedData, Texts
+from ..data.federated import FederatedData, Form, Texts
 from ..data.picture_facts import as_values
 from ..models.text import network_settings
 from ..provenance.contributions import Contributions
@@ -30,20 +28,12 @@ PUBLISHED = "published"  # begins what is said of weights that were not drawn fr
 
 
 def manifest(
-    config: Config,
-    data: FederatedData,
-    model: nn.Module,
-    device: torch.device,
-    seconds: Mapping[str, float],
-    trace: Contributions | None,
+    data: FederatedData, device: torch.device, seconds: Mapping[str, float], trace: Contributions | None
 ) -> dict[str, Any]:
-    """Versions, seed, data, model, clients, host, seconds per phase, peak memory, and what the trace covers."""
+    """Versions, data, clients, host, seconds per phase, peak memory, and what the trace covers."""
     return {
-        "seed": config.seed,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "dataset": {**asdict(data.source), "labels": list(data.label_names), "lines": list(data.lines)},
-        "inputs": masked(_inputs(data), config.environment, "dataset"),
-        "model": _model(config, data, model),
         "clients": {
             "kept": {str(client.id): len(client.labels) for client in data.clients},
             "dropped": {str(client): left for client, left in data.dropped},
@@ -62,7 +52,7 @@ def manifest(
     }
 
 
-def _inputs(data: FederatedData) -> dict[str, Any]:
+def inputs_read(data: FederatedData) -> dict[str, Any]:
     """What the model reads: channels and size of pictures, how they were read, what they look like; vocabulary, padding
     and tokenizer of texts."""
     fields = {name: value for name, value in asdict(data.form).items() if name != "checkpoint"}
@@ -73,18 +63,17 @@ def _inputs(data: FederatedData) -> dict[str, Any]:
     return {"input": "text" if isinstance(data.form, Texts) else "image", **fields}
 
 
-def _model(config: Config, data: FederatedData, model: nn.Module) -> dict[str, Any]:
-    """Name and weights; of published ones also the architecture, so that the run is opened without their files."""
-    described = {"name": config.model.name, "weights": _weights(config, data)}
-    network = network_settings(model) if isinstance(data.form, Texts) and data.form.checkpoint is not None else None
-    return masked(described, config.environment, "model") | ({} if network is None else {"network": network})
+def weights_from(form: Form, pretrained: bool) -> str:
+    """Where the initial weights come from; `pretrained`: whether a model of pictures took published ones."""
+    if isinstance(form, Texts):
+        return "drawn from the seed" if form.checkpoint is None else f"{PUBLISHED}: {form.checkpoint}"
+    return PUBLISHED if pretrained else "drawn from the seed"
 
 
-def _weights(config: Config, data: FederatedData) -> str:
-    """Where the initial weights come from."""
-    if isinstance(data.form, Texts):
-        return "drawn from the seed" if data.form.checkpoint is None else f"{PUBLISHED}: {data.form.checkpoint}"
-    return PUBLISHED if config.model.pretrained else "drawn from the seed"
+def architecture(form: Form, model: nn.Module) -> dict[str, Any]:
+    """The network of a model that began with published files, so that the run is opened without them; {} of others."""
+    network = network_settings(model) if isinstance(form, Texts) and form.checkpoint is not None else None
+    return {} if network is None else {"network": network}
 
 
 def _covered(trace: Contributions) -> dict[str, Any]:

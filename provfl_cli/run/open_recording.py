@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..bounded import check_safetensors
@@ -117,8 +118,6 @@ def _data(spec: str) -> tuple[Tensor, np.ndarray]:
     """Inputs and labels (`UNKNOWN` where there are none)."""
     path = Path(spec)
     if path.suffix == ".safetensors" or path.is_file():
-        from safetensors.torch import load_file
-
         if not path.is_file():
             raise InputError(f"--data {spec}: no such file")
         try:

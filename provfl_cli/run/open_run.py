@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..attribution.counterfactual import steps_made
-from ..attribution.method import Attribution, Case
+from ..attribution.method import Attribution, Case, RunSettings
 from ..bounded import Oversized
 from ..checks import excerpt
 from ..config.builtin import names
-from ..config.schema import Config
+from ..config.schema import Model
 from ..config.stored_config import HYDRA, stored_config
 from ..config.targets import working_folder_searched
 from ..config.tree import options
@@ -31,9 +30,11 @@ from ..config.validate import attribution_method, provenance_preset
 from ..data.checkpoint import resolve
 from ..data.federated import Form, Pictures, Texts
 from ..data.labels import Classes
+from ..data.load import test_set
 from ..data.network import without_network
 from ..data.picture_facts import from_values
 from ..errors import InputError, RunError, did_you_mean
+from ..federation.client import steps_made
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..provenance.settings import Provenance
@@ -81,7 +82,7 @@ class OpenFederation:
         privacy: what was done to keep clients private.
         seed: of everything random.
         device: where to compute.
-        config: of the run; None: there was no run.
+        settings: of the run, which methods are checked against; None: there was no run.
         notes: what of the run's configuration is not known, a sentence for each.
         key: of the run's federation; None: the run is of a time when none was written, or there was none.
     """
@@ -102,7 +103,7 @@ class OpenFederation:
     privacy: Any
     seed: int
     device: torch.device
-    config: Config | None = None
+    settings: RunSettings | None = None
     notes: tuple[str, ...] = ()
     key: str | None = None
 
@@ -128,10 +129,10 @@ class OpenFederation:
             number = max((number for number in self.rounds_traced if number in there), default=there[-1])
         if number not in there:
             kept = ", ".join(map(str, there))
-            hint = "" if self.config is None else " (store.keep=all keeps all of them)"
+            hint = "" if self.settings is None else " (store.keep=all keeps all of them)"
             raise InputError(f"--round {number}: not kept; there are: {kept}{hint}")
         stored = read_round(self.folder / "rounds", number)
-        if self.config is None:
+        if self.settings is None:
             check_names(self.client_names, stored.clients, stored.names, stored.folder)
         else:
             check_belongs(self.folder, stored, self.key)
@@ -142,7 +143,7 @@ class OpenFederation:
         """Raise RunError where the model does not take the global weights of a round: the file and tensor are named."""
         try:
             file = os.path.relpath(stored.folder / "global.safetensors")
-            if self.config is None:  # recorded: the round may hold part of the model
+            if self.settings is None:  # recorded: the round may hold part of the model
                 fitted(self.model, stored, str(self.folder), f"the tensors of {file}")
             else:
                 require_fits(self.model.state_dict(), stored.weights(), str(self.folder), f"the tensors of {file}")
@@ -151,6 +152,7 @@ class OpenFederation:
 
     def case(self, stored: Round, inputs: TracedInputs, classes: np.ndarray) -> Case:
         """The predictions of `inputs` as attribution methods take them, `classes` int64 `[n]` the ones to explain."""
+        settings = self.settings
         return Case(
             model=self.model,
             inputs=inputs.inputs,
@@ -164,7 +166,7 @@ class OpenFederation:
             provenance=self.provenance,
             seed=self.seed,
             device=self.device,
-            steps=() if self.config is None else steps_made(self.config, self.examples, stored),
+            steps=() if settings is None else steps_made(self.examples, stored, settings.federation, settings.seed),
         )
 
     def methods(self, names: Sequence[str]) -> tuple[list[Provenance], list[Attribution]]:
@@ -196,8 +198,8 @@ class OpenFederation:
         return presets, rivals
 
     def _check(self, rival: Attribution) -> None:
-        if self.config is not None:
-            rival.check(self.config)
+        if self.settings is not None:
+            rival.check(self.settings)
         elif self.fusion is None and getattr(rival, "counterfactual", None) == "refuse":
             raise InputError(
                 f"--method {rival.name}: how the rounds were fused is recorded, not how to do it again: "
@@ -279,14 +281,15 @@ def open_run(
             raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
         config = stored.config
         published = str(described.get("weights", "")).startswith(PUBLISHED)
-        model = _built(config, form, len(labels), described.get("network"), published, checkpoint)
+        model = _built(config.model, config.seed, form, len(labels), described.get("network"), published, checkpoint)
     return OpenFederation(
         folder=folder,
         model=model,
         form=form,
         inputs=RunInputs(
             folder,
-            config,
+            config.dataset,
+            lambda dataset: test_set(replace(config, dataset=dataset)),
             form,
             labels,
             fingerprint,
@@ -306,27 +309,27 @@ def open_run(
         privacy=config.privacy,
         seed=config.seed,
         device=device_like(config.device),
-        config=config,
+        settings=config,
         notes=stored.notes,
         key=manifest.get("key"),
     )
 
 
 def _built(
-    config: Config, form: Form, classes: int, network: Any, published: bool, checkpoint: str | None
+    model: Model, seed: int, form: Form, classes: int, network: Any, published: bool, checkpoint: str | None
 ) -> nn.Module:
     """The run's model, with weights of no matter what: those of a round come into it."""
-    foreign = config.model.target not in names()["model"]
-    if checkpoint is not None and (foreign or config.model.input != "text"):
+    foreign = model.target not in names()["model"]
+    if checkpoint is not None and (foreign or model.input != "text"):
         why = "a model of your own is built by its own function" if foreign else "this run is about pictures"
         raise InputError(f"--checkpoint {excerpt(checkpoint)}: is for text models of ProvFL, {why}: leave it out")
     if foreign:  # trusted, else it would have been refused: as when it was run
-        if isinstance(form, Texts) and published and (files := resolve(config.model)).weights:
+        if isinstance(form, Texts) and published and (files := resolve(model)).weights:
             form = replace(form, checkpoint=str(files.folder))
-        return build(config.model, form, classes, config.seed)
-    model = model_again(config.model, network, published, checkpoint)
+        return build(model, form, classes, seed)
+    again = model_again(model, network, published, checkpoint)
     with without_network():
-        return build(model, form, classes, config.seed)
+        return build(again, form, classes, seed)
 
 
 def _form(reads: Mapping[str, Any]) -> Form:

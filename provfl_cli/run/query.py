@@ -343,7 +343,7 @@ def _notes(opened: OpenFederation, inputs: TracedInputs, question: Query) -> Ite
     if not opened.label_counts:
         yield (
             "clients' label counts are not known: the run is of a time when they were not kept"
-            if opened.config is not None
+            if opened.settings is not None
             else "clients' label counts are not known to the server"
         )
     if opened.fusion is None and (question.without or question.verify):

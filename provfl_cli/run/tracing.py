@@ -12,21 +12,18 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..attribution.counterfactual import steps_made
 from ..attribution.method import Attribution, AttributionResult, Case
-from ..config.schema import Config
-from ..data.federated import FederatedData
+from ..config.schema import Evaluation
+from ..data.federated import FederatedData, TestData
 from ..evaluation.contributions import COLUMNS, nullable, tidy
 from ..evaluation.selection import Selection, select_inputs
 from ..provenance.contributions import Contributions
-from ..provenance.lineage import LineageRound, lineage_round
+from ..provenance.lineage import LineageRound
 from ..provenance.outputs import logits_of_classes, tensor_of
 from ..provenance.settings import Provenance
-from ..provenance.shared_part import load_part
 from ..provenance.stack import Source
 from ..provenance.tracing import trace
 from ..results.frames import input_frame, layer_frame
-from ..store.rounds import Round
 
 PREDICTION_CHUNK = 256  # fixed: the size of a batch changes the last digits of a convolution
 LAYER_SAMPLE = 20  # inputs whose layers are recorded
@@ -56,68 +53,103 @@ class TracedRound:
     last: Mapping[int, int] = field(default_factory=dict)
 
 
-def trace_round(
-    config: Config,
-    methods: Sequence[Provenance],
-    data: FederatedData,
+@dataclass(frozen=True)
+class ChosenInputs:
+    """Inputs of the test set, of which the predictions by a round's global model are traced.
+
+    Attributes:
+        selection: which they are, and what was passed over.
+        inputs: `[n, …]`, as the model reads them.
+        numbers: int64 `[n]`, their indices in the test set.
+        labels: int64 `[n]`, true labels.
+        predictions: int64 `[n]`, the classes predicted for them.
+        seconds: what predicting the whole test set and choosing took.
+    """
+
+    selection: Selection
+    inputs: Tensor
+    numbers: np.ndarray
+    labels: np.ndarray
+    predictions: np.ndarray
+    seconds: float
+
+
+def choose_inputs(
     model: nn.Module,
-    stored: Round,
-    label_counts: dict[int, np.ndarray],
+    test: TestData,
+    holders: Mapping[int, np.ndarray],
+    evaluation: Evaluation,
+    seed: int,
     device: torch.device,
-) -> TracedRound:
-    """Predict the test set with the round's global model, choose inputs, and attribute them by every method.
+) -> ChosenInputs:
+    """Predict the test set, and choose inputs whose label somebody holds.
 
-    `methods` are presets of provenance. Those of `config.attribution` follow, without any that a preset has done under
-    the same name.
-
-    The first of `methods` is the run's own: layers and residuals are recorded for it, and it alone is traced over all
-    rounds as well where `provenance.scope` asks for that. Both scopes see the same inputs: those whose label is held by
-    somebody who took part, in this round or, with lineage, in any.
+    Args:
+        model: with a round's global weights.
+        test: the test set.
+        holders: training examples by label, int `[classes]`, of each client that took part.
+        evaluation: which inputs to choose, how many, and from how many examples on a client holds a label.
+        seed: of the choice where there are too many.
+        device: where to predict.
     """
     began = time.perf_counter()
-    load_part(model.to(device), stored.weights())
-    predictions = class_logits(model, data.test.inputs, device).argmax(1).numpy()
-    labels = data.test.labels.numpy()
-    lineage = lineage_round(stored) if config.provenance.scope == "lineage" else None
-    taking_part = stored.clients if lineage is None else lineage.clients
-    used = {client: label_counts[client] for client in taking_part}
-    evaluation = config.evaluation
+    predictions = class_logits(model.to(device), test.inputs, device).argmax(1).numpy()
+    labels = test.labels.numpy()
     selection = select_inputs(
-        predictions, labels, used, evaluation.min_examples, evaluation.inputs, evaluation.max_inputs, config.seed
+        predictions,
+        labels,
+        holders,
+        evaluation.min_examples,
+        evaluation.inputs,
+        evaluation.max_inputs,
+        seed,
     )
-    chosen = selection.inputs
-    case = Case(
-        model=model,
-        inputs=data.test.inputs[chosen],
-        numbers=data.test.indices[chosen],
-        labels=labels[chosen],
-        classes=predictions[chosen],
-        stored=stored,
-        form=data.form,
-        fusion=config.fusion,
-        privacy=config.privacy,
-        provenance=config.provenance,
-        seed=config.seed,
-        device=device,
-        steps=steps_made(config, {client.id: len(client.labels) for client in data.clients}, stored)
-        if config.attribution
-        else (),
-    )
-    asked = Attributions()
-    if len(chosen):
-        asked = attributed(case, methods, config.attribution, lineage, evaluation.repeats)
-    own = asked.traces.get((methods[0].name, "round"))
-    return TracedRound(
-        number=stored.number,
+    positions = selection.inputs
+    return ChosenInputs(
         selection=selection,
-        contributions=asked.rows,
-        inputs=input_frame(stored.number, chosen, predictions[chosen], own, data),
-        layers=layer_frame(stored.number, case.numbers, own),
-        trace=own,
+        inputs=test.inputs[positions],
+        numbers=test.indices[positions],
+        labels=labels[positions],
+        predictions=predictions[positions],
         seconds=time.perf_counter() - began,
+    )
+
+
+def trace_round(
+    case: Case,
+    chosen: ChosenInputs,
+    data: FederatedData,
+    presets: Sequence[Provenance],
+    rivals: Sequence[Attribution],
+    lineage: LineageRound | None = None,
+    repeats: int = 1,
+) -> TracedRound:
+    """Attribute the predictions of a round's global model for the chosen inputs by every method.
+
+    Args:
+        case: the predictions.
+        chosen: the inputs that they are of.
+        data: whose test set the inputs are from.
+        presets: ways of tracing; the first is the run's own, of which layers and residuals are recorded.
+        rivals: other methods, of which those are left out that a preset has done under the same name.
+        lineage: the run's own way traces all these rounds as well; None: it does not. Both see the same inputs.
+        repeats: turns of each method.
+    """
+    began = time.perf_counter()
+    positions, number = chosen.selection.inputs, case.stored.number
+    asked = attributed(case, presets, rivals, lineage, repeats) if len(positions) else Attributions()
+    own = asked.traces.get((presets[0].name, "round"))
+    return TracedRound(
+        number=number,
+        selection=chosen.selection,
+        contributions=asked.rows,
+        inputs=input_frame(number, positions, chosen.predictions, own, data),
+        layers=layer_frame(number, case.numbers, own),
+        trace=own,
+        seconds=chosen.seconds + time.perf_counter() - began,
         method_seconds=asked.seconds,
         notes=asked.notes,
-        lineage=asked.traces.get((methods[0].name, "lineage")),
+        lineage=asked.traces.get((presets[0].name, "lineage")),
         last={} if lineage is None else dict(zip(lineage.clients, lineage.lineage.rows.last, strict=True)),
     )
 

@@ -120,15 +120,15 @@ class Entry:
             RunError: on the way out, where another process has taken a lease over in the meantime.
         """
         held = _lock(self.folder / "train.lock", self.kind)
-        told = False
+        announced = False
         while not until():
             try:
-                _acquire(held, POLL if told else 0)
+                _acquire(held, POLL if announced else 0)
                 break
             except Timeout:
-                if not told:
+                if not announced:
                     waiting()
-                told = True
+                announced = True
         else:
             yield False
             return

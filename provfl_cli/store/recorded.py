@@ -19,6 +19,7 @@ from ..bounded import read_end, read_json
 from ..errors import InputError, RunError
 from ..harmless import harmless_json
 from .disk import replacing
+from .rounds import read_round, stored_rounds
 from .sealed import check_seal, sealed
 from .stored_values import (
     LARGEST_COUNT,
@@ -126,8 +127,6 @@ def read_whole(folder: Path, every: bool = False) -> RecordedFederation | None:
     Raises:
         RunError: a file is damaged, or a round calls a client otherwise.
     """
-    from .rounds import read_round, stored_rounds
-
     rounds = folder / "rounds"
     recorded = read_recorded(folder)
     numbers = stored_rounds(rounds)

@@ -12,32 +12,37 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-import torch
+import lazy_loader as lazy
 from safetensors import safe_open
-from torch import Tensor
 
 from ..bounded import check_safetensors
 from ..errors import RunError
 from .disk import checksum
 
-ALIGNMENT = 64  # bytes: where the tensors start, so that mapped tensors are aligned as torch's own
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy.load("torch")
 
-Specs = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+ALIGNMENT = 64  # bytes: where the tensors start, so that mapped tensors are aligned as torch's own
+DTYPES = {  # as safetensors calls the types that a file may hold, and as torch does
+    "F64": "torch.float64",
+    "F32": "torch.float32",
+    "F16": "torch.float16",
+    "BF16": "torch.bfloat16",
+    "I64": "torch.int64",
+    "I32": "torch.int32",
+    "I16": "torch.int16",
+    "I8": "torch.int8",
+    "U8": "torch.uint8",
+    "BOOL": "torch.bool",
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}  # by `str(dtype)`
+
+Specs = Mapping[str, tuple["torch.dtype", tuple[int, ...]]]
 
 
 def specs_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -76,7 +81,7 @@ def allocate(path: Path, specs: Specs) -> None:
     for name in sorted(specs, key=lambda name: (-specs[name][0].itemsize, name)):
         dtype, shape = specs[name]
         start, end = end, end + _size(dtype, shape)
-        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": NAMES[str(dtype)], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     with path.open("wb") as file:
@@ -154,7 +159,7 @@ def _write_all(file: IO[bytes], content: memoryview, offset: int) -> None:
 
 
 @dataclass(frozen=True)
-class TensorFile(Mapping[str, Tensor]):
+class TensorFile(Mapping[str, "Tensor"]):
     """The tensors of a safetensors file by name, memory-mapped: only the pages that are read leave the disk.
 
     `file[name]` maps the whole tensor without copying it; a slice of it reads no more than the slice. Writing to such a

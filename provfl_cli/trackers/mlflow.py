@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,6 @@ class MLflowLog:
 
     def round(self, number: int, values: Mapping[str, float]) -> None:
         """One point of each metric, in one request."""
-        import time
-
         from mlflow.entities import Metric
 
         self._last = max(self._last, number)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..comparison.settings import written
 from ..data.picture import open_picture
 from .tracker import Log, composed_files, numbers, require
@@ -91,8 +93,6 @@ class TensorBoardLog:
 
     def picture(self, path: Path) -> None:
         """Show the picture in the tab Images."""
-        import numpy as np
-
         with open_picture(path) as opened:
             self._writer.add_image(
                 f"figures/{path.stem}", np.asarray(opened.convert("RGB")), self._last, dataformats="HWC"

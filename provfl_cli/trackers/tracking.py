@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,8 +22,10 @@ from ..config.schema import Config
 from ..config.stored_config import leaves
 from ..errors import InputError
 from ..harmless import harmless
+from ..reporting.figures import KINDS, draw, save
 from ..reporting.tables import localization_tables, to_markdown
 from ..results.folders import RunFolder, read_run
+from ..results.run import read_contents
 from ..store.rounds import Metrics
 from .tracker import Log, Tracker, numbers
 
@@ -46,13 +48,19 @@ class Tracking:
         self._told: set[int] = set()
         self._taken: tuple[EnvironmentValue, ...] = ()  # from the environment: said nowhere
 
-    def start(self, config: Config, folder: Path) -> None:
-        """Open the log, once the workers are forked: trackers have threads, which do not survive that."""
+    def start(self, settings: Mapping[str, Any], folder: Path, taken: Sequence[EnvironmentValue] = ()) -> None:
+        """Open the log, once the workers are forked: trackers have threads, which do not survive that.
+
+        Args:
+            settings: of the run, by dotted key (`settings_of`).
+            folder: of the run.
+            taken: values of the environment, which no line says.
+        """
         if self._tracker is None:
             return
-        self._taken = config.environment
+        self._taken = tuple(taken)
         try:
-            self._log = self._tracker.start(settings_of(config), folder)
+            self._log = self._tracker.start(settings, folder)
             self._where, self._look = self._log.where, self._log.look
             self._say(f"tracker: {self._where}")
         except Exception as error:
@@ -158,9 +166,6 @@ def _draw(folder: Path, log: Log) -> None:
     run = read_run(folder)
     if not isinstance(run, RunFolder):  # one that Hydra did not start
         return
-    from ..reporting.figures import KINDS, draw, save
-    from ..results.run import read_contents
-
     opened = read_contents(run)
     with TemporaryDirectory() as place:
         for kind in KINDS:

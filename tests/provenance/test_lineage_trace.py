@@ -19,11 +19,11 @@ from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.lineage import Lineage
 from provfl_cli.provenance.lineage import LineageRound, lineage_round
 from provfl_cli.provenance.tracing import trace
-from provfl_cli.run.tracing import trace_round
 from provfl_cli.store.rounds import Round
 
 from ..federations import make_config, make_data, make_model
 from ..lineages import Work, chain, composed_fusion, perturbed
+from ..traced_rounds import traced_round
 from .federations import settings
 from .test_reference import LeNet
 
@@ -166,7 +166,7 @@ def test_both_scopes_are_traced_and_scored_and_a_client_that_left_keeps_its_part
     own = dataclasses.replace(provenance_preset("provfl"), scope="lineage")
     config = make_config(provenance=own)
     counts = {client.id: client.label_counts for client in data.clients}
-    traced = trace_round(config, [own, provenance_preset("tracefl")], data, model, rounds[-1], counts, CPU)
+    traced = traced_round(config, [own, provenance_preset("tracefl")], data, model, rounds[-1])
     frame = traced.contributions
     assert set(zip(frame["method"], frame["scope"], strict=True)) == {
         ("provfl", "round"),
@@ -183,7 +183,7 @@ def test_both_scopes_are_traced_and_scored_and_a_client_that_left_keeps_its_part
     assert traced.lineage.residuals.max() < 1e-5
     scores = localization(frame, counts, 5, data.faults)
     assert list(zip(scores["scope"], scores["clients"], strict=True)) == [("round", 2), ("round", 2), ("lineage", 3)]
-    plain = trace_round(make_config(), [provenance_preset("provfl")], data, model, rounds[-1], counts, CPU)
+    plain = traced_round(make_config(), [provenance_preset("provfl")], data, model, rounds[-1])
     assert plain.last == {}
     assert set(plain.contributions["scope"]) == {"round"}
     ours = frame[(frame["method"] == "provfl") & (frame["scope"] == "round") & (frame["kind"] == "client")]

@@ -34,7 +34,7 @@ ALL_EPOCHS = -1  # a record has no null
 app = ClientApp()
 
 
-def asked(text: str, key: str) -> RecordDict:
+def preparation(text: str, key: str) -> RecordDict:
     """The content of a message that asks a worker to make ready for the federation with this configuration and key."""
     return RecordDict({"config": ConfigRecord({"text": text, "key": key})})
 

@@ -162,7 +162,7 @@ def _perform(
     settings, deadline = plan.engine, time.monotonic() + plan.engine.timeout
     write_tensors(plan.weights, site.published)
     waiting, under_way, tries, deaths = deque(range(len(clients))), set[int](), Counter[int](), 0
-    told: _Server | None = None  # who knows the weights of this round
+    informed: _Server | None = None  # who knows the weights of this round
     while waiting or under_way:
         if not servers:
             began = time.monotonic()
@@ -170,9 +170,9 @@ def _perform(
             deadline += time.monotonic() - began  # the clients are not to blame for it
         (server,) = servers
         with suppress(BrokenPipeError):  # it has died: found out below
-            if told is not server:
+            if informed is not server:
                 server.pipe.send_bytes(order(WEIGHTS))
-                told = server
+                informed = server
             while waiting and len(under_way) < AHEAD * server.workers:
                 under_way.add(waiting[0])
                 number = waiting.popleft()

@@ -158,7 +158,7 @@ def _perform(plan: Plan, pipe: Connection, grid: Grid, workers: int) -> None:
     """What the server of this federation does: messages for tasks, until the end."""
     from flwr.app import Message, MessageType
 
-    from .app import arrays, asked, failure, not_begun, trained, with_task
+    from .app import arrays, failure, not_begun, preparation, trained, with_task
 
     def pushed(content: RecordDict, kind: str, node: int) -> str:
         message = Message(content, dst_node_id=node, message_type=kind, ttl=plan.engine.timeout + TOLERANCE)
@@ -172,7 +172,7 @@ def _perform(plan: Plan, pipe: Connection, grid: Grid, workers: int) -> None:
 
     while len(nodes := sorted(grid.get_node_ids())) < plan.clients:
         time.sleep(POLL)
-    ready = asked(plan.text, plan.key)
+    ready = preparation(plan.text, plan.key)
     # As many as there are workers, and at the same time: so each gets one.
     greeted = {pushed(ready, MessageType.QUERY, node) for node in nodes[:workers]}
     while greeted:

@@ -1,0 +1,97 @@
+"""What the traced rounds of a run come to: contributions, scores, and what there is to say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ..data.federated import Faults, FederatedData
+from ..evaluation.fading import Fading, fading
+from ..evaluation.metrics import localization
+from ..federation.participation import Roster
+from .tracing import TracedRound
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the traced rounds come to.
+
+    Attributes:
+        traced: the rounds, of which there is at least one.
+        contributions: the rows of all of them.
+        scores: the metrics, by method and round.
+        faded: how clients' shares of a label fade over the rounds; None where only the round itself is traced.
+        note: what stands below the tables.
+    """
+
+    traced: tuple[TracedRound, ...]
+    contributions: pd.DataFrame
+    scores: pd.DataFrame
+    faded: list[Fading] | None
+    note: str
+
+    @property
+    def last(self) -> TracedRound:
+        """The last of the rounds."""
+        return self.traced[-1]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the trace of the last round leaves out."""
+        return () if self.last.trace is None else self.last.trace.warnings
+
+
+def findings_of(
+    traced: Sequence[TracedRound],
+    data: FederatedData,
+    min_examples: int,
+    newcomers: Mapping[int, Collection[int]],
+    privacy: str = "",
+) -> Findings:
+    """Put the rounds together, and score them.
+
+    Args:
+        traced: the rounds, ascending.
+        data: of the clients that were kept.
+        min_examples: from how many a client holds a label.
+        newcomers: by round, the clients whose work is fused there for the first time.
+        privacy: what the federation gave away, in a sentence; "": nothing was to be kept private.
+    """
+    counts = {client.id: client.label_counts for client in data.clients}
+    contributions = pd.concat([traced_round.contributions for traced_round in traced], ignore_index=True)
+    last = traced[-1]
+    warnings = () if last.trace is None else last.trace.warnings
+    return Findings(
+        traced=tuple(traced),
+        contributions=contributions,
+        scores=_scores(contributions, traced, counts, min_examples, data.faults, newcomers),
+        faded=fading(contributions[contributions["scope"] == "lineage"], counts, last.last) if last.last else None,
+        note="; ".join([*warnings, data.source.note, *([privacy] if privacy else []), *last.notes]),
+    )
+
+
+def _scores(
+    contributions: pd.DataFrame,
+    traced: Sequence[TracedRound],
+    counts: Mapping[int, np.ndarray],
+    min_examples: int,
+    faults: Faults,
+    newcomers: Mapping[int, Collection[int]],
+) -> pd.DataFrame:
+    """The metrics; predictions whose label nobody holds were passed over before the trace, and are counted here."""
+    scores = localization(contributions, counts, min_examples, faults, newcomers)
+    passed_over = {traced_round.number: traced_round.selection.no_holder for traced_round in traced}
+    scores["no_holder"] += scores["round"].map(passed_over).astype(scores["no_holder"].dtype)
+    return scores
+
+
+def newcomers(roster: Sequence[Roster], ids: Sequence[int]) -> dict[int, set[int]]:
+    """By round, the clients whose work is fused there for the first time; `ids` are the numbers of those kept."""
+    known, first = set[int](), dict[int, set[int]]()
+    for members in roster:
+        first[members.number] = {ids[work.position] for work in members.fused} - known
+        known |= first[members.number]
+    return first

@@ -1,0 +1,107 @@
+"""What a run shows on the console, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.text import Text
+
+from ..config.schema import Federation
+from ..data.federated import FederatedData
+from ..reporting import console as show
+from ..reporting import participation
+from ..reporting.lineage import show_fading
+from ..reporting.rankings import example_rankings, show_rankings
+from ..reporting.tables import cost_table, localization_tables
+from ..store.rounds import Metrics
+from .findings import Findings
+from .written import WRITTEN
+
+
+def show_header(
+    console: Console, data: FederatedData, model: str, federation: Federation, fusion: str, device: str, seed: int
+) -> None:
+    """What is about to run: data, model and fusion by their names, the size of the federation, where it is trained."""
+    source, kept = data.source, len(data.clients)
+    examples = f"{source.name} ({source.train_examples:,} + {source.test_examples:,} examples)"
+    a_round = federation.clients_per_round or kept
+    clients = f"{kept} clients, {a_round} a round" if a_round < kept else f"{kept} clients"
+    size = f"{clients}, {federation.rounds} round{'s' if federation.rounds > 1 else ''}"
+    console.print(show.header(examples, model, size, fusion, device, seed, data.lines))
+
+
+def show_clients(
+    console: Console, counts: Mapping[int, np.ndarray], label_names: Sequence[str], min_examples: int
+) -> None:
+    """Clients and their labels; from `min_examples` on a client holds a label."""
+    console.print(show.heading("Clients and their labels"))
+    console.print(show.labels(counts, label_names, min_examples))
+    console.print()
+
+
+def show_participation(console: Console, planned: pd.DataFrame, clients: Sequence[int], rounds: int) -> None:
+    """Who takes part when, of these clients; nothing where all do in every round."""
+    if (planned["status"] != "trained").any() or len(planned) < rounds * len(clients):
+        console.print(show.heading("Who takes part when"))
+        console.print(participation.table(planned, clients))
+        console.print()
+
+
+def show_rounds(console: Console, history: Sequence[Metrics], warnings: Sequence[str]) -> None:
+    """How the rounds went; above, what the last trace leaves out."""
+    for line in warnings:
+        console.print(Text(f"warning: {line}", style="bold yellow"))
+    console.print(show.heading("Rounds"))
+    console.print(show.rounds([asdict(metrics) for metrics in history]))
+
+
+def show_findings(
+    console: Console,
+    findings: Findings,
+    method: str,
+    data: FederatedData,
+    counts: Mapping[int, np.ndarray],
+    inputs: str,
+    costs: bool,
+) -> None:
+    """Rankings of some inputs of the last traced round, its tables, and how clients' shares of a label fade.
+
+    Args:
+        console: where to.
+        findings: of the run.
+        method: the run's own way of tracing, by its name.
+        data: of the clients and the server.
+        counts: training examples of each client by label, int `[classes]`.
+        inputs: which were to be traced (`evaluation.inputs`), said where there was none.
+        costs: whether to show what each method took.
+    """
+    last = findings.last
+    if last.trace is None:
+        kind = "" if inputs == "all" else f"{inputs} "
+        console.print(f"no {kind}prediction to trace: evaluation.inputs chooses which are traced")
+    else:
+        rows = last.contributions
+        own = rows[(rows["method"] == method) & (rows["scope"] == "round")]
+        console.print(show.heading(f"Who is responsible? Examples from round {last.number}"))
+        shown = dict(zip(data.test.indices.tolist(), data.test.shown, strict=True))
+        console.print(show_rankings(example_rankings(own, counts, data.label_names, shown, data.faults.clients)))
+        console.print()
+        tables = localization_tables(findings.scores[findings.scores["round"] == last.number])
+        took = [cost_table(last.method_seconds, len(last.selection.inputs))] if costs else []
+        console.print(show.localization([*tables, *took], findings.note))
+    if findings.faded is not None:
+        console.print(show.heading("Forgetting: clients' shares of a label over the rounds"))
+        console.print(show_fading(findings.faded, data.label_names))
+        console.print()
+
+
+def show_files(console: Console, folder: Path) -> None:
+    """What the run has left in its folder."""
+    console.print(show.heading("Results"))
+    written = {name: meaning for name, meaning in WRITTEN.items() if (folder / name).exists()}
+    console.print(show.files(folder, written, Path.cwd()))
