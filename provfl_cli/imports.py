@@ -1,4 +1,4 @@
-"""Modules that a library imports for nothing, put off until something of them is asked for."""
+"""Modules put off until something of them is asked for: heavy ones, and those that a library imports for nothing."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ class _Later(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(_real(self), name)
+
+
+def later(module: str) -> ModuleType:
+    """The module of that name, imported when anything of it is first asked for; until then `sys.modules` lacks it.
+
+    For what imports torch itself. What stands in `sys.modules` unloaded, as `lazy_loader` leaves it, torch would import
+    in the middle of its own import, since it asks everything there for its file.
+    """
+    return _Later(module)
 
 
 @contextmanager

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+import lazy_loader as lazy
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.load("torch")
 
 
 def derived_seed(*parts: int | str) -> int:

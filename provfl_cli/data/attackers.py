@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import lazy_loader as lazy
 
 from ..checks import FRACTION, LABEL, POSITIVE_FRACTION, RATE, Range, in_range, one_of
 from ..config.schema import Config, Federation
 from ..errors import InputError, RunError
 from ..fusion.conditions import fusion_name
 from ..fusion.submission import Submission
+from ..seeds import generator
 from .backdoor import Backdoor
-from .federated import Faults
+from .faults import Faults
 from .injection import LabelFlip, NoInjection, check_client_list, check_numbers, require_kept
 from .partition import Share
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.load("torch")
 
 POISONS: dict[str, tuple[str, ...]] = {  # and the settings of each
     "label_flip": ("mapping",),
@@ -67,10 +75,6 @@ class FreeRider(NoInjection):
 
     def returned(self, submission: Submission) -> None:
         """See `Injection`: `W <- V + noise N(0, 1)`."""
-        import torch
-
-        from ..seeds import generator
-
         if submission.client not in self.clients:
             return
         with torch.no_grad():
@@ -159,8 +163,6 @@ class ScaledUpdate(NoInjection):
         Raises:
             RunError: the scaled model is no longer finite.
         """
-        import torch
-
         if submission.client not in self.clients:
             return
         weights = submission.weights

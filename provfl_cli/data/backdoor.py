@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+import lazy_loader as lazy
+
 from ..checks import FRACTION, LABEL, POSITIVE_FRACTION, Range, in_range, one_of
 from ..config.schema import Config, Federation
 from ..errors import InputError
-from .federated import Faults
+from .faults import Faults
 from .injection import STREAM, NoInjection, check_client_list, check_label, check_numbers, require_kept
 from .partition import Share
 from .trigger import POSITIONS, Trigger
 
 if TYPE_CHECKING:
     import numpy as np
+else:
+    np = lazy.load("numpy")
 
 PICTURE_KEYS = ("size", "position", "value")
 
@@ -77,8 +81,6 @@ class Backdoor(NoInjection):
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
         """See `Injection`."""
-        import numpy as np
-
         check_label("injection.label", self.label, classes)
         require_kept("injection.clients", self.clients, shares)
         changed = []
@@ -90,8 +92,6 @@ class Backdoor(NoInjection):
 
     def _poisoned(self, share: Share, rng: np.random.Generator) -> Share:
         """A faulty client's share: which of its examples carry the trigger, and their new label."""
-        import numpy as np
-
         others = np.flatnonzero(share.labels != self.label)
         if not len(others):
             raise InputError(

@@ -9,15 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
+import lazy_loader as lazy
+
 from ..checks import CLIENT, LABEL, POSITIVE_FRACTION, in_range
 from ..config.schema import Config, Federation
 from ..errors import InputError
 from ..fusion.submission import Submission
-from .federated import Faults
+from .faults import Faults
 from .partition import Share
 
 if TYPE_CHECKING:
-    pass
+    import numpy as np
+else:
+    np = lazy.load("numpy")
 
 NONE = Faults((), ())
 STREAM = 2  # of the run's seed; the partition has stream 0, the test set 1
@@ -124,8 +128,6 @@ class LabelFlip(NoInjection):
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
         """See `Injection`."""
-        import numpy as np
-
         pairs = dict.fromkeys(range(1, classes), 0) if self.mapping == "all_to_zero" else dict(self.mapping)
         for label in {*pairs, *pairs.values()}:
             check_label("injection.mapping", label, classes)
@@ -172,8 +174,6 @@ class NoisyLabels(NoInjection):
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
         """See `Injection`."""
-        import numpy as np
-
         require_kept("injection.clients", self.clients, shares)
         changed, flips = [], set[tuple[int, int]]()
         for share in shares:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
+import numpy as np
 
 from ..config import schema
 from ..config.targets import check_call, imported_function
@@ -14,12 +18,18 @@ from .checkpoint import resolve
 from .decode import decode, resize
 from .encoding import Encoding, picture_encoding, text_encoding
 from .examples import Examples, stratified
-from .federated import ClientData, Encode, Faults, FederatedData, Source, TestData
+from .faults import Faults
+from .federated import ClientData, Encode, FederatedData, Source, TestData
 from .likeness import blank
 from .partition import Share, deal, drop_small, limit, require_enough
 from .pixel_scale import Reading
 from .splits import to_examples
 from .trigger import Trigger
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.load("torch")
 
 TEST_STREAM = 1  # of the run's seed; the partition has stream 0
 EMBEDDED = "dataset.embedded"
@@ -148,8 +158,6 @@ def _read(dataset: schema.Dataset, size: int) -> Examples:
 
 def _embedded(dataset: schema.Dataset, size: int) -> Examples:
     """Examples that a function returns (`dataset.embedded`)."""
-    import numpy as np
-
     examples = imported_function(str(dataset.embedded), EMBEDDED, ASKS)()
     if not isinstance(examples, Examples):
         raise InputError(f"{EMBEDDED}={dataset.embedded}: returns {type(examples).__name__}: {ASKS}")
@@ -183,9 +191,6 @@ def _scaled(examples: Examples, size: int) -> Examples:
 
 def _client(share: Share, examples: Examples, encode: Encode, faults: Faults) -> ClientData:
     """A client's tensors; label counts are those of the labels that it trains on, which for a free rider are none."""
-    import numpy as np
-    import torch
-
     inputs = examples.train_inputs[share.indices]  # a copy
     if share.triggered is not None and faults.trigger is not None:
         inputs[share.triggered] = faults.trigger.stamp(inputs[share.triggered])
@@ -200,9 +205,6 @@ def _client(share: Share, examples: Examples, encode: Encode, faults: Faults) ->
 
 def _test(examples: Examples, dataset: schema.Dataset, encode: Encode, seed: int) -> TestData:
     """The server's test set: above the cap a random choice by `seed` in which every label keeps its share."""
-    import numpy as np
-    import torch
-
     labels, rng = examples.test_labels, np.random.default_rng([seed, TEST_STREAM])
     if dataset.max_test_examples < len(labels):
         indices = stratified(labels, dataset.max_test_examples, rng)
@@ -214,9 +216,6 @@ def _test(examples: Examples, dataset: schema.Dataset, encode: Encode, seed: int
 
 def _triggered(test: TestData, trigger: Trigger, encode: Encode) -> TestData:
     """Copies of the test examples with the trigger, without those whose label is the trigger's own anyway."""
-    import numpy as np
-    import torch
-
     others = np.flatnonzero(test.labels.numpy() != trigger.label)
     shown = trigger.stamp(test.shown[others])
     return TestData(encode(shown), test.labels[torch.from_numpy(others)], shown, test.indices[others], "triggered")

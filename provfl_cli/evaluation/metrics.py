@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pandas as pd
 
-from ..data.federated import Faults
+from ..data.faults import Faults
 from .contributions import TRACE, Trace, traces
 from .ranking import Order, hit, ndcg, no_order, order, spearman
 
