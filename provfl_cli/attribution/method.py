@@ -5,17 +5,20 @@ Imported when a configuration is checked: nothing heavy at the top of this file,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from ..config.schema import Method
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor, nn
 
-    from ..config.schema import Config
     from ..data.federated import Form
+    from ..fusion.fuse import Fusion
+    from ..fusion.privacy import Privacy
     from ..provenance.settings import Provenance
     from ..store.rounds import Round
 
@@ -31,7 +34,7 @@ class Case:
         labels: int64 `[inputs]`, true labels. For measuring only: a method that looks at them knows the answer.
         classes: int64 `[inputs]`, the predicted classes, which are explained.
         stored: the round: global weights before and after, the clients' weights, numbers of examples, decomposition.
-        fusion, privacy: settings of the run, to fuse the round again.
+        fusion, privacy: settings of the run, to fuse the round again; fusion None: not known.
         form: what a model has to know of the inputs; None where nothing is known.
         provenance: the run's own settings of tracing.
         seed: of everything random.
@@ -45,8 +48,8 @@ class Case:
     labels: np.ndarray
     classes: np.ndarray
     stored: Round
-    fusion: Any
-    privacy: Any
+    fusion: Fusion | None
+    privacy: Privacy
     form: Form | None
     provenance: Provenance
     seed: int
@@ -78,21 +81,21 @@ class AttributionResult:
     without: np.ndarray | None = None
 
 
-class Attribution(Protocol):
-    """A method: a frozen dataclass of its settings, named by `_target_` in `conf/attribution/NAME.yaml`.
-
-    Where it has a field `name`, that is the key under `attribution` where it stands.
-    """
-
-    @property
-    def name(self) -> str:
-        """What it is called in every table."""
-
-    def check(self, config: Config) -> None:
-        """Raise InputError where the method cannot work with a configuration."""
+@runtime_checkable
+class Attribution(Method, Protocol):
+    """A method: beside its settings (`config.schema.Method`) what it computes."""
 
     def attribute(self, case: Case) -> AttributionResult:
         """Attribute the predictions of `case` to the clients of its round."""
+
+
+def attributions(methods: Iterable[Method]) -> tuple[Attribution, ...]:
+    """The methods of a configuration, which are known to attribute since that is asked of them (`config.targets`)."""
+    able = []
+    for method in methods:
+        assert isinstance(method, Attribution), method
+        able.append(method)
+    return tuple(able)
 
 
 def used_clients(case: Case) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .faults import Faults
+from ..config.faults import Faults
 from .picture_facts import PictureFacts
 
 if TYPE_CHECKING:

@@ -108,7 +108,7 @@ def measures(pixels: np.ndarray) -> dict[str, np.ndarray]:
 def constant(pixels: np.ndarray) -> np.ndarray:
     """Which pictures uint8 `[n, height, width, channels]` are one colour throughout: bool `[n]`."""
     few = pixels[:, ::4, ::4]  # nearly all are ruled out by these
-    same = (few == few[:, :1, :1]).all(axis=(1, 2, 3))
+    same: np.ndarray = (few == few[:, :1, :1]).all(axis=(1, 2, 3))
     for number in np.flatnonzero(same):
         same[number] = (pixels[number] == pixels[number, :1, :1]).all()
     return same
@@ -205,7 +205,9 @@ def _sample(pixels: np.ndarray) -> np.ndarray:
     """Some of the pictures, evenly spaced."""
     room = max(SAMPLE_VALUES // max(pixels[0].size, 1), SAMPLE_LEAST)
     count = min(len(pixels), SAMPLE, room)
-    return pixels[np.linspace(0, len(pixels) - 1, count).round().astype(int)]
+    chosen = np.linspace(0, len(pixels) - 1, count).round().astype(int)
+    sample: np.ndarray = pixels[chosen]
+    return sample
 
 
 def _moments(values: np.ndarray) -> tuple[float, float]:

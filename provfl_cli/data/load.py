@@ -11,20 +11,21 @@ import lazy_loader as lazy
 import numpy as np
 
 from ..config import schema
+from ..config.faults import Faults
+from ..config.share import Share
 from ..config.targets import check_call, imported_function
+from ..config.trigger import Trigger
 from ..errors import InputError
 from . import folder, hub, medical
 from .checkpoint import resolve
 from .decode import decode, resize
 from .encoding import Encoding, picture_encoding, text_encoding
 from .examples import Examples, stratified
-from .faults import Faults
 from .federated import ClientData, Encode, FederatedData, Source, TestData
 from .likeness import blank
-from .partition import Share, deal, drop_small, limit, require_enough
+from .partition import deal, drop_small, limit, require_enough
 from .pixel_scale import Reading
 from .splits import to_examples
-from .trigger import Trigger
 
 if TYPE_CHECKING:
     import torch

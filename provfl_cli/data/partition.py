@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import lazy_loader as lazy
 
 from ..checks import COUNT, Range, in_range
-from ..config.schema import Federation
+from ..config.parts import Partition
+from ..config.share import Share
 from ..errors import InputError
+from ..fusion.federation import Federation
 from ..imports import later, put_off
 
 if TYPE_CHECKING:
@@ -25,24 +27,6 @@ if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 else:
     datasets, flwr_datasets, np = later("datasets"), later("flwr_datasets"), lazy.load("numpy")
-
-
-@dataclass(frozen=True)
-class Share:
-    """One client's examples: positions in the training set and the labels that it trains on, both int64 `[n]`.
-
-    `triggered` bool `[n]`: which of them carry a backdoor's trigger; None: none.
-    """
-
-    client: int
-    indices: np.ndarray
-    labels: np.ndarray
-    triggered: np.ndarray | None = None
-
-    def only(self, kept: np.ndarray) -> Share:
-        """The examples that `kept` (a mask or positions) selects."""
-        triggered = None if self.triggered is None else self.triggered[kept]
-        return replace(self, indices=self.indices[kept], labels=self.labels[kept], triggered=triggered)
 
 
 @dataclass(frozen=True)
@@ -66,17 +50,6 @@ class Limits:
         """Refuse what cannot work whatever the data (paper: the responsible client is one among several)."""
         if federation.clients < 2:
             raise InputError("federation.clients=1: give 2 or more, there is nobody to tell apart")
-
-
-class Partition(Protocol):
-    """What a partition does; see `Iid` for the smallest one."""
-
-    max_examples_per_client: int | None
-    min_examples_per_label: int
-    min_examples_per_client: int
-
-    def partitioner(self, labels: np.ndarray, clients: int, seed: int) -> Partitioner:
-        """Return the partitioner for training `labels`; InputError where they do not allow it."""
 
 
 @dataclass(frozen=True)

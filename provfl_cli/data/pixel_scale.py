@@ -31,8 +31,9 @@ class Levels:
         if (self.low, self.high) == (0, 255) and values.dtype.kind != "f":
             return values.clip(0, 255).astype(np.uint8)
         span = self.high - self.low
-        scaled = (values.astype(np.float64) - self.low) * (255 / span if span else 0.0)
-        return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+        scaled: np.ndarray = (values.astype(np.float64) - self.low) * (255 / span if span else 0.0)
+        pixels: np.ndarray = np.rint(scaled.clip(0, 255)).astype(np.uint8)
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def pixels_of(stored: Stored, reading: Reading, where: str) -> np.ndarray:
     if alpha is None or (alpha.size == 1 and reading.background is None):
         return values
     background = WHITE if reading.background is None else reading.background
-    return np.rint(values * alpha + background * (1 - alpha)).astype(np.uint8)
+    drawn: np.ndarray = np.rint(values * alpha + background * (1 - alpha)).astype(np.uint8)
+    return drawn
 
 
 def as_values(reading: Reading) -> dict[str, Any]:

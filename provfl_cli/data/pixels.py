@@ -248,7 +248,7 @@ def _deep_png(source: Any) -> np.ndarray | None:
     encoded = source.read_bytes() if isinstance(source, Path) else source
     try:
         with warnings.catch_warnings(action="ignore"):  # it is to move to a package of its own
-            tensor = torchvision.io.decode_image(
+            tensor: torch.Tensor = torchvision.io.decode_image(
                 torch.frombuffer(bytearray(encoded), dtype=torch.uint8), torchvision.io.ImageReadMode.UNCHANGED
             )
     except RuntimeError:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ..attribution.counterfactual import steps_made
-from ..attribution.method import Attribution, Case
+from ..attribution.method import Attribution, Case, attributions
 from ..bounded import Oversized
 from ..checks import excerpt
 from ..config.builtin import names
@@ -34,6 +34,8 @@ from ..data.labels import Classes
 from ..data.network import without_network
 from ..data.picture_facts import from_values
 from ..errors import InputError, RunError, did_you_mean
+from ..fusion.fuse import Fusion
+from ..fusion.privacy import Privacy
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..provenance.settings import Provenance
@@ -98,8 +100,8 @@ class OpenFederation:
     provenance: Provenance
     rivals: tuple[Attribution, ...]
     rounds_traced: tuple[int, ...]
-    fusion: Any | None
-    privacy: Any
+    fusion: Fusion | None
+    privacy: Privacy
     seed: int
     device: torch.device
     config: Config | None = None
@@ -187,7 +189,7 @@ class OpenFederation:
             elif name in options("provenance"):
                 presets.append(provenance_preset(name))
             elif name in options("attribution"):
-                rivals.append(attribution_method(name))
+                rivals += attributions([attribution_method(name)])
             else:
                 known = {*options("provenance"), *options("attribution"), *own}
                 raise InputError(f"--method {name}: {did_you_mean(name, known)}")
@@ -300,7 +302,7 @@ def open_run(
         label_counts=_label_counts(folder, len(labels)),
         faulty=faulty,
         provenance=config.provenance,
-        rivals=config.attribution,
+        rivals=attributions(config.attribution),
         rounds_traced=_rounds_traced(folder),
         fusion=config.fusion,
         privacy=config.privacy,

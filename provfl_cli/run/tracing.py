@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution.counterfactual import steps_made
-from ..attribution.method import Attribution, AttributionResult, Case
+from ..attribution.method import Attribution, AttributionResult, Case, attributions
 from ..config.schema import Config
 from ..data.federated import FederatedData
 from ..evaluation.contributions import COLUMNS, nullable, tidy
@@ -104,7 +104,7 @@ def trace_round(
     )
     asked = Attributions()
     if len(chosen):
-        asked = attributed(case, methods, config.attribution, lineage, evaluation.repeats)
+        asked = attributed(case, methods, attributions(config.attribution), lineage, evaluation.repeats)
     own = asked.traces.get((methods[0].name, "round"))
     return TracedRound(
         number=stored.number,

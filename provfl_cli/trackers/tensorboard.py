@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..comparison.settings import written
+from ..config.parts import Log
 from ..data.picture import open_picture
-from .tracker import Log, composed_files, numbers, require
+from .tracker import composed_files, numbers, require
 
 if TYPE_CHECKING:
     import pandas as pd
