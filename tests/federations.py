@@ -28,6 +28,9 @@ DIGITS = schema.Dataset("digits", "embedded", embedded="provfl_cli.data.embedded
 class AsGiven:
     """Stands for the partition: the clients are what `make_data` says."""
 
+    def check(self, federation: schema.Federation) -> None:
+        """Nothing to check."""
+
 
 class SmallNet(nn.Module):
     """Convolution, batch normalisation (buffers, one of them an integer), dropout, two linear layers."""

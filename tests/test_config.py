@@ -171,7 +171,7 @@ def test_configuration_imports_nothing_heavy() -> None:
         "import sys; from provfl_cli.config.compose import compose_jobs\n"
         "compose_jobs(['fusion=fedprox', 'injection=label_flip', 'partition=shard'])\n"
         "heavy = ('torch._C', 'datasets', 'pandas._libs', 'numpy._core', 'sklearn', 'scipy')\n"
-        "print([m for m in heavy if m in sys.modules])"
+        "print([name for name in heavy if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"

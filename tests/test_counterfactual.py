@@ -439,18 +439,18 @@ def test_settings_are_checked_before_anything_runs() -> None:
     federation = replace(make_config().federation, clients=5)
     krum: Any = make_config(federation=federation, fusion=Krum(attackers=1))
     with pytest.raises(InputError, match=r"fusion=krum does not work with 4 of the 5 .*counterfactual=withhold"):
-        LeaveOneOut().check(krum)
+        LeaveOneOut().check(krum.run_settings)
     with pytest.raises(InputError, match="does not work with 1 of the 5 clients"):
-        Shapley().check(krum)
+        Shapley().check(krum.run_settings)
     with pytest.raises(
         InputError, match="fusion=trimmed_mean does not work with 1 of"
     ):  # one from each end of five, kept
-        Shapley().check(make_config(federation=federation, fusion=TrimmedMean(fraction=0.2)))
-    LeaveOneOut("withhold").check(krum)
-    Shapley("withhold").check(krum)
-    LeaveOneOut().check(make_config(federation=federation, fusion=MultiKrum(attackers=0)))
-    Shapley().check(make_config())
-    LeaveOneOut().check(make_config(federation=replace(federation, clients=1)))
+        Shapley().check(make_config(federation=federation, fusion=TrimmedMean(fraction=0.2)).run_settings)
+    LeaveOneOut("withhold").check(krum.run_settings)
+    Shapley("withhold").check(krum.run_settings)
+    LeaveOneOut().check(make_config(federation=federation, fusion=MultiKrum(attackers=0)).run_settings)
+    Shapley().check(make_config().run_settings)
+    LeaveOneOut().check(make_config(federation=replace(federation, clients=1)).run_settings)
 
 
 def test_the_options_are_the_methods() -> None:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from provfl_cli.config import schema
 from provfl_cli.config.schema import Federation
+from provfl_cli.config.trigger import Trigger
 from provfl_cli.data.attackers import FreeRider, ScaledUpdate
 from provfl_cli.data.backdoor import Backdoor
 from provfl_cli.data.federated import Faults
 from provfl_cli.data.injection import Duplicate, ExclusiveLabel, LabelFlip, NoInjection, NoisyLabels
 from provfl_cli.data.load import federated_data
 from provfl_cli.data.partition import Iid, Share
-from provfl_cli.data.trigger import Trigger
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.federation.key import training_key
 from provfl_cli.fusion.scaffold import Scaffold

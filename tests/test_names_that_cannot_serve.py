@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from provfl_cli.attribution.method import Attribution
 from provfl_cli.cli import main
+from provfl_cli.config.parts import Injection, Partition, Tracker
+from provfl_cli.config.targets import ASKED
 from provfl_cli.errors import InputError
+from provfl_cli.fusion.fuse import Fusion
+from provfl_cli.fusion.privacy import Privacy
 
 SERVING = """
 from dataclasses import dataclass
@@ -25,6 +30,10 @@ def needs(something): return 42
 class Nothing:
     alpha: float = 1.0
 """
+PROTOCOLS = {
+    "partition": Partition, "injection": Injection, "fusion": Fusion, "privacy": Privacy, "attribution": Attribution,
+    "tracker": Tracker,
+}  # fmt: skip
 MODEL = "a model function takes (channels, classes, image_size) by name, and options, and returns a torch.nn.Module"
 ALL = "takes no argument and returns provfl_cli.data.examples.Examples"
 CASES = {
@@ -77,3 +86,10 @@ def test_it_is_wrong_input(
     assert error.startswith("provfl: ")
     assert error.count("\n") == 1
     assert not (workspace / "outputs" / "cache").exists(), "nothing was trained"
+
+
+@pytest.mark.parametrize("group", ASKED)
+def test_a_part_is_asked_for_all_that_its_protocol_has(group: str) -> None:
+    members = {name for kind in PROTOCOLS[group].__mro__ for name in vars(kind) if not name.startswith("_")}
+    named_by_its_key = {"name"} if group == "attribution" else set()
+    assert set(ASKED[group]) == members - named_by_its_key

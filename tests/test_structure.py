@@ -95,6 +95,17 @@ def test_torch_is_not_imported(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_what_is_put_off_is_imported_when_it_is_first_used() -> None:
+    code = """
+import sys
+from provfl_cli.imports import later
+wave = later("wave")
+assert "wave" not in sys.modules
+assert wave.Error is sys.modules["wave"].Error
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_the_heart_stands_alone() -> None:
     """A trace needs the fusions and the files of rounds; no runner, and not what configures one."""
     code = """

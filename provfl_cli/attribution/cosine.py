@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
 
-from .method import AttributionResult, Case, RunSettings
+from ..config.parts import RunSettings
+from .method import AttributionResult, Case
 from .norms import update_norms
 from .provenance import traced
 

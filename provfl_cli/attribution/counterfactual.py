@@ -176,12 +176,13 @@ def fused_again(case: Case, left: Sequence[int]) -> dict[str, Tensor]:
         TooFewReturned: the fusion needs more clients.
         RunError: it needs `Case.steps`, which are not known.
     """
-    stored, state = case.stored, case.stored.server_state()
+    stored, state, fusion = case.stored, case.stored.server_state(), case.fusion
+    assert fusion is not None  # else such a method is refused (`run.open_run`)
     everybody = len(stored.clients)
     steps = list(case.steps)
     if not steps:
-        if case.fusion.needs_steps:
-            name = fusion_name(case.fusion)
+        if fusion.needs_steps:
+            name = fusion_name(fusion)
             raise RunError(f"round {stored.number}: fusion={name} cannot be run again without the clients' steps")
         steps = [1] * everybody
     returned = ReturnedModels(
@@ -195,7 +196,7 @@ def fused_again(case: Case, left: Sequence[int]) -> dict[str, Tensor]:
     with one_thread():  # as when the round was fused
         counted, updates = case.privacy.clipped(returned, state)
         noise = case.privacy.noise(counted, state, case.seed, stored.number)
-        return fuse(case.fusion.fixed(everybody), counted, state, updates, noise).weights
+        return fuse(fusion.fixed(everybody), counted, state, updates, noise).weights
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
 
-from .method import AttributionResult, Case, RunSettings, for_every_input, used_clients
+from ..config.parts import RunSettings
+from .method import AttributionResult, Case, for_every_input, used_clients
 
 if TYPE_CHECKING:
     import numpy as np

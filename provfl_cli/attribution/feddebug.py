@@ -28,10 +28,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import lazy_loader as lazy
 
 from ..checks import Range, in_range, one_of
+from ..config.parts import RunSettings
 from ..data.federated import Texts
 from ..errors import RunError
 from ..imports import later
-from .method import AttributionResult, Case, RunSettings, for_every_input, used_clients
+from .method import AttributionResult, Case, for_every_input, used_clients
 
 if TYPE_CHECKING:
     import torch

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import lazy_loader as lazy
 
 from ..checks import one_of
+from ..config.parts import RunSettings
 from ..fusion.conditions import clients_a_round
 from .counterfactual import outcomes
-from .method import AttributionResult, Case, RunSettings, used_clients
+from .method import AttributionResult, Case, used_clients
 from .settings import KINDS, VALUES, check_fewer, explained, method_name
 
 if TYPE_CHECKING:

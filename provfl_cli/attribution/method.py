@@ -5,15 +5,16 @@ Imported when a configuration is checked: what is heavy is loaded on its first u
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import lazy_loader as lazy
 
-from ..config.schema import Federation
+from ..config.parts import Method
 from ..data.federated import Form
 from ..fusion.fuse import Fusion
+from ..fusion.privacy import Privacy
 from ..provenance.settings import Provenance
 from ..store.rounds import Round
 
@@ -36,7 +37,7 @@ class Case:
         labels: int64 `[inputs]`, true labels. For measuring only: a method that looks at them knows the answer.
         classes: int64 `[inputs]`, the predicted classes, which are explained.
         stored: the round: global weights before and after, the clients' weights, numbers of examples, decomposition.
-        fusion, privacy: settings of the run, to fuse the round again.
+        fusion, privacy: settings of the run, to fuse the round again; fusion None: not known.
         form: what a model has to know of the inputs; None where nothing is known.
         provenance: the run's own settings of tracing.
         seed: of everything random.
@@ -50,8 +51,8 @@ class Case:
     labels: np.ndarray
     classes: np.ndarray
     stored: Round
-    fusion: Any
-    privacy: Any
+    fusion: Fusion | None
+    privacy: Privacy
     form: Form | None
     provenance: Provenance
     seed: int
@@ -83,45 +84,21 @@ class AttributionResult:
     without: np.ndarray | None = None
 
 
-class RunSettings(Protocol):
-    """What a method may ask about the run that it is compared in, before it starts; a `Config` has it, and more."""
-
-    @property
-    def federation(self) -> Federation:
-        """Clients, and how many of them train in a round."""
-
-    @property
-    def fusion(self) -> Fusion:
-        """How rounds are fused, and so with how few clients they can be fused again."""
-
-    @property
-    def provenance(self) -> Provenance:
-        """The run's own settings of tracing."""
-
-    @property
-    def tracefl_beside(self) -> bool:
-        """Whether the run traces by the preset `tracefl` as well."""
-
-    @property
-    def seed(self) -> int:
-        """Of everything random."""
-
-
-class Attribution(Protocol):
-    """A method: a frozen dataclass of its settings, named by `_target_` in `conf/attribution/NAME.yaml`.
-
-    Where it has a field `name`, that is the key under `attribution` where it stands.
-    """
-
-    @property
-    def name(self) -> str:
-        """What it is called in every table."""
-
-    def check(self, run: RunSettings) -> None:
-        """Raise InputError where the method cannot work in a run of these settings."""
+@runtime_checkable
+class Attribution(Method, Protocol):
+    """A method: beside its settings (`config.parts.Method`) what it computes."""
 
     def attribute(self, case: Case) -> AttributionResult:
         """Attribute the predictions of `case` to the clients of its round."""
+
+
+def attributions(methods: Iterable[Method]) -> tuple[Attribution, ...]:
+    """The methods of a configuration, which are known to attribute since that is asked of them (`config.targets`)."""
+    able = []
+    for method in methods:
+        assert isinstance(method, Attribution), method
+        able.append(method)
+    return tuple(able)
 
 
 def used_clients(case: Case) -> np.ndarray:

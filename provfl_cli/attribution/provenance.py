@@ -10,10 +10,11 @@ import lazy_loader as lazy
 
 from .. import provenance
 from ..checks import POSITIVE_FRACTION, in_range, one_of
+from ..config.parts import RunSettings
 from ..config.validate import provenance_preset
 from ..errors import InputError
 from ..provenance.settings import NEURONS, Provenance
-from .method import AttributionResult, Case, RunSettings
+from .method import AttributionResult, Case
 
 if TYPE_CHECKING:
     import torch

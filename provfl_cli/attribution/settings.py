@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config.schema import Federation
+from ..config.blocks import Federation
 from ..errors import InputError
 from ..fusion.conditions import clients_a_round, fusion_name
 from ..fusion.fuse import Fusion

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated
 import lazy_loader as lazy
 
 from ..checks import Range, in_range, one_of
+from ..config.parts import RunSettings
 from ..seeds import derived_seed
 from .counterfactual import outcomes
-from .method import AttributionResult, Case, RunSettings, used_clients
+from .method import AttributionResult, Case, used_clients
 from .settings import KINDS, VALUES, check_fewer, explained, method_name
 
 if TYPE_CHECKING:

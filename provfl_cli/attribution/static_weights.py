@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from .method import AttributionResult, Case, RunSettings, for_every_input, used_clients
+from ..config.parts import RunSettings
+from .method import AttributionResult, Case, for_every_input, used_clients
 from .norms import update_norms
 
 

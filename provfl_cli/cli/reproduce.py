@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from hydra.types import RunMode
 from rich import box
 from rich.table import Table
 
@@ -171,7 +172,7 @@ def _again(args: Namespace) -> int:
     runs, absent = read_places([Path(place) for place in args.runs])
     asked = compose.parse([f"experiment={option}"])
     with compose.hydra_session(asked) as hydra:
-        experiment = compose.shown_by(hydra.compose_config(compose.PRIMARY, asked.overrides, compose.RunMode.MULTIRUN))
+        experiment = compose.shown_by(hydra.compose_config(compose.PRIMARY, asked.overrides, RunMode.MULTIRUN))
     assert experiment is not None  # each of those known has one
     out = Path(args.out or args.runs[0])
     try:

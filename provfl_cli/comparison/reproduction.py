@@ -63,7 +63,9 @@ def reproduction(runs: Sequence[RunFolder], experiment: Experiment, absent: Sequ
 
 
 def _published(experiment: Experiment) -> Iterator[PublishedFigure]:
-    reported = experiment.published or {"columns": [], "rows": []}
+    reported = experiment.published
+    if reported is None:
+        return
     for row in reported["rows"]:
         cells = dict(zip(reported["columns"], row, strict=True))
         setting = {key: str(cells[key]) for key in reported["columns"] if key in (*experiment.by, "round")}

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from ..checks import excerpt
 from ..errors import InputError, did_you_mean
+from ..fusion.fuse import Fusion
 from .fields import fitted
 from .stored_yaml import refers, scalar
 from .targets import imported_part
@@ -17,7 +18,7 @@ from .tree import option_file, options
 LONGEST = 100  # characters of a word: far more than the name of a setting and a number take
 
 
-def chosen_fusion(words: Sequence[str]) -> Any:
+def chosen_fusion(words: Sequence[str]) -> Fusion:
     """The fusion of `conf/fusion/NAME.yaml`.
 
     Args:
@@ -39,7 +40,8 @@ def chosen_fusion(words: Sequence[str]) -> Any:
     for key, value in block.items():
         if refers(value):
             raise InputError(f"fusion={name}: fusion.{key} follows from how clients train: give fusion.{key}=VALUE")
-    return fitted(imported_part(target, "fusion"), block, "fusion")
+    fusion: Fusion = fitted(imported_part(target, "fusion"), block, "fusion")
+    return fusion
 
 
 def _settings(name: str, words: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:

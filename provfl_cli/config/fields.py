@@ -1,9 +1,9 @@
 """From plain values to a dataclass: unknown keys, missing keys and wrong types, each answered in one line."""
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, field, fields, make_dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,12 +33,12 @@ def converted(
     Keys are named in full by `prefix` ("federation."); `names` are the fields in question, all when None. Raises
     InputError for a key that is none of them, for one that is needed and not given, and for a value of a wrong type.
     """
-    known = {field.name: field for field in fields(kind) if names is None or field.name in names}
+    known = {entry.name: entry for entry in fields(kind) if names is None or entry.name in names}
     for key in values:
         if key not in known:
             raise InputError(f"{prefix}{excerpt(key)}: no such key, {did_you_mean(str(key), known)}")
-    for name, field in known.items():
-        needed = field.default is MISSING and field.default_factory is MISSING
+    for name, entry in known.items():
+        needed = entry.default is MISSING and entry.default_factory is MISSING
         if (needed and name not in values) or values.get(name) == "???":
             raise InputError(f"{prefix}{name} is missing: give {prefix}{name}=VALUE, {wording(hint_of(kind, name))}")
     schema = _schema(kind)
@@ -57,8 +57,25 @@ def converted(
 
 @cache
 def _schema(kind: type) -> Any:
-    """What OmegaConf makes of a dataclass; merging copies it."""
-    return OmegaConf.structured(kind)
+    """What OmegaConf makes of a dataclass, of which merging makes a copy.
+
+    It knows no protocols and no literals: what such a field holds, the dataclass checks itself.
+    """
+    known = []
+    for entry in fields(kind):
+        hint = hint_of(kind, entry.name)
+        default: Any = field(default=entry.default, default_factory=entry.default_factory)
+        known.append((entry.name, hint if _converts(hint) else Any, default))
+    return OmegaConf.structured(make_dataclass(kind.__name__, known, kw_only=True))
+
+
+def _converts(hint: Any) -> bool:
+    """Whether OmegaConf can bring values to a type."""
+    try:
+        OmegaConf.structured(make_dataclass("Probe", [("value", hint)]))
+    except OmegaConfBaseException:
+        return False
+    return True
 
 
 def _merged(schema: Any, values: dict[Any, Any]) -> dict[Any, Any]:
@@ -76,6 +93,10 @@ def wording(hint: Any) -> str:
     """A type in words: `int | None` is "a whole number or null"."""
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(wording(alternative) for alternative in get_args(hint))
+    if is_typeddict(hint):
+        return f"a block of {', '.join(get_type_hints(hint))}"
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
     if get_origin(hint) in (list, tuple):
         return {int: "a list of whole numbers such as [0,1]", float: "a list of numbers such as [0.5]"}.get(
             get_args(hint)[0], "a list such as [a,b]"

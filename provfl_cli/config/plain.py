@@ -17,7 +17,8 @@ def as_text(config: Config) -> str:
     model = asdict(config.model)
     plain["model"] = {"_target_": model.pop("target"), **model.pop("options"), **model}
     plain |= {name: getattr(config, name) for name in SCALARS}
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def from_text(text: str) -> Config:

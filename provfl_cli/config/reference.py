@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
@@ -205,7 +205,8 @@ def _accepted(kind: type | None, name: str, value: Any) -> str:
     words = "see its meaning" if hint is Any else wording(hint)
     if allowed is None:
         return words
-    several = hint is Any or "list" in words or "mapping" in words
+    literal = any(get_origin(alternative) is Literal for alternative in get_args(hint))
+    several = hint is Any or literal or "list" in words or "mapping" in words
     return f"{words}{'; numbers:' if several else ','} {allowed}"
 
 

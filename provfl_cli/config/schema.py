@@ -1,334 +1,52 @@
-"""Dataclasses that a composed configuration must fit, and the rules between their fields.
+"""The whole of a composed configuration, and the rules between its blocks and parts.
 
-Nothing here imports torch: a wrong configuration is refused before anything heavy is loaded. `Partition`, `Injection`
-and `Fusion` settings have their dataclass beside the code that uses them, named by `_target_` in their config file;
-those modules are light as well.
+Blocks are plain dataclasses (`blocks.py`). A part, such as a partition, is a dataclass beside the code that uses it,
+named by `_target_` in its config file; what every part of a kind provides is in `parts.py`.
 """
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Annotated
 
-from ..checks import (
-    BELOW_ONE,
-    BETWEEN_0_AND_1,
-    CLIENTS,
-    COUNT,
-    FRACTION,
-    POSITIVE_FRACTION,
-    RATE,
-    ROUNDS,
-    SEEDS,
-    Range,
-    check_option,
-    excerpt,
-    in_range,
-    one_of,
-    require_flower,
-)
+from ..checks import SEEDS, Range, excerpt, in_range, one_of, require_flower
 from ..errors import InputError
+from ..fusion.fuse import Fusion
+from ..fusion.privacy import Privacy
 from ..provenance.settings import Provenance
+from .blocks import Dataset, Engine, Evaluation, Experiment, Federation, Model, Store
 from .environment import EnvironmentValue
-from .network import check_size
+from .parts import Injection, Method, Partition, RunSettings, Tracker
 from .tree import models_for
+
+__all__ = [
+    "Config",
+    "Dataset",
+    "Engine",
+    "Evaluation",
+    "Experiment",
+    "Federation",
+    "Model",
+    "Provenance",
+    "Store",
+]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 OTHER_WORDS = ("gpu", "gpus", "nvidia", "amd", "rocm", "hip", "metal", "cuda")  # for a GPU; cuda with a number
-SOURCES = ("embedded", "hub", "path", "medmnist")
-INPUTS = ("image", "text")
-OPTIMIZERS = ("sgd", "adam", "adamw")
-SAMPLINGS = ("uniform", "weighted", "round_robin", "markov")
-PRECISIONS = ("float32", "bfloat16")  # float16 would need its loss scaled
-MOST_CHANNELS = 4
-MOST_TURNS = 100_000_000  # of clients in rounds: who takes part is planned for all rounds
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Where examples come from, and how a picture or a text becomes a tensor."""
-
-    name: str
-    source: str
-    path: str | None = None
-    embedded: str | None = None  # dotted name of the function that loads the embedded form
-    hub_id: str | None = None
-    revision: str = "main"
-    medmnist: str | None = None  # the name of one of the sets of the medmnist package
-    input_column: Any = "image"  # a column; for text also a list of columns, joined
-    label_column: str = "label"
-    image_size: Annotated[int, Range(8, 1024)] = 28
-    mean: Annotated[list[float], Range(-1000, 1000)] = field(default_factory=lambda: [0.5])
-    std: Annotated[list[float], Range(0.001, 1000)] = field(default_factory=lambda: [0.5])
-    max_test_examples: Annotated[int, COUNT] = 2048
-    test_fraction: Annotated[float, BETWEEN_0_AND_1] = 0.2
-    full_size: str | None = None
-    input: str = "image"
-    max_tokens: Annotated[int, Range(2, 4096)] = 64  # of a text; what is longer is cut
-    vocabulary: Annotated[int, Range(300, 100_000)] = 2000  # of a tokenizer trained here
-    public_examples: Annotated[int, COUNT] = 1000  # training texts that no client gets, for such a tokenizer
-
-    def __post_init__(self) -> None:
-        one_of("dataset.source", self.source, SOURCES)
-        one_of("dataset.input", self.input, INPUTS)
-        in_range("dataset", self)
-        columns = self.input_column if isinstance(self.input_column, list) else [self.input_column]
-        if not columns or not all(isinstance(column, str) for column in columns):
-            raise InputError(f"dataset.input_column={self.input_column}: a column, or a list such as [title,content]")
-        if self.input == "image" and len(columns) > 1:
-            raise InputError(f"dataset.input_column={self.input_column}: only texts are joined from several columns")
-        if len(self.mean) != len(self.std) or not self.mean:
-            raise InputError("dataset.mean and dataset.std: give as many values in the one as in the other")
-        if len(self.mean) > MOST_CHANNELS:
-            raise InputError(f"dataset.mean: {len(self.mean)} values, give one a channel: 1, or 3 for colours")
-        if self.path is not None:
-            object.__setattr__(self, "source", "path")
-        if self.source == "path" and self.path is None:
-            raise InputError("dataset.source=path needs a folder: dataset.path=DIR")
-        if self.source == "medmnist" and self.medmnist is None:
-            raise InputError(f"dataset={self.name} is none of the medmnist package: dataset.medmnist=pathmnist")
-        if self.source == "embedded" and self.embedded is None:
-            other = "languages" if self.input == "text" else "mnist"
-            raise InputError(
-                f"dataset={self.name} has no embedded form: dataset.source=hub, dataset.path=DIR, or dataset={other}"
-            )
-        if self.source == "hub" and self.hub_id is None:
-            raise InputError(f"dataset={self.name} needs dataset.hub_id=OWNER/NAME or dataset.path=DIR")
-
-
-@dataclass(frozen=True)
-class Model:
-    """Which function builds the module, and what it reads. `options` go to that function as they are.
-
-    `checkpoint` is a hub id or a local folder that weights and tokenizer can come from; `pretrained` true: they must;
-    auto: they do where they can be had; false: weights are drawn from the seed. `tokenizer` own: the checkpoint's;
-    trained: one trained here; auto: own unless `pretrained` is false.
-    """
-
-    target: str
-    name: str
-    input: str = "image"
-    min_image_size: Annotated[int, Range(1, 1024)] = 1
-    checkpoint: str | None = None
-    revision: str | None = None
-    pretrained: Any = False
-    tokenizer: str = "auto"
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        in_range("model", self)
-        for name, value in self.options.items():
-            check_option(f"model.{name}", value)
-        if isinstance(self.options.get("config"), dict):
-            check_size(self.options["config"])
-        one_of("model.input", self.input, INPUTS)
-        one_of("model.tokenizer", self.tokenizer, ("auto", "own", "trained"))
-        if self.pretrained not in (True, False, "auto"):
-            raise InputError(f"model.pretrained={self.pretrained}: auto, true or false")
-        if self.input == "image" and self.pretrained == "auto":
-            raise InputError(f"model.pretrained=auto: for model={self.name} it is true or false")
-        if self.input == "text" and self.checkpoint is None and (self.pretrained is True or self.tokenizer == "own"):
-            raise InputError(
-                f"model={self.name} has no checkpoint to take weights or a tokenizer from: model.checkpoint=HUB_ID or "
-                "a folder, or model.pretrained=false model.tokenizer=trained"
-            )
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Where clients train. All but `name` and `workers` belong to the engine `flower`."""
-
-    name: str
-    workers: Annotated[int | None, Range(1, 1024)] = None
-    address: str | None = None
-    cpus_per_client: Annotated[int, Range(1, 1024)] = 1
-    gpus_per_client: Annotated[float, Range(0, 64)] = 0.0
-    on_failure: str = "retry"
-    retries: Annotated[int, Range(0, 1000)] = 2
-    timeout: Annotated[float, Range(0, 31_536_000, open_least=True)] = 3600.0  # a year at most
-
-    def __post_init__(self) -> None:
-        one_of("engine.name", self.name, ("local", "flower"))
-        in_range("engine", self)
-        if self.gpus_per_client > 1 and self.gpus_per_client % 1:
-            raise InputError(f"engine.gpus_per_client={self.gpus_per_client}: above 1 only whole GPUs")
-        one_of("engine.on_failure", self.on_failure, ("retry", "dropout"))
-        if self.address is not None and self.workers is not None:
-            raise InputError(
-                f"engine.workers={self.workers}: in the cluster at engine.address={self.address} its own CPUs and "
-                "engine.cpus_per_client decide how many clients train at the same time: leave engine.workers out"
-            )
-
-
-@dataclass(frozen=True)
-class Federation:
-    """Clients, rounds, and what a client does in a round."""
-
-    clients: Annotated[int, CLIENTS]
-    clients_per_round: Annotated[int | None, CLIENTS]
-    rounds: Annotated[int, ROUNDS]
-    local_epochs: Annotated[int, Range(1, 100_000)]
-    batch_size: Annotated[int, Range(1, 100_000)]
-    optimizer: str
-    learning_rate: Annotated[float, RATE]
-    momentum: Annotated[float, BELOW_ONE]
-    weight_decay: Annotated[float, Range(0, 1000)]
-    warmup_steps: Annotated[int, Range(0, 10_000_000)] = 0
-    accumulate: Annotated[int, Range(1, 100_000)] = 1
-    clip_norm: Annotated[float | None, RATE] = None
-    precision: str = "float32"
-    sampling: str = "uniform"
-    go_offline: Annotated[float, FRACTION] = 0.2
-    come_online: Annotated[float, POSITIVE_FRACTION] = 0.4
-    dropout: Annotated[float, BELOW_ONE] = 0.0
-    stragglers: Annotated[float, FRACTION] = 0.0
-    straggler_work: str = "late"
-    straggler_delay: Annotated[int, Range(1, 1000)] = 1
-    joins: Annotated[dict[int, int] | None, ROUNDS] = None  # client: its first round
-    leaves: Annotated[dict[int, int] | None, ROUNDS] = None  # client: its last round
-
-    def __post_init__(self) -> None:
-        in_range("federation", self)
-        one_of("federation.optimizer", self.optimizer, OPTIMIZERS)
-        one_of("federation.precision", self.precision, PRECISIONS)
-        if self.clients_per_round is not None and self.clients_per_round > self.clients:
-            raise InputError(
-                f"federation.clients_per_round={self.clients_per_round}: more than federation.clients={self.clients}"
-            )
-        a_round = self.clients_per_round or self.clients
-        if a_round * self.rounds > MOST_TURNS:
-            raise InputError(
-                f"federation.rounds={self.rounds}: with {a_round} clients a round, clients would train "
-                f"{a_round * self.rounds:,} times, at most {MOST_TURNS:,} fit into memory: fewer rounds, or a smaller "
-                "federation.clients_per_round"
-            )
-        self._check_participation()
-
-    def _check_participation(self) -> None:
-        one_of("federation.sampling", self.sampling, SAMPLINGS)
-        one_of("federation.straggler_work", self.straggler_work, ("late", "partial"))
-        if self.stragglers and self.straggler_work == "partial" and self.local_epochs == 1:
-            raise InputError(
-                "federation.straggler_work=partial: of federation.local_epochs=1 nothing can be left out: "
-                "federation.local_epochs=2 or more, or federation.straggler_work=late"
-            )
-        joins, leaves = self.joins or {}, self.leaves or {}
-        for key, rounds in (("joins", joins), ("leaves", leaves)):
-            for client, number in rounds.items():
-                if not 0 <= client < self.clients:
-                    raise InputError(f"federation.{key}: client {client}: clients are numbered 0 to {self.clients - 1}")
-                if number < 1:
-                    raise InputError(f"federation.{key}: client {client}: {number} is no round, they count from 1")
-        for client, number in joins.items():
-            if number > self.rounds:
-                raise InputError(
-                    f"federation.joins: client {client} would join in round {number}: "
-                    f"the federation has only federation.rounds={self.rounds}"
-                )
-            if client in leaves and leaves[client] < number:
-                raise InputError(
-                    f"federation.leaves: client {client} would leave after round {leaves[client]}, "
-                    f"before it joins in round {number}"
-                )
-
-
-@dataclass(frozen=True)
-class Store:
-    """Where trained rounds are kept, which, how much space they may take (GB), and how processes lock them."""
-
-    cache: str
-    keep: Annotated[Any, ROUNDS]
-    max_gb: Annotated[float, RATE]
-    lock: str = "flock"
-
-    def __post_init__(self) -> None:
-        number = isinstance(self.keep, int) and not isinstance(self.keep, bool) and self.keep >= 1
-        if self.keep not in ("all", "last") and not number:
-            raise InputError(f"store.keep={self.keep}: all, last, or the number of last rounds to keep, 1 or more")
-        in_range("store", self)
-        one_of("store.lock", self.lock, ("flock", "lease"))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Which predictions are traced, how often for the clock, and from how many examples on a client holds a label."""
-
-    inputs: str
-    max_inputs: Annotated[int, COUNT]
-    min_examples: Annotated[int, COUNT]
-    repeats: Annotated[int, Range(1, 1000)] = 1
-
-    def __post_init__(self) -> None:
-        one_of("evaluation.inputs", self.inputs, ("correct", "wrong", "all", "triggered", "faults"))
-        in_range("evaluation", self)
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What a sweep is made to show: its tables and figure. No run depends on it.
-
-    Attributes:
-        name: of its files.
-        shows: the question that it answers, one sentence.
-        minutes: what the sweep takes on two cores, about.
-        by: settings that name a row, as keys or config groups.
-        methods: the columns, in their order; []: all that there are.
-        metrics: one table each; the first is drawn.
-        rounds: of the traced rounds, last | each (one by one) | pooled (all together).
-        x: what the figure has on its horizontal axis, one of `by` or `round`; null: bars, one group a row.
-        facet: one of `by` that the figure has a panel for; null: one panel.
-        published: figures that others reported: `source`, `columns` and `rows`. Columns of `by` say which row of ours
-            stands beside, the others are shown under their own names.
-        note: what a reader has to know, one sentence.
-    """
-
-    name: str
-    shows: str
-    minutes: Annotated[float, Range(0, 1e6)]
-    by: list[str]
-    methods: list[str] = field(default_factory=list)
-    metrics: list[str] = field(default_factory=lambda: ["localization_accuracy"])
-    rounds: str = "last"
-    x: str | None = None
-    facet: str | None = None
-    published: Any = None
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        one_of("experiment.rounds", self.rounds, ("last", "each", "pooled"))
-        in_range("experiment", self)
-        for key in ("by", "metrics"):
-            if not getattr(self, key):
-                raise InputError(f"experiment.{key}: name at least one")
-        for key in ("x", "facet"):
-            if (value := getattr(self, key)) is not None:
-                one_of(f"experiment.{key}", value, (*self.by, "round"))
-        self._check_published()
-
-    def _check_published(self) -> None:
-        if self.published is None:
-            return
-        published = self.published
-        if not isinstance(published, dict) or set(published) != {"source", "columns", "rows"}:
-            raise InputError("experiment.published: needs source, columns and rows")
-        for row in published["rows"]:
-            if len(row) != len(published["columns"]):
-                raise InputError(f"experiment.published: {row} has not one value for each of {published['columns']}")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run depends on, validated. Partition, injection, fusion, privacy are their own dataclasses.
+    """Everything that a run depends on, validated.
 
-    `attribution` are the methods that the run's own provenance is compared with (`attribution.method.Attribution`),
-    `tracker` is where else it is logged (`trackers.tracker.Tracker`; None: nowhere). `environment` are the
-    values that came from environment variables: they are written nowhere.
+    `attribution` are the methods that the run's own provenance is compared with, `tracker` is where else it is logged
+    (None: nowhere). `environment` are the values that came from environment variables: they are written nowhere.
     """
 
     dataset: Dataset
     model: Model
-    partition: Any
-    injection: Any
-    fusion: Any
-    privacy: Any
+    partition: Partition
+    injection: Injection
+    fusion: Fusion
+    privacy: Privacy
     engine: Engine
     federation: Federation
     provenance: Provenance
@@ -338,8 +56,8 @@ class Config:
     device: str
     threshold: Annotated[float | None, Range(-1e6, 1e6)]
     tracefl_beside: bool
-    attribution: tuple[Any, ...] = ()
-    tracker: Any = None
+    attribution: tuple[Method, ...] = ()
+    tracker: Tracker | None = None
     experiment: Experiment | None = None
     environment: tuple[EnvironmentValue, ...] = ()
 
@@ -363,27 +81,27 @@ class Config:
                 f"model={self.model.name} reads {self.model.input}, dataset={self.dataset.name} is "
                 f"{self.dataset.input}: models for {self.dataset.input}: {', '.join(models_for(self.dataset.input))}"
             )
-        for part in (self.partition, self.injection, self.fusion):
-            check = getattr(part, "check", None)
-            if check is not None:
-                check(self.federation)
+        self.partition.check(self.federation)
+        self.injection.check(self.federation)
+        self.fusion.check(self.federation)
         if self.evaluation.inputs == "faults":  # only here: everybody else is told what it stands for
-            seen_in = getattr(self.injection, "seen_in", None)
+            seen_in = self.injection.seen_in
             if seen_in is None:
                 raise InputError(
                     "evaluation.inputs=faults: injection=none plants nothing to look for: choose an injection such as "
                     "injection=label_flip, or evaluation.inputs=wrong"
                 )
             object.__setattr__(self, "evaluation", replace(self.evaluation, inputs=seen_in))
-        fits = getattr(self.injection, "fits", None)
-        if fits is not None:
-            fits(self)
-        check = getattr(self.privacy, "check", None)
-        if check is not None:
-            check(self.federation, self.fusion)
+        self.injection.fits(self.dataset, self.evaluation, self.fusion)
+        self.privacy.check(self.federation, self.fusion)
         names = [method.name for method in self.attribution]
         for name in names:
             if names.count(name) > 1:
                 raise InputError(f"attribution: {name} is there twice: leave one out, or give it other settings")
         for method in self.attribution:
-            method.check(self)
+            method.check(self.run_settings)
+
+    @property
+    def run_settings(self) -> RunSettings:
+        """What attribution methods may look at."""
+        return RunSettings(self.federation, self.fusion, self.provenance, self.tracefl_beside, self.seed)

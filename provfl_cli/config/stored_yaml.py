@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,8 @@ def followed(raw: dict[str, Any], instead: Instead) -> dict[str, Any]:
         value = instead(path, text)
         return value, len(text) + 1
 
-    return at(())[0]
+    whole: dict[str, Any] = at(())[0]
+    return whole
 
 
 def bounded(value: Any, size: int) -> tuple[Any, int]:
@@ -186,7 +187,7 @@ def scalar(text: str) -> Any:
     return stripped.strip("'\"")
 
 
-def _total(parts: Any) -> int:
+def _total(parts: Iterable[tuple[Any, int]]) -> int:
     return 1 + sum(size for _, size in parts)
 
 

@@ -15,8 +15,14 @@ from ..errors import InputError, brief
 
 # What the code that uses a part asks of it, and the file whose kind it is.
 ASKED: Mapping[str, tuple[str, ...]] = {
-    "partition": ("partitioner", "min_examples_per_client", "min_examples_per_label", "max_examples_per_client"),
-    "injection": ("apply", "acts", "returned"),
+    "partition": (
+        "partitioner",
+        "min_examples_per_client",
+        "min_examples_per_label",
+        "max_examples_per_client",
+        "check",
+    ),
+    "injection": ("apply", "acts", "returned", "check", "fits", "seen_in"),
     "fusion": (
         "shares",
         "scale",
@@ -28,7 +34,7 @@ ASKED: Mapping[str, tuple[str, ...]] = {
         "client_state",
         "fixed",
     ),
-    "privacy": ("clipped", "noise", "next_state", "privatise", "spent"),
+    "privacy": ("clipped", "noise", "next_state", "privatise", "spent", "private", "check"),
     "attribution": ("attribute", "check"),
     "tracker": ("start", "check"),
 }
@@ -86,7 +92,7 @@ def imported_function(target: str, key: str, asks: str) -> Callable[..., Any]:
     Raises:
         InputError: as `imported`, or it is no function that could do so: one of Python's own is never called.
     """
-    function = imported(target, key)
+    function: Callable[..., Any] = imported(target, key)
     if not callable(function):
         raise InputError(f"{key}={target}: is no function: {asks}")
     try:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -47,8 +49,6 @@ def described(group: str) -> list[Option]:
 
 def models_for(kind: str) -> list[str]:
     """The names of the models that read inputs of that kind, image or text."""
-    from omegaconf import OmegaConf
-
     names = []
     for name in options("model"):
         file: Any = OmegaConf.load(option_file("model", name))
@@ -93,8 +93,6 @@ def blocks() -> list[str]:
 
 def default_options() -> dict[str, str | None]:
     """What the defaults list of `config.yaml` chooses in each group."""
-    from omegaconf import OmegaConf
-
     entries = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))["defaults"]  # type: ignore[index, call-overload]
     chosen: dict[str, str | None] = {}
     for entry in entries:

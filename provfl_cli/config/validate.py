@@ -15,6 +15,7 @@ from ..errors import InputError, did_you_mean
 from ..provenance.settings import Provenance
 from .environment import EnvironmentValue, anchored, environment, hiding
 from .fields import converted, fitted, shown
+from .parts import Method
 from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Store
 from .targets import imported_part
 from .tree import conf_dir, option_file, options
@@ -112,7 +113,7 @@ def provenance_preset(name: str) -> Provenance:
     return fitted(Provenance, plain["provenance"], "provenance")
 
 
-def attribution_method(name: str) -> Any:
+def attribution_method(name: str) -> Method:
     """The method of `conf/attribution/NAME.yaml`, with the settings of that file."""
     if name not in options("attribution"):
         raise InputError(f"attribution={name}: {did_you_mean(name, options('attribution'))}")
@@ -147,7 +148,7 @@ def _targeted(block: Any, group: str) -> Any:
     return fitted(kind, {key: value for key, value in block.items() if key != "_target_"}, group)
 
 
-def _methods(block: Any) -> tuple[Any, ...]:
+def _methods(block: Any) -> tuple[Method, ...]:
     """The attribution methods in the order in which they were chosen; `name`, of those that have one, is the key."""
     if not isinstance(block, dict):
         raise InputError(f"attribution={shown(block)}: a list of methods, attribution=[random,cosine]")

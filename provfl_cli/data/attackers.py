@@ -7,17 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import lazy_loader as lazy
 
 from ..checks import FRACTION, LABEL, POSITIVE_FRACTION, RATE, Range, in_range, one_of
-from ..config.schema import Config, Federation
+from ..config.blocks import Dataset, Evaluation
+from ..config.faults import Faults
+from ..config.share import Share
 from ..errors import InputError, RunError
 from ..fusion.conditions import fusion_name
+from ..fusion.federation import Federation
+from ..fusion.fuse import Fusion
 from ..fusion.submission import Submission
+from ..seeds import generator
 from .backdoor import Backdoor
-from .federated import Faults
 from .injection import LabelFlip, NoInjection, check_client_list, check_numbers, require_kept
-from .partition import Share
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.load("torch")
 
 POISONS: dict[str, tuple[str, ...]] = {  # and the settings of each
     "label_flip": ("mapping",),
@@ -46,31 +56,27 @@ class FreeRider(NoInjection):
         """Refuse client numbers that no client has."""
         check_numbers("injection.clients", self.clients, federation)
 
-    def fits(self, config: Config) -> None:
+    def fits(self, dataset: Dataset, evaluation: Evaluation, fusion: Fusion) -> None:
         """Refuse fusions whose clients keep a state: what they send of it cannot be had without training."""
-        super().fits(config)
-        if config.fusion.client_state is not None:
+        super().fits(dataset, evaluation, fusion)
+        if fusion.client_state is not None:
             raise InputError(
-                f"injection=free_rider: under fusion={fusion_name(config.fusion)} a client also sends a control "
+                f"injection=free_rider: under fusion={fusion_name(fusion)} a client also sends a control "
                 "variate, which it has none of without training: fusion=fedavg or another one"
             )
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
-        """See `Injection`."""
+        """See `config.parts.Injection`."""
         require_kept("injection.clients", self.clients, shares)
         clients = tuple(sorted(self.clients))
         return tuple(shares), Faults(clients, (), free_riders=clients)
 
     def acts(self) -> dict[str, object]:
-        """See `Injection`."""
+        """See `config.parts.Injection`."""
         return {"free_rider": sorted(self.clients), "noise": self.noise}
 
     def returned(self, submission: Submission) -> None:
-        """See `Injection`: `W <- V + noise N(0, 1)`."""
-        import torch
-
-        from ..seeds import generator
-
+        """See `config.parts.Injection`: `W <- V + noise N(0, 1)`."""
         if submission.client not in self.clients:
             return
         with torch.no_grad():
@@ -136,12 +142,12 @@ class ScaledUpdate(NoInjection):
         """Refuse client numbers that no client has."""
         check_numbers("injection.clients", self.clients, federation)
 
-    def fits(self, config: Config) -> None:
+    def fits(self, dataset: Dataset, evaluation: Evaluation, fusion: Fusion) -> None:
         """Refuse what the poison refuses."""
-        self.planted().fits(config)
+        self.planted().fits(dataset, evaluation, fusion)
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
-        """See `Injection`."""
+        """See `config.parts.Injection`."""
         require_kept("injection.clients", self.clients, shares)
         if self.poison != "none":
             return self.planted().apply(shares, classes, seed)
@@ -150,17 +156,15 @@ class ScaledUpdate(NoInjection):
         return tuple(shares), Faults(tuple(sorted(self.clients)), pairs)
 
     def acts(self) -> dict[str, object]:
-        """See `Injection`."""
+        """See `config.parts.Injection`."""
         return {"scaled_update": sorted(self.clients), "factor": self.factor}
 
     def returned(self, submission: Submission) -> None:
-        """See `Injection`: `W <- V + factor (W - V)`, in float64.
+        """See `config.parts.Injection`: `W <- V + factor (W - V)`, in float64.
 
         Raises:
             RunError: the scaled model is no longer finite.
         """
-        import torch
-
         if submission.client not in self.clients:
             return
         weights = submission.weights

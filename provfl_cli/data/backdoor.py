@@ -6,16 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+import lazy_loader as lazy
+
 from ..checks import FRACTION, LABEL, POSITIVE_FRACTION, Range, in_range, one_of
-from ..config.schema import Config, Federation
+from ..config.blocks import Dataset, Evaluation
+from ..config.faults import Faults
+from ..config.share import Share
+from ..config.trigger import POSITIONS, Trigger
 from ..errors import InputError
-from .federated import Faults
+from ..fusion.federation import Federation
+from ..fusion.fuse import Fusion
 from .injection import STREAM, NoInjection, check_client_list, check_label, check_numbers, require_kept
-from .partition import Share
-from .trigger import POSITIONS, Trigger
 
 if TYPE_CHECKING:
     import numpy as np
+else:
+    np = lazy.load("numpy")
 
 PICTURE_KEYS = ("size", "position", "value")
 
@@ -58,10 +64,10 @@ class Backdoor(NoInjection):
         """Refuse client numbers that no client has."""
         check_numbers("injection.clients", self.clients, federation)
 
-    def fits(self, config: Config) -> None:
+    def fits(self, dataset: Dataset, evaluation: Evaluation, fusion: Fusion) -> None:
         """Refuse a trigger of another kind of input, or one that covers the picture."""
-        super().fits(config)
-        dataset, trigger = config.dataset, self.trigger
+        super().fits(dataset, evaluation, fusion)
+        trigger = self.trigger
         for keys, kind, instead in ((PICTURE_KEYS, "image", "injection.word"), (("word",), "text", "injection.size")):
             for key in keys:
                 if getattr(self, key) is not None and dataset.input != kind:
@@ -76,9 +82,7 @@ class Backdoor(NoInjection):
             )
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
-        """See `Injection`."""
-        import numpy as np
-
+        """See `config.parts.Injection`."""
         check_label("injection.label", self.label, classes)
         require_kept("injection.clients", self.clients, shares)
         changed = []
@@ -90,8 +94,6 @@ class Backdoor(NoInjection):
 
     def _poisoned(self, share: Share, rng: np.random.Generator) -> Share:
         """A faulty client's share: which of its examples carry the trigger, and their new label."""
-        import numpy as np
-
         others = np.flatnonzero(share.labels != self.label)
         if not len(others):
             raise InputError(

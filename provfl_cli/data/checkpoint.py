@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+
 from ..config.schema import Model
 from ..errors import InputError
 from .network import hub_endpoint, reachable
@@ -71,8 +73,6 @@ def config_folder(checkpoint: str, revision: str | None, online: bool = False) -
     Raises:
         InputError: it is not to be had.
     """
-    import huggingface_hub
-
     local = Path(checkpoint).expanduser()
     if online and local.is_dir():
         return local.resolve()
@@ -116,8 +116,6 @@ def _folder(model: Model) -> tuple[Path | None, str]:
     cached = _snapshot(model, online=False)
     if cached is not None and _complete(cached, model):
         return cached, ""
-    import huggingface_hub
-
     endpoint = hub_endpoint()
     if huggingface_hub.constants.HF_HUB_OFFLINE or not reachable(endpoint):
         if cached is not None:
@@ -135,8 +133,6 @@ def _folder(model: Model) -> tuple[Path | None, str]:
 
 def _snapshot(model: Model, online: bool) -> Path | None:
     """The folder in the hub's cache, its files fetched first where `online`; None where it is not cached."""
-    import huggingface_hub
-
     weights = WEIGHT_FILES if model.pretrained is not False else ()
     try:
         return Path(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from .picture_shape import is_strip
 from .pixel_scale import BLACK, WHITE, Range, Reading, levels_of, pixels_of, range_of, scale_sentence
 from .pixels import Stored, read
 from .scale_fit import Reach, misfits, reach_of
-
-if TYPE_CHECKING:
-    import numpy as np
 
 LEEWAY = 1e-3  # of the largest value: numbers beyond a scale by less are its rounding
 KEPT_BYTES = 2**28  # of pictures that wait until all are seen: beyond, they are read twice
@@ -50,8 +50,6 @@ def decode(cells: Sequence[tuple[str, Any]], size: int, digest: Any, reading: Re
         InputError: a picture that cannot be read, or whose numbers are on another scale than those of the rest, named
             by where it stands.
     """
-    import numpy as np
-
     known, held = reading or Reading(), dict[str, Range]()
     wanted = known.wanted
     reaches, faint = defaultdict[str, list[Reach]](list), set[float]()
@@ -105,9 +103,6 @@ def decode(cells: Sequence[tuple[str, Any]], size: int, digest: Any, reading: Re
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
     """Resize one picture `[height, width, channels]` to `[size, size, channels]`, bilinear; uint8 both."""
-    import numpy as np
-    from PIL import Image
-
     if pixels.shape[:2] == (size, size):
         return pixels
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..config import schema
 from ..errors import InputError
 from .checkpoint import TOKENIZER_FILES, Published, has_tokenizer
@@ -89,8 +91,6 @@ def text_encoding(
 
 def _set_aside(examples: Examples, count: int) -> tuple[list[str], Examples]:
     """The public sample, texts alone, and the examples without it."""
-    import numpy as np
-
     total = len(examples.train_labels)
     if 2 * count > total:
         raise InputError(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
-    from .pixel_scale import Reading
+from .pixel_scale import Reading
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,6 @@ def stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.n
     Returns the positions in ascending order, int64 `[min(count, n)]`. Each example is placed at a random quantile
     among those of its own label; the `count` lowest quantiles are taken.
     """
-    import numpy as np
-
     order = rng.permutation(len(labels))
     quantile = np.empty(len(labels))
     for label in np.unique(labels):

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ..config.faults import Faults
 from .picture_facts import PictureFacts
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
-
-    from .picture_facts import PictureFacts
-    from .trigger import Trigger
 
 
 @dataclass(frozen=True)
@@ -94,38 +93,6 @@ class TestData:
     shown: np.ndarray
     indices: np.ndarray
     split: str = "test"
-
-
-@dataclass(frozen=True)
-class Faults:
-    """What was planted, and so who is responsible for which predictions.
-
-    Attributes:
-        clients: the faulty clients.
-        flips: they are responsible for predictions of inputs of the first label as the second. Empty: nothing to look
-            for. Pairs of a label with itself are no fault.
-        exclusive: (client, label): nothing is wrong with that client, but it alone holds the label, so that it is
-            responsible for every correct prediction of it.
-        duplicates: clients that have the same data, so that they are responsible for everything in equal parts.
-        free_riders: clients that have trained on nothing, so that they are responsible for no prediction.
-        trigger: what a backdoor puts into inputs; None without one.
-    """
-
-    clients: tuple[int, ...]
-    flips: tuple[tuple[int, int], ...]  # (true label, label trained on)
-    exclusive: tuple[tuple[int, int], ...] = ()
-    duplicates: tuple[int, ...] = ()
-    free_riders: tuple[int, ...] = ()
-    trigger: Trigger | None = None
-
-    def responsible(self, labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-        """Which predictions the faulty clients are responsible for: bool `[n]`, of labels and predictions int `[n]`."""
-        import numpy as np
-
-        pairs = {(source, target) for source, target in self.flips if source != target}
-        return np.fromiter(
-            (pair in pairs for pair in zip(labels.tolist(), predictions.tolist(), strict=True)), bool, len(labels)
-        )
 
 
 @dataclass(frozen=True)

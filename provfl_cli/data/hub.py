@@ -6,14 +6,23 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import huggingface_hub
 
 from ..config.schema import Dataset
 from ..errors import InputError
+from ..imports import later
 from . import folder
 from .network import hub_endpoint, reachable
 from .split import Split
 from .splits import from_table
 from .tables import of_arrow
+
+if TYPE_CHECKING:
+    import datasets
+else:
+    datasets = later("datasets")
 
 COMMIT = re.compile(r"[/\\]([0-9a-f]{40})[/\\]")  # the folder of the library's cache that a dataset lies in
 
@@ -24,8 +33,6 @@ def read(dataset: Dataset) -> tuple[dict[str, Split], str]:
     Raises:
         InputError: the hub cannot be reached and nothing is cached (within seconds), or it has no such dataset.
     """
-    import datasets
-
     endpoint = hub_endpoint()
     online = not datasets.config.HF_HUB_OFFLINE and reachable(endpoint)
     with _offline(not online):
@@ -58,8 +65,6 @@ def read(dataset: Dataset) -> tuple[dict[str, Split], str]:
 
 def _snapshot(dataset: Dataset) -> Path | None:
     """The folder of the dataset's files in the hub's cache, where they were downloaded before."""
-    import huggingface_hub
-
     try:
         return Path(
             huggingface_hub.snapshot_download(
@@ -73,9 +78,6 @@ def _snapshot(dataset: Dataset) -> Path | None:
 @contextmanager
 def _offline(offline: bool) -> Iterator[None]:
     """Let the libraries read their caches only, for as long as this lasts: they would retry for half a minute."""
-    import datasets
-    import huggingface_hub
-
     before = huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
     if offline:
         huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True

@@ -7,47 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
+
+import lazy_loader as lazy
 
 from ..checks import CLIENT, LABEL, POSITIVE_FRACTION, in_range
-from ..config.schema import Config, Federation
+from ..config.blocks import Dataset, Evaluation
+from ..config.faults import Faults
+from ..config.share import Share
 from ..errors import InputError
+from ..fusion.federation import Federation
+from ..fusion.fuse import Fusion
 from ..fusion.submission import Submission
-from .federated import Faults
-from .partition import Share
 
 if TYPE_CHECKING:
-    pass
+    import numpy as np
+else:
+    np = lazy.load("numpy")
 
 NONE = Faults((), ())
 STREAM = 2  # of the run's seed; the partition has stream 0, the test set 1
-
-
-class Injection(Protocol):
-    """What an injection does, beside being a frozen dataclass of its settings."""
-
-    def check(self, federation: Federation) -> None:
-        """Raise InputError for client numbers that no client has."""
-
-    def fits(self, config: Config) -> None:
-        """Raise InputError where the rest of the configuration does not go with it."""
-
-    @property
-    def seen_in(self) -> str | None:
-        """What `evaluation.inputs=faults` stands for, such as `wrong`; None where nothing is planted to look for."""
-
-    def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
-        """Return the shares as the clients train on them, and what was planted; random choices follow from `seed`.
-
-        Raises:
-            InputError: a client that is not among `shares`, a label that does not exist or that nobody holds.
-        """
-
-    def acts(self) -> dict[str, object]:
-        """What determines how clients change the models that they return; empty where they return what they trained."""
-
-    def returned(self, submission: Submission) -> None:
-        """Change the weights that a client returns in place."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +36,9 @@ class NoInjection:
     def check(self, federation: Federation) -> None:
         """Nothing to check."""
 
-    def fits(self, config: Config) -> None:
+    def fits(self, dataset: Dataset, evaluation: Evaluation, fusion: Fusion) -> None:
         """Triggered inputs need a trigger."""
-        if config.evaluation.inputs == "triggered" and getattr(self, "trigger", None) is None:
+        if evaluation.inputs == "triggered" and getattr(self, "trigger", None) is None:
             raise InputError(
                 "evaluation.inputs=triggered: nothing here puts a trigger into inputs: injection=backdoor, or "
                 "evaluation.inputs=wrong"
@@ -123,9 +102,7 @@ class LabelFlip(NoInjection):
             check_numbers("injection.clients", self.clients, federation)
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
-        """See `Injection`."""
-        import numpy as np
-
+        """See `config.parts.Injection`."""
         pairs = dict.fromkeys(range(1, classes), 0) if self.mapping == "all_to_zero" else dict(self.mapping)
         for label in {*pairs, *pairs.values()}:
             check_label("injection.mapping", label, classes)
@@ -171,9 +148,7 @@ class NoisyLabels(NoInjection):
         check_numbers("injection.clients", self.clients, federation)
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
-        """See `Injection`."""
-        import numpy as np
-
+        """See `config.parts.Injection`."""
         require_kept("injection.clients", self.clients, shares)
         changed, flips = [], set[tuple[int, int]]()
         for share in shares:
@@ -208,7 +183,7 @@ class ExclusiveLabel(NoInjection):
             check_numbers("injection.client", self.client, federation)
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
-        """See `Injection`."""
+        """See `config.parts.Injection`."""
         check_label("injection.label", self.label, classes)
         held = {share.client: int((share.labels == self.label).sum()) for share in shares}
         holders = [client for client, count in held.items() if count]
@@ -248,7 +223,7 @@ class Duplicate(NoInjection):
         check_numbers("injection.copies", self.copies, federation)
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
-        """See `Injection`."""
+        """See `config.parts.Injection`."""
         require_kept("injection.client", [self.client], shares)
         require_kept("injection.copies", self.copies, shares)
         original = next(share for share in shares if share.client == self.client)

@@ -6,13 +6,14 @@ This is no collected corpus: every text is built here from CLDR's names of terri
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+
+import numpy as np
+from babel import Locale
+from babel.core import get_cldr_version
+from babel.lists import format_list
 
 from .embedded import SPLIT_SEED
 from .examples import Examples, fingerprint
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # Relatives, so that neither the alphabet nor a single word gives the answer away: Danish and Norwegian share "og",
 # Italian and Portuguese "e", and hundreds of names are the same in several of the ten.
@@ -31,11 +32,6 @@ def languages() -> Examples:
     The test set is fair: its names are those of territories, languages and currencies that occur in no training text,
     in none of the ten languages. What the two have in common is spelling, endings and the word for "and".
     """
-    import numpy as np
-    from babel import Locale
-    from babel.core import get_cldr_version
-    from babel.lists import format_list
-
     rng = np.random.default_rng(SPLIT_SEED)
     locales = [Locale.parse(code) for code in LOCALES]
     names = [_names(locale) for locale in locales]

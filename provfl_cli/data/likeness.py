@@ -13,10 +13,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 SAMPLE = 2000  # pictures looked at, evenly spaced
 SAMPLE_VALUES = 4_000_000  # fewer where they are large, but SAMPLE_LEAST
@@ -68,8 +67,6 @@ class Look:
 
 def look_of(pixels: np.ndarray, shapes: frozenset[tuple[int, int]] = frozenset()) -> Look:
     """What pictures uint8 `[n, height, width, channels]` look like; `shapes` are the (height, width) they came in."""
-    import numpy as np
-
     seen = _sample(pixels)
     counts = np.bincount(seen.reshape(-1), minlength=256)
     moments = [_moments(seen[..., channel]) for channel in range(seen.shape[-1])]
@@ -93,8 +90,6 @@ def look_of(pixels: np.ndarray, shapes: frozenset[tuple[int, int]] = frozenset()
 
 def measures(pixels: np.ndarray) -> dict[str, np.ndarray]:
     """The measures of pictures uint8 `[n, height, width, channels]`, each float `[n]`."""
-    import numpy as np
-
     channels = [pixels[..., channel] for channel in range(pixels.shape[3])]  # their axis is too short to be fast
     grey: np.ndarray = reduce(np.add, [channel.astype(np.float32) for channel in channels]) / np.float32(len(channels))
     contrast = grey.std(axis=(1, 2))
@@ -112,10 +107,8 @@ def measures(pixels: np.ndarray) -> dict[str, np.ndarray]:
 
 def constant(pixels: np.ndarray) -> np.ndarray:
     """Which pictures uint8 `[n, height, width, channels]` are one colour throughout: bool `[n]`."""
-    import numpy as np
-
     few = pixels[:, ::4, ::4]  # nearly all are ruled out by these
-    same = (few == few[:, :1, :1]).all(axis=(1, 2, 3))
+    same: np.ndarray = (few == few[:, :1, :1]).all(axis=(1, 2, 3))
     for number in np.flatnonzero(same):
         same[number] = (pixels[number] == pixels[number, :1, :1]).all()
     return same
@@ -123,8 +116,6 @@ def constant(pixels: np.ndarray) -> np.ndarray:
 
 def blank(pixels: np.ndarray, names: Callable[[int], str]) -> tuple[str, ...]:
     """A sentence where pictures uint8 `[n, height, width, channels]` are one colour throughout; `names` by number."""
-    import numpy as np
-
     empty = np.flatnonzero(constant(pixels)).tolist()
     if not empty:
         return ()
@@ -212,17 +203,15 @@ def from_values(values: Mapping[str, Any]) -> Look:
 
 def _sample(pixels: np.ndarray) -> np.ndarray:
     """Some of the pictures, evenly spaced."""
-    import numpy as np
-
     room = max(SAMPLE_VALUES // max(pixels[0].size, 1), SAMPLE_LEAST)
     count = min(len(pixels), SAMPLE, room)
-    return pixels[np.linspace(0, len(pixels) - 1, count).round().astype(int)]
+    chosen = np.linspace(0, len(pixels) - 1, count).round().astype(int)
+    sample: np.ndarray = pixels[chosen]
+    return sample
 
 
 def _moments(values: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation of uint8 values, from their histogram."""
-    import numpy as np
-
     counts = np.bincount(values.reshape(-1), minlength=256)
     greys = np.arange(256)
     mean = float(counts @ greys / counts.sum())

@@ -5,21 +5,32 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
+import numpy as np
 
 from ..config import schema
+from ..config.faults import Faults
+from ..config.share import Share
 from ..config.targets import check_call, imported_function
+from ..config.trigger import Trigger
 from ..errors import InputError
 from . import folder, hub, medical
 from .checkpoint import resolve
 from .decode import decode, resize
 from .encoding import Encoding, picture_encoding, text_encoding
 from .examples import Examples, stratified
-from .federated import ClientData, Encode, Faults, FederatedData, Source, TestData
+from .federated import ClientData, Encode, FederatedData, Source, TestData
 from .likeness import blank
-from .partition import Share, deal, drop_small, limit, require_enough
+from .partition import deal, drop_small, limit, require_enough
 from .pixel_scale import Reading
 from .splits import to_examples
-from .trigger import Trigger
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.load("torch")
 
 TEST_STREAM = 1  # of the run's seed; the partition has stream 0
 EMBEDDED = "dataset.embedded"
@@ -148,8 +159,6 @@ def _read(dataset: schema.Dataset, size: int) -> Examples:
 
 def _embedded(dataset: schema.Dataset, size: int) -> Examples:
     """Examples that a function returns (`dataset.embedded`)."""
-    import numpy as np
-
     examples = imported_function(str(dataset.embedded), EMBEDDED, ASKS)()
     if not isinstance(examples, Examples):
         raise InputError(f"{EMBEDDED}={dataset.embedded}: returns {type(examples).__name__}: {ASKS}")
@@ -183,9 +192,6 @@ def _scaled(examples: Examples, size: int) -> Examples:
 
 def _client(share: Share, examples: Examples, encode: Encode, faults: Faults) -> ClientData:
     """A client's tensors; label counts are those of the labels that it trains on, which for a free rider are none."""
-    import numpy as np
-    import torch
-
     inputs = examples.train_inputs[share.indices]  # a copy
     if share.triggered is not None and faults.trigger is not None:
         inputs[share.triggered] = faults.trigger.stamp(inputs[share.triggered])
@@ -200,9 +206,6 @@ def _client(share: Share, examples: Examples, encode: Encode, faults: Faults) ->
 
 def _test(examples: Examples, dataset: schema.Dataset, encode: Encode, seed: int) -> TestData:
     """The server's test set: above the cap a random choice by `seed` in which every label keeps its share."""
-    import numpy as np
-    import torch
-
     labels, rng = examples.test_labels, np.random.default_rng([seed, TEST_STREAM])
     if dataset.max_test_examples < len(labels):
         indices = stratified(labels, dataset.max_test_examples, rng)
@@ -214,9 +217,6 @@ def _test(examples: Examples, dataset: schema.Dataset, encode: Encode, seed: int
 
 def _triggered(test: TestData, trigger: Trigger, encode: Encode) -> TestData:
     """Copies of the test examples with the trigger, without those whose label is the trigger's own anyway."""
-    import numpy as np
-    import torch
-
     others = np.flatnonzero(test.labels.numpy() != trigger.label)
     shown = trigger.stamp(test.shown[others])
     return TestData(encode(shown), test.labels[torch.from_numpy(others)], shown, test.indices[others], "triggered")

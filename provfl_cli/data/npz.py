@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..bounded import Oversized, check_zip
 from ..errors import InputError
 from .picture_shape import CHANNELS
 from .split import Split
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def read(file: Path, names: tuple[str, ...] | None = None) -> dict[str, Split]:
@@ -25,10 +24,6 @@ def read(file: Path, names: tuple[str, ...] | None = None) -> dict[str, Split]:
         InputError: a file that cannot be read, other arrays or shapes; MedMNIST's three-dimensional and its
             multi-label sets are not supported.
     """
-    import zipfile
-
-    import numpy as np
-
     splits = {}
     try:
         check_zip(file)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InputError
 from .labels import UNLABELLED, WHOLE, Classes, check_fractions, check_spelling, kind, read_written
-
-if TYPE_CHECKING:
-    from .split import Split
+from .split import Split
 
 ROW = re.compile(r"(.*) row ([0-9]+)", re.DOTALL)
 

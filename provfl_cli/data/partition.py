@@ -8,35 +8,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import lazy_loader as lazy
 
 from ..checks import COUNT, Range, in_range
-from ..config.schema import Federation
+from ..config.parts import Partition
+from ..config.share import Share
 from ..errors import InputError
-from ..imports import put_off
+from ..fusion.federation import Federation
+from ..imports import later, put_off
 
 if TYPE_CHECKING:
+    import datasets
+    import flwr_datasets
     import numpy as np
     from flwr_datasets.partitioner import Partitioner
-
-
-@dataclass(frozen=True)
-class Share:
-    """One client's examples: positions in the training set and the labels that it trains on, both int64 `[n]`.
-
-    `triggered` bool `[n]`: which of them carry a backdoor's trigger; None: none.
-    """
-
-    client: int
-    indices: np.ndarray
-    labels: np.ndarray
-    triggered: np.ndarray | None = None
-
-    def only(self, kept: np.ndarray) -> Share:
-        """The examples that `kept` (a mask or positions) selects."""
-        triggered = None if self.triggered is None else self.triggered[kept]
-        return replace(self, indices=self.indices[kept], labels=self.labels[kept], triggered=triggered)
+else:
+    datasets, flwr_datasets, np = later("datasets"), later("flwr_datasets"), lazy.load("numpy")
 
 
 @dataclass(frozen=True)
@@ -62,17 +52,6 @@ class Limits:
             raise InputError("federation.clients=1: give 2 or more, there is nobody to tell apart")
 
 
-class Partition(Protocol):
-    """What a partition does; see `Iid` for the smallest one."""
-
-    max_examples_per_client: int | None
-    min_examples_per_label: int
-    min_examples_per_client: int
-
-    def partitioner(self, labels: np.ndarray, clients: int, seed: int) -> Partitioner:
-        """Return the partitioner for training `labels`; InputError where they do not allow it."""
-
-
 @dataclass(frozen=True)
 class Dirichlet(Limits):
     """Each label's shares over the clients are drawn from a Dirichlet distribution (Yurochkin et al. 2019)."""
@@ -83,15 +62,13 @@ class Dirichlet(Limits):
 
     def partitioner(self, labels: np.ndarray, clients: int, seed: int) -> Partitioner:
         """See `Partition`."""
-        from flwr_datasets.partitioner import DirichletPartitioner
-
         if self.min_partition_size * clients > len(labels):
             raise InputError(
                 f"partition.min_partition_size={self.min_partition_size}: {clients} clients would need "
                 f"{self.min_partition_size * clients:,} examples, there are {len(labels):,}: "
                 f"at most {len(labels) // clients}"
             )
-        return DirichletPartitioner(
+        return flwr_datasets.partitioner.DirichletPartitioner(
             num_partitions=clients,
             partition_by="label",
             alpha=float(self.alpha),
@@ -109,14 +86,12 @@ class Pathological(Limits):
 
     def partitioner(self, labels: np.ndarray, clients: int, seed: int) -> Partitioner:
         """See `Partition`."""
-        from flwr_datasets.partitioner import PathologicalPartitioner
-
         classes = len(set(labels.tolist()))
         if self.classes_per_client > classes:
             raise InputError(
                 f"partition.classes_per_client={self.classes_per_client}: the training set has {classes} classes"
             )
-        return PathologicalPartitioner(
+        return flwr_datasets.partitioner.PathologicalPartitioner(
             num_partitions=clients,
             partition_by="label",
             num_classes_per_partition=self.classes_per_client,
@@ -133,14 +108,12 @@ class Shard(Limits):
 
     def partitioner(self, labels: np.ndarray, clients: int, seed: int) -> Partitioner:
         """See `Partition`."""
-        from flwr_datasets.partitioner import ShardPartitioner
-
         if self.shards_per_client * clients > len(labels):
             raise InputError(
                 f"partition.shards_per_client={self.shards_per_client}: {clients} clients would need "
                 f"{self.shards_per_client * clients:,} examples, there are {len(labels):,}"
             )
-        return ShardPartitioner(
+        return flwr_datasets.partitioner.ShardPartitioner(
             num_partitions=clients,
             partition_by="label",
             num_shards_per_partition=self.shards_per_client,
@@ -154,9 +127,7 @@ class Iid(Limits):
 
     def partitioner(self, labels: np.ndarray, clients: int, seed: int) -> Partitioner:
         """See `Partition`."""
-        from flwr_datasets.partitioner import IidPartitioner
-
-        return IidPartitioner(num_partitions=clients)
+        return flwr_datasets.partitioner.IidPartitioner(num_partitions=clients)
 
 
 def deal(partition: Partition, labels: np.ndarray, clients: int, seed: int) -> tuple[Share, ...]:
@@ -167,16 +138,13 @@ def deal(partition: Partition, labels: np.ndarray, clients: int, seed: int) -> t
     Raises:
         InputError: the training set does not allow this partition; the message says what to change.
     """
-    import numpy as np
-    from datasets import Dataset
-
     if clients > len(labels):
         raise InputError(f"federation.clients={clients}: more than the {len(labels):,} training examples")
     with put_off("flwr_datasets.visualization"):  # it imports plotting libraries
         partitioner = partition.partitioner(labels, clients, seed)
     order = np.random.default_rng([seed, 0]).permutation(len(labels))
     # Labels and positions only: partitioners copy what they are given, and sort it.
-    partitioner.dataset = Dataset.from_dict({"label": labels[order], "index": order})
+    partitioner.dataset = datasets.Dataset.from_dict({"label": labels[order], "index": order})
     name = type(partition).__name__.lower()
     try:
         # A share of 0 among clients of which all others are full divides by zero, and would go on with nonsense.
@@ -206,8 +174,6 @@ def deal(partition: Partition, labels: np.ndarray, clients: int, seed: int) -> t
 
 def limit(shares: Sequence[Share], partition: Partition) -> tuple[Share, ...]:
     """Cap every share, then drop from each client the labels that it holds too rarely."""
-    import numpy as np
-
     limited = []
     for share in shares:
         capped = share.only(np.arange(len(share.labels))[: partition.max_examples_per_client])

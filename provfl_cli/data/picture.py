@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from PIL.ImageFile import ImageFile
+from PIL import Image
+from PIL.ImageFile import ImageFile
 
 MOST_PIXELS = 1 << 26  # 8,192 x 8,192: 200 MB in memory
 # Formats that Pillow decodes itself: for others it starts programs (Ghostscript for EPS), whatever a file is called.
@@ -23,8 +22,6 @@ def open_picture(source: Path | bytes) -> ImageFile:
         ValueError: it has more than `MOST_PIXELS`, as its header says.
         OSError: it cannot be read.
     """
-    from PIL import Image
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own limits, which are said below
         try:
@@ -43,7 +40,5 @@ def _too_large() -> str:
 
 
 def _known() -> list[str]:
-    from PIL import Image
-
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ..errors import InputError
 from .pixels import Stored, Wanted, arranged
-
-if TYPE_CHECKING:
-    import numpy as np
 
 DEPTHS = (10, 12, 14, 16)  # bits that cameras and scanners have, beside 8
 WHITE, BLACK = 255, 0
@@ -27,15 +26,14 @@ class Levels:
 
     def pixels(self, values: np.ndarray) -> np.ndarray:
         """The numbers as uint8, in their shape; what lies outside is cut off."""
-        import numpy as np
-
         if self.bits is not None and values.dtype.kind != "f":
             return (values.clip(0, 2**self.bits - 1) >> (self.bits - 8)).astype(np.uint8)
         if (self.low, self.high) == (0, 255) and values.dtype.kind != "f":
             return values.clip(0, 255).astype(np.uint8)
         span = self.high - self.low
-        scaled = (values.astype(np.float64) - self.low) * (255 / span if span else 0.0)
-        return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+        scaled: np.ndarray = (values.astype(np.float64) - self.low) * (255 / span if span else 0.0)
+        pixels: np.ndarray = np.rint(scaled.clip(0, 255)).astype(np.uint8)
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -132,8 +130,6 @@ def pixels_of(stored: Stored, reading: Reading, where: str) -> np.ndarray:
     Raises:
         InputError: nothing tells where its channels stand, or its type lost what the set needs.
     """
-    import numpy as np
-
     values, alpha = stored.values, stored.alpha
     if stored.layout == "either":
         if reading.channels_first is None:
@@ -154,7 +150,8 @@ def pixels_of(stored: Stored, reading: Reading, where: str) -> np.ndarray:
     if alpha is None or (alpha.size == 1 and reading.background is None):
         return values
     background = WHITE if reading.background is None else reading.background
-    return np.rint(values * alpha + background * (1 - alpha)).astype(np.uint8)
+    drawn: np.ndarray = np.rint(values * alpha + background * (1 - alpha)).astype(np.uint8)
+    return drawn
 
 
 def as_values(reading: Reading) -> dict[str, Any]:

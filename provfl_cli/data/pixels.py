@@ -6,13 +6,21 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import lazy_loader as lazy
+import numpy as np
+from PIL import ImageOps, UnidentifiedImageError
+from PIL.Image import Image as Picture
+
 from ..errors import InputError
+from ..imports import later
 from .picture import open_picture
 from .picture_shape import layout_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image as Picture
+    import torch
+    import torchvision
+else:
+    torch, torchvision = lazy.load("torch"), later("torchvision")
 
 GREY_MODES = ("1", "L", "LA", "La")
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -82,9 +90,6 @@ def read(where: str, cell: Any, wanted: Wanted = ALL) -> Stored:
     Raises:
         InputError: it cannot be read.
     """
-    import numpy as np
-    from PIL import UnidentifiedImageError
-
     try:
         if isinstance(cell, np.ndarray):
             return _array(cell, wanted)
@@ -100,8 +105,6 @@ def read(where: str, cell: Any, wanted: Wanted = ALL) -> Stored:
 
 def arranged(values: np.ndarray, layout: str, wanted: Wanted = ALL) -> tuple[np.ndarray, np.ndarray | None]:
     """Values `[height, width, 1 or 3]` and alpha (see `Stored`) of an array with channels `first`, `last` or none."""
-    import numpy as np
-
     if values.ndim == 2:
         return values[..., np.newaxis], None
     if layout == "first":
@@ -112,8 +115,6 @@ def arranged(values: np.ndarray, layout: str, wanted: Wanted = ALL) -> tuple[np.
 
 
 def _of_lists(cell: list[Any]) -> np.ndarray:
-    import numpy as np
-
     try:
         return np.asarray(cell)
     except ValueError:
@@ -121,8 +122,6 @@ def _of_lists(cell: list[Any]) -> np.ndarray:
 
 
 def _array(values: np.ndarray, wanted: Wanted, kind: str = "") -> Stored:
-    import numpy as np
-
     layout = layout_of(values.shape)
     if values.dtype.kind not in "biuf":
         raise ValueError("holds values that are no numbers")
@@ -142,8 +141,6 @@ def _alpha(alpha: np.ndarray, wanted: Wanted, full: int | None = None) -> np.nda
 
     `full` is opaque; None: the largest value that its range has room for.
     """
-    import numpy as np
-
     if not wanted.transparent or not alpha.size:
         return None
     low, high = alpha.min(), alpha.max()
@@ -161,8 +158,6 @@ def _without(values: np.ndarray, colour: Any, wanted: Wanted) -> tuple[np.ndarra
 
     Its pixels become 0: the colour tells nothing about the scale of the others.
     """
-    import numpy as np
-
     if colour is None or not (wanted.transparent and wanted.complete):
         return values, None
     seen = (values != np.asarray(colour, dtype=np.int64)).any(axis=-1, keepdims=True)
@@ -170,8 +165,6 @@ def _without(values: np.ndarray, colour: Any, wanted: Wanted) -> tuple[np.ndarra
 
 
 def _file(source: Any, wanted: Wanted) -> Stored:
-    import numpy as np
-
     with open_picture(source) as picture:
         deep = picture.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in picture.tile[:1])
         picture.load()
@@ -197,16 +190,12 @@ def _file(source: Any, wanted: Wanted) -> Stored:
 
 def _inverted(picture: Picture, bits: int) -> Stored:
     """A TIFF whose 0 is white: Pillow turns only those of up to 8 bits around."""
-    import numpy as np
-
     if picture.mode == "F" or bits > 16:
         raise ValueError(f"a TIFF of {bits}-bit numbers of which 0 is white (WhiteIsZero): save it with 0 as black")
     return Stored((2**bits - 1 - np.asarray(picture)[..., np.newaxis].astype(np.int32)).clip(0), "integers")
 
 
 def _decoded(picture: Picture, wanted: Wanted) -> Stored:
-    import numpy as np
-
     mode = picture.mode
     if mode == "F":
         return Stored(np.asarray(picture)[..., np.newaxis], "fractions")
@@ -245,8 +234,6 @@ def _orientation(picture: Picture) -> int:
 
 def _upright(picture: Picture) -> Picture:
     """The picture turned as EXIF says; itself where it is upright."""
-    from PIL import ImageOps
-
     if _orientation(picture) == 1:
         return picture
     turned = ImageOps.exif_transpose(picture)
@@ -258,14 +245,12 @@ def _deep_png(source: Any) -> np.ndarray | None:
 
     None where torchvision was built without it.
     """
-    import numpy as np
-    import torch
-    from torchvision.io import ImageReadMode, decode_image
-
     encoded = source.read_bytes() if isinstance(source, Path) else source
     try:
         with warnings.catch_warnings(action="ignore"):  # it is to move to a package of its own
-            tensor = decode_image(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+            tensor: torch.Tensor = torchvision.io.decode_image(
+                torch.frombuffer(bytearray(encoded), dtype=torch.uint8), torchvision.io.ImageReadMode.UNCHANGED
+            )
     except RuntimeError:
         return None
     return np.moveaxis(tensor.numpy(), 0, -1)
@@ -273,8 +258,6 @@ def _deep_png(source: Any) -> np.ndarray | None:
 
 def _deep(values: np.ndarray, orientation: int, colour: Any, wanted: Wanted) -> Stored:
     """What `_deep_png` read; the last of 2 or 4 channels is alpha, `colour` is transparent where there is none."""
-    import numpy as np
-
     turned = _turned(values, orientation)
     colours = 1 if turned.shape[-1] < 3 else 3
     pixels = np.ascontiguousarray(turned[..., :colours])

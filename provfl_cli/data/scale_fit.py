@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 from ..errors import InputError
-from .pixel_scale import spelled
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from .pixel_scale import Reading
+from .pixel_scale import Reading, spelled
 
 BLACKENED = 16  # a picture that reaches less than one in so many of the scale is nearly black: 12 bits among 16
 DIMMED = 4  # 12 bits among 14

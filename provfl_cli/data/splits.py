@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ..config.schema import Dataset
 from ..errors import InputError
@@ -17,9 +19,6 @@ from .numbering import numbered
 from .picture_paths import Places
 from .split import Split
 from .tables import Table, input_columns
-
-if TYPE_CHECKING:
-    import numpy as np
 
 TEST_SPLITS = ("test", "validation", "valid", "val", "dev", "eval")
 HOLD_OUT_SEED = 20231213  # fixed, as in `embedded`: what is held out does not depend on the run's seed
@@ -83,8 +82,6 @@ def to_examples(splits: dict[str, Split], dataset: Dataset, size: int, where: st
     Raises:
         InputError: no train split, labels that are missing or no labels, fewer than two classes, unreadable pictures.
     """
-    import numpy as np
-
     train = splits.get("train")
     if train is None or not train.cells:
         raise InputError(f"{where}: no training examples (splits found: {', '.join(splits) or 'none'})")
@@ -171,8 +168,6 @@ def _untested(names: tuple[str, ...], labels: np.ndarray) -> tuple[str, ...]:
 
 def _texts(cells: Sequence[tuple[str, Any]], digest: Any) -> np.ndarray:
     """Strings `[n]` of dtype object, taken by `digest`."""
-    import numpy as np
-
     texts = np.array([text for _, text in cells], dtype=object)
     digest_content(digest, texts)
     return texts

@@ -7,16 +7,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..bounded import Oversized
 from ..bounded_tables import check_dataset
 from ..config.schema import Dataset
 from ..errors import InputError
 from . import separated
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # In the order in which a folder is searched: a hub snapshot's parquet files come with bookkeeping in JSON.
 FORMATS = {".parquet": "parquet", ".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSON lines", ".json": "JSON"}
@@ -61,8 +61,6 @@ def read_table(file: Path, dataset: Dataset) -> Table:
     suffix, columns = file.suffix.lower(), [*input_columns(dataset), dataset.label_column]
     try:
         if suffix == ".parquet":
-            import pyarrow.parquet as pq
-
             check_dataset(file)
             return of_arrow(pq.read_table(file, partitioning=None), dataset)
         if suffix in (".csv", ".tsv"):
@@ -87,8 +85,6 @@ def column_names(file: Path, dataset: Dataset) -> Sequence[str]:
                 record = json.loads(next((line for line in stream if not line.isspace()), "{}"))
             return tuple(record) if isinstance(record, dict) else ()
         if file.suffix.lower() == ".parquet":
-            import pyarrow.parquet as pq
-
             check_dataset(file)
             return tuple(pq.read_schema(file).names)
         return read_table(file, dataset).names

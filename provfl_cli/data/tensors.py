@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
+import numpy as np
+
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
+    import torch
     from torch import Tensor
+else:
+    torch = lazy.load("torch")
 
 
 def to_tensor(pixels: np.ndarray, mean: list[float], std: list[float]) -> Tensor:
@@ -19,8 +24,6 @@ def to_tensor(pixels: np.ndarray, mean: list[float], std: list[float]) -> Tensor
     Raises:
         InputError: another number of values.
     """
-    import torch
-
     channels = pixels.shape[-1]
     if len(mean) not in (1, channels):
         raise InputError(

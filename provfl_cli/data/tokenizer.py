@@ -11,15 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
 from ..errors import InputError
+from ..imports import later
+from .federated import Encode
 from .rust import panics_caught
 
 if TYPE_CHECKING:
-    import numpy as np
-    from tokenizers import Tokenizer
+    import torch
+    import transformers
     from torch import Tensor
-
-    from .federated import Encode
+else:
+    torch, transformers = lazy.load("torch"), later("transformers")
 
 PAD, CLS, SEP = "<pad>", "<cls>", "<sep>"
 CHUNK = 4096  # texts encoded at a time: the library's own records of a text take far more memory than its tokens
@@ -32,8 +38,6 @@ def trained(texts: Sequence[str], vocabulary: int, max_tokens: int) -> str:
     and ends with `<sep>`: models like BERT classify at the first token, those like GPT at the last one. Returns the
     tokenizer's JSON; the same texts give the same JSON.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
     _settle_threads()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -61,9 +65,6 @@ def own(folder: Path, max_tokens: int) -> str:
     Raises:
         InputError: no tokenizer there, or one that the `tokenizers` library does not run.
     """
-    import transformers
-    from tokenizers import Tokenizer
-
     _settle_threads()
     try:
         with panics_caught():
@@ -96,9 +97,6 @@ def from_json(tokenizer: str) -> Encode:
     loaded, padding = _loaded(tokenizer)
 
     def encode(texts: np.ndarray) -> Tensor:
-        import numpy as np
-        import torch
-
         _settle_threads()
         with panics_caught():
             rows = [
@@ -130,8 +128,6 @@ def _finished(tokenizer: Tokenizer, padding: str, max_tokens: int) -> str:
 
 def _loaded(tokenizer: str) -> tuple[Tokenizer, int]:
     """The library's tokenizer, which does not pad itself, and the padding token."""
-    from tokenizers import Tokenizer
-
     with panics_caught():
         loaded = Tokenizer.from_str(tokenizer)
     assert loaded.padding is not None  # see `_finished`

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pandas as pd
 
-from ..data.federated import Faults
+from ..config.faults import Faults
 from .contributions import TRACE, Trace, traces
 from .ranking import Order, hit, ndcg, no_order, order, spearman
 
@@ -262,7 +262,8 @@ def _gap(contributions: np.ndarray) -> np.ndarray:
         return np.full(len(contributions), np.nan)
     second, best = np.partition(contributions, -2, axis=1)[:, -2:].T
     total = np.abs(contributions).sum(axis=1)
-    return (best - second) / np.where(total > 0, total, 1.0)
+    gap: np.ndarray = (best - second) / np.where(total > 0, total, 1.0)
+    return gap
 
 
 def _mean(values: np.ndarray) -> float:

@@ -70,7 +70,8 @@ def ndcg(order: Order, gains: np.ndarray) -> np.ndarray:
     expected = (summed[order.last] - summed[order.first - 1]) / (order.last - order.first + 1)
     best = np.sort(gains, axis=1)[:, ::-1] @ discount
     with np.errstate(invalid="ignore"):
-        return (gains * expected).sum(axis=1) / np.where(best > 0, best, np.nan)
+        gained: np.ndarray = (gains * expected).sum(axis=1) / np.where(best > 0, best, np.nan)
+    return gained
 
 
 def spearman(order: Order, values: np.ndarray) -> np.ndarray:
@@ -86,7 +87,8 @@ def spearman(order: Order, values: np.ndarray) -> np.ndarray:
 
 
 def _centred(values: np.ndarray) -> np.ndarray:
-    return values - values.mean(axis=1, keepdims=True)
+    centred: np.ndarray = values - values.mean(axis=1, keepdims=True)
+    return centred
 
 
 def _ranks(values: np.ndarray, ties: Literal["min", "max", "average"]) -> np.ndarray:

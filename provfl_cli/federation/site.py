@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import schema
+from ..config.parts import Injection
 from ..data.federated import ClientData, FederatedData, Texts
-from ..data.injection import AS_TRAINED, Injection
+from ..data.injection import AS_TRAINED
 from ..errors import RunError
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import Privacy

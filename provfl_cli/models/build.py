@@ -7,13 +7,18 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+import lazy_loader as lazy
+
 from ..config.schema import Model
 from ..config.targets import check_call, imported_function
 from ..data.federated import Form, Pictures, Texts
 from ..errors import InputError, brief, did_you_mean
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+else:
+    torch = lazy.load("torch")
 
 
 KEY = "model._target_"
@@ -39,8 +44,6 @@ def build(model: Model, form: Form, classes: int, seed: int) -> nn.Module:
         InputError: no such function, one that cannot be called so or returns no module, an option that it does not
             take, or what the function itself refuses.
     """
-    import torch
-
     function, values = _call(model, {"classes": classes, **asdict(form)})
     if isinstance(form, Pictures) and form.image_size < model.min_image_size:
         raise InputError(

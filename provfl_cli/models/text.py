@@ -6,12 +6,18 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, did_you_mean
+from ..imports import later
+
+if TYPE_CHECKING:
+    import transformers
+else:
+    transformers = later("transformers")
 
 OURS = ("num_labels", "vocab_size", "pad_token_id")  # fields of a network's config that follow from the data
 # Of those that say nothing about how it computes: labels, versions, and where it came from.
@@ -107,30 +113,28 @@ def published_settings(folder: Path) -> dict[str, Any]:
 
 def _plain(settings: Any) -> dict[str, Any]:
     """What an architecture has of its own among its settings: nothing that names code or files."""
-    from transformers import AutoConfig
-
-    known = AutoConfig.for_model(settings.model_type).to_dict()
+    known = transformers.AutoConfig.for_model(settings.model_type).to_dict()
     fields = {name: value for name, value in settings.to_dict().items() if name in known and name not in ASIDE}
     return {"architecture": settings.model_type, "config": json.loads(json.dumps(fields))}
 
 
 def _settings(checkpoint: str | None, architecture: str | None, changes: dict[str, Any]) -> Any:
     """The configuration of the checkpoint, or the default one of the architecture, with `changes` made."""
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN
-
     if checkpoint is None and not architecture:
         raise InputError(
             "model.architecture is missing: weights from the seed need model.architecture=bert or another; published "
             "ones bring it along (model.checkpoint=HUB_ID or a folder, model.pretrained=true)"
         )
-    if architecture is not None and architecture not in KNOWN:
-        raise InputError(f"model.architecture={architecture}: {did_you_mean(architecture, KNOWN)}")
+    known = transformers.models.auto.modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    if architecture is not None and architecture not in known:
+        raise InputError(f"model.architecture={architecture}: {did_you_mean(architecture, known)}")
     if checkpoint is None:
-        settings = AutoConfig.for_model(str(architecture))
+        settings = transformers.AutoConfig.for_model(str(architecture))
     else:
         try:
-            settings = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+            settings = transformers.AutoConfig.from_pretrained(
+                checkpoint, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             raise InputError(
                 f"model.checkpoint={checkpoint}: no config.json of a known architecture in it ({_reason(error)})"
@@ -140,7 +144,7 @@ def _settings(checkpoint: str | None, architecture: str | None, changes: dict[st
                 f"model.checkpoint={checkpoint}: is {settings.model_type}, not {architecture}: "
                 "model=hf takes any architecture, or choose another checkpoint"
             )
-        if settings.model_type not in KNOWN:
+        if settings.model_type not in known:
             raise InputError(
                 f"model.checkpoint={checkpoint}: transformers has no sequence classification for {settings.model_type}"
             )
@@ -154,7 +158,7 @@ def _settings(checkpoint: str | None, architecture: str | None, changes: dict[st
             )
     try:
         if checkpoint is None:  # not changed afterwards: fields that follow from others are filled in on the way
-            settings = AutoConfig.for_model(str(architecture), **changes)
+            settings = transformers.AutoConfig.for_model(str(architecture), **changes)
         else:
             settings.update(changes)
     except Exception as error:  # transformers checks types and ranges itself, with errors of its own
@@ -164,19 +168,15 @@ def _settings(checkpoint: str | None, architecture: str | None, changes: dict[st
 
 def _drawn(settings: Any, vocabulary: int, padding: int) -> Any:
     """A network with weights as its architecture draws them."""
-    from transformers import AutoModelForSequenceClassification
-
     settings.vocab_size, settings.pad_token_id = vocabulary, padding
-    return AutoModelForSequenceClassification.from_config(settings, dtype=torch.float32)
+    return transformers.AutoModelForSequenceClassification.from_config(settings, dtype=torch.float32)
 
 
 def _published(settings: Any, checkpoint: str, vocabulary: int, padding: int) -> Any:
     """A network with the weights in the folder `checkpoint`, but for a head of another number of classes."""
-    from transformers import AutoModelForSequenceClassification
-
     if not any(Path(checkpoint).glob("*.safetensors")):
         raise InputError(f"model.checkpoint={checkpoint}: no weights in it (*.safetensors); or model.pretrained=false")
-    network, loading = AutoModelForSequenceClassification.from_pretrained(
+    network, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
         checkpoint,
         config=settings,
         dtype=torch.float32,
@@ -253,8 +253,7 @@ def _reason(error: Exception) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Transformers says nothing within: it reports every weight that it draws, and shows bars."""
-    from transformers.utils import logging
-
+    logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,6 @@ from ..imports import put_off
 # Torch's compiler, for operators of detection models only.
 with put_off("torch._dynamo.utils", "is_compile_supported"):
     from torchvision import models
-
-if TYPE_CHECKING:
-    from torchvision.models import WeightsEnum
 
 NORMS = ("batch", "group")
 GROUPS = 32  # the number that Wu and He 2018, "Group Normalization", settle on
@@ -91,7 +87,7 @@ def _for_channels(conv: nn.Conv2d, channels: int, pretrained: bool) -> nn.Conv2d
     return new
 
 
-def _published(weights: WeightsEnum, name: str) -> dict[str, Tensor]:
+def _published(weights: models.WeightsEnum, name: str) -> dict[str, Tensor]:
     """The published tensors, from torch's cache or fetched into it."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     ways_out = f"model.pretrained=false, or put {cached.name} into {cached.parent}"

@@ -55,10 +55,10 @@ def checked_source(model: Any, source: Any) -> Source:
         raise InputError("model: is on the device meta, which holds no numbers: model.to_empty(device='cpu')")
     if not any(tensor.is_floating_point() for tensor in parameters.values()):
         raise InputError("model: has no parameter of floating-point numbers")
-    source = fitted(model, source)
-    if not parameters.keys() & source.weights().keys():
+    part: Source = fitted(model, source)
+    if not parameters.keys() & part.weights().keys():
         raise InputError("source: the round holds no parameter of the model, only tensors that are not attributed")
-    return source
+    return part
 
 
 def checked_inputs(inputs: Any) -> dict[str, Tensor]:

@@ -269,7 +269,8 @@ class Recorder(TorchFunctionMode):
                 return weight.view(*own) if weight.view else own[0]
 
             result = func(*map(seen, args), **{key: seen(value) for key, value in kwargs.items()})
-            return result if which is None else result[which]
+            chosen: Tensor = result if which is None else result[which]
+            return chosen
 
         for position, tensor in enumerate(outputs):
             if isinstance(tensor, Tensor) and tensor.is_floating_point():

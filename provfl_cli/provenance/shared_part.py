@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ..coverage import printable
 from ..errors import InputError
 from ..fusion.decomposition import Decomposition
-from .lineage import PLAIN, WEIGHTED, LineageRound
+from ..fusion.lineage import PLAIN, WEIGHTED
+from .lineage import LineageRound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

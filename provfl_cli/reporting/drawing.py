@@ -76,7 +76,8 @@ class Picture:
 
 def _lit(small: np.ndarray) -> np.ndarray:
     grey = small.mean(axis=2)
-    return grey > (grey.min() + grey.max()) / 2
+    lit: np.ndarray = grey > (grey.min() + grey.max()) / 2
+    return lit
 
 
 def _rgb(pixel: np.ndarray) -> str:

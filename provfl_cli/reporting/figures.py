@@ -16,8 +16,7 @@ from ..evaluation.contributions import Trace
 from ..harmless import harmless
 from ..results.run import RunContents
 from ..store.disk import replacing
-from .figure_files import default_style, figure_text
-from .lineage import COLOURS, MARKERS
+from .figure_files import COLOURS, MARKERS, default_style, figure_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -123,7 +123,8 @@ def _numbers(values: pd.Series[Any]) -> np.ndarray:
     """Which are finite numbers; none where the column's type is another."""
     if values.dtype.kind not in "iuf":
         return _all(values, False)
-    return np.isfinite(values.to_numpy(dtype=np.float64))
+    finite: np.ndarray = np.isfinite(values.to_numpy(dtype=np.float64))
+    return finite
 
 
 def _whole(values: pd.Series[Any]) -> np.ndarray:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..data.federated import Faults, FederatedData
+from ..config.faults import Faults
+from ..data.federated import FederatedData
 from ..evaluation.fading import Fading, fading
 from ..evaluation.metrics import localization
 from ..federation.participation import Roster

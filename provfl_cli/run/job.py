@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..attribution.method import Case
+from ..attribution.method import Case, attributions
 from ..config.environment import EnvironmentValue, masked
 from ..config.schema import Config
 from ..config.validate import provenance_preset
@@ -111,7 +111,8 @@ def run(config: Config, folder: Path) -> None:
                     device=device,
                     steps=steps_made(examples, stored, federation, config.seed) if config.attribution else (),
                 )
-                traced.append(trace_round(case, chosen, data, presets, config.attribution, lineage, evaluation.repeats))
+                rivals = attributions(config.attribution)
+                traced.append(trace_round(case, chosen, data, presets, rivals, lineage, evaluation.repeats))
                 link_rounds(folder, stored)
                 history, key = stored.history, stored.folder.parent.parent.name
         write_jsonl(folder / "metrics.jsonl", map(asdict, watch.history or history))

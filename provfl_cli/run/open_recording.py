@@ -19,6 +19,7 @@ from ..config.targets import working_folder_searched
 from ..config.validate import model_option, provenance_preset
 from ..data.federated import Form, Pictures
 from ..errors import InputError, RunError, brief, did_you_mean
+from ..fusion.fuse import Fusion
 from ..fusion.privacy import NoPrivacy
 from ..models.build import build
 from ..provenance.checks import check_finite_inputs
@@ -88,7 +89,7 @@ def open_recorded(folder: Path, model: str | None, data: str | None) -> OpenFede
     )
 
 
-def _fusion(folder: Path, recorded: RecordedFederation) -> Any | None:
+def _fusion(folder: Path, recorded: RecordedFederation) -> Fusion | None:
     """How the rounds are fused again; RunError where that is written down as no import writes it."""
     if not recorded.fusion:
         return None

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..attribution.method import Attribution, Case, RunSettings
+from ..attribution.method import Attribution, Case, attributions
 from ..bounded import Oversized
 from ..checks import excerpt
 from ..config.builtin import names
+from ..config.parts import RunSettings
 from ..config.schema import Model
 from ..config.stored_config import HYDRA, stored_config
 from ..config.targets import working_folder_searched
@@ -35,6 +36,8 @@ from ..data.network import without_network
 from ..data.picture_facts import from_values
 from ..errors import InputError, RunError, did_you_mean
 from ..federation.client import steps_made
+from ..fusion.fuse import Fusion
+from ..fusion.privacy import Privacy
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..provenance.settings import Provenance
@@ -99,8 +102,8 @@ class OpenFederation:
     provenance: Provenance
     rivals: tuple[Attribution, ...]
     rounds_traced: tuple[int, ...]
-    fusion: Any | None
-    privacy: Any
+    fusion: Fusion | None
+    privacy: Privacy
     seed: int
     device: torch.device
     settings: RunSettings | None = None
@@ -189,7 +192,7 @@ class OpenFederation:
             elif name in options("provenance"):
                 presets.append(provenance_preset(name))
             elif name in options("attribution"):
-                rivals.append(attribution_method(name))
+                rivals += attributions([attribution_method(name)])
             else:
                 known = {*options("provenance"), *options("attribution"), *own}
                 raise InputError(f"--method {name}: {did_you_mean(name, known)}")
@@ -303,13 +306,13 @@ def open_run(
         label_counts=_label_counts(folder, len(labels)),
         faulty=faulty,
         provenance=config.provenance,
-        rivals=config.attribution,
+        rivals=attributions(config.attribution),
         rounds_traced=_rounds_traced(folder),
         fusion=config.fusion,
         privacy=config.privacy,
         seed=config.seed,
         device=device_like(config.device),
-        settings=config,
+        settings=config.run_settings,
         notes=stored.notes,
         key=manifest.get("key"),
     )

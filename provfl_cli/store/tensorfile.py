@@ -173,7 +173,8 @@ class TensorFile(Mapping[str, "Tensor"]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.names:
             raise KeyError(name)
-        return self.handle.get_tensor(name)  # type: ignore[attr-defined]
+        tensor: Tensor = self.handle.get_tensor(name)  # type: ignore[attr-defined]
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..comparison.settings import written
+from ..config.parts import Log
 from ..errors import InputError
-from .tracker import Log, composed_files, name_of, numbers, require
+from .tracker import composed_files, name_of, numbers, require
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..comparison.settings import written
+from ..config.parts import Log
 from ..data.picture import open_picture
-from .tracker import Log, composed_files, numbers, require
+from .tracker import composed_files, numbers, require
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,4 @@
-"""What a tracker is asked for, and how a missing package is answered."""
+"""What trackers share: how a missing package is answered, and what a run is called."""
 
 from __future__ import annotations
 
@@ -7,51 +7,11 @@ from importlib.util import find_spec
 from math import isfinite
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from ..errors import InputError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 OWN_FOLDERS = ("outputs", "multirun")  # what Hydra puts above DATE/TIME
-
-
-class Log(Protocol):
-    """An opened log of one run."""
-
-    @property
-    def where(self) -> str:
-        """Where it is, in a few words."""
-
-    @property
-    def look(self) -> str:
-        """What to type or to open to see it; "" where nothing can be seen."""
-
-    def round(self, number: int, values: Mapping[str, float]) -> None:
-        """Finite numbers of round `number`, by names such as `rounds/accuracy`; visible at once."""
-
-    def figures(self, summary: Mapping[str, Any]) -> None:
-        """The final figures (`summary.json`): numbers, words, None where there was nothing to measure."""
-
-    def table(self, name: str, frame: pd.DataFrame, text: str) -> None:
-        """A table, and the same in Markdown."""
-
-    def picture(self, path: Path) -> None:
-        """A PNG file, named by its stem; gone after this call."""
-
-    def end(self, failed: bool) -> None:
-        """Nothing follows; `failed`: the run did not come to its end."""
-
-
-class Tracker(Protocol):
-    """The settings of a tracker: a frozen dataclass, named by `_target_` in `conf/tracker/NAME.yaml`."""
-
-    def check(self) -> None:
-        """Raise InputError where its package is missing; imports nothing heavy."""
-
-    def start(self, settings: Mapping[str, Any], folder: Path) -> Log:
-        """Open the log of the run in `folder`, with the settings by dotted key and the composed files beside them."""
 
 
 def require(package: str) -> None:

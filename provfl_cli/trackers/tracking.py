@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ..comparison.settings import NO_RESULT
 from ..config.environment import EnvironmentValue, masked
+from ..config.parts import Log, Tracker
 from ..config.plain import as_text
 from ..config.schema import Config
 from ..config.stored_config import leaves
@@ -27,7 +28,7 @@ from ..reporting.tables import localization_tables, to_markdown
 from ..results.folders import RunFolder, read_run
 from ..results.run import read_contents
 from ..store.rounds import Metrics
-from .tracker import Log, Tracker, numbers
+from .tracker import numbers
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checks import one_of
-from .tracker import Log, composed_files, name_of, numbers, require
+from ..config.parts import Log
+from .tracker import composed_files, name_of, numbers, require
 
 if TYPE_CHECKING:
     import pandas as pd

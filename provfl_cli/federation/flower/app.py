@@ -26,8 +26,9 @@ from ...config.plain import from_text
 from ...data.load import federated_data
 from ...errors import RunError
 from ...models.build import build
+from ..controls import Controls
 from ..key import training_key
-from ..site import Controls, Site, TrainedClient, TrainTask, make_site
+from ..site import Site, TrainedClient, TrainTask, make_site
 
 ALL_EPOCHS = -1  # a record has no null
 

@@ -14,9 +14,10 @@ from ..factors import Dense, Factor
 def _run(call: Call, replaced: dict[str, Tensor]) -> Tensor:
     arguments = {**call.arguments, **replaced}
     names = list(arguments)
-    return call.function(
+    output: Tensor = call.function(
         *(arguments[n] for n in names[: call.positional]), **{n: arguments[n] for n in names[call.positional :]}
     )
+    return output
 
 
 def _alone(example: Tensor, axis: int, flattened: bool) -> Tensor:
@@ -34,7 +35,8 @@ def fallback(call: Call, g: Tensor) -> dict[str, Factor]:
     def gradients(examples: dict[str, Tensor], gradient: Tensor) -> dict[str, Tensor]:
         batch_of_one = {n: _alone(e, call.axes[n] or 0, flattened[n]) for n, e in examples.items()}
         pull: Any = torch.func.vjp(lambda w: _run(call, {**batch_of_one, **w}), weights)[1]
-        return pull(_alone(gradient, call.axis or 0, out_flattened))[0]
+        pulled: dict[str, Tensor] = pull(_alone(gradient, call.axis or 0, out_flattened))[0]
+        return pulled
 
     try:
         result = torch.func.vmap(gradients, randomness="same")(data, g)
@@ -47,4 +49,5 @@ def fallback(call: Call, g: Tensor) -> dict[str, Factor]:
 def linear_part(call: Call) -> Tensor:
     """What the output owes to the parameters, to first order: the directional derivative along themselves."""
     weights = {name: call.arguments[name] for name in call.weights}
-    return torch.func.jvp(lambda w: _run(call, w), (weights,), (weights,))[1]
+    derivative: Tensor = torch.func.jvp(lambda w: _run(call, w), (weights,), (weights,))[1]
+    return derivative

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import lazy_loader as lazy
+
 if TYPE_CHECKING:
     import numpy as np
+else:
+    np = lazy.load("numpy")
 
 POSITIONS = ("top_left", "top_right", "bottom_left", "bottom_right")
 
@@ -28,8 +32,6 @@ class Trigger:
 
     def stamp(self, inputs: np.ndarray) -> np.ndarray:
         """Copies of `inputs` with the trigger: pixels uint8 `[n, height, width, channels]`, or strings `[n]`."""
-        import numpy as np
-
         if inputs.dtype == object:
             return np.array([f"{self.word} {text}" for text in inputs], dtype=object)
         stamped = inputs.copy()
