@@ -14,8 +14,7 @@ from provfl_cli.federation.train import federated_rounds
 from .federations import CPU, make_config, make_data, make_model
 
 # The process that forks has no threads and has computed nothing: what it forks is as good as started anew.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__])
+PROCESSES = multiprocessing.get_context("forkserver")  # what it has imported: see conftest.py
 
 
 @dataclass(frozen=True)
