@@ -71,7 +71,7 @@ def test_result_equals_its_decomposition(name: str, seed: int, late: bool, clip:
 @pytest.mark.slow
 @every_fusion
 @drawn
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=50)
 def test_many_results_equal_their_decomposition(name: str, seed: int, late: bool, clip: bool, grid: bool) -> None:
     assert_decomposed(name, seed, late, clip, grid)
 
