@@ -1,6 +1,7 @@
 """What every test needs: the project on the path, and a folder of its own to work in where it asks for one."""
 
 import gc
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ if str(REPOSITORY) not in sys.path:
 os.environ.pop("HYDRA_FULL_ERROR", None)
 # Several processes share the cores here: threads that wait for work must not spin, a third of all time went there.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Imported once by the process that forks what tests kill; whoever names modules last decides, so all are named here.
+multiprocessing.set_forkserver_preload(["tests.processes", "tests.commands"])
 # Made while pytest captures, absl's handler (dp-accounting imports it) would take pytest's own file for its stream, and
 # close it as soon as Hydra configures logging in the same process: every later test there would fail.
 absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,10 +32,14 @@ def federation(fusion: str = "fedavg", **settings: Any) -> Federation:
 
 
 def _composed(name: str) -> Any:
+    return OmegaConf.to_container(_merged(name), resolve=True)
+
+
+@cache
+def _merged(name: str) -> Any:
     own = OmegaConf.load(tree.option_file("fusion", name))
     plain = OmegaConf.create({"federation": OmegaConf.load(tree.conf_dir() / "config.yaml").federation})
-    whole = OmegaConf.merge(plain, own if "fusion" in own else {"fusion": own})  # a file may bring other settings
-    return OmegaConf.to_container(whole, resolve=True)
+    return OmegaConf.merge(plain, own if "fusion" in own else {"fusion": own})  # a file may bring other settings
 
 
 def round_of(values: list[Any], examples: list[int] | None = None, steps: list[int] | None = None) -> ReturnedModels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def perturbed(state: State, scale: float, seed: int) -> dict[str, Tensor]:
     }
 
 
+@cache
 def composed_fusion(name: str) -> Fusion:
     """A fusion as its file in `conf/fusion` describes it, without the seconds that composing a whole run takes."""
     file: Any = OmegaConf.load(option_file("fusion", name))

@@ -542,13 +542,14 @@ import sys, time
 from provfl_cli.config.schema import Dataset
 from provfl_cli.data.load import load
 from provfl_cli.errors import InputError
-start = time.monotonic()
-try:
-    source = load(Dataset("custom", "hub", hub_id=sys.argv[1], image_size=8), 8)[1]
-    print(source.location, source.train_examples, source.test_examples, source.fingerprint)
-except InputError as error:
-    print("InputError", error)
-assert time.monotonic() - start < 10
+for hub_id in sys.argv[1:]:
+    start = time.monotonic()
+    try:
+        source = load(Dataset("custom", "hub", hub_id=hub_id, image_size=8), 8)[1]
+        print("read", source.location, source.train_examples, source.test_examples, source.fingerprint)
+    except InputError as error:
+        print("read InputError", error)
+    assert time.monotonic() - start < 10
 """
 
 
@@ -563,18 +564,19 @@ def test_the_hub_is_read_then_its_cache_and_without_either_the_ways_out_are_show
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home")}
 
-    def read(hub_id: str) -> str:
-        command = [sys.executable, "-c", LOAD_FROM_HUB, hub_id]
+    def read(*hub_ids: str) -> list[str]:
+        command = [sys.executable, "-c", LOAD_FROM_HUB, *hub_ids]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
-        return done.stdout.strip().splitlines()[-1]
+        return [line.removeprefix("read ") for line in done.stdout.splitlines() if line.startswith("read ")]
 
     fingerprint = load(path(tmp_path, image_size=8), 8)[1].fingerprint
     want = f"some/pictures@{Hub.COMMIT} 3 2 {fingerprint}"
-    assert read("some/pictures") == want
-    assert read("some/nothing").startswith("InputError")
+    there, nothing = read("some/pictures", "some/nothing")
+    assert there == want
+    assert nothing.startswith("InputError")
     server.shutdown()
     server.server_close()
-    assert read("some/pictures") == want, "from the cache"
-    answer = read("some/nothing")
+    cached, answer = read("some/pictures", "some/nothing")
+    assert cached == want, "from the cache"
     assert "cannot be reached and some/nothing is not in the Hugging Face cache: dataset.path=DIR" in answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from functools import cache
 from importlib import import_module
 from keyword import iskeyword
 from pathlib import Path
@@ -68,6 +69,7 @@ def test_every_file_of_code_that_a_page_names_is_there(page: Path) -> None:
         assert exists or "NAME" in name, f"{page}: {name}"
 
 
+@cache
 def known_keys() -> set[str]:
     groups = (*reference.BLOCKS, *reference.SHARED, *reference.OWN, "experiment")
     return {f"{group}.{row.name}" for group in groups for row in reference.keys(group)}
@@ -106,6 +108,7 @@ def accepted(arguments: list[str]) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [block for block in blocks("bash", "text") if commands(block)], ids=str)
 def test_every_command_is_accepted(block: Block, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (workspace / "DIR").mkdir()

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from provfl_cli.seeds import derived_seed
 from provfl_cli.store.rounds import Round
 
 from .federations import SmallNet, content, make_config, make_data, make_model, train
+from .processes import start_training
 
 
 def of_type(seen: list[events.Event], kind: type) -> list[Any]:
@@ -489,56 +489,26 @@ def test_choice_changes_with_the_round_and_reaches_everybody() -> None:
     assert {client for choice in choices for client in choice} == set(range(10))
 
 
-SCRIPT = """
-import sys, torch
-from pathlib import Path
-from tests.federations import make_config, make_data, make_model
-from provfl_cli.federation.train import federated_rounds
-from provfl_cli.federation.events import RoundStarted, WaitingForProcess
-def observe(event):
-    if isinstance(event, (RoundStarted, WaitingForProcess)):
-        print(type(event).__name__, flush=True)
-config = make_config(rounds=int(sys.argv[2]), local_epochs=int(sys.argv[3]), keep=2)
-with federated_rounds(
-    config, make_data(), make_model(), Path(sys.argv[1]), {config.federation.rounds}, torch.device("cpu"), observe
-) as rounds:
-    print("ready", flush=True)
-    for round in rounds:
-        print("end", round.metrics.accuracy, flush=True)
-"""
-
-
-def start_script(cache: Path, rounds: int, epochs: int) -> subprocess.Popen[str]:
-    """The training above in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(cache), str(rounds), str(epochs)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
     moment = random.Random(7)
-    whole = start_script(tmp_path / "whole", 10, 3)
-    assert whole.stdout is not None
-    whole.stdout.readline()
+    whole = start_training(tmp_path / "whole", 10, 3)
+    assert whole.said.recv() == "RoundStarted"
     began = time.monotonic()
-    whole.wait()
+    whole.everything_said()
     length = time.monotonic() - began
     truth = content(tmp_path / "whole")
     killed = 0
     for attempt in range(3):
         cache = tmp_path / str(attempt)
         for _ in range(2):  # broken twice, then left alone
-            broken = start_script(cache, 10, 3)
-            assert broken.stdout is not None
-            broken.stdout.readline()
+            broken = start_training(cache, 10, 3)
+            broken.said.recv()
             time.sleep(moment.uniform(0, 0.8 * length))
-            broken.send_signal(signal.SIGKILL)
-            killed += broken.wait() == -signal.SIGKILL
-        assert start_script(cache, 10, 3).wait() == 0
+            killed += broken.kill()
+        resumed = start_training(cache, 10, 3)
+        resumed.everything_said()
+        assert resumed.process.exitcode == 0
         assert content(cache) == truth
     assert killed >= 3
 
@@ -546,14 +516,12 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
 def test_workers_die_with_their_parent(tmp_path: Path) -> None:
-    process = start_script(tmp_path, 1, 10_000)
-    assert process.stdout is not None
-    while process.stdout.readline() != "RoundStarted\n":
-        pass
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    training = start_training(tmp_path, 1, 10_000)
+    assert training.said.recv() == "RoundStarted"
+    number = training.process.pid
+    children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
     assert len(children) == 2
-    process.kill()
-    process.wait()
+    assert training.kill()
     deadline = time.monotonic() + 5
     while any(alive(pid) for pid in children):
         assert time.monotonic() < deadline, "an orphan goes on"
@@ -569,10 +537,10 @@ def alive(pid: str) -> bool:
 
 @pytest.mark.slow
 def test_two_processes_at_once_train_once(tmp_path: Path) -> None:
-    both = [start_script(tmp_path, 6, 20) for _ in range(2)]
-    said = [process.communicate()[0].split("\n") for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    both = [start_training(tmp_path, 6, 6) for _ in range(2)]
+    said = [training.everything_said() for training in both]
+    assert [training.process.exitcode for training in both] == [0, 0]
     assert sum(lines.count("RoundStarted") for lines in said) == 6
-    ends = [line for lines in said for line in lines if line.startswith("end")]
+    ends = [line for lines in said for line in lines if isinstance(line, float)]
     assert len(ends) == 2
     assert len(set(ends)) == 1
