@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Array2D, Array3D, ClassLabel, Dataset, Features
 from PIL import Image
 
 from provfl_cli.config import schema
@@ -359,8 +360,6 @@ def test_embedded_pictures_in_parquet_are_read_as_those_in_folders(tmp_path):
 
 
 def test_array_features_of_datasets(tmp_path):
-    from datasets import Array2D, Array3D, ClassLabel, Dataset, Features
-
     rng = np.random.default_rng(1)
     label = ClassLabel(names=["a", "b"])
     for feature, shape in ((Array2D((12, 12), "float32"), (12, 12)), (Array3D((3, 12, 12), "float32"), (3, 12, 12))):

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import data_files
 from PIL import Image
 
 from provfl_cli.config import schema
@@ -49,8 +50,6 @@ def classes(*folders: str) -> list[str]:
 
 
 def test_the_names_of_splits_are_those_of_the_library_datasets():
-    from datasets import data_files
-
     theirs = {str(split): tuple(words) for split, words in data_files.SPLIT_KEYWORDS.items()}
     assert {split: set(words) for split, words in listing.KEYWORDS.items()} == {k: set(v) for k, v in theirs.items()}
     assert listing.SEPARATORS == data_files.NON_WORDS_CHARS
