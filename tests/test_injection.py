@@ -27,7 +27,7 @@ from provfl_cli.fusion.submission import Submission
 
 from . import test_text_data as texts
 from .federations import DIGITS, make_config, make_data, make_model, train
-from .test_run import Result, run
+from .runs import Result, run
 
 SMALL_DIGITS = replace(DIGITS, image_size=8)
 TRIGGERED, FAULTS = (schema.Evaluation(which, 500, 10) for which in ("triggered", "faults"))

@@ -27,13 +27,9 @@ from provfl_cli.results.checksums import covering
 from provfl_cli.run.open_run import open_run
 from provfl_cli.run.rebuild import data_again
 
+from .runs import SMALLEST
+
 SECRET = "hunter2-of-the-environment"
-SMALL = [
-    "dataset=digits", "dataset.name=${oc.env:PROVFL_SECRET}", "model=lenet", "partition=iid", "federation.clients=2",
-    "federation.rounds=1", "federation.local_epochs=1", "partition.max_examples_per_client=40",
-    "partition.min_examples_per_label=1", "partition.min_examples_per_client=1", "dataset.max_test_examples=20",
-    "evaluation.max_inputs=4", "evaluation.inputs=all", "federation.batch_size=1${federation.clients}", "device=cpu",
-]  # fmt: skip
 EVIL = "from pathlib import Path\nPath({canary!r}).write_text('ran')\nclass X: pass\ndef evil(**given): pass\n"
 
 
@@ -44,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(base)
         patch.delenv("PROVFL_CACHE", raising=False)
         patch.setenv("PROVFL_SECRET", SECRET)
-        assert main(["run", *SMALL, f"hydra.run.dir={base / 'run'}"]) == 0
+        assert main(["run", *SMALLEST, f"hydra.run.dir={base / 'run'}"]) == 0
     return base / "run"
 
 

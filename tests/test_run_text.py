@@ -32,7 +32,7 @@ from provfl_cli.results.frames import input_frame
 from provfl_cli.run.manifest import manifest
 from tests.federations import make_config, make_data
 from tests.refusals import refusal
-from tests.test_run import FILES
+from tests.runs import FILES
 
 SMALL = shlex.split(
     "dataset=languages model=gpt_mini partition=iid federation.clients=3 federation.rounds=2 federation.local_epochs=1"
