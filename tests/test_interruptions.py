@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from .commands import Command, children, gone, wait_for
 from .conftest import REPOSITORY
-from .processes import Command, children, gone, wait_for
 from .runs import SMALL, Result, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]

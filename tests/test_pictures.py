@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-import struct
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +25,8 @@ from provfl_cli.data.pixel_scale import AS_BEFORE, BLACK, Levels, Reading
 from provfl_cli.errors import InputError
 from provfl_cli.run.inputs import RunInputs
 
+from .picture_files import deep_png, encoded, read, shown
+
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (12, 16), dtype=np.uint8)
 GREY[0, :2] = 0, 255
@@ -46,40 +46,10 @@ TURNS = {
 }
 
 
-def encoded(picture: Image.Image, form: str = "PNG", **options) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, form, **options)
-    return out.getvalue()
-
-
-def deep_png(values: np.ndarray, exif: bytes = b"") -> bytes:
-    """A PNG of 16 bits a channel; Pillow writes none with several channels."""
-    height, width, channels = values.shape
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    also = chunk(b"eXIf", exif) if exif else b""
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + also + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
-
-
 def orientation(value: int) -> Image.Exif:
     exif = Image.Exif()
     exif[274] = value
     return exif
-
-
-def read(*cells, reading: Reading | None = None, size: int = 16):
-    return decode([(f"picture {number}", cell) for number, cell in enumerate(cells)], size, hashlib.sha256(), reading)
-
-
-def shown(*cells, reading: Reading | None = None) -> np.ndarray:
-    """Pixels of square pictures, at their own size."""
-    return read(*cells, reading=reading).pixels
 
 
 SQUARE = GREY[:, :12]

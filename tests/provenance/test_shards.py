@@ -31,9 +31,8 @@ from provfl_cli.store.rounds import Round
 
 from ..lineages import chain, composed_fusion
 from .federations import federation, settings
-from .test_lineage_trace import work
-from .test_reference import LeNet
-from .test_text import classifier, texts
+from .lineage_work import work
+from .networks import LeNet, classifier, texts
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="shards are forked on Linux, without a GPU")
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import provfl_cli.run.job  # noqa: F401 - what a run imports, there once this module is preloaded
 from provfl_cli.cli import main
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload([__name__])
 
 
 class Command:
@@ -27,7 +27,7 @@ class Command:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.out, self.err = folder / "stdout", folder / "stderr"
-        self.process: ForkServerProcess = CONTEXT.Process(
+        self.process: ForkServerProcess = FORKING.Process(
             target=_run, args=(str(folder), str(self.out), str(self.err), arguments)
         )
         self.process.start()
