@@ -155,6 +155,7 @@ NAMES: dict[str, tuple[Callable[[Theirs], None], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_what_the_tree_does_not_name_is_refused(name: str, theirs: Theirs, capsys: pytest.CaptureFixture[str]) -> None:
     change, would_call = NAMES[name]
@@ -199,6 +200,7 @@ HARMLESS: dict[str, Callable[[Theirs], None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_has_no_effect_is_opened(name: str, theirs: Theirs, capsys: pytest.CaptureFixture[str]) -> None:
     HARMLESS[name](theirs)
@@ -231,6 +233,7 @@ LARGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["config.yaml", "hydra.yaml", "overrides.yaml"])
 @pytest.mark.parametrize("name", LARGE)
 def test_what_grows_when_it_is_read_is_refused(
@@ -350,6 +353,7 @@ def test_what_the_environment_says_is_written_nowhere(trained: Path) -> None:
     assert json.loads((trained / "manifest.json").read_text())["dataset"]["name"] == "${oc.env:PROVFL_SECRET}"
 
 
+@pytest.mark.slow
 def test_what_the_environment_says_is_in_no_message(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

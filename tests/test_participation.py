@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as property_settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -64,6 +65,7 @@ FEDERATIONS = st.fixed_dictionaries(
 )
 
 
+@property_settings(max_examples=25, deadline=None)
 @given(given_settings=FEDERATIONS, seed=st.integers(0, 99), data=st.data())
 def test_what_holds_in_every_round(given_settings: dict[str, Any], seed: int, data: st.DataObject) -> None:
     clients = given_settings["clients"]

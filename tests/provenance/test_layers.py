@@ -206,7 +206,7 @@ def networks(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 @given(network=networks(), batch=st.integers(1, 5), data=st.data())
-@examples(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_networks(network: tuple[nn.Module, tuple[int, ...]], batch: int, data: st.DataObject) -> None:
     model, shape = network
     kind = data.draw(st.sampled_from(["logit", "centred", "margin"]))

@@ -42,8 +42,8 @@ def test_lenet(of: str, kind: str, threshold: float | None, scale: str) -> None:
 def test_resnet18(of: str) -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=10)
-    source, clients = federation(model, clients=3, scale=0.02)
-    inputs = torch.randn(3, 3, 32, 32)
+    source, clients = federation(model, clients=2, scale=0.02)
+    inputs = torch.randn(2, 3, 32, 32)
     ours = trace(model, inputs, source, settings(of=of))
     close(
         ours.values, algorithm1(model, inputs, clients, source.after, source.before, of=of, kind="centred", decay=0.9)

@@ -115,6 +115,7 @@ def test_the_way_attention_is_computed_changes_nothing(name: str) -> None:
 # -- padding -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["absolute", "minmax"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_padding_changes_nothing(name: str, scale: str) -> None:
@@ -151,6 +152,7 @@ def test_what_is_cut_off_is_not_missed(name: str) -> None:
             assert (a.active == b.active).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["weights", "updates"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_rows_that_only_padding_looks_up_count_for_nothing(name: str, of: str) -> None:
