@@ -96,9 +96,9 @@ def test_the_manifest_says_what_a_text_model_reads_and_where_it_began() -> None:
 def test_a_model_that_reads_something_else(
     choice: str, says: list[str], workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     line = refusal(choice.split(), workspace, capsys)
-    assert time.monotonic() - began < 2, "nothing was loaded"
+    assert time.process_time() - began < 2, "nothing was loaded"
     assert all(part in line for part in says), line
 
 
