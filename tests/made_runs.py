@@ -12,7 +12,7 @@ from provfl_cli.evaluation.contributions import tidy
 from provfl_cli.pixels import png
 from provfl_cli.results import label_counts
 from provfl_cli.results.files import write_csv, write_parquet
-from tests.test_table import made
+from tests.scored_runs import made
 
 LABELS = ("cat", "<script>alert(1)</script>", "dog & bone")
 METRICS = {"chance_corrected": 0.8, "best_constant": 0.7, "tie_rate": 0.0, "gap": 0.1}  # `made` has none of these

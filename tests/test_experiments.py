@@ -26,7 +26,7 @@ from provfl_cli.reporting.experiment_tables import tables, tidy, write_reproduct
 from provfl_cli.reporting.figure_files import COLOURS
 from provfl_cli.results.folders import RunFolder, read_run
 from tests.conftest import REPOSITORY
-from tests.test_table import made
+from tests.scored_runs import made
 
 Captured = pytest.CaptureFixture[str]
 EXPERIMENTS = experiments()

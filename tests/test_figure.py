@@ -14,7 +14,7 @@ from provfl_cli.reporting.figures import KINDS, draw
 from provfl_cli.results.folders import RunFolder, read_run
 from provfl_cli.results.run import read_contents
 from tests.made_runs import LABELS, whole_run
-from tests.test_table import made
+from tests.scored_runs import made
 
 Captured = pytest.CaptureFixture[str]
 BEGINS = {"pdf": b"%PDF-", "png": b"\x89PNG", "svg": b"<?xml"}

@@ -36,7 +36,7 @@ from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 from provfl_cli.flower import ProvenanceStrategy  # noqa: E402
 from provfl_cli.flower.naming import Register  # noqa: E402
 
-from .test_import import page_data  # noqa: E402
+from .page_data import page_data  # noqa: E402
 
 SHAPES = {"w": (5, 7), "kernel": (2, 3, 2, 2), "b": (9,), "temperature": (), "norm.running_mean": (3,)}
 PARAMETERS = ["w", "kernel", "b", "temperature"]

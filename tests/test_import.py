@@ -27,6 +27,7 @@ from provfl_cli.store.rounds import read_round, stored_rounds
 
 from .federations import make_model
 from .lineages import perturbed
+from .page_data import page_data
 
 EXAMPLES = (10, 20, 30)
 NAMES = ("alice", "b<b>", "carol")
@@ -343,14 +344,6 @@ def test_a_page_shows_what_trace_says(files: Path, capsys: pytest.CaptureFixture
     ):  # fmt: skip
         assert main(["report", *options]) == 2
         assert answer in capsys.readouterr().err
-
-
-def page_data(page: str) -> dict[str, Any]:
-    """What a page of `provfl report` draws its only federation from."""
-    content: dict[str, Any] = json.loads(
-        page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0]
-    )
-    return dict(content["runs"][0])
 
 
 @pytest.mark.slow

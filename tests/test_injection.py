@@ -25,9 +25,9 @@ from provfl_cli.federation.key import training_key
 from provfl_cli.fusion.scaffold import Scaffold
 from provfl_cli.fusion.submission import Submission
 
-from . import test_text_data as texts
+from . import text_sets as texts
 from .federations import DIGITS, make_config, make_data, make_model, train
-from .test_run import Result, run
+from .runs import Result, run
 
 SMALL_DIGITS = replace(DIGITS, image_size=8)
 TRIGGERED, FAULTS = (schema.Evaluation(which, 500, 10) for which in ("triggered", "faults"))

@@ -17,7 +17,7 @@ from provfl_cli.errors import InputError
 from provfl_cli.results.checksums import COVERED, FILE
 from provfl_cli.store.locks import CLAIM, claimed
 from provfl_cli.store.sealed import sealed
-from tests.test_run import Result, run
+from tests.runs import Result, run
 
 Captured = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.slow

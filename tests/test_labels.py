@@ -16,7 +16,7 @@ from provfl_cli.data.load import load
 from provfl_cli.errors import InputError
 from provfl_cli.run.inputs import RunInputs
 from provfl_cli.run.query import _notes
-from tests.test_text_data import text_set
+from tests.text_sets import text_set
 
 from .unread import never_read
 

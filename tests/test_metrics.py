@@ -376,7 +376,7 @@ def values(contributions, labels, counts, clients=None):
 
 @pytest.mark.slow
 @given(case=cases(), seed=st.integers(0, 99), scale=st.sampled_from([1e-9, 0.37, 3.0, 1e9]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_neither_client_order_nor_a_positive_scale_matters(case, seed, scale):
     contributions, labels, counts = case
     plain = values(contributions, labels, counts)
@@ -387,7 +387,7 @@ def test_neither_client_order_nor_a_positive_scale_matters(case, seed, scale):
 
 @pytest.mark.slow
 @given(case=cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_ranges_and_the_trace_comes_back(case):
     contributions, labels, counts = case
     result = dict(zip(METRICS, values(contributions, labels, counts), strict=True))

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torchvision.models import WeightsEnum, densenet121
 
 from provfl_cli.config.schema import Model
 from provfl_cli.data.federated import Pictures
@@ -72,8 +73,6 @@ def test_published_weights_out_of_reach_name_the_way_out(name, monkeypatch, tmp_
 @pytest.mark.slow
 def test_published_weights_are_loaded_but_for_the_head(monkeypatch):
     """DenseNet's published file has names with dots; a grey picture gets the answer of the same picture in colour."""
-    from torchvision.models import WeightsEnum, densenet121
-
     published = densenet121().state_dict()
     dotted = {
         name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2.") if "denselayer" in name else name: tensor

@@ -16,8 +16,8 @@ from provfl_cli.data.left_out import has_columns
 from provfl_cli.data.load import load
 from provfl_cli.errors import InputError
 from provfl_cli.run.inputs import RunInputs
-from tests.test_pictures import encoded
-from tests.test_split_names import classes, lines, pictures, sizes, texts
+from tests.picture_files import encoded
+from tests.split_files import classes, lines, pictures, sizes, texts
 
 from .unread import never_read
 

@@ -27,13 +27,9 @@ from provfl_cli.results.checksums import covering
 from provfl_cli.run.open_run import open_run
 from provfl_cli.run.rebuild import data_again
 
+from .runs import SMALLEST
+
 SECRET = "hunter2-of-the-environment"
-SMALL = [
-    "dataset=digits", "dataset.name=${oc.env:PROVFL_SECRET}", "model=lenet", "partition=iid", "federation.clients=2",
-    "federation.rounds=1", "federation.local_epochs=1", "partition.max_examples_per_client=40",
-    "partition.min_examples_per_label=1", "partition.min_examples_per_client=1", "dataset.max_test_examples=20",
-    "evaluation.max_inputs=4", "evaluation.inputs=all", "federation.batch_size=1${federation.clients}", "device=cpu",
-]  # fmt: skip
 EVIL = "from pathlib import Path\nPath({canary!r}).write_text('ran')\nclass X: pass\ndef evil(**given): pass\n"
 
 
@@ -44,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(base)
         patch.delenv("PROVFL_CACHE", raising=False)
         patch.setenv("PROVFL_SECRET", SECRET)
-        assert main(["run", *SMALL, f"hydra.run.dir={base / 'run'}"]) == 0
+        assert main(["run", *SMALLEST, f"hydra.run.dir={base / 'run'}"]) == 0
     return base / "run"
 
 
@@ -159,6 +155,7 @@ NAMES: dict[str, tuple[Callable[[Theirs], None], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_what_the_tree_does_not_name_is_refused(name: str, theirs: Theirs, capsys: pytest.CaptureFixture[str]) -> None:
     change, would_call = NAMES[name]
@@ -203,6 +200,7 @@ HARMLESS: dict[str, Callable[[Theirs], None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_has_no_effect_is_opened(name: str, theirs: Theirs, capsys: pytest.CaptureFixture[str]) -> None:
     HARMLESS[name](theirs)
@@ -235,6 +233,7 @@ LARGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["config.yaml", "hydra.yaml", "overrides.yaml"])
 @pytest.mark.parametrize("name", LARGE)
 def test_what_grows_when_it_is_read_is_refused(
@@ -354,6 +353,7 @@ def test_what_the_environment_says_is_written_nowhere(trained: Path) -> None:
     assert json.loads((trained / "manifest.json").read_text())["dataset"]["name"] == "${oc.env:PROVFL_SECRET}"
 
 
+@pytest.mark.slow
 def test_what_the_environment_says_is_in_no_message(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

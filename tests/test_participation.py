@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as property_settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from provfl_cli.config import schema
+from provfl_cli.config import blocks, schema
 from provfl_cli.errors import InputError
 from provfl_cli.federation.key import training_key
 from provfl_cli.federation.participation import Arrival, Participant, Roster, rosters, settings_that_matter
@@ -53,7 +54,7 @@ def test_with_the_defaults_it_is_the_plain_choice_to_the_bit(wanted: int | None)
 FEDERATIONS = st.fixed_dictionaries(
     {
         "clients": st.integers(2, 12),
-        "sampling": st.sampled_from(schema.SAMPLINGS),
+        "sampling": st.sampled_from(blocks.SAMPLINGS),
         "go_offline": st.floats(0, 1),
         "come_online": st.floats(0.05, 1),
         "dropout": st.sampled_from([0.0, 0.3, 0.95]),
@@ -64,6 +65,7 @@ FEDERATIONS = st.fixed_dictionaries(
 )
 
 
+@property_settings(max_examples=25, deadline=None)
 @given(given_settings=FEDERATIONS, seed=st.integers(0, 99), data=st.data())
 def test_what_holds_in_every_round(given_settings: dict[str, Any], seed: int, data: st.DataObject) -> None:
     clients = given_settings["clients"]

@@ -37,7 +37,7 @@ def test_a_seed_gives_the_same_shares_and_another_seed_others(partition):
     assert any(not np.array_equal(np.sort(a.indices), np.sort(b.indices)) for a, b in zip(first, other, strict=True))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     partition=st.one_of(
         st.builds(Dirichlet, alpha=st.floats(0.001, 100), self_balancing=st.booleans()),
@@ -64,7 +64,7 @@ def test_no_example_goes_to_two_clients_and_labels_follow_their_example(partitio
         assert np.array_equal(share.labels, labels[share.indices])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     sizes=st.lists(st.lists(st.integers(0, 3), max_size=60), min_size=1, max_size=6),
     cap=st.none() | st.integers(8, 60),

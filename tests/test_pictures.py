@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-import struct
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Array2D, Array3D, ClassLabel, Dataset, Features
 from PIL import Image
 
 from provfl_cli.config import schema
@@ -25,6 +24,7 @@ from provfl_cli.data.pixel_scale import AS_BEFORE, BLACK, Levels, Reading
 from provfl_cli.errors import InputError
 from provfl_cli.run.inputs import RunInputs
 
+from .picture_files import deep_png, encoded, read, shown
 from .unread import never_read
 
 RNG = np.random.default_rng(0)
@@ -46,40 +46,10 @@ TURNS = {
 }
 
 
-def encoded(picture: Image.Image, form: str = "PNG", **options) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, form, **options)
-    return out.getvalue()
-
-
-def deep_png(values: np.ndarray, exif: bytes = b"") -> bytes:
-    """A PNG of 16 bits a channel; Pillow writes none with several channels."""
-    height, width, channels = values.shape
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    also = chunk(b"eXIf", exif) if exif else b""
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + also + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
-
-
 def orientation(value: int) -> Image.Exif:
     exif = Image.Exif()
     exif[274] = value
     return exif
-
-
-def read(*cells, reading: Reading | None = None, size: int = 16):
-    return decode([(f"picture {number}", cell) for number, cell in enumerate(cells)], size, hashlib.sha256(), reading)
-
-
-def shown(*cells, reading: Reading | None = None) -> np.ndarray:
-    """Pixels of square pictures, at their own size."""
-    return read(*cells, reading=reading).pixels
 
 
 SQUARE = GREY[:, :12]
@@ -360,8 +330,6 @@ def test_embedded_pictures_in_parquet_are_read_as_those_in_folders(tmp_path):
 
 
 def test_array_features_of_datasets(tmp_path):
-    from datasets import Array2D, Array3D, ClassLabel, Dataset, Features
-
     rng = np.random.default_rng(1)
     label = ClassLabel(names=["a", "b"])
     for feature, shape in ((Array2D((12, 12), "float32"), (12, 12)), (Array3D((3, 12, 12), "float32"), (3, 12, 12))):

@@ -11,7 +11,7 @@ from PIL import Image
 from provfl_cli.data import picture_facts as facts
 from provfl_cli.data.pixel_scale import WHITE, Levels, Reading
 from provfl_cli.errors import InputError
-from tests.test_pictures import deep_png, encoded, read, shown
+from tests.picture_files import deep_png, encoded, read, shown
 
 RNG = np.random.default_rng(0)
 UNIT = RNG.random((8, 16, 16))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
+import dp_accounting
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,6 +30,7 @@ from provfl_cli.fusion.privacy import CLIP_NORM, CentralDP, LocalDP, NoPrivacy, 
 from provfl_cli.fusion.submission import Submission
 from provfl_cli.fusion.updates import ReturnedModels, Updates
 from provfl_cli.models.build import build
+from provfl_cli.models.torchvision import _normalised
 
 from .federations import SmallNet
 
@@ -286,8 +288,6 @@ def test_a_small_update_is_not_scaled_up() -> None:
 @pytest.mark.parametrize(("z", "times"), [(1.0, 1), (0.5, 1), (1.0, 15), (4.0, 100), (0.05, 3)])
 def test_epsilon_of_composed_gaussians_is_exact(z: float, times: int) -> None:
     """delta(eps) = Phi(m/2 - eps/m) - e^eps Phi(-m/2 - eps/m) with m = sqrt(times) / z (Balle and Wang 2018)."""
-    import dp_accounting
-
     delta, m = 1e-4, math.sqrt(times) / z
     epsilon = composed(z, times, delta)
     first = norm.cdf(m / 2 - epsilon / m)
@@ -524,8 +524,6 @@ def test_group_norm_in_place_of_batch_norm(name: str) -> None:
 
 
 def test_fewer_groups_where_32_do_not_divide() -> None:
-    from provfl_cli.models.torchvision import _normalised
-
     model = _normalised(nn.Sequential(nn.Conv2d(1, 24, 3), nn.BatchNorm2d(24), nn.BatchNorm2d(7)), "group")
     assert [module.num_groups for module in model if isinstance(module, nn.GroupNorm)] == [8, 1]
 

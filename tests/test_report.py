@@ -22,7 +22,7 @@ from provfl_cli.results import label_counts
 from provfl_cli.results.folders import RunFolder, read_run
 from provfl_cli.results.run import read_contents
 from tests.made_runs import LABELS, METRICS, whole_run
-from tests.test_table import made
+from tests.scored_runs import made
 
 Captured = pytest.CaptureFixture[str]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console, Group
@@ -284,6 +284,7 @@ def test_excerpts(text, says):
     assert console.export_text() == "".join(f"│ {line}\n" for line in says)
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.text(st.characters(), max_size=300), st.integers(3, 130))
 def test_no_text_breaks_the_console(text, width):
     out = io.StringIO()
@@ -331,6 +332,7 @@ def test_pictures(shape, colours):
         assert lines[-1] == " " * 14
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.floats(-1, 2), st.integers(1, 30))
 def test_bars_have_their_width(fraction, width):
     drawn = bar(fraction, width)

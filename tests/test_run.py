@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,76 +19,12 @@ from provfl_cli.data.federated import Pictures
 from provfl_cli.data.load import federated_data
 from provfl_cli.models.build import build
 
-SMALL = shlex.split(
-    "dataset=digits partition=iid federation.clients=3 federation.rounds=3 federation.local_epochs=2"
-    " federation.learning_rate=0.05 partition.max_examples_per_client=150 dataset.max_test_examples=100"
-    " evaluation.max_inputs=30 evaluation.inputs=all"
-)
+from .runs import FILES, SMALL, Result, run
+
 CONTRIBUTIONS = [  # design section 4
     "method", "scope", "target", "round", "input", "label", "prediction",
     "kind", "client", "contribution", "share", "rank", "tie",
 ]  # fmt: skip
-FILES = {
-    ".hydra",
-    "manifest.json",
-    "metrics.jsonl",
-    "rounds",
-    "contributions.parquet",
-    "inputs.parquet",
-    "layers.parquet",
-    "localization.csv",
-    "summary.json",
-    "table.md",
-    "table.tex",
-    "participation.csv",
-    "clients.csv",
-    "provfl.log",
-}
-TIMED = {"manifest.json", "metrics.jsonl", "summary.json"}  # the only files that may tell how long something took
-
-
-@dataclass(frozen=True)
-class Result:
-    """A run folder, read back."""
-
-    folder: Path
-
-    def frame(self, name: str) -> pd.DataFrame:
-        return pd.read_parquet(self.folder / f"{name}.parquet")
-
-    @property
-    def scores(self) -> pd.DataFrame:
-        return pd.read_csv(self.folder / "localization.csv")
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return json.loads((self.folder / "summary.json").read_text())
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        return json.loads((self.folder / "manifest.json").read_text())
-
-    @property
-    def metrics(self) -> list[dict[str, float]]:
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
-
-    @property
-    def stored(self) -> list[str]:
-        return sorted(path.name for path in (self.folder / "rounds").iterdir() if not path.name.startswith("."))
-
-    def content(self) -> dict[str, bytes]:
-        """Every file that must not depend on how long something took, those of the stored rounds among them."""
-        own = {path.name: path for path in self.folder.iterdir() if path.is_file() and path.name not in TIMED}
-        kept = (self.folder / "rounds").resolve()
-        tensors = {str(path.relative_to(kept)): path for path in kept.rglob("*.safetensors")}
-        return {name: path.read_bytes() for name, path in sorted({**own, **tensors}.items())}
-
-
-def run(folder: Path, *overrides: str, cache: Path | None = None) -> Result:
-    """A small run in `folder`, with a cache of its own unless one is given, in this process."""
-    places = [f"hydra.run.dir='{folder}'", f"store.cache='{cache or folder.with_name(f'{folder.name} cache')}'"]
-    assert main(["run", *SMALL, *places, *overrides]) == 0
-    return Result(folder)
 
 
 def config_of(*overrides: str) -> Config:
@@ -296,7 +228,7 @@ def test_predictions_whose_label_nobody_holds_are_counted(place: Path) -> None:
 def test_thresholds_of_a_sweep_share_one_training(place: Path) -> None:
     def sweep(name: str) -> list[Result]:
         places = [f"hydra.sweep.dir='{place / name}'", f"store.cache='{place / 'sweep cache'}'"]
-        assert main(["run", "-m", *SMALL, *places, "threshold=null,0.0,0.5,1.0"]) == 0
+        assert main(["run", "-m", *SMALL, *places, "evaluation.max_inputs=10", "threshold=null,0.0,0.5,1.0"]) == 0
         assert {path.name for path in (place / name).iterdir() if path.is_dir()} == set("0123")
         return [Result(place / name / str(number)) for number in range(4)]
 
@@ -348,10 +280,10 @@ def unusual(group: str) -> list[str]:
     return [f"{group}={name}" for name in options(group) if name != USUAL[group]]
 
 
-def together(first: str, second: str, *others: str) -> list[str]:
-    """All unusual options of two groups, one of each in a run; `others` are settings that some cannot do without."""
-    pairs = [[*filter(None, pair)] for pair in zip_longest(unusual(first), unusual(second))]
-    return [" ".join([*pair, *others, *(EXTRA[option] for option in pair if option in EXTRA)]) for pair in pairs]
+def together(*groups: str) -> list[str]:
+    """All unusual options of these groups, one of each in a run, with the settings that some cannot do without."""
+    rows = [[*filter(None, row)] for row in zip_longest(*map(unusual, groups))]
+    return [" ".join([*row, *(EXTRA[option] for option in row if option in EXTRA)]) for row in rows]
 
 
 @pytest.mark.slow
@@ -359,19 +291,19 @@ def together(first: str, second: str, *others: str) -> list[str]:
     "choice",
     [
         *together("partition", "provenance"),
-        *together("fusion", "injection", "federation.clients=7"),
+        *(f"{choice} federation.clients=7" for choice in together("fusion", "injection")),
         "federation.optimizer=adam federation.learning_rate=0.001",
-        "federation.clients_per_round=2",
-        "model=resnet18 federation.rounds=1 federation.local_epochs=1 evaluation.max_inputs=4",
+        "federation.clients_per_round=2 store.keep=all seed=2147483647",
+        "model=resnet18 federation.rounds=1 partition.max_examples_per_client=33 partition.min_examples_per_label=1",
         "provenance.threshold_scale=minmax threshold=0.2",
         "provenance.layers=[Linear] provenance.layer_decay=1",
-        "store.keep=all",
-        "seed=2147483647",
     ],
 )
 def test_every_option_runs_through(choice: str, place: Path) -> None:
+    """Two rounds of one epoch: a server that keeps a state goes on from it, and no more is needed to run through."""
     method = choice.partition("provenance=")[2] or "provfl"
-    done = run(place / choice.replace("/", " "), *choice.split(), cache=place / "cache")
+    little = ["federation.rounds=2", "federation.local_epochs=1", "evaluation.max_inputs=4"]
+    done = run(place / choice.replace("/", " "), *little, *choice.split(), cache=place / "cache")
     assert done.summary["method"] == method
     assert 0 <= done.summary["localization_accuracy"] <= 1
     assert done.summary["conservation_residual"] < 1e-4
@@ -406,9 +338,9 @@ def test_large_models_on_cifar10(model: str, place: Path, shared_data: Path) -> 
     done = run(
         place / model, "dataset=cifar10", f"dataset.path={shared_data / 'cifar10'}", f"model={model}",
         "federation.rounds=1", "federation.local_epochs=1", "partition.max_examples_per_client=33",
-        "partition.min_examples_per_label=1", "dataset.max_test_examples=40", "evaluation.max_inputs=8",
+        "partition.min_examples_per_label=1", "dataset.max_test_examples=20", "evaluation.max_inputs=4",
     )  # fmt: skip
-    assert done.summary["inputs"] == 8
+    assert done.summary["inputs"] == 4
     assert done.summary["conservation_residual"] < 1e-4
     assert done.summary["covered"] == 1
     assert done.manifest["trace"]["not_attributed_buffers"], "running statistics"
@@ -420,7 +352,13 @@ def test_large_models_on_cifar10(model: str, place: Path, shared_data: Path) -> 
 @pytest.mark.slow
 def test_the_number_of_workers_changes_no_byte(place: Path) -> None:
     runs = [
-        run(place / f"workers {count}", f"engine.workers={count}", "provenance.rounds=[1,3]", "federation.clients=5")
+        run(
+            place / f"workers {count}",
+            f"engine.workers={count}",
+            "provenance.rounds=[1,3]",
+            "federation.clients=5",
+            "federation.local_epochs=1",
+        )
         for count in (1, 2, 3)
     ]
     assert all(member.summary["train_seconds"] > 0 for member in runs), "trained, each on its own"

@@ -32,7 +32,7 @@ from provfl_cli.results.frames import input_frame
 from provfl_cli.run.manifest import architecture, inputs_read, manifest, weights_from
 from tests.federations import make_data
 from tests.refusals import refusal
-from tests.test_run import FILES
+from tests.runs import FILES
 
 SMALL = shlex.split(
     "dataset=languages model=gpt_mini partition=iid federation.clients=3 federation.rounds=2 federation.local_epochs=1"
@@ -96,9 +96,9 @@ def test_the_manifest_says_what_a_text_model_reads_and_where_it_began() -> None:
 def test_a_model_that_reads_something_else(
     choice: str, says: list[str], workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     line = refusal(choice.split(), workspace, capsys)
-    assert time.monotonic() - began < 2, "nothing was loaded"
+    assert time.process_time() - began < 2, "nothing was loaded"
     assert all(part in line for part in says), line
 
 

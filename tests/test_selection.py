@@ -47,7 +47,7 @@ def test_unknown_kind():
     few=st.integers(1, 30),
     more=st.integers(0, 30),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_balanced_seeded_and_nested(labels, seed, few, more):
     labels = np.array(labels)
     counts = [[99] * 5]

@@ -10,7 +10,7 @@ import pytest
 from provfl_cli.data.load import load
 from provfl_cli.data.tables import read_table
 from provfl_cli.errors import InputError
-from tests.test_text_data import text_set
+from tests.text_sets import text_set
 
 
 def rows_of(file: Path) -> tuple[list[str], tuple[str, ...]]:

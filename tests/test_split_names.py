@@ -2,55 +2,24 @@
 
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from datasets import data_files
 
 from provfl_cli.config import schema
 from provfl_cli.data import listing
-from provfl_cli.data.examples import Examples
 from provfl_cli.data.folder import read
 from provfl_cli.data.load import federated_data, load
 from provfl_cli.errors import InputError
-from tests.test_text_data import config
+from tests.text_sets import config
 
-
-def texts(folder: Path, **files: int) -> schema.Dataset:
-    """Tables of so many rows, each named after its key; `__` stands for a folder."""
-    for name, rows in files.items():
-        file = folder / name.replace("__", "/")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file = file.with_name(file.name + ".csv")
-        file.write_text("text,label\n" + "".join(f"{name} {row},{row % 2}\n" for row in range(rows)))
-    return schema.Dataset("custom", "path", path=str(folder), input="text", input_column="text", public_examples=4)
-
-
-def pictures(folder: Path, *files: str) -> schema.Dataset:
-    """Pictures of one grey value each."""
-    for number, name in enumerate(files):
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8), number).save(file, file.suffix.lower().replace(".jpg", ".jpeg")[1:])
-    return schema.Dataset("custom", "path", path=str(folder), image_size=8)
-
-
-def sizes(dataset: schema.Dataset) -> tuple[int, int]:
-    examples, _ = load(dataset, 8)
-    return len(examples.train_labels), len(examples.test_labels)
-
-
-def classes(*folders: str) -> list[str]:
-    """Four pictures in each of these folders."""
-    return [f"{folder}/{number}.png" for folder in folders for number in range(4)]
+from .split_files import classes, lines, pictures, sizes, texts
 
 
 def test_the_names_of_splits_are_those_of_the_library_datasets():
-    from datasets import data_files
-
     theirs = {str(split): tuple(words) for split, words in data_files.SPLIT_KEYWORDS.items()}
     assert {split: set(words) for split, words in listing.KEYWORDS.items()} == {k: set(v) for k, v in theirs.items()}
     assert listing.SEPARATORS == data_files.NON_WORDS_CHARS
@@ -179,11 +148,6 @@ def test_pictures_that_would_vanish_or_fall_into_two_splits_are_refused(tmp_path
     with pytest.raises(InputError, match=says) as caught:
         load(pictures(tmp_path, *files), 8)
     assert "\n" not in str(caught.value)
-
-
-def lines(dataset: schema.Dataset) -> str:
-    examples: Examples = load(dataset, 8)[0]
-    return "\n".join(examples.lines)
 
 
 def test_what_is_unusual_about_a_folder_of_pictures_is_said(tmp_path):

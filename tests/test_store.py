@@ -71,7 +71,7 @@ def commit(folder: Path, number: int, previous: dict[str, torch.Tensor], **chang
     shapes=st.lists(st.lists(st.integers(0, 4), max_size=3), max_size=6),
     types=st.lists(st.sampled_from(list(NAMES)), min_size=6, max_size=6),
 )
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_files_are_what_the_safetensors_library_reads(
     tmp_path_factory: pytest.TempPathFactory, shapes: list[list[int]], types: list[torch.dtype]
 ) -> None:
@@ -215,11 +215,9 @@ def test_checksum_is_of_the_content(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_goes_with_the_next_write_and_nobody_elses(tmp_path: Path) -> None:
     code = f"""
-import os, signal, sys
+import sys
 from pathlib import Path
-from provfl_cli.store.cache import Entry
 from provfl_cli.store.disk import replacing
-from provfl_cli.store.sealed import sealed
 with replacing(Path({str(tmp_path / "rows [1].csv")!r})) as beside:
     beside.write_text("half")
     print("written", flush=True)

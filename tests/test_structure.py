@@ -23,20 +23,26 @@ PARTS = (
 )  # fmt: skip
 
 
-def modules() -> dict[str, Path]:
-    """Every module of the package by its dotted name."""
+def modules(package: Path = PACKAGE) -> dict[str, Path]:
+    """Every module of a package by its dotted name."""
     named = {}
-    for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(package.parent).with_suffix("").parts
         named[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return named
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Everything that a module says."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imported(name: str, path: Path, known: Collection[str]) -> set[str]:
-    """Modules of the package that a module imports, wherever in the file, those for its types as well."""
+    """Modules among those known that a module imports, wherever in the file, those for its types as well."""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     targets = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             targets |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -81,6 +87,15 @@ def test_a_circle_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.imports", lambda: circle)
     with pytest.raises(pytest.fail.Exception, match="a circle: "):
         test_no_modules_import_each_other_in_a_circle()
+
+
+def test_no_test_imports_another() -> None:
+    """What several of them use is in a module of its own, whose name says what it is."""
+    tests = modules(Path(__file__).parent)
+    of_tests = [name for name in tests if name.rpartition(".")[2].startswith("test_")]
+    assert __name__ in of_tests
+    others = {name: imported(name, path, of_tests) - {name} for name, path in tests.items()}
+    assert {name: targets for name, targets in others.items() if targets} == {}
 
 
 def test_every_folder_is_a_part() -> None:
@@ -136,7 +151,9 @@ from provfl_cli.config.compose import compose_jobs, validated
 from provfl_cli.data.load import federated_data
 from provfl_cli.federation.client import full_gradient, train_client
 from provfl_cli.models.build import build
-((_, made),) = compose_jobs(["dataset=mnist", "model=lenet", "federation.batch_size=8", "federation.accumulate=3"])
+small = ["partition=iid", "partition.max_examples_per_client=100", "federation.clients=2"]
+batches = ["federation.batch_size=8", "federation.accumulate=3"]
+((_, made),) = compose_jobs(["dataset=mnist", "model=lenet", *small, *batches])
 config = validated(made)
 data = federated_data(config)
 model = build(config.model, data.form, len(data.label_names), 0)
@@ -165,7 +182,7 @@ def test_nobody_outside_knows_a_fusion_by_its_class() -> None:
     for module in PACKAGE.rglob("*.py"):
         if module.relative_to(PACKAGE).parts[0] in ("fusion", "flower"):
             continue
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        for node in nodes(module):
             names = {getattr(node, field, None) for field in ("id", "attr", "name", "value")}
             known = {name for name in names if isinstance(name, str)} & classes
             assert not known, f"{module.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)} names {known}"
@@ -185,7 +202,7 @@ UNPICKLING = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "
 def test_nothing_that_unpickles_is_imported_or_called() -> None:
     """What comes from a file or another process is arrays, JSON and YAML."""
     for module in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        for node in nodes(module):
             where = f"{module.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.Import):
                 assert not UNPICKLING & {alias.name.split(".")[0] for alias in node.names}, where

@@ -4,69 +4,30 @@ import fnmatch
 import hashlib
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
+import httpx
+import huggingface_hub
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
+import transformers
+from babel import Locale
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from provfl_cli.config import schema
 from provfl_cli.config.compose import compose_jobs, validated
 from provfl_cli.data import checkpoint, tokenizer
 from provfl_cli.data.encoding import Encoding, text_encoding
 from provfl_cli.data.examples import Examples, digest_content, fingerprint
-from provfl_cli.data.injection import NoInjection
 from provfl_cli.data.languages import LOCALES, languages
 from provfl_cli.data.load import federated_data, load
-from provfl_cli.data.partition import Iid
 from provfl_cli.errors import InputError
 
+from .text_sets import ROWS, WORDS, config, model, text_set, write
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-WORDS = ["ash", "birch", "cedar", "dogwood", "elm", "fir"]
-ROWS = [(f"{WORDS[i % 6]} {WORDS[(i * 5 + 1) % 6]} {i}", i % 2) for i in range(60)]
-
-
-def text_set(path: Path, **other) -> schema.Dataset:
-    """Texts in a folder or a file."""
-    usual = {"input": "text", "input_column": "text", "max_tokens": 16, "vocabulary": 320, "public_examples": 10}
-    return schema.Dataset("custom", "path", path=str(path), **{**usual, **other})
-
-
-def model(**other) -> schema.Model:
-    return schema.Model("some.function", "gpt_mini", **{"input": "text", **other})
-
-
-def config(dataset: schema.Dataset, text_model: schema.Model | None = None, seed: int = 0) -> SimpleNamespace:
-    """The parts of a configuration that data depend on."""
-    return SimpleNamespace(
-        dataset=dataset,
-        partition=Iid(min_examples_per_label=1, min_examples_per_client=1),
-        injection=NoInjection(),
-        federation=SimpleNamespace(clients=3, clients_per_round=None),
-        model=text_model or model(),
-        seed=seed,
-    )
-
-
-def write(file: Path, rows: list[tuple[str, object]] = ROWS) -> Path:
-    """A file of rows with the columns text and label, in the format that its name says."""
-    columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
-    records = [{"text": text, "label": label} for text, label in rows]
-    if file.suffix == ".parquet":
-        pq.write_table(pa.table(columns), file)
-    elif file.suffix == ".json":
-        file.write_text(json.dumps(records))
-    elif file.suffix == ".jsonl":
-        file.write_text("\n".join(map(json.dumps, records)))
-    else:
-        separator = "," if file.suffix == ".csv" else "\t"
-        quoted = [('"' + text.replace('"', '""') + '"', str(label)) for text, label in rows]
-        file.write_text("\n".join(map(separator.join, [("text", "label"), *quoted])), encoding="utf-8")
-    return file
 
 
 # --- the embedded texts
@@ -108,8 +69,6 @@ def three_names(made: Examples, split: str, known: list[set[str]]) -> list[tuple
 
 
 def test_names_of_test_texts_are_in_no_training_text_and_no_text_could_be_in_another_of_the_ten(made):
-    from babel import Locale
-
     locales = [Locale.parse(code) for code in LOCALES]
     known = [
         {*locale.territories.values(), *locale.languages.values(), *locale.currencies.values()} for locale in locales
@@ -211,11 +170,9 @@ TRAINED = tokenizer.trained([text for text, _ in ROWS], 400, 4096)
 ENCODE = tokenizer.from_json(TRAINED)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), min_size=1, max_size=5))
 def test_every_text_is_got_back_and_padded_on_the_right(texts):
-    from tokenizers import Tokenizer
-
     texts = [*texts, "<pad> <cls> elm<sep>"]  # what looks like a special token is text
     tokens = ENCODE(np.array(texts, dtype=object))
     vocabulary, padding = tokenizer.vocabulary_and_padding(TRAINED)
@@ -253,9 +210,6 @@ def test_texts_in_several_chunks_are_encoded_as_in_one(monkeypatch):
 
 def save_checkpoint(folder: Path, kind: str, weights: bool = True, tokens: bool = True) -> Path:
     """A folder as on the hub: a small tokenizer of that kind, and weights that nobody reads here."""
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
     folder.mkdir(parents=True, exist_ok=True)
     folder.joinpath("config.json").write_text(json.dumps({"model_type": kind}))
     if weights:
@@ -308,8 +262,6 @@ def test_the_own_tokenizer_pads_with_its_own_token_or_with_a_new_last_one(tmp_pa
 @pytest.fixture
 def offline(tmp_path, monkeypatch) -> Path:
     """No network, and an empty cache of the hub; returns its folder."""
-    import huggingface_hub
-
     cache = tmp_path / "cache"
     monkeypatch.setattr(checkpoint, "reachable", lambda url: False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
@@ -353,8 +305,6 @@ def test_the_cache_of_the_hub_is_read(offline, tmp_path):
 
 
 def test_the_hub_is_asked_for_what_is_missing_and_never_for_pickles(offline, monkeypatch):
-    import huggingface_hub
-
     asked = []
 
     def download(repo: str, *, revision, allow_patterns, local_files_only):
@@ -379,9 +329,6 @@ def test_the_hub_is_asked_for_what_is_missing_and_never_for_pickles(offline, mon
 
 
 def test_errors_of_the_hub_are_told_apart(offline, monkeypatch):
-    import httpx
-    import huggingface_hub
-
     monkeypatch.setattr(checkpoint, "reachable", lambda url: True)
     response = httpx.Response(404, request=httpx.Request("GET", "https://huggingface.co/some/net"))
     for error, says in (
@@ -433,8 +380,6 @@ def test_shards_have_to_be_there(tmp_path):
 
 
 def test_public_texts_are_nobodys_and_the_same_for_every_seed(tmp_path):
-    from tokenizers import Tokenizer
-
     write(tmp_path / "train.jsonl")
     write(tmp_path / "test.jsonl", [("elm ash", 0), ("fir birch", 1), ("oak", 1)])
     dataset = text_set(tmp_path, max_tokens=4096)

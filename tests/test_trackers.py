@@ -27,7 +27,7 @@ from provfl_cli.results.folders import RunFolder, read_run
 from provfl_cli.store.rounds import Metrics
 from provfl_cli.trackers.mlflow import MLflow
 from provfl_cli.trackers.tensorboard import TensorBoard
-from provfl_cli.trackers.tracker import name_of
+from provfl_cli.trackers.tracker import name_of, require
 from provfl_cli.trackers.tracking import Tracking, settings_of, tracked
 from provfl_cli.trackers.wandb import WandB
 
@@ -98,8 +98,6 @@ def test_a_missing_package_is_named_with_its_extra_before_anything_is_trained(
 
 
 def test_a_folder_of_its_name_is_no_package(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from provfl_cli.trackers.tracker import require
-
     (workspace / "nosuchtracker").mkdir()
     monkeypatch.syspath_prepend(str(workspace))
     assert importlib.util.find_spec("nosuchtracker") is not None

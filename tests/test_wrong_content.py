@@ -29,7 +29,7 @@ from provfl_cli.results.wrong import WrongContent
 from provfl_cli.store.disk import checksum
 from provfl_cli.store.sealed import sealed
 from tests.made_runs import whole_run
-from tests.test_opened_folders import SMALL
+from tests.runs import SMALLEST
 
 BAD: list[Any] = [
     float("nan"),
@@ -57,7 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(base)
         patch.delenv("PROVFL_CACHE", raising=False)
-        assert main(["run", *SMALL, "dataset.name=digits", f"hydra.run.dir={base / 'run'}"]) == 0
+        assert main(["run", *SMALLEST, "dataset.name=digits", f"hydra.run.dir={base / 'run'}"]) == 0
     return base / "run"
 
 

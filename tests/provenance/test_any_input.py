@@ -14,9 +14,9 @@ from provfl_cli.provenance.contributions import Contributions
 from provfl_cli.provenance.directions import DIRECTIONS, Directions
 from provfl_cli.provenance.tracing import trace
 
+from .exactness import PLAIN, assert_all_covered, by_autograd
 from .federations import federation, settings
-from .test_layers import PLAIN, by_autograd
-from .test_unusual_models import PRODUCT, SIGN, Made, assert_exact, new
+from .unusual_models import PRODUCT, SIGN, Made, new
 
 
 def model_of(forward: Callable[[nn.Module, Tensor], Tensor], **parts: nn.Module | nn.Parameter) -> nn.Module:
@@ -114,7 +114,7 @@ def test_rows_to_which_torch_gives_less_of_the_gradient(options: dict, bag: bool
     inputs[6] = torch.tensor([3, 3, 5, 3, 0, 0, 0])
     for order in (range(12), range(11, -1, -1)):
         model = model_of(pooled if not bag else lambda m, x: m.b(m.table(x)), table=table)
-        made = assert_exact(model, inputs[list(order)])
+        made = assert_all_covered(model, inputs[list(order)])
         assert bag or "scale_grad_by_freq" in options or made.notes == ()
 
 
@@ -178,7 +178,7 @@ def test_a_path_that_only_later_inputs_take(name: str, batch_size: int | None) -
     inputs[[5, 9], 0] *= -1
     torch.manual_seed(3)
     model = PATHS[name]()
-    there = assert_exact(model, inputs, batch_size=batch_size)
+    there = assert_all_covered(model, inputs, batch_size=batch_size)
     assert any("by autograd" in note for note in there.notes)
     source, _ = federation(PATHS[name]())  # another model, of which nothing is known yet
     ways = [trace(PATHS[name](), x, source, settings(**PLAIN, batch_size=batch_size)) for x in (inputs, inputs.flip(0))]
@@ -228,7 +228,7 @@ def test_an_embedding_that_bounds_its_rows_is_named(later: bool) -> None:
 
 def test_an_embedding_whose_rows_are_within_their_bound_is_traced() -> None:
     table = nn.Embedding(20, 8, max_norm=100.0)
-    assert assert_exact(model_of(pooled, table=table), texts([4])).notes == ()
+    assert assert_all_covered(model_of(pooled, table=table), texts([4])).notes == ()
 
 
 # -- random numbers --------------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def in_training_only(m: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("forward", [seeded, with_own_generator, drawn_once, in_training_only])
 def test_random_numbers_that_are_the_same_each_time_are_none(forward: Callable[..., Tensor]) -> None:
-    assert assert_exact(model_of(forward), vectors()).notes == ()
+    assert assert_all_covered(model_of(forward), vectors()).notes == ()
 
 
 # -- what torch itself would say in its own words --------------------------------------------------------------------

@@ -18,7 +18,7 @@ from provfl_cli.provenance.state_dicts import RoundInMemory
 from provfl_cli.provenance.tracing import trace, trace_targets
 
 from .federations import federation, settings
-from .test_reference import LeNet
+from .networks import LeNet
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from provfl_cli.provenance import factors
 
-from .test_layers import assert_exact, head
+from .exactness import assert_exact
+from .networks import head
 
 
 @pytest.fixture(autouse=True)

@@ -11,45 +11,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from provfl_cli.errors import RunError
-from provfl_cli.provenance.targets import target_value
 from provfl_cli.provenance.tracing import trace
 
+from .exactness import PLAIN, assert_exact
 from .federations import federation, settings
-
-PLAIN = {"layer_decay": 1.0, "threshold": None}
-
-
-def by_autograd(model: nn.Module, inputs: Tensor, clients: list[dict], base: dict, kind: str) -> Tensor:
-    """`<W_k - base, dy_b / dW>`, one input and one autograd call at a time."""
-    model.eval().requires_grad_(True)
-    names = [n for n, _ in model.named_parameters()]
-    rows = []
-    for b in range(len(inputs)):
-        logits = model(inputs[b : b + 1])
-        y = target_value(kind, logits, logits.argmax(1))[0]
-        gradients = torch.autograd.grad(y, list(model.parameters()), allow_unused=True)
-        rows.append(
-            [
-                sum(float(((c[n] - base[n]) * g).sum()) for n, g in zip(names, gradients, strict=True) if g is not None)
-                for c in clients
-            ]
-        )
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def assert_exact(
-    model: nn.Module, inputs: Tensor, kind: str = "centred", covered: float = 1.0, **changed: object
-) -> None:
-    model = model.double()
-    source, clients = federation(model)
-    ours = trace(model, inputs, source, settings(**{**PLAIN, "target": kind, **changed}))
-    reference = by_autograd(model, inputs, clients, source.before, kind)
-    scale = reference.abs().max()
-    assert float((torch.as_tensor(ours.values) - reference).abs().max() / scale) < 1e-9
-    assert ours.covered == covered
-    assert ours.notes == ()  # the layers' own rules did it all
-    # Conservation, from the recorded outputs of the running model.
-    assert float(ours.residuals.max()) < 1e-9
+from .networks import head
 
 
 class Twice(nn.Module):
@@ -120,11 +86,6 @@ def vision_transformer_block() -> nn.Module:
     return nn.Sequential(
         nn.TransformerEncoderLayer(6, 2, 12, batch_first=True, activation="gelu"), nn.Flatten(), nn.Linear(24, 5)
     )
-
-
-def head(layer: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    width = layer(torch.zeros(2, *shape)).flatten(1).shape[1]
-    return nn.Sequential(layer, nn.Tanh(), nn.Flatten(), nn.Linear(width, 5))
 
 
 CASES = {
@@ -245,7 +206,7 @@ def networks(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 @given(network=networks(), batch=st.integers(1, 5), data=st.data())
-@examples(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_networks(network: tuple[nn.Module, tuple[int, ...]], batch: int, data: st.DataObject) -> None:
     model, shape = network
     kind = data.draw(st.sampled_from(["logit", "centred", "margin"]))

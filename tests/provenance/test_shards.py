@@ -31,9 +31,8 @@ from provfl_cli.store.rounds import Round
 
 from ..lineages import chain, composed_fusion
 from .federations import federation, settings
-from .test_lineage_trace import work
-from .test_reference import LeNet
-from .test_text import classifier, texts
+from .lineage_work import work
+from .networks import LeNet, classifier, texts
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="shards are forked on Linux, without a GPU")
 
@@ -155,6 +154,7 @@ def test_a_pickle_in_place_of_an_answer_is_not_opened(tmp_path: Path, monkeypatc
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.slow
 def test_batches_are_halved_as_one_process_halves_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three sizes of inputs: what fits of the first does not of the second, and less of the third."""
 
@@ -187,6 +187,7 @@ def test_batches_are_halved_as_one_process_halves_them(monkeypatch: pytest.Monke
         assert_equal(result, results[1])
 
 
+@pytest.mark.slow
 def test_several_targets_and_the_second_look_are_spread_too(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model, inputs = LeNet(), torch.randn(20, 1, 28, 28)
@@ -208,6 +209,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Round:
     return chain(folder, composed_fusion("fedavgm"), LeNet().state_dict(), work, 3)[-1]
 
 
+@pytest.mark.slow
 def test_stored_rounds_and_their_lineage_are_spread(stored: Round) -> None:
     inputs = torch.randn(40, 1, 28, 28, generator=torch.Generator().manual_seed(1))
     for source in (stored, lineage_round(stored)):

@@ -12,9 +12,9 @@ from provfl_cli.errors import InputError, RunError
 from provfl_cli.provenance.state_dicts import from_state_dicts
 from provfl_cli.provenance.tracing import trace
 
+from .exactness import PLAIN, by_autograd
 from .federations import federation, perturbed, settings
-from .test_layers import PLAIN, by_autograd
-from .test_unusual_models import MODELS, SIGN, Made, new
+from .unusual_models import MODELS, SIGN, Made, new
 
 
 def two(forward: Callable[[nn.Module, Tensor], Tensor], classes: int = 4, **more: object) -> nn.Module:
