@@ -18,7 +18,7 @@ from .fusions import configured
 
 PACKAGE = Path(__file__).parents[1] / "provfl_cli"
 PARTS = (
-    "fusion", "store", "provenance", "config", "data", "models", "flower", "federation",
+    "fusion", "store", "provenance", "config", "data", "models", "recording", "flower", "nvflare", "federation",
     "attribution", "evaluation", "results", "comparison", "reporting", "trackers", "run", "cli",
 )  # fmt: skip
 
@@ -126,9 +126,11 @@ def test_the_heart_stands_alone() -> None:
     code = """
 import sys
 from provfl_cli.provenance import *
-runner = ("config", "data", "models", "flower", "federation", "attribution", "run", "cli", "reporting", "results")
+runner = ("config", "data", "models", "flower", "nvflare", "federation", "attribution", "run", "cli", "reporting")
+runner += ("results", "recording")
 more = [name for name in sys.modules if name.split(".")[:2] in [["provfl_cli", part] for part in runner]]
-more += [name for name in ("hydra", "omegaconf", "antlr4", "ray", "flwr", "pandas._libs") if name in sys.modules]
+others = ("hydra", "omegaconf", "antlr4", "ray", "flwr", "nvflare", "pandas._libs")
+more += [name for name in others if name in sys.modules]
 sys.exit(", ".join(more) or 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -27,7 +27,7 @@ DATA = "FILE.safetensors (inputs, labels), or MODULE:FUNCTION"
 
 def add_recorded(made: ArgumentParser, data: str = DATA, rounds: str | None = None) -> None:
     """Let a command take `--model`, `--data` and, where `rounds` says what for, `--round`."""
-    group = made.add_argument_group("of a recorded federation (provfl import, Flower)")
+    group = made.add_argument_group("of a recorded federation (provfl import, Flower, NVFlare)")
     group.add_argument("--model", metavar="MODEL", help=MODEL)
     group.add_argument("--data", metavar="DATA", help=data)
     if rounds is not None:

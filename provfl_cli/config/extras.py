@@ -15,6 +15,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {  # what an extra brings, by the name
     "flower": ("flwr", "ray"),
     "medmnist": ("medmnist",),
     "mlflow": ("mlflow",),
+    "nvflare": ("nvflare",),
     "privacy": ("dp_accounting",),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),

@@ -18,6 +18,12 @@ from .inputs import UNKNOWN, TracedInputs
 from .open_run import OpenFederation
 from .query import AttributedPredictions, Query, ask
 
+RECORDERS = {
+    "import": "provfl import",
+    "flower": "Flower's ProvenanceStrategy",
+    "nvflare": "NVFlare's ProvenanceRecorder",
+}
+
 
 def reported(
     opened: OpenFederation, numbers: Sequence[int], inputs: TracedInputs, model: str, data: str
@@ -145,8 +151,7 @@ def _facts(
 ) -> list[tuple[str, str]]:
     count = len(inputs.numbers)
     return [
-        ("recorded by", {"import": "provfl import", "flower": "Flower's ProvenanceStrategy"}.get(
-            recorded.source, recorded.source)),
+        ("recorded by", RECORDERS.get(recorded.source, recorded.source)),
         ("model", model),
         ("inputs", f"{data} ({count:,})"),
         ("clients", f"{len(recorded.clients):,}"),

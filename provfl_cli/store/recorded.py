@@ -37,6 +37,7 @@ FORMAT = 2
 READABLE = (1, FORMAT)  # of 1 there is no checksum
 RECORDED = "recorded.json"
 JOURNAL = "flower.jsonl"  # a line a round, of those that could not be recorded as well
+JOURNALS = (JOURNAL, "nvflare.jsonl")
 JOURNAL_BYTES = 1_000_000  # of its end, to find the last line in: a round of thousands of clients takes a tenth
 LONGEST = 300  # characters of a reason that are repeated
 
@@ -46,7 +47,7 @@ class RecordedFederation:
     """What there is to know of a recorded federation beside its rounds.
 
     Attributes:
-        source: what made it, such as `import` or `flower`.
+        source: what made it, such as `import`, `flower` or `nvflare`.
         clients: what each client is called, by the number that it has in the rounds.
         examples: training examples of each, by number: those of the latest round in which it took part.
         labels: the names of the classes, in the order of the model's outputs; (): not known.
@@ -166,7 +167,7 @@ def require_no_run(folder: Path, asked: str) -> None:
 def is_recorded(folder: Path) -> bool:
     """Whether a folder is that of a recorded federation, not of a run; perhaps none of its rounds could be recorded."""
     rounds = folder / "rounds"
-    if (folder / RECORDED).is_file() or (folder / JOURNAL).is_file():
+    if any((folder / name).is_file() for name in (RECORDED, *JOURNALS)):
         return True
     return not (rounds.is_symlink() or (folder / ".hydra").exists()) and any(rounds.glob("[0-9]*/round.json"))
 
@@ -176,9 +177,10 @@ def why_nothing(folder: Path) -> str:
 
     The text is of whoever trained: see that it does nothing to a terminal.
     """
+    journal = next((name for name in JOURNALS if (folder / name).exists()), JOURNAL)
     try:
-        lines = [line for line in read_end(folder / JOURNAL, JOURNAL_BYTES).split("\n") if line.strip()]
-        last = block(json.loads(lines[-1]), JOURNAL)
+        lines = [line for line in read_end(folder / journal, JOURNAL_BYTES).split("\n") if line.strip()]
+        last = block(json.loads(lines[-1]), journal)
         reason = " ".join(str(last["reason"]).split())[:LONGEST]
         return f"round {whole(last['round'], 'round')}: {reason}"
     except (OSError, ValueError, KeyError, IndexError, RecursionError):
