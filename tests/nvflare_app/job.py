@@ -11,6 +11,7 @@ from nvflare.recipe.sim_env import SimEnv
 from provfl_cli.nvflare import record  # ProvFL
 
 CLIENTS, ROUNDS = 4, 2
+LABELS = [str(digit) for digit in range(10)]
 
 
 def main(workspace: str) -> None:
@@ -23,7 +24,7 @@ def main(workspace: str) -> None:
         train_script="client.py",
         train_args=f"--clients {CLIENTS}",
     )
-    record(recipe, "provenance", labels=[str(digit) for digit in range(10)])  # ProvFL
+    record(recipe, "provenance", labels=LABELS)  # ProvFL
     recipe.execute(SimEnv(num_clients=CLIENTS, workspace_root=workspace))
 
 
