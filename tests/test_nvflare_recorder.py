@@ -17,7 +17,7 @@ pytest.importorskip("nvflare", reason="the extra nvflare is not installed")
 
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import ReservedKey
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
@@ -365,6 +365,37 @@ def test_tasks_that_only_evaluate_are_no_rounds(tmp_path: Path) -> None:
     assert not (tmp_path / "job" / "records" / "nvflare.jsonl").exists()
 
 
+def test_an_evaluation_after_the_training_is_no_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As CrossSiteEval does it: clients submit models of their own, which others are sent."""
+    events = Events(ProvenanceRecorder("records"), tmp_path)
+    events.send("a", initial(), 0)
+    model = trained("site-1", 0, initial())
+    events.receive("a", result(model))
+    events.fire(AppEventType.AFTER_SHAREABLE_TO_LEARNABLE, GLOBAL_MODEL=make_model_learnable(model, {}))
+    events.fire(AppEventType.TRAINING_STARTED)
+    events.send("a", {}, None)
+    events.fl_ctx.set_prop(FLContextKey.TASK_NAME, AppConstants.TASK_SUBMIT_MODEL, private=True, sticky=False)
+    events.receive("a", result(initial()))
+    events.send("a", initial(), None)
+    events.fl_ctx.set_prop(FLContextKey.TASK_NAME, AppConstants.TASK_VALIDATION, private=True, sticky=False)
+    events.receive("a", DXO(DataKind.METRICS, data={"accuracy": 0.5}).to_shareable())
+    events.fire(EventType.END_RUN)
+    assert events.recorder.recording is not None
+    assert (events.recorder.recording.recorded, events.recorder.recording.missed) == ([1], {})
+    assert "changed" not in caplog.text
+
+
+def test_clients_that_start_from_nothing_are_not_recorded(tmp_path: Path) -> None:
+    events = Events(ProvenanceRecorder("records"), tmp_path)
+    events.send("a", {}, 0)
+    events.receive("a", result(initial()))
+    events.fire(EventType.END_RUN)
+    assert events.recorder.recording is not None
+    assert events.recorder.recording.missed == {
+        1: "clients were sent no model, so that it is not known what they changed"
+    }
+
+
 def one_round(tmp_path: Path, content: Shareable, name: str = "a", **settings: Any) -> str:
     """Why a round of one client, whose result this is, is missed; empty where it is recorded."""
     events = Events(ProvenanceRecorder(str(tmp_path / name), **settings), tmp_path)
@@ -385,7 +416,8 @@ def test_results_that_cannot_be_recorded_are_named(tmp_path: Path) -> None:
         (result(broken), "site-1: w holds NaN (35 of 35 numbers are not finite)"),
         (result({**good, "w": np.array([object()])}), "site-1: w is of the type object: not numbers"),
         (result({**good, "w": "text"}), "site-1: w is of the type str: not numbers"),
-        (result({"w": good["w"]}), "clients return other arrays, or other shapes, than the global model's"),
+        (result({"other": good["w"]}), "site-1 returned 'other', which is not among the global model's arrays"),
+        (result({**good, "w": good["w"][:2]}), "clients return other arrays, or other shapes, than the global model's"),
         (result({"other": good["w"]}, kind=DataKind.WEIGHT_DIFF), "a difference of other, which does not fit"),
         (
             DXO(DataKind.COLLECTION, data={"model": DXO(DataKind.WEIGHTS, data=good)}).to_shareable(),
@@ -434,6 +466,45 @@ def test_arrays_that_no_client_changes_stay(tmp_path: Path) -> None:
     run(CONTROLLERS["FedAvg"](), recorder, tmp_path, part, initial(), list(STEPS))
     stored = read_round(tmp_path / "a" / "rounds", 3)
     assert all(np.array_equal(stored.client_stack()["kernel"][k].numpy(), initial()["kernel"]) for k in range(3))
+
+
+def test_a_part_of_the_model_is_recorded_where_clients_share_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def part(name: str, number: int, arrays: dict[str, Any]) -> Shareable:
+        made = trained(name, number, arrays)
+        return result({key: made[key] for key in ("w", "b")}, STEPS[name])
+
+    recorder = ProvenanceRecorder(str(tmp_path / "a"), strict=True)
+    run(CONTROLLERS["FedAvg"](), recorder, tmp_path, part, initial(), list(STEPS))
+    assert recorder.recording.recorded == [1, 2, 3]
+    assert all(
+        read_round(tmp_path / "a" / "rounds", number).client_stack().keys() == {"w", "b"} for number in (1, 2, 3)
+    )
+    assert sum("clients do not share kernel" in message for message in caplog.messages) == 1
+
+    def uneven(name: str, number: int, arrays: dict[str, Any]) -> Shareable:
+        made = trained(name, number, arrays)
+        return result({key: made[key] for key in made if (name, key) != ("site-2", "b")}, STEPS[name])
+
+    recorder = ProvenanceRecorder(str(tmp_path / "b"))
+    run(CONTROLLERS["FedAvg"](1), recorder, tmp_path, uneven, initial(), list(STEPS))
+    assert recorder.recording.missed == {1: "site-2 returned other arrays than site-1"}
+
+
+@both
+@pytest.mark.parametrize("kind", [DataKind.WEIGHTS, DataKind.WEIGHT_DIFF])
+def test_half_precision_is_compared_with_the_rounding_that_it_has(workflow: str, kind: str, tmp_path: Path) -> None:
+    def half(name: str, number: int, arrays: dict[str, Any]) -> Shareable:
+        made = {key: np.asarray(value, dtype=np.float16) for key, value in trained(name, number, arrays).items()}
+        if kind == DataKind.WEIGHT_DIFF:
+            made = {key: np.asarray(value - arrays[key], dtype=np.float16) for key, value in made.items()}
+        return result(made, STEPS[name], kind)
+
+    arrays = {name: value.astype(np.float16) for name, value in initial().items()}
+    recorder = ProvenanceRecorder(str(tmp_path / "a"), strict=True)
+    run(CONTROLLERS[workflow](), recorder, tmp_path, half, arrays, list(STEPS), kind)
+    assert recorder.recording.recorded == [1, 2, 3]
 
 
 def test_changes_between_rounds_are_said_and_recorded_as_they_are(
@@ -500,7 +571,7 @@ def test_workflows_of_one_job_are_counted_on(tmp_path: Path) -> None:
 
 
 @both
-@pytest.mark.parametrize("call", ["begin", "take_in", "finish", "journal_line"])
+@pytest.mark.parametrize("call", ["begin", "take_in", "finish"])
 def test_an_error_of_ours_harms_no_training(
     workflow: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -518,6 +589,18 @@ def test_an_error_of_ours_harms_no_training(
         assert len(said) == 1
         assert "No space left on device" in said[0]
     assert EventType.FATAL_SYSTEM_ERROR not in events
+
+
+def test_a_journal_that_cannot_be_written_loses_no_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("provfl_cli.recording.session.note", full)
+    recording, _, _ = recorded("FedAvg", tmp_path)
+    assert (recording.recorded, recording.missed) == ([1, 2, 3], {})
+    assert "cannot be written to: OSError: [Errno 28] No space left on device" in caplog.text
 
 
 def test_nothing_is_read_of_other_events(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_constant import ReservedKey
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReturnCode, Shareable
 from nvflare.app_common.abstract.fl_model import FLModel
@@ -26,7 +26,7 @@ from ..processes import one_thread
 from ..recording.rounds import NotRecorded, require_keep, require_labels
 from ..recording.session import Recording
 from .results import as_tensors, content_of, is_model
-from .round import STEPS, PendingRound, begin, clear, finish, journal_line, take_in
+from .round import STEPS, Finished, PendingRound, begin, clear, finish, journal_line, take_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 NAME = "ProvenanceRecorder"
 REFUSED = "its result was not accepted"
+EVALUATIONS = (AppConstants.TASK_VALIDATION, AppConstants.TASK_SUBMIT_MODEL)  # tasks of CrossSiteEval
 SENT = "the global model before the round"
 
 
@@ -91,7 +92,7 @@ class ProvenanceRecorder(FLComponent):
         self._counted: int | None = None  # NVFlare's number of the round that has begun last
         self._offset: int | None = None
         self._latest: dict[str, Tensor] | None = None
-        self._without: set[str] = set()
+        self._said: set[str] = set()
         self._lock = RLock()  # tasks are sent, results come, and the workflow works in threads of their own
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
@@ -130,11 +131,12 @@ class ProvenanceRecorder(FLComponent):
         recording = self._at()
         sent, wrong = None, ""
         try:
-            sent = as_tensors(content_of(task, SENT).data, SENT)
+            arrays = content_of(task, SENT).data
+            sent = as_tensors(arrays, SENT) if arrays else {}
         except NotRecorded as error:
             wrong = str(error)
         if self._pending is not None:
-            self._end(fl_ctx, self._pending, sent)
+            self._end(fl_ctx, self._pending, sent or None)
         done = {*recording.recorded, *recording.missed}
         self._counted = len(done) if counted is None else int(counted)
         if self._offset is None:
@@ -143,8 +145,8 @@ class ProvenanceRecorder(FLComponent):
         if sent is None:
             self._miss(fl_ctx, number, wrong, None)
             return
-        model, chained = sent, recording.recorded[-1:] == [number - 1] and self._follows(fl_ctx, number, sent)
-        self._pending = self._guarded(fl_ctx, number, lambda: begin(recording, number, model, chained), None)
+        model = sent
+        self._pending = self._guarded(fl_ctx, number, lambda: begin(recording, number, model), None)
 
     def _result_accepted(self, fl_ctx: FLContext) -> None:
         """A client's result has been accepted, or refused."""
@@ -158,7 +160,7 @@ class ProvenanceRecorder(FLComponent):
             pending.refused[client] = REFUSED if code in (None, ReturnCode.OK) else f"{REFUSED} ({code})"
             return
         content = content_of(result, client)
-        if is_model(content):
+        if is_model(content) and fl_ctx.get_prop(FLContextKey.TASK_NAME) not in EVALUATIONS:
             self._guarded(fl_ctx, pending.number, lambda: take_in(self._at(), pending, client, content), pending)
         else:
             pending.evaluated = True
@@ -211,30 +213,40 @@ class ProvenanceRecorder(FLComponent):
         recording = self._at()
         if made is None and pending.arrivals:
             raise RunError("the workflow ended before the new global model was seen")
+        pending.chained = recording.recorded[-1:] == [pending.number - 1] and self._follows(fl_ctx, pending)
         with one_thread():  # blocks are small, and on a busy machine threads wait for each other
-            without = finish(recording, pending, made or {}, self.parameters)
+            finished = finish(recording, pending, made or {}, self.parameters)
         self._latest = made
-        recording.note(journal_line(recording, pending, None))
-        clear(recording, pending)
-        if new := [name for name in without if name not in self._without]:
-            self._without |= set(new)
-            count = "they count the same" if len(without) == len(pending.arrivals) else "they count as 1 step each"
-            self._say(fl_ctx, self.log_warning, f"no {STEPS} from {', '.join(new)}: {count}, as in NVFlare's average")
+        self._close_round(fl_ctx, pending, None)
+        self._say_once(fl_ctx, finished, len(pending.arrivals))
         if pending.dropped:
             names = ", ".join(f"{name} ({why})" for name, why in pending.dropped.items())
             self._say(fl_ctx, self.log_warning, f"round {pending.number} is recorded without {names}")
 
-    def _follows(self, fl_ctx: FLContext, number: int, sent: Mapping[str, Tensor]) -> bool:
-        """Whether a model is that with which the round before ended; where it is not, say so."""
-        latest = self._latest
+    def _say_once(self, fl_ctx: FLContext, finished: Finished, clients: int) -> None:
+        """What is the same in every round is said in the first."""
+        if new := [name for name in finished.without_steps if name not in self._said]:
+            same = len(finished.without_steps) == clients
+            count = "they count the same" if same else "they count as 1 step each"
+            self._say(fl_ctx, self.log_warning, f"no {STEPS} from {', '.join(new)}: {count}, as in NVFlare's average")
+        if finished.not_shared and finished.not_shared[0] not in self._said:
+            self._say(
+                fl_ctx, self.log_warning,
+                f"clients do not share {', '.join(finished.not_shared)}: a trace takes them from its --model",
+            )  # fmt: skip
+        self._said |= {*finished.without_steps, *finished.not_shared}
+
+    def _follows(self, fl_ctx: FLContext, pending: PendingRound) -> bool:
+        """Whether a round began with the model with which the one before ended; where it did not, say so."""
+        latest, sent = self._latest, pending.previous
         if latest is None:
             return False
         if latest.keys() == sent.keys() and all(_same(latest[name], tensor) for name, tensor in sent.items()):
             return True
         self._say(
             fl_ctx, self.log_warning,
-            f"the global model was changed between round {number - 1} and {number}; what changed it is in neither of "
-            "their records",
+            f"the global model was changed between round {pending.number - 1} and {pending.number}; what changed it is "
+            "in neither of their records",
         )  # fmt: skip
         return False
 
@@ -274,16 +286,21 @@ class ProvenanceRecorder(FLComponent):
         recording = self._at()
         recording.missed[number] = reason
         self._say(fl_ctx, self.log_error, f"round {number} is NOT RECORDED: {reason}")
-        try:
-            if pending is not None:
-                recording.note(journal_line(recording, pending, reason))
-                clear(recording, pending)
-        except OSError:  # the disk is what failed
-            self._say(fl_ctx, self.log_error, f"{recording.folder} cannot be written to")
+        if pending is not None:
+            self._close_round(fl_ctx, pending, reason)
         if self._pending is pending:
             self._pending = None
         if self.strict:
             self.system_panic(harmless(f"ProvFL: round {number} cannot be recorded: {reason}"), fl_ctx)
+
+    def _close_round(self, fl_ctx: FLContext, pending: PendingRound, reason: str | None) -> None:
+        """Write a round's line of the journal, and delete what waited for it."""
+        recording = self._at()
+        try:
+            recording.note(journal_line(recording, pending, reason))
+            clear(recording, pending)
+        except OSError as error:  # what is recorded is on disk all the same
+            self._say(fl_ctx, self.log_error, f"the journal in {recording.folder} cannot be written to: {brief(error)}")
 
     def _fail(self, fl_ctx: FLContext, error: Exception) -> None:
         """An event could not be dealt with: of a round this misses it, before any it ends the recording."""

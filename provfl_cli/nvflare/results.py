@@ -99,7 +99,10 @@ def client_result(content: DXO, base: Mapping[str, Tensor], whose: str) -> Clien
 
 
 def _added(before: Tensor, difference: Tensor) -> Tensor:
-    """Their sum: of whole numbers where one of them is, since averages of these come as fractions."""
+    """Their sum, of whole numbers where one of them is: averages of these come as fractions. Half precision would
+    swallow a difference, so it is stored in single precision."""
     total = before.double() + difference.double()
     whole = difference if not difference.is_floating_point() else before
-    return (total if whole.is_floating_point() else total.round()).to(whole.dtype)
+    if not whole.is_floating_point():
+        return total.round().to(whole.dtype)
+    return total.to(torch.promote_types(torch.promote_types(before.dtype, difference.dtype), torch.float32))

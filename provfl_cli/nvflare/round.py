@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,15 @@ from ..recording.rounds import (
     MOST_EXAMPLES,
     NotRecorded,
     discard,
-    in_types,
     parameter_names,
     require_finite,
     temporary_folder,
+    whole_rounded,
     write_clients,
 )
 from ..recording.session import Recording
 from ..store.rounds import CLIENTS, PREVIOUS, STATE, Metrics, commit_round, round_folder
-from ..store.tensorfile import open_tensors, write_tensors
+from ..store.tensorfile import open_tensors, specs_of, write_tensors
 from .results import client_result
 
 STEPS = "NUM_STEPS_CURRENT_ROUND"
@@ -38,11 +38,21 @@ STEPS = "NUM_STEPS_CURRENT_ROUND"
 
 @dataclass(frozen=True)
 class Arrival:
-    """A client's result that was accepted: where it waits, in which types it was sent, and its steps."""
+    """A client's result that was accepted: where it waits, its arrays, in which types they were sent, and its steps."""
 
     file: Path
+    names: frozenset[str]
     types: Mapping[str, torch.dtype]
     steps: Any
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What there is to say of a round that is recorded: the clients whose steps are not known, and the arrays of the
+    global model that clients do not share."""
+
+    without_steps: list[str]
+    not_shared: list[str]
 
 
 @dataclass
@@ -51,8 +61,7 @@ class PendingRound:
 
     Attributes:
         number: under which it is recorded.
-        previous: the model that clients are sent.
-        chained: whether this is the model that the round stored before it ended with.
+        previous: the model that clients are sent; empty: none.
         began: when.
         asked: names of the clients that were sent the model.
         arrivals: what was accepted, by the client's name.
@@ -63,12 +72,12 @@ class PendingRound:
         factors: by which the aggregator multiplies clients' steps; those that are not there by 1.
         lenient: whether steps that are no number above 0 count as 1.
         train_loss: of the clients, as the server averages it; NaN: not known.
+        chained: whether `previous` is the model that the round stored before it ended with.
     """
 
     number: int
     previous: dict[str, Tensor]
-    chained: bool
-    began: float
+    began: float = field(default_factory=time.perf_counter)
     asked: list[str] = field(default_factory=list)
     arrivals: dict[str, Arrival] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -78,6 +87,7 @@ class PendingRound:
     factors: Mapping[str, float] = field(default_factory=dict)
     lenient: bool = False
     train_loss: float = math.nan
+    chained: bool = False
 
     @property
     def dropped(self) -> dict[str, str]:
@@ -86,7 +96,7 @@ class PendingRound:
         return silent | {name: why for name, why in self.refused.items() if name not in self.arrivals}
 
 
-def begin(recording: Recording, number: int, previous: dict[str, Tensor], chained: bool) -> PendingRound:
+def begin(recording: Recording, number: int, previous: dict[str, Tensor]) -> PendingRound:
     """Note what a round begins with.
 
     Raises:
@@ -96,7 +106,7 @@ def begin(recording: Recording, number: int, previous: dict[str, Tensor], chaine
     require_finite(previous, "the global model before the round")
     if round_folder(recording.rounds, number).exists():
         raise NotRecorded(f"{recording.rounds} holds a round {number} already: give another folder")
-    return PendingRound(number, previous, chained, time.perf_counter())
+    return PendingRound(number, previous)
 
 
 def take_in(recording: Recording, pending: PendingRound, client: str, content: DXO) -> None:
@@ -107,11 +117,13 @@ def take_in(recording: Recording, pending: PendingRound, client: str, content: D
     """
     if client in pending.arrivals:
         raise NotRecorded(f"{client} returned more than one result that was accepted")
+    if not pending.previous:
+        raise NotRecorded("clients were sent no model, so that it is not known what they changed")
     result = client_result(content, pending.previous, client)
     recording.arrivals.mkdir(exist_ok=True)
     file = recording.arrivals / f"{len(pending.arrivals)}.safetensors"
     write_tensors(file, result.arrays)
-    pending.arrivals[client] = Arrival(file, result.types, result.steps)
+    pending.arrivals[client] = Arrival(file, frozenset(result.arrays), result.types, result.steps)
 
 
 def finish(
@@ -119,11 +131,8 @@ def finish(
     pending: PendingRound,
     result: Mapping[str, Tensor],
     parameters: Collection[str] | torch.nn.Module | None,
-) -> list[str]:
+) -> Finished:
     """State what the new model is made of, compare it with that, and commit the round.
-
-    Returns:
-        The clients whose steps are not known.
 
     Raises:
         NotRecorded: no result was accepted, or the model is not their average.
@@ -133,21 +142,18 @@ def finish(
     numbers = recording.enter(pending.arrivals)
     order = sorted(numbers, key=lambda name: numbers[name])
     weights, without = weights_of(pending, order)
-    models = ((name, open_tensors(pending.arrivals[name].file)) for name in order)
-    write_clients(recording.rounds, pending.number, pending.previous, models, len(order))
+    shared = _shared(pending, order, result)
+    begun, made = ({name: arrays[name] for name in shared} for arrays in (pending.previous, result))
+    write_clients(recording.rounds, pending.number, begun, _models(pending, order, shared), len(order))
     temporary = temporary_folder(recording.rounds, pending.number)
     clients = open_tensors(temporary / CLIENTS)
     types = {name: clients[name].dtype for name in clients}
-    if {name: tensor.shape for name, tensor in result.items()} != {
-        name: tensor.shape for name, tensor in pending.previous.items()
-    }:
-        raise NotRecorded("the new model has other arrays, or other shapes, than the clients returned")
-    previous = in_types(pending.previous, types)  # averages of whole numbers are sent as fractions, and are no weights
-    names = parameter_names(previous, parameters)
+    before, after = whole_rounded(begun, types), whole_rounded(made, types)
+    names = parameter_names(before, parameters)
     stated = Decomposition(example_shares(weights))  # type: ignore[arg-type]
-    returned = ReturnedModels(pending.previous, clients, weights, [0] * len(order), frozenset())  # type: ignore[arg-type]
-    coarsest = {name: _coarsest(name, pending, result) for name in names}
-    worst, where = worst_difference(stated, returned, result, coarsest)
+    returned = ReturnedModels(begun, clients, weights, [0] * len(order), frozenset())  # type: ignore[arg-type]
+    coarsest = {name: _coarsest(name, pending, made) for name in names}
+    worst, where = worst_difference(stated, returned, made, coarsest)
     if not worst <= 1:
         raise NotRecorded(
             f"what the server made of the clients differs from their average by {STEPS} by {worst:,.0f} times the "
@@ -159,7 +165,7 @@ def finish(
     seconds = round(time.perf_counter() - pending.began, 4)
     entry = Metrics(pending.number, math.nan, math.nan, pending.train_loss, len(order), seconds, tuple(failed))
     if not (
-        pending.chained and recording.types == types
+        pending.chained and recording.specs == specs_of(before)
     ):  # files that are there are written, not linked to those of the round before
         (temporary / PREVIOUS).touch()
         (temporary / STATE).touch()
@@ -168,8 +174,8 @@ def finish(
         pending.number,
         clients=[numbers[name] for name in order],
         examples=examples,
-        weights=in_types(result, types),
-        previous=previous,
+        weights=after,
+        previous=before,
         state={},
         next_state={},
         decomposition=stated,
@@ -178,9 +184,40 @@ def finish(
         names=order,
         source=recording.source,
     )
-    recording.types = types
+    recording.specs = specs_of(after)
     recording.stored(entry, {numbers[name]: count for name, count in zip(order, examples, strict=True)})
-    return without
+    return Finished(without, [name for name in pending.previous if name not in shared])
+
+
+def _shared(pending: PendingRound, order: Sequence[str], result: Mapping[str, Tensor]) -> list[str]:
+    """Names of the arrays that all clients returned and the server combined, in the order of the global model.
+
+    Raises:
+        NotRecorded: clients return other arrays than each other, or than those of the global model, or none of these.
+    """
+    first = pending.arrivals[order[0]].names
+    for client in order:
+        names = pending.arrivals[client].names
+        if strange := sorted(names - pending.previous.keys()):
+            raise NotRecorded(f"{client} returned {strange[0]!r}, which is not among the global model's arrays")
+        if names != first:
+            raise NotRecorded(f"{client} returned other arrays than {order[0]}")
+    shared = [name for name in pending.previous if name in first and name in result]
+    if not shared:
+        raise NotRecorded("the server made no model of the arrays that clients return")
+    for name in shared:
+        if result[name].shape != pending.previous[name].shape:
+            raise NotRecorded(f"{name} has another shape in the new model than in the one before")
+    return shared
+
+
+def _models(
+    pending: PendingRound, order: Sequence[str], names: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """What each client is called and returned, one after the other."""
+    for client in order:
+        arrays = open_tensors(pending.arrivals[client].file)
+        yield client, {name: arrays[name] for name in names}
 
 
 def journal_line(recording: Recording, pending: PendingRound, reason: str | None) -> dict[str, Any]:

@@ -43,25 +43,26 @@ def require_labels(recorder: str, labels: Sequence[str]) -> tuple[str, ...]:
 def parameter_names(arrays: Mapping[str, Tensor], parameters: Collection[str] | torch.nn.Module | None) -> list[str]:
     """Names of the arrays that are parameters; the others are buffers and are not attributed.
 
-    `parameters`: their names, or the model; None: all but those of whole numbers and those that torch's layers name as
-    running statistics.
+    `parameters`: their names, or the model, of which clients may share a part; None: all but those of whole numbers and
+    those that torch's layers name as running statistics.
 
     Raises:
-        NotRecorded: some of the `parameters` are not among the arrays.
+        NotRecorded: some of the `parameters` are not among the arrays, or none of the model's is.
     """
+    floating = [name for name, tensor in arrays.items() if tensor.is_floating_point()]
     if parameters is None:
-        return [
-            name
-            for name, tensor in arrays.items()
-            if tensor.is_floating_point() and name.rpartition(".")[2] not in BUFFERS
-        ]
+        return [name for name in floating if name.rpartition(".")[2] not in BUFFERS]
     if isinstance(parameters, torch.nn.Module):
-        parameters = [name for name, _ in parameters.named_parameters(remove_duplicate=False)]
-    if missing := [name for name in parameters if name not in arrays]:
-        raise NotRecorded(
-            f"parameters= names {missing[0]!r}, which is not among the federation's arrays ({', '.join(arrays)})"
-        )
-    return [name for name in arrays if name in parameters]
+        named = {name for name, _ in parameters.named_parameters(remove_duplicate=False)}
+    else:
+        named = set(parameters)
+        if missing := [name for name in parameters if name not in arrays]:
+            raise NotRecorded(
+                f"parameters= names {missing[0]!r}, which is not among the federation's arrays ({', '.join(arrays)})"
+            )
+    if not named.intersection(floating):
+        raise NotRecorded(f"parameters= names none of the arrays that clients share ({', '.join(arrays)})")
+    return [name for name in floating if name in named]
 
 
 def require_finite(arrays: Mapping[str, Tensor], whose: str) -> None:
@@ -71,12 +72,10 @@ def require_finite(arrays: Mapping[str, Tensor], whose: str) -> None:
             raise NotRecorded(f"{whose}: {name} holds {said}")
 
 
-def in_types(arrays: Mapping[str, Tensor], types: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
-    """Arrays in the types that clients work with: averages of whole numbers come as fractions."""
+def whole_rounded(arrays: Mapping[str, Tensor], types: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+    """Arrays in their own type, but for those that clients keep as whole numbers, whose averages come as fractions."""
     return {
-        name: (value if types[name].is_floating_point or not value.is_floating_point() else value.round()).to(
-            types[name]
-        )
+        name: value if types[name].is_floating_point or not value.is_floating_point() else value.round().to(types[name])
         for name, value in arrays.items()
     }
 

@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import BaseFileLock
 
 from ..store.locks import give_back
 from ..store.recorded import read_whole
 from ..store.rounds import Metrics, read_round, remove_leftovers, stored_rounds
+from ..store.tensorfile import Specs
 from .place import check_continues, look, take
 from .rounds import describe, forget, note
 
@@ -34,7 +34,7 @@ class Recording:
         numbers: the number of each client by its name.
         examples: training examples of each client in the latest round in which it took part, by number.
         history: metrics of the rounds so far.
-        types: of the arrays in the round stored last.
+        specs: types and shapes of the model that the round stored last ended with.
         recorded: numbers of the rounds that this server has recorded.
         missed: why each other round is not, by number.
     """
@@ -56,7 +56,7 @@ class Recording:
         self.numbers: dict[str, int] = {}
         self.examples: dict[int, int] = {}
         self.history: list[Metrics] = []
-        self.types: dict[str, torch.dtype] = {}
+        self.specs: Specs = {}
         self.recorded: list[int] = []
         self.missed: dict[int, str] = {}
         self._held: BaseFileLock | None = None
