@@ -31,6 +31,7 @@ from nvflare.app_common.shareablegenerators.full_model_shareable_generator impor
     FullModelShareableGenerator,
 )
 from nvflare.app_common.workflows.fedavg import FedAvg
+from nvflare.app_common.workflows.scaffold import Scaffold
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 Answer = Callable[[str, int, dict[str, Any]], Shareable]
@@ -106,6 +107,10 @@ class DirectFedAvg(Direct, FedAvg):
     """NVFlare's FedAvg."""
 
 
+class DirectScaffold(Direct, Scaffold):
+    """NVFlare's SCAFFOLD."""
+
+
 class DirectGather(Direct, ScatterAndGather):
     """NVFlare's ScatterAndGather."""
 
@@ -141,9 +146,8 @@ def run(
         components["provenance"] = recorder
     engine = Engine(folder, names, answer, components)
     fl_ctx = context(engine)
-    controller._engine = engine
     engine.fire_event(EventType.START_RUN, fl_ctx)
-    controller.start_controller(fl_ctx)
+    controller.initialize(fl_ctx)
     controller.control_flow(Signal(), fl_ctx)
     fl_ctx.set_peer_context(None)
     engine.fire_event(EventType.END_RUN, fl_ctx)

@@ -22,7 +22,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.abstract.model import make_model_learnable
-from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_constant import AlgorithmConstants, AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.job_config.api import FedJob
@@ -33,7 +33,7 @@ from provfl_cli.nvflare import round as nvflare_round
 from provfl_cli.store.recorded import is_recorded, read_recorded, why_nothing
 from provfl_cli.store.rounds import Round, read_round, stored_rounds
 
-from .nvflare_jobs import DirectFedAvg, DirectGather, Engine, context, failed, result, run
+from .nvflare_jobs import DirectFedAvg, DirectGather, DirectScaffold, Engine, context, failed, result, run
 
 SHAPES = {"w": (5, 7), "kernel": (2, 3, 2), "b": (9,), "temperature": (), "norm.running_mean": (3,)}
 STEPS = {"site-1": 10, "site-2": 35, "site-10": 5}
@@ -505,6 +505,23 @@ def test_half_precision_is_compared_with_the_rounding_that_it_has(workflow: str,
     recorder = ProvenanceRecorder(str(tmp_path / "a"), strict=True)
     run(CONTROLLERS[workflow](), recorder, tmp_path, half, arrays, list(STEPS), kind)
     assert recorder.recording.recorded == [1, 2, 3]
+
+
+def test_scaffold_averages_models_as_fedavg_does(tmp_path: Path) -> None:
+    """It has its clients' results all at once, and averages their control variates beside."""
+
+    def varied(name: str, number: int, arrays: dict[str, Any]) -> Shareable:
+        made = trained(name, number, arrays)
+        change = {key: np.zeros_like(value) for key, value in made.items()}
+        difference = {key: np.asarray(value - arrays[key]) for key, value in made.items()}
+        meta = {AlgorithmConstants.SCAFFOLD_CTRL_DIFF: change, "NUM_STEPS_CURRENT_ROUND": STEPS[name]}
+        return DXO(DataKind.WEIGHT_DIFF, data=difference, meta=meta).to_shareable()
+
+    recorder = ProvenanceRecorder(str(tmp_path / "a"), strict=True)
+    run(DirectScaffold(num_clients=3, num_rounds=3), recorder, tmp_path, varied, initial(), list(STEPS))
+    assert recorder.recording.recorded == [1, 2, 3]
+    stored = read_round(tmp_path / "a" / "rounds", 3)
+    assert np.allclose(stored.decomposition.example_weights, np.array([10, 35, 5]) / 50)
 
 
 def test_changes_between_rounds_are_said_and_recorded_as_they_are(
