@@ -1,78 +1,31 @@
-"""The folder of a recording: looked at before training, held while a server records; a second server has its own."""
+"""The folder of a recording as `ProvenanceStrategy` asks for it; what is said of it goes to Flower's log."""
 
 from __future__ import annotations
 
-from itertools import count
 from logging import WARNING
 from pathlib import Path
 
 from filelock import BaseFileLock
 from flwr.supercore import log
 
-from ..errors import InputError
-from ..store.locks import FolderClaimed, claim, claimed
-from ..store.recorded import require_no_run
-from ..store.rounds import stored_rounds
+from ..recording import place
 
-ASKED = "ProvenanceStrategy"
+RECORDER = "ProvenanceStrategy"
 
 
 def look(folder: Path, first: int | None, must: bool) -> None:
-    """Raise InputError where the folder cannot be recorded into; it is made where it is missing.
-
-    Args:
-        folder: where to record.
-        first: number of the round that continues it; None: it is a new recording.
-        must: the recording may be in no other folder.
-    """
-    require_no_run(folder, ASKED)
-    for place in (folder, folder / "rounds"):
-        if place.exists() and not place.is_dir():
-            raise InputError(f"{ASKED}: {place} is not a folder: give another one")
-    try:
-        with claimed(folder):
-            check_continues(folder, first)
-    except FolderClaimed:
-        if must:
-            raise _refused(folder) from None
-    except OSError as error:
-        raise InputError(f"{ASKED}: {folder} cannot be written to ({error.strerror}): give another folder") from error
+    """Raise InputError where the folder cannot be recorded into: see `recording.place.look`."""
+    place.look(RECORDER, folder, first, must)
 
 
 def check_continues(folder: Path, first: int | None) -> None:
     """Raise InputError where the folder holds rounds that round `first` does not continue."""
-    stored = stored_rounds(folder / "rounds")
-    if stored and (first is None or first <= stored[-1]):
-        raise InputError(
-            f"{ASKED}: {folder} holds rounds up to {stored[-1]}: give another folder, or "
-            f"first_round={stored[-1] + 1} to continue it"
-        )
+    place.check_continues(RECORDER, folder, first)
 
 
 def take(folder: Path, must: bool) -> tuple[Path, BaseFileLock]:
-    """Hold the folder until its lock is given back; where another server records into it, a new one beside it.
-
-    Raises:
-        InputError: another server does, and `must`.
-        OSError: it cannot be written to.
-    """
-    try:
-        return folder, claim(folder)
-    except FolderClaimed:
-        if must:
-            raise _refused(folder) from None
-    for number in count(2):
-        whole = folder.resolve()
-        beside = whole.with_name(f"{whole.name}-{number}")
-        try:
-            beside.mkdir()
-            held = claim(beside)
-        except (FileExistsError, FolderClaimed):
-            continue
-        log(WARNING, "ProvFL: another server records into %s: this one is recorded in %s", folder, beside)
-        return beside, held
-    raise AssertionError("unreachable")
-
-
-def _refused(folder: Path) -> InputError:
-    return InputError(f"{ASKED}: another server records into {folder}: give another folder, or wait until it has ended")
+    """Hold the folder, or a new one beside it, which the log then says: see `recording.place.take`."""
+    taken, held = place.take(RECORDER, folder, must)
+    if taken != folder:
+        log(WARNING, "ProvFL: another server records into %s: this one is recorded in %s", folder, taken)
+    return taken, held
