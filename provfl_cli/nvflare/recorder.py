@@ -38,7 +38,7 @@ EVALUATIONS = (AppConstants.TASK_VALIDATION, AppConstants.TASK_SUBMIT_MODEL)  # 
 SENT = "the global model before the round"
 
 
-class ProvenanceRecorder(FLComponent):
+class ProvenanceRecorder(FLComponent):  # type: ignore[misc]  # NVFlare has no types
     """Listens to the events of a training workflow, and records each of its rounds into a folder.
 
     The folder is what `provfl trace FOLDER --model module:callable --data module:callable` works on: rounds in ProvFL's

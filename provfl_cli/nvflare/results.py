@@ -74,7 +74,7 @@ def content_of(shareable: Any, whose: str) -> DXO:
 
 def is_model(content: DXO) -> bool:
     """Whether it is a model, or an update of one; metrics alone come of tasks that only evaluate."""
-    return content.data_kind != DataKind.METRICS
+    return bool(content.data_kind != DataKind.METRICS)
 
 
 def client_result(content: DXO, base: Mapping[str, Tensor], whose: str) -> ClientResult:

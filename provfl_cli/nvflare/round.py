@@ -29,7 +29,8 @@ from ..recording.rounds import (
     write_clients,
 )
 from ..recording.session import Recording
-from ..store.rounds import CLIENTS, PREVIOUS, STATE, Metrics, commit_round, round_folder
+from ..store.new_round import commit_round
+from ..store.rounds import CLIENTS, PREVIOUS, STATE, Metrics, round_folder
 from ..store.tensorfile import open_tensors, specs_of, write_tensors
 from .results import client_result
 

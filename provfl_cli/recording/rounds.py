@@ -14,8 +14,9 @@ from torch import Tensor
 from ..errors import InputError, RunError
 from ..fusion.state_dicts import not_finite
 from ..harmless import harmless_json
+from ..store.new_round import begin_round
 from ..store.recorded import RecordedFederation, write_recorded
-from ..store.rounds import CLIENTS, begin_round, remove_round, stored_rounds
+from ..store.rounds import CLIENTS, remove_round, stored_rounds
 from ..store.tensorfile import specs_of, write_slot
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # torch's own names of statistics
