@@ -62,8 +62,7 @@ def test_labels_have_different_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("sent", "number"), [(7, 7), (2**62, 0), (float("inf"), 0)])
 def test_a_client_gets_the_number_that_it_sends_where_tables_can_hold_it(sent: float, number: int) -> None:
     register = Register("partition-id")
-    reply = RecordDict({"metrics": MetricRecord({"partition-id": sent})})
-    assert register.enter({1: reply}) == {1: number}
+    assert register.enter({1: {"partition-id": sent}}) == {1: number}
 
 
 class Clients:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +17,39 @@ from ..fusion.updates import Updates, norms
 
 @dataclass(frozen=True)
 class ChosenClients(PlainServer):
-    """The average, by weight, of the clients that the strategy chose (Krum, MultiKrum)."""
+    """The average, by weight, of the clients that the strategy chose (Krum, MultiKrum), which moves the model by so
+    many times itself."""
 
     taken: tuple[bool, ...] = ()
+    step: float = 1.0
 
     def shares(self, updates: Updates) -> Shares:
         """The weights of those chosen, over their sum."""
         taken = torch.tensor(self.taken, dtype=torch.float64)
         sizes = torch.tensor(list(updates.returned.examples), dtype=torch.float64)
         return Shares(sizes / (taken @ sizes), dict.fromkeys(updates.names, Multiplier(taken)))
+
+    def scale(
+        self, delta: Tensor, state: Mapping[str, Tensor], number: int
+    ) -> tuple[float | Tensor, dict[str, Tensor]]:
+        """The server's step."""
+        return self.step, {}
+
+
+@dataclass(frozen=True)
+class MeasuredShares(PlainServer):
+    """`A_k` as they were measured, a number a client; `q_k` is its share by weight, or an equal one."""
+
+    coefficients: tuple[float, ...] = ()
+
+    def shares(self, updates: Updates) -> Shares:
+        """The coefficients as multiples of the shares."""
+        sizes = torch.tensor(list(updates.returned.examples), dtype=torch.float64)
+        if not bool((sizes > 0).all()):
+            sizes = torch.ones_like(sizes)
+        weights = sizes / sizes.sum()
+        multiples = torch.tensor(self.coefficients, dtype=torch.float64) / weights
+        return Shares(weights, dict.fromkeys(updates.names, Multiplier(multiples)))
 
 
 @dataclass(frozen=True)

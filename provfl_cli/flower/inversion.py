@@ -1,30 +1,28 @@
-"""What of each client a Flower strategy's new model is made of: recognised, stated, and compared with its result."""
+"""How a Flower strategy fuses: recognised by its class and settings, and watched while it does so."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import Array, RecordDict
 from flwr.serverapp import strategy as flower
 from torch import Tensor
 
 from ..errors import InputError
-from ..fusion.decomposition import Decomposition, Multiplier
 from ..fusion.fedadagrad import FedAdagrad
 from ..fusion.fedadam import FedAdam
 from ..fusion.fedavg import FedAvg
 from ..fusion.fedavgm import FedAvgM
 from ..fusion.fedyogi import FedYogi
-from ..fusion.fuse import Fusion, FusionResult, Shares, combined, fuse
+from ..fusion.fuse import Fusion
 from ..fusion.median import Median
 from ..fusion.trimmed_mean import TrimmedMean
-from ..fusion.updates import ReturnedModels, Updates, norms, unclipped
 from .choices import ChosenClients, FairAverage, NearestClients
-from .messages import NotRecorded, tensor, weight_of
+from .messages import EXAMPLES, NotRecorded, Reply, weight_of
 
 NOISED = (
     flower.DifferentialPrivacyServerSideFixedClipping,
@@ -42,14 +40,15 @@ class StrategyRecord:
     Attributes:
         clip_norm: to which the server clips updates; None: it does not.
         state: the strategy's own state before the round, by our names; empty for most.
-        chosen: contents of the replies that the strategy handed to its aggregation of metrics: those it chose.
+        averaged: identities of the contents of the replies that the strategy handed to its aggregation of metrics:
+            those that it averaged. None: it did not.
         unnoised: the model before noise was added; None where none is.
     """
 
     clip_norm: float | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict)
-    chosen: Sequence[RecordDict] | None = None
-    unnoised: ArrayRecord | None = None
+    averaged: frozenset[int] | None = None
+    unnoised: Mapping[str, Array] | None = None
 
 
 def aggregating(strategy: flower.Strategy) -> flower.Strategy:
@@ -57,8 +56,16 @@ def aggregating(strategy: flower.Strategy) -> flower.Strategy:
     return aggregating(strategy.strategy) if isinstance(strategy, NOISED) else strategy
 
 
-def require_known(strategy: flower.Strategy, weight_key: str | None) -> None:
+def require_known(strategy: flower.Strategy, weight_key: str | None, mismatch: str) -> None:
     """Raise InputError where nothing is known of how a strategy aggregates."""
+    if not isinstance(strategy, flower.Strategy):
+        kind = type(strategy).__name__
+        if hasattr(strategy, "aggregate_fit"):
+            raise InputError(
+                f"ProvenanceStrategy: {kind} is a strategy of Flower's old interface (flwr.server.strategy): wrap it "
+                "in provfl_cli.flower.legacy.ProvenanceStrategy"
+            )
+        raise InputError(f"ProvenanceStrategy: {kind} is no strategy of flwr.serverapp.strategy: give one")
     inner = aggregating(strategy)
     if isinstance(strategy, NOISED) and isinstance(strategy.strategy, NOISED):
         raise InputError("ProvenanceStrategy: a strategy wrapped twice in differential privacy cannot be inverted")
@@ -66,18 +73,24 @@ def require_known(strategy: flower.Strategy, weight_key: str | None) -> None:
         raise InputError(
             f"ProvenanceStrategy: {type(inner).__name__} combines trees; only networks' weights are traced"
         )
-    if _rule(inner) is None and weight_key is None:
+    if _rule(inner) is None and weight_key is None and mismatch != "row":
         known = ", ".join(sorted(kind.__name__ for kind in RULES))
         raise InputError(
             f"ProvenanceStrategy: it is not known how {type(inner).__name__} combines its clients. If the new model is "
             "the average of the replies weighted by one of their metrics, name that metric: "
-            f"weight_key='num-examples'. Known are {known}, and strategies derived from them"
+            "weight_key='num-examples'. If it is something else, mismatch='row' records what is not their average as a "
+            f"row of its own. Known are {known}, and strategies derived from them"
         )
 
 
 def weight_key_of(strategy: flower.Strategy, declared: str | None) -> str:
     """The metric by which a strategy weighs its replies."""
-    return declared or str(getattr(aggregating(strategy), "weighted_by_key", "num-examples"))
+    return declared or str(getattr(aggregating(strategy), "weighted_by_key", EXAMPLES))
+
+
+def weighs_by(strategy: flower.Strategy, declared: str | None) -> bool:
+    """Whether it is known by which metric a strategy weighs its replies, so that each has to bring it."""
+    return declared is not None or _rule(aggregating(strategy)) is not None
 
 
 def look(strategy: flower.Strategy, server_round: int) -> StrategyRecord:
@@ -88,147 +101,66 @@ def look(strategy: flower.Strategy, server_round: int) -> StrategyRecord:
 
 @contextmanager
 def observed(strategy: flower.Strategy, seen: StrategyRecord) -> Iterator[None]:
-    """Watch a strategy aggregate: whom it chooses, and its model before noise."""
+    """Watch a strategy aggregate: whom it averages, and its model before noise."""
     inner: Any = aggregating(strategy)
-    undo: list[Callable[[], None]] = []
-
-    def patch(owner: Any, name: str, function: Callable[..., Any]) -> None:
-        before = vars(owner).get(name)
-        setattr(owner, name, function)
-        undo.append(lambda: delattr(owner, name) if before is None else setattr(owner, name, before))
-
     metrics = getattr(inner, "train_metrics_aggr_fn", None)
-    if metrics is not None:
 
-        def chosen(contents: list[RecordDict], key: str) -> Any:
-            seen.chosen = list(contents)
-            return metrics(contents, key)
+    def averaged(contents: list[RecordDict], key: str) -> Any:
+        seen.averaged = frozenset(map(id, contents))
+        return metrics(contents, key)  # type: ignore[misc]
 
-        patch(inner, "train_metrics_aggr_fn", chosen)
+    def unnoised(server_round: int, replies: Any) -> Any:
+        made = aggregate(server_round, replies)
+        seen.unnoised = None if made[0] is None else dict(made[0])
+        return made
+
+    aggregate = inner.aggregate_train
+    watched: dict[str, Callable[..., Any]] = {} if metrics is None else {"train_metrics_aggr_fn": averaged}
     if inner is not strategy:
-        aggregate = inner.aggregate_train
+        watched["aggregate_train"] = unnoised
+    with replaced(inner, watched):
+        yield
 
-        def unnoised(server_round: int, replies: Any) -> Any:
-            made = aggregate(server_round, replies)
-            seen.unnoised = made[0]
-            return made
 
-        patch(inner, "aggregate_train", unnoised)
+@contextmanager
+def replaced(owner: Any, functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """An object whose own attributes are these functions within, and as they were afterwards."""
+    before = {name: vars(owner)[name] for name in functions if name in vars(owner)}
+    vars(owner).update(functions)
     try:
         yield
     finally:
-        for restore in reversed(undo):
-            restore()
+        for name in functions:
+            vars(owner).pop(name, None)
+        vars(owner).update(before)
 
 
-def invert(
-    strategy: flower.Strategy,
-    declared: bool,
-    returned: ReturnedModels,
-    contents: Sequence[RecordDict],
-    seen: StrategyRecord,
-    result: Mapping[str, Tensor],
-    parameters: Sequence[str],
-) -> tuple[Decomposition, dict[str, Tensor]]:
-    """What the new model is made of, and the server's next state.
+def takes_its_own_choice(strategy: flower.Strategy) -> bool:
+    """Whether the rule of a strategy itself says what of each reply is taken, from which the strategy averaged."""
+    return _rule(aggregating(strategy)) in (_chosen, _bulyan)
+
+
+def expected(strategy: flower.Strategy, declared: bool, replies: Sequence[Reply], taken: Sequence[bool]) -> Fusion:
+    """How the strategy fuses these replies, by its settings of this moment.
 
     Args:
         strategy: what aggregated.
         declared: whether the average by the declared weight key is to be taken for what the strategy does.
-        returned: what the clients returned, every array counted as a parameter: so Flower does. Its examples are the
-            weights of the replies.
-        contents: the replies, in the order of the stack.
-        seen: what was seen of the strategy in this round.
-        result: the arrays that it made.
-        parameters: names of those that are parameters; the statement is about these.
+        replies: those that are recorded, in the order of the stack.
+        taken: whether the strategy averaged each.
 
     Raises:
-        NotRecorded: the statement does not give the result, by more than rounding.
+        NotRecorded: it needs a metric that a client has not sent, or could not be watched.
     """
     inner = aggregating(strategy)
     rule = None if declared else _rule(inner)
     try:
-        fusion: Fusion = FedAvg() if rule is None else rule(inner, returned, contents, seen)
+        return FedAvg() if rule is None else rule(inner, replies, taken)
     except InputError as error:
         raise NotRecorded(f"{type(inner).__name__}: {error}") from None
-    updates = unclipped(returned)
-    if seen.clip_norm is not None:
-        updates = Updates(returned, (seen.clip_norm / norms(updates)).clamp(max=1.0))
-    fused = fuse(fusion, returned, seen.state, updates)
-    stated = _stated(fused, fusion, returned, parameters)
-    if seen.unnoised is not None:
-        noise = {name: result[name].double() - tensor(seen.unnoised[name]).double() for name in parameters}
-        stated = replace(stated, unsent={**stated.unsent, "noise": noise})
-    coarsest = {name: _coarsest(name, returned, seen) for name in parameters}
-    _compare(stated, fused, fusion, returned, result, coarsest, type(inner).__name__, declared)
-    return stated, fused.state
 
 
-def _stated(fused: FusionResult, fusion: Fusion, returned: ReturnedModels, parameters: Sequence[str]) -> Decomposition:
-    """The decomposition of the parameters alone. What has no dimensions is never clipped by Flower."""
-    multipliers = {name: entry for name, entry in fused.decomposition.multipliers.items() if name in parameters}
-    for name in parameters:
-        if returned.previous[name].dim() == 0 and bool((fused.updates.factors != 1).any()):
-            ones = Multiplier(torch.ones(fused.updates.count, dtype=torch.float64))
-            scale = torch.as_tensor(fused.scales[name], dtype=torch.float64)
-            multipliers[name] = fused.shares.multipliers.get(name, ones).scaled(scale * fusion.gain)
-    unsent = {
-        kind: {name: part for name, part in parts.items() if name in parameters}
-        for kind, parts in fused.decomposition.unsent.items()
-    }
-    return Decomposition(fused.decomposition.example_weights, multipliers, unsent)
-
-
-def _compare(
-    stated: Decomposition,
-    fused: FusionResult,
-    fusion: Fusion,
-    returned: ReturnedModels,
-    result: Mapping[str, Tensor],
-    coarsest: Mapping[str, torch.dtype],
-    kind: str,
-    declared: bool,
-) -> None:
-    """Raise NotRecorded where `W_prev + U + sum_k A_k o (W_k - V_k)` is not the model that the strategy made.
-
-    `coarsest` is the type in which each parameter was computed with, at least once.
-    """
-    updates, shares = unclipped(returned), Shares(stated.example_weights, stated.multipliers)
-    worst, where = 0.0, ""
-    for name, dtype in coarsest.items():
-        before, stack = returned.previous[name].double(), returned.clients[name]
-        moved, stale = combined(updates, shares, name)
-        again = before + moved - (0.0 if stale is None else stale)
-        for parts in stated.unsent.values():
-            if name in parts:
-                again = again + parts[name].double()
-        # Strategies compute in the type of the model; an adaptive one scales the rounding of the average with its step.
-        largest = torch.maximum(before.abs(), stack.abs().amax(0).double())
-        step = torch.as_tensor(fused.scales[name], dtype=torch.float64).abs() * fusion.gain
-        allowed = (updates.count + 16) * (1 + step) * largest + 16 * (again - before).abs()
-        allowed = torch.finfo(dtype).eps * allowed + torch.finfo(dtype).tiny
-        excess = float(((again - result[name].double()).abs() / allowed).max()) if again.numel() else 0.0
-        if not excess <= worst:
-            worst, where = excess, name
-    if not worst <= 1:
-        remedy = (
-            "it is not the average by the declared weight key"
-            if declared
-            else "it does more than the strategy it derives from; an average by a metric is declared with weight_key"
-        )
-        raise NotRecorded(
-            f"what {kind} made of the clients differs from what was expected by {worst:,.0f} times the rounding error "
-            f"(most in {where}): {remedy}"
-        )
-
-
-def _coarsest(name: str, returned: ReturnedModels, seen: StrategyRecord) -> torch.dtype:
-    """The type of least precision among what a parameter is computed from."""
-    state = [value.dtype for key, value in seen.state.items() if key.endswith(f"/{name}")]
-    return max([returned.clients[name].dtype, *state], key=lambda dtype: torch.finfo(dtype).eps)
-
-
-Rule = Callable[[Any, ReturnedModels, Sequence[RecordDict], StrategyRecord], Fusion]
+Rule = Callable[[Any, Sequence[Reply], Sequence[bool]], Fusion]
 
 
 def _rule(strategy: flower.Strategy) -> Rule | None:
@@ -272,29 +204,26 @@ def _median(*_: object) -> Fusion:
     return Median()
 
 
-def _trimmed(strategy: Any, returned: ReturnedModels, *_: object) -> Fusion:
-    return TrimmedMean(count=int(strategy.beta * len(returned.examples)))  # rounded as Flower does
+def _trimmed(strategy: Any, replies: Sequence[Reply], taken: Sequence[bool]) -> Fusion:
+    return TrimmedMean(count=int(strategy.beta * len(replies)))  # rounded as Flower does
 
 
-def _chosen(strategy: Any, returned: ReturnedModels, contents: Sequence[RecordDict], seen: StrategyRecord) -> Fusion:
-    return ChosenClients(taken=_taken(contents, seen))
+def _chosen(strategy: Any, replies: Sequence[Reply], taken: Sequence[bool]) -> Fusion:
+    return ChosenClients(taken=_seen(taken))
 
 
-def _bulyan(strategy: Any, returned: ReturnedModels, contents: Sequence[RecordDict], seen: StrategyRecord) -> Fusion:
-    return NearestClients(taken=_taken(contents, seen), keep=len(contents) - 4 * int(strategy.num_malicious_nodes))
+def _bulyan(strategy: Any, replies: Sequence[Reply], taken: Sequence[bool]) -> Fusion:
+    return NearestClients(taken=_seen(taken), keep=sum(taken) - 2 * int(strategy.num_malicious_nodes))
 
 
-def _taken(contents: Sequence[RecordDict], seen: StrategyRecord) -> tuple[bool, ...]:
-    """Whether the strategy chose each reply."""
-    chosen = {id(content) for content in seen.chosen or ()}
-    taken = tuple(id(content) in chosen for content in contents)
+def _seen(taken: Sequence[bool]) -> tuple[bool, ...]:
     if not any(taken):
         raise NotRecorded("it could not be seen which clients the strategy chose")
-    return taken
+    return tuple(taken)
 
 
-def _fair(strategy: Any, returned: ReturnedModels, contents: Sequence[RecordDict], seen: StrategyRecord) -> Fusion:
-    losses = tuple(weight_of(content, str(strategy.train_loss_key)) for content in contents)
+def _fair(strategy: Any, replies: Sequence[Reply], taken: Sequence[bool]) -> Fusion:
+    losses = tuple(weight_of(reply.metrics, str(strategy.train_loss_key)) for reply in replies)
     return FairAverage(losses=losses, q=float(strategy.q), lipschitz=1 / float(strategy.client_learning_rate))
 
 
@@ -323,7 +252,7 @@ def _state(strategy: Any, server_round: int) -> dict[str, Tensor]:
             state[f"momentum/{name}"] = -torch.as_tensor(value)
     for kind, values in (("momentum", getattr(strategy, "m_t", None)), ("second", getattr(strategy, "v_t", None))):
         for name, value in (values or {}).items():
-            state[f"{kind}/{name}"] = torch.as_tensor(value)
+            state[f"{kind}/{name}"] = torch.as_tensor(value).clone()  # of this moment
     if state or isinstance(strategy, flower.FedAdam):
         state["round"] = torch.tensor(server_round - 1)  # FedAdam counts Flower's rounds, also where it starts late
     return state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from flwr.app import Array, ArrayRecord, RecordDict
@@ -11,6 +12,20 @@ from torch import Tensor
 
 from ..errors import RunError
 from ..harmless import harmless
+
+EXAMPLES = "num-examples"  # the metric by which Flower's strategies weigh clients unless they are told another
+
+Node = int | str
+"""By what Flower tells its clients apart: a number, or the text of its old interface."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a client returned: its arrays as they were sent, which nobody changes, and its metrics."""
+
+    node: Node
+    arrays: Mapping[str, Array]
+    metrics: Mapping[str, object]
 
 
 def log(level: int, text: str, *values: object) -> None:
@@ -43,27 +58,28 @@ def arrays_of(content: RecordDict, key: str | None) -> ArrayRecord:
         return next(iter(records.values()))
     if key is not None and key in records:
         return records[key]
-    names = ", ".join(records) or "none"
-    raise NotRecorded(f"a message must carry one array record, the model, and has {names}")
+    there = ", ".join(records) or "none"
+    raise NotRecorded(f"a message must carry one array record, the model, and has {there}")
 
 
-def metric_of(content: RecordDict, key: str) -> object:
-    """A metric of a reply, in whichever of its records; None where it has none of that name."""
+def metrics_of(content: RecordDict) -> dict[str, object]:
+    """The metrics of a message, from whichever of its records."""
+    metrics: dict[str, object] = {}
     for record in content.metric_records.values():
-        if key in record:
-            return record[key]
-    return None
+        for name, value in record.items():
+            metrics.setdefault(name, value)
+    return metrics
 
 
-def weight_of(content: RecordDict, key: str) -> float:
+def weight_of(metrics: Mapping[str, object], key: str) -> float:
     """The number by which a strategy weighs a reply.
 
     Raises:
         NotRecorded: there is no such metric, or it is no number.
     """
-    value = metric_of(content, key)
+    value = metrics.get(key)
     if not isinstance(value, int | float):
-        there = ", ".join(sorted({name for record in content.metric_records.values() for name in record}))
+        there = ", ".join(sorted(metrics))
         raise NotRecorded(
             f"the reply has no number under the weight key {key!r} (its metrics: {there or 'none'}): "
             "let the client send it, or name another with weight_key"

@@ -2,320 +2,392 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Message, Metadata, MetricRecord, RecordDict
-from flwr.serverapp.strategy import Strategy
+from flwr.app import Array
 from torch import Tensor
 
+from ..coverage import listed
+from ..fusion.fuse import Fusion
 from ..fusion.state_dicts import not_finite
 from ..fusion.updates import ReturnedModels
-from ..harmless import harmless_json
-from ..store.new_round import begin_round, commit_round
-from ..store.recorded import JOURNAL, RecordedFederation, write_recorded
-from ..store.rounds import CLIENTS, PREVIOUS, STATE, Metrics, remove_round, round_folder, stored_rounds
-from ..store.tensorfile import open_tensors, specs_of, write_slot
-from .inversion import StrategyRecord, invert, weight_key_of
-from .messages import NotRecorded, arrays_of, metric_of, same_arrays, tensors, weight_of
+from ..store.rounds import (
+    CLIENTS,
+    PREVIOUS,
+    STATE,
+    Metrics,
+    begin_round,
+    commit_round,
+    round_folder,
+    stored_rounds,
+)
+from ..store.tensorfile import Specs, keep_slots, open_tensors, specs_of, write_slot
+from .messages import EXAMPLES, Node, NotRecorded, Reply, tensor, tensors, weight_of
 from .naming import Register
+from .statement import Server, state_round
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # torch's own names of statistics
 MOST_EXAMPLES = 10**12  # of one client
-LONGEST = 300  # characters of a client's error that are kept
+SENT = ("weights", "updates")  # what clients send: their models, or how far these are from what they were sent
 
 
 @dataclass
-class PendingRound:
+class AskedRound:
     """A round that has begun.
 
     Attributes:
         number: under which it is recorded.
         previous: the model that it began with.
-        asked: where each message went that asked a node to train.
-        others: what nodes were sent, where that is another model than `previous`.
-        chained: whether it begins with the model that the round stored before it ended with.
+        asked: the nodes that were asked to train.
+        others: what nodes were sent, where that is another model than `previous`, or a part of it.
+        continues: whether it begins with the model that the round before ended with.
         began: when.
-        clients, contents, temporary: once replies are in: the number of every node that returned a model, what these
-            returned in the order of the stack, and where the round is being written.
-        dropped: why each other node that was asked is not in the round.
+        dropped: why each node that was asked has returned no model.
     """
 
     number: int
-    previous: dict[str, Tensor]
-    asked: tuple[Metadata, ...]
-    others: dict[int, ArrayRecord]
-    chained: bool
-    began: float
-    clients: dict[int, int] = field(default_factory=dict)
-    contents: list[RecordDict] = field(default_factory=list)
-    temporary: Path | None = None
-    dropped: dict[int, str] = field(default_factory=dict)
+    previous: Mapping[str, Array]
+    asked: tuple[Node, ...]
+    others: Mapping[Node, Mapping[str, Array]]
+    continues: bool
+    began: float = field(default_factory=time.perf_counter)
+    dropped: dict[Node, str] = field(default_factory=dict)
 
 
-def begin(
-    rounds: Path, number: int, previous: dict[str, Tensor], arrays: ArrayRecord, messages: Sequence[Message],
-    key: str | None, chained: bool,
-) -> PendingRound:  # fmt: skip
-    """Note what a round begins with, and what each node is sent.
+@dataclass(frozen=True)
+class AggregatedRound:
+    """A round that was aggregated, with all that is needed to write it, while the next one trains.
 
-    Raises:
-        NotRecorded: a round of that number is stored, what nodes are sent is not the model, or that is not finite.
+    Attributes:
+        asked: how it began.
+        replies: those that were averaged, by their numbers ascending: the order of the stack.
+        clients: the number of each of these nodes.
+        left_out: nodes whose models the strategy did not use.
+        weights: the number by which each reply counts.
+        fusion: how the strategy is expected to fuse them.
+        declared: whether the user declared by which metric it averages.
+        key: that metric, or the strategy's own.
+        kind: what the strategy is called.
+        clip_norm, state, unnoised: of `statement.Server`.
+        result: the arrays that it made; None: none.
+        train_loss: the clients' mean loss; NaN: not known.
     """
-    others = {}
-    checked = dict[int, bool]()  # messages of a round mostly share their content
-    for message in messages:
-        sent = arrays_of(message.content, key)
-        if id(sent) not in checked:
-            if sent.keys() != arrays.keys():
-                raise NotRecorded("clients are sent other arrays than those of the global model")
-            checked[id(sent)] = same_arrays(sent, arrays)
-        if not checked[id(sent)]:
-            others[message.metadata.dst_node_id] = sent
-    _require_finite(previous, "the global model before the round")
+
+    asked: AskedRound
+    replies: tuple[Reply, ...]
+    clients: Mapping[Node, int]
+    left_out: tuple[Node, ...]
+    weights: tuple[float, ...]
+    fusion: Fusion
+    declared: bool
+    key: str
+    kind: str
+    clip_norm: float | None
+    state: Mapping[str, Tensor]
+    unnoised: Mapping[str, Array] | None
+    result: Mapping[str, Array] | None
+    train_loss: float
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a federation is recorded: settings that hold for all of its rounds.
+
+    Attributes:
+        parameters: names of the arrays that are parameters, or the model; None: told by type and name.
+        updates: whether clients send differences of weights.
+        row: whether what is not explained becomes a row of its own.
+    """
+
+    parameters: Collection[str] | torch.nn.Module | None = None
+    updates: bool = False
+    row: bool = False
+
+
+@dataclass(frozen=True)
+class WrittenRound:
+    """What was written: metrics, examples by client number, what the global model was stored as, names of global
+    arrays that clients did not share, nodes left out unseen, and what is not explained (`Statement.difference`)."""
+
+    metrics: Metrics
+    examples: Mapping[int, int]
+    specs: Specs
+    not_shared: tuple[str, ...]
+    left_out: tuple[Node, ...]
+    difference: float
+
+
+def check_replies(asked: AskedRound, replies: Sequence[Reply]) -> None:
+    """Raise NotRecorded where nobody replied, or the replies are not one from each of some that were asked."""
+    if not replies:
+        raise NotRecorded("no client returned a model")
+    nodes = [reply.node for reply in replies]
+    if len(set(nodes)) < len(nodes):
+        raise NotRecorded("a node replied more than once")
+    if strangers := set(nodes) - set(asked.asked):
+        raise NotRecorded(f"node {min(map(str, strangers))} replied and was not asked in this round")
+
+
+def check_free(rounds: Path, number: int) -> None:
+    """Raise NotRecorded where a round of that number is stored."""
     if round_folder(rounds, number).exists():
         raise NotRecorded(
             f"{rounds} holds a round {number} already: give another folder, or "
             f"first_round={stored_rounds(rounds)[-1] + 1}"
         )
-    asked = tuple(message.metadata for message in messages)
-    return PendingRound(number, previous, asked, others, chained, time.perf_counter())
 
 
-def note_dropouts(pending: PendingRound, replies: Sequence[Message]) -> None:
-    """Note who was asked and returned nothing, or an error."""
-    silent = {sent.dst_node_id: "no reply" for sent in pending.asked}
-    nodes = {sent.message_id: sent.dst_node_id for sent in pending.asked if sent.message_id}
-    for reply in replies:
-        # Of a node that is gone the superlink itself says so: then the reply is not from that node.
-        node = nodes.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
-        silent.pop(node, None)
-        if reply.has_error():
-            pending.dropped[node] = _brief(str(reply.error.reason))
-    pending.dropped |= silent
+def counted(replies: Sequence[Reply], key: str, register: Register, needed: bool) -> tuple[float, ...]:
+    """The numbers by which the replies count; all 1 where the metric is not `needed` and some have not sent it."""
+    if not needed and not all(isinstance(reply.metrics.get(key), int | float) for reply in replies):
+        return (1.0,) * len(replies)
+    return tuple(_weight(reply.metrics, key, register.called(reply.node)) for reply in replies)
 
 
-def take_in(
-    pending: PendingRound, replies: Sequence[Message], rounds: Path, register: Register, key: str | None
-) -> None:
-    """Write what the clients returned to disk, one after the other, before the strategy consumes it.
-
-    Raises:
-        NotRecorded: nobody replied, replies do not belong together, or numbers are not finite.
-    """
-    good = [reply for reply in replies if not reply.has_error()]
-    if not good:
-        raise NotRecorded("no client returned a model")
-    contents = {reply.metadata.src_node_id: reply.content for reply in good}
-    if len(contents) < len(good):
-        raise NotRecorded("a node replied more than once")
-    if strangers := contents.keys() - {sent.dst_node_id for sent in pending.asked}:
-        raise NotRecorded(f"node {min(strangers)} replied and was not asked in this round")
-    pending.clients = register.enter(contents)
-    order = sorted(contents, key=lambda node: pending.clients[node])
-    pending.contents = [contents[node] for node in order]
-    specs = None
-    for slot, node in enumerate(order):
-        returned = tensors(arrays_of(contents[node], key))
-        own = specs_of(returned)
-        if specs is None:
-            specs = own
-            if {name: shape for name, (_, shape) in own.items()} != {
-                name: tuple(tensor.shape) for name, tensor in pending.previous.items()
-            }:
-                raise NotRecorded("clients return other arrays, or other shapes, than the global model's")
-            pending.temporary = rounds / f".{pending.number:04d}.partial"
-            begin_round(rounds, pending.number, specs, len(order))
-        if own != specs:
-            raise NotRecorded(
-                f"{register.nodes[node]} returned other arrays, shapes or types than the clients before it"
-            )
-        _require_finite(returned, register.nodes[node])
-        write_slot(rounds / f".{pending.number:04d}.partial" / CLIENTS, returned, slot)
-
-
-def finish(
-    pending: PendingRound,
-    strategy: Strategy,
-    weight_key: str | None,
-    seen: StrategyRecord,
-    result: ArrayRecord | None,
-    metrics: MetricRecord | None,
-    parameters: Collection[str],
-    register: Register,
-    history: Sequence[Metrics],
-) -> tuple[Metrics, dict[int, int]]:
-    """State what the new model is made of and commit the round; returns its metrics and everybody's examples.
-
-    Raises:
-        NotRecorded: the strategy made no model, or it is not known of what it made it.
-    """
-    if result is None:
-        raise NotRecorded("the strategy made no model of this round")
-    assert pending.temporary is not None
-    order = sorted(pending.clients, key=lambda node: pending.clients[node])
-    numbers = [pending.clients[node] for node in order]
-    clients = open_tensors(pending.temporary / CLIENTS)
-    types = {name: clients[name].dtype for name in clients}
-    made = tensors(result)
-    if made.keys() != types.keys():
-        raise NotRecorded("the new model has other arrays than the clients returned")
-    key = weight_key_of(strategy, weight_key)
-    bases = {slot: tensors(pending.others[node]) for slot, node in enumerate(order) if node in pending.others}
-    weights: list[Any] = [  # of any kind of number, in place of examples
-        _weight(content, key, register.called(node)) for node, content in zip(order, pending.contents, strict=True)
-    ]
-    returned = ReturnedModels(
-        previous=pending.previous,
-        clients=clients,
-        examples=weights,
-        steps=[0] * len(order),
-        buffers=frozenset(),
-        bases=bases,
-    )
-    decomposition, state = invert(
-        strategy, weight_key is not None, returned, pending.contents, seen, made, list(parameters)
-    )
-    examples = [_examples(content, key) for content in pending.contents]
-    seconds = round(time.perf_counter() - pending.began, 4)
-    failed = tuple(sorted(number for node in pending.dropped if (number := register.number(node)) is not None))
-    entry = Metrics(pending.number, math.nan, math.nan, _train_loss(metrics), len(order), seconds, failed)
-    if not pending.chained:  # files that are there are written, not linked to those of the round before
-        (pending.temporary / PREVIOUS).touch()
-        (pending.temporary / STATE).touch()
-    commit_round(
-        pending.temporary,
-        pending.number,
-        clients=numbers,
-        examples=examples,
-        weights=_typed(made, types),
-        previous=_typed(pending.previous, types),
-        state=dict(seen.state),
-        next_state=state,
-        decomposition=decomposition,
-        buffers=frozenset(types) - set(parameters),
-        history=[*history, entry],
-        bases={slot: _typed(base, types) for slot, base in bases.items()},
-        names=[register.nodes[node] for node in order],
-        source="flower",
-    )
-    return entry, dict(zip(numbers, examples, strict=True))
-
-
-def parameter_names(arrays: Mapping[str, Tensor], parameters: Collection[str] | torch.nn.Module | None) -> list[str]:
-    """Names of the arrays that are parameters; the others are buffers and are not attributed.
-
-    `parameters`: their names, or the model; None: all but those of whole numbers and those that torch's layers name as
-    running statistics.
-
-    Raises:
-        NotRecorded: some of them are not among the arrays.
-    """
-    if parameters is None:
-        return [
-            name
-            for name, tensor in arrays.items()
-            if tensor.is_floating_point() and name.rpartition(".")[2] not in BUFFERS
-        ]
-    if isinstance(parameters, torch.nn.Module):
-        parameters = [name for name, _ in parameters.named_parameters(remove_duplicate=False)]
-    if missing := [name for name in parameters if name not in arrays]:
-        raise NotRecorded(
-            f"parameters= names {missing[0]!r}, which is not among the federation's arrays ({', '.join(arrays)})"
-        )
-    return [name for name in arrays if name in parameters]
-
-
-def describe(folder: Path, register: Register, labels: tuple[str, ...]) -> None:
-    """Write who the clients are."""
-    names = {number: name for name, number in register.numbers.items()}
-    write_recorded(folder, RecordedFederation("flower", names, dict(register.examples), labels))
-
-
-def note(folder: Path, pending: PendingRound, register: Register, reason: str | None) -> None:
-    """Add a line on the round to the journal: who was asked, who is in it, who dropped out and why."""
-    line = {
-        "round": pending.number,
-        "asked": [register.called(sent.dst_node_id) for sent in pending.asked],
-        "fused": sorted(pending.clients.values()) if reason is None else [],
-        "dropped": {register.called(node): why for node, why in pending.dropped.items()},
-        "recorded": reason is None,
-        "reason": reason,
-        "seconds": round(time.perf_counter() - pending.began, 4),
-    }
-    with (folder / JOURNAL).open("a", encoding="utf-8") as file:
-        file.write(harmless_json(json.dumps(line, ensure_ascii=False)) + "\n")
-
-
-def forget(rounds: Path, keep: str | int) -> None:
-    """Delete the rounds before the last `keep`; `all` keeps them."""
-    if keep != "all":
-        for number in stored_rounds(rounds)[: -(1 if keep == "last" else int(keep))]:
-            remove_round(rounds, number)
-
-
-def discard(pending: PendingRound) -> None:
-    """Delete what was written of a round that is not recorded."""
-    if pending.temporary is not None:
-        shutil.rmtree(pending.temporary, ignore_errors=True)
-
-
-def _require_finite(arrays: Mapping[str, Tensor], whose: str) -> None:
-    for name, tensor in arrays.items():
-        if said := not_finite(tensor):
-            raise NotRecorded(f"{whose}: {name} holds {said}")
-
-
-def _typed(arrays: Mapping[str, Tensor], types: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
-    """Arrays in the types that clients work with: averages of whole numbers come as fractions."""
-    return {
-        name: (value if types[name].is_floating_point or not value.is_floating_point() else value.round()).to(
-            types[name]
-        )
-        for name, value in arrays.items()
-    }
-
-
-def _weight(content: RecordDict, key: str, client: str) -> float:
+def _weight(metrics: Mapping[str, object], key: str, client: str) -> float:
     """The number by which a client counts.
 
     Raises:
         NotRecorded: it sent none, or one that no client can count by: below 0, not finite, too large for a count.
     """
-    weight = weight_of(content, key)
-    for name, value in ((key, weight), ("num-examples", metric_of(content, "num-examples"))):
-        if isinstance(value, int | float) and not 0 <= value <= MOST_EXAMPLES:
+    value = weight_of(metrics, key)
+    for name, number in ((key, value), (EXAMPLES, metrics.get(EXAMPLES))):
+        if isinstance(number, int | float) and not 0 <= number <= MOST_EXAMPLES:
             raise NotRecorded(
-                f"{client} sent {name}={value:g}: a client's number of examples, or its weight, is 0 or more and at "
+                f"{client} sent {name}={number:g}: a client's number of examples, or its weight, is 0 or more and at "
                 f"most {MOST_EXAMPLES:g}. The strategy may have weighed its model by it: mend that client"
             )
-    return weight
+    return value
 
 
-def _examples(content: RecordDict, key: str) -> int:
+def _examples(metrics: Mapping[str, object], key: str) -> int:
     """Training examples: the weight where it is a whole number, else what Flower's apps usually send; 0: not known."""
-    for name in (key, "num-examples"):
-        value = metric_of(content, name)
-        if isinstance(value, int | float) and value >= 1 and value == int(value):
+    for name in (key, EXAMPLES):
+        value = metrics.get(name)
+        if isinstance(value, int | float) and 1 <= value <= MOST_EXAMPLES and value == int(value):
             return int(value)
     return 0
 
 
-def _brief(reason: str) -> str:
-    """The last line of an error, which of a traceback is the one that says what was wrong."""
-    lines = [line.strip() for line in reason.splitlines() if line.strip()]
-    return lines[-1][:LONGEST] if lines else "an error without a reason"
+def write_round(
+    aggregated: AggregatedRound,
+    rounds: Path,
+    register: Register,
+    manner: Manner,
+    history: Sequence[Metrics],
+    chained: Specs | None,
+) -> WrittenRound:
+    """Write what the clients returned, state what the new model is made of, and commit the round.
+
+    `chained`: types and shapes of the model that the stored round before ended with, where this one begins with it.
+
+    Raises:
+        NotRecorded: replies do not belong together, numbers are not finite, the strategy made no model, or it is not
+            known of what it made it.
+    """
+    asked = aggregated.asked
+    if aggregated.result is None:
+        raise NotRecorded("the strategy made no model of this round")
+    names = _shared(aggregated, register)
+    parameters = parameter_names({name: tensor(asked.previous[name]) for name in names}, manner.parameters, asked)
+    previous = _finite({name: asked.previous[name] for name in names}, "the global model before the round")
+    bases = {
+        slot: tensors({name: asked.others[reply.node][name] for name in names})
+        for slot, reply in enumerate(aggregated.replies)
+        if reply.node in asked.others and not _same(asked.others[reply.node], asked.previous, names)
+    }
+    temporary = rounds / f".{asked.number:04d}.partial"
+    try:
+        _write_clients(aggregated, rounds, register, names, previous, bases, manner.updates)
+        clients = open_tensors(temporary / CLIENTS)
+        made = tensors({name: aggregated.result[name] for name in names})
+        statement = state_round(
+            Server(
+                kind=aggregated.kind,
+                fusion=aggregated.fusion,
+                declared=aggregated.declared,
+                clip_norm=aggregated.clip_norm,
+                state={key: value for key, value in aggregated.state.items() if key.partition("/")[2] in ("", *names)},
+                unnoised=None
+                if aggregated.unnoised is None
+                else tensors({name: aggregated.unnoised[name] for name in names}),
+                row=manner.row,
+            ),
+            ReturnedModels(
+                previous=previous,
+                clients=clients,
+                examples=list(aggregated.weights),  # type: ignore[arg-type]  # of any kind of number
+                steps=[0] * len(aggregated.replies),
+                buffers=frozenset(),
+                bases=bases,
+            ),
+            made,
+            parameters,
+        )
+        types = {name: clients[name].dtype for name in clients}
+        slots = range(len(aggregated.replies)) if statement.slots is None else statement.slots
+        if statement.slots is not None:
+            keep_slots(temporary / CLIENTS, statement.slots)
+        kept = [aggregated.replies[slot].node for slot in slots]
+        numbers = [aggregated.clients[node] for node in kept]
+        examples = [_examples(aggregated.replies[slot].metrics, aggregated.key) for slot in slots]
+        failed = [number for node in asked.dropped if (number := register.number(node)) is not None]
+        entry = Metrics(
+            asked.number,
+            math.nan,
+            math.nan,
+            aggregated.train_loss,
+            len(kept),
+            round(time.perf_counter() - asked.began, 4),
+            tuple(sorted(failed)),
+        )
+        before, after = _whole_rounded(previous, types), _whole_rounded(made, types)
+        if chained is None or chained != specs_of(before):  # files that are there are written, not linked to those
+            (temporary / PREVIOUS).touch()  # of the round before
+            (temporary / STATE).touch()
+        commit_round(
+            temporary,
+            asked.number,
+            clients=numbers,
+            examples=examples,
+            weights=after,
+            previous=before,
+            state=dict(aggregated.state),
+            next_state=statement.state,
+            decomposition=statement.decomposition,
+            buffers=frozenset(types) - set(parameters),
+            history=[*history, entry],
+            bases={at: _whole_rounded(bases[slot], types) for at, slot in enumerate(slots) if slot in bases},
+            names=[register.nodes[node] for node in kept],
+            source="flower",
+        )
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return WrittenRound(
+        metrics=entry,
+        examples=dict(zip(numbers, examples, strict=True)),
+        specs=specs_of(after),
+        not_shared=tuple(name for name in asked.previous if name not in names),
+        left_out=tuple(reply.node for reply in aggregated.replies if reply.node not in kept),
+        difference=statement.difference,
+    )
 
 
-def _train_loss(metrics: MetricRecord | None) -> float:
-    for name in ("train_loss", "train-loss", "loss"):
-        if metrics is not None and isinstance(value := metrics.get(name), int | float):
-            return float(value)
-    return math.nan
+def _shared(aggregated: AggregatedRound, register: Register) -> list[str]:
+    """Names of the arrays that all clients returned and the strategy combined, in the order of the global model.
+
+    Raises:
+        NotRecorded: clients return other arrays than each other or than those of the global model, or none of these.
+    """
+    asked, result = aggregated.asked, aggregated.result or {}
+    first = aggregated.replies[0]
+    for reply in aggregated.replies:
+        client = register.called(reply.node)
+        sent = asked.others.get(reply.node, asked.previous)
+        if strange := [name for name in reply.arrays if name not in asked.previous or name not in sent]:
+            raise NotRecorded(
+                f"clients return other arrays, or other shapes, than the global model's: {client} returned "
+                f"{strange[0]!r}, which it was not sent"
+            )
+        if reply.arrays.keys() != first.arrays.keys():
+            raise NotRecorded(f"{client} returned other arrays, shapes or types than the clients before it")
+    if strange := [name for name in result if name not in asked.previous]:
+        raise NotRecorded(f"the new model has other arrays than the clients returned: {strange[0]!r}")
+    names = [name for name in asked.previous if name in first.arrays and name in result]
+    if not names:
+        raise NotRecorded("the strategy made no model of the arrays that clients return")
+    return names
+
+
+def _write_clients(
+    aggregated: AggregatedRound,
+    rounds: Path,
+    register: Register,
+    names: Sequence[str],
+    previous: Mapping[str, Tensor],
+    bases: Mapping[int, Mapping[str, Tensor]],
+    updates: bool,
+) -> None:
+    """Write the clients' models to disk, one after the other."""
+    specs: Specs | None = None
+    for slot, reply in enumerate(aggregated.replies):
+        client = register.called(reply.node)
+        returned = _finite({name: reply.arrays[name] for name in names}, client)
+        shapes = {name: tuple(value.shape) for name, value in returned.items()}
+        if shapes != {name: tuple(value.shape) for name, value in previous.items()}:
+            raise NotRecorded("clients return other arrays, or other shapes, than the global model's")
+        if updates:
+            base = bases.get(slot, previous)
+            returned = {name: _moved(base[name], update) for name, update in returned.items()}
+        own = specs_of(returned)
+        if specs is None:
+            specs = own
+            begin_round(rounds, aggregated.asked.number, specs, len(aggregated.replies))
+        if own != specs:
+            raise NotRecorded(f"{client} returned other arrays, shapes or types than the clients before it")
+        write_slot(rounds / f".{aggregated.asked.number:04d}.partial" / CLIENTS, returned, slot)
+
+
+def _moved(base: Tensor, update: Tensor) -> Tensor:
+    """The model that a client arrived at: what it began with, and the update that it sent, which half precision would
+    swallow."""
+    dtype = base.dtype if not base.is_floating_point() else torch.promote_types(base.dtype, update.dtype)
+    moved = base.double() + update.double()
+    if not dtype.is_floating_point:
+        return moved.round().to(dtype)
+    return moved.to(torch.promote_types(dtype, torch.float32))
+
+
+def parameter_names(
+    arrays: Mapping[str, Tensor], parameters: Collection[str] | torch.nn.Module | None, asked: AskedRound
+) -> list[str]:
+    """Names of the arrays that are parameters; the others are buffers and are not attributed.
+
+    `parameters`: their names, or the model; None: all but those of whole numbers and those that torch's layers name as
+    running statistics. What clients do not share may be among them.
+
+    Raises:
+        NotRecorded: some of those named are not among the global model's arrays, or none is among those shared.
+    """
+    floating = [name for name, value in arrays.items() if value.is_floating_point()]
+    if parameters is None:
+        return [name for name in floating if name.rpartition(".")[2] not in BUFFERS]
+    if isinstance(parameters, torch.nn.Module):
+        named = {name for name, _ in parameters.named_parameters(remove_duplicate=False)}
+    else:
+        named = set(parameters)
+        if missing := [name for name in parameters if name not in asked.previous]:
+            raise NotRecorded(
+                f"parameters= names {missing[0]!r}, which is not among the federation's arrays "
+                f"({', '.join(asked.previous)})"
+            )
+    if not named.intersection(floating):
+        raise NotRecorded(f"parameters= names none of the arrays that clients share{listed(arrays, ': ')}")
+    return [name for name in floating if name in named]
+
+
+def _same(record: Mapping[str, Array], other: Mapping[str, Array], names: Sequence[str]) -> bool:
+    return all(record[name] is other[name] or record[name].data == other[name].data for name in names)
+
+
+def _finite(arrays: Mapping[str, Array], whose: str) -> dict[str, Tensor]:
+    """Arrays as tensors; NotRecorded where they hold what is no number."""
+    read = tensors(arrays)
+    for name, value in read.items():
+        if said := not_finite(value):
+            raise NotRecorded(f"{whose}: {name} holds {said}")
+    return read
+
+
+def _whole_rounded(arrays: Mapping[str, Tensor], types: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+    """Arrays in their own type, but for those that clients keep as whole numbers, whose averages come as fractions."""
+    return {
+        name: value if types[name].is_floating_point or not value.is_floating_point() else value.round().to(types[name])
+        for name, value in arrays.items()
+    }

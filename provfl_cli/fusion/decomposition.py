@@ -15,6 +15,8 @@ else:
     torch = lazy.load("torch")
 
 BITS = 8
+DIFFERENCE = "difference"  # the kind of `U` of what nobody can explain: the model is not what the fusion gives
+ROUNDING = "rounding"  # and that of a model that was computed in a coarser type than it is stored in
 
 
 @dataclass(frozen=True)

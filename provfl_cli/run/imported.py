@@ -17,7 +17,7 @@ from torch import Tensor
 from ..bounded import check_safetensors
 from ..coverage import printable
 from ..errors import InputError, RunError
-from ..fusion.decomposition import Decomposition
+from ..fusion.decomposition import DIFFERENCE, Decomposition
 from ..fusion.fuse import fuse
 from ..fusion.state_dicts import require_finite, require_same
 from ..fusion.updates import ReturnedModels
@@ -27,7 +27,6 @@ from ..store.new_round import begin_round, commit_round
 from ..store.recorded import RecordedFederation, read_whole, require_no_run, write_recorded
 from ..store.rounds import CLIENTS, Metrics, Round, read_round, stored_rounds
 from ..store.tensorfile import NAMES, open_tensors, specs_of, write_slot
-from .place import DIFFERENCE
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # last parts of the names of normalisation's buffers
 ROUNDING = 1e-5  # of a tensor's largest number: what another order of summing may change

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from ..config.tree import options
 from ..errors import InputError, did_you_mean
+from ..fusion.decomposition import DIFFERENCE, ROUNDING
 from ..results.links import refuse_links_of_recording
 from ..store.recorded import is_recorded
 
 MISMATCH = ("refuse", "fusion", "row")
-DIFFERENCE = "difference"  # the row of what the fusion of the clients does not explain
-ROWS = ("previous", "momentum", "noise", "stale", "control", "forgotten", DIFFERENCE)  # beside those of clients
+ROWS = (  # beside those of clients
+    "previous", "momentum", "noise", "stale", "control", "forgotten", DIFFERENCE, ROUNDING,
+)  # fmt: skip
 STATELESS = (  # fusions that need nothing from the server or the clients but the models and numbers of examples
     "fedavg", "fedprox", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "norm_clipping",
 )  # fmt: skip
