@@ -172,21 +172,25 @@ def _average(*_: object) -> Fusion:
     return FedAvg()
 
 
-def _momentum(strategy: Any, *_: object) -> Fusion:
+def momentum(strategy: Any, *_: object) -> Fusion:
+    """FedAvgM with the settings of Flower's, old or new."""
     if not strategy.server_opt:
         return FedAvg()
     return FedAvgM(momentum=float(strategy.server_momentum), learning_rate=float(strategy.server_learning_rate))
 
 
-def _adagrad(strategy: Any, *_: object) -> Fusion:
+def adagrad(strategy: Any, *_: object) -> Fusion:
+    """FedAdagrad with the settings of Flower's, old or new."""
     return FedAdagrad(eta=float(strategy.eta), tau=float(strategy.tau), beta1=float(strategy.beta_1), initial_v=0.0)
 
 
-def _adam(strategy: Any, *_: object) -> Fusion:
+def adam(strategy: Any, *_: object) -> Fusion:
+    """FedAdam with the settings of Flower's, old or new."""
     return FedAdam(**_betas(strategy), bias_correction=True)
 
 
-def _yogi(strategy: Any, *_: object) -> Fusion:
+def yogi(strategy: Any, *_: object) -> Fusion:
+    """FedYogi with the settings of Flower's, old or new."""
     return FedYogi(**_betas(strategy))
 
 
@@ -230,10 +234,10 @@ def _fair(strategy: Any, replies: Sequence[Reply], taken: Sequence[bool]) -> Fus
 RULES: dict[type, Rule] = {
     flower.FedAvg: _average,
     flower.FedProx: _average,
-    flower.FedAvgM: _momentum,
-    flower.FedAdagrad: _adagrad,
-    flower.FedAdam: _adam,
-    flower.FedYogi: _yogi,
+    flower.FedAvgM: momentum,
+    flower.FedAdagrad: adagrad,
+    flower.FedAdam: adam,
+    flower.FedYogi: yogi,
     flower.FedMedian: _median,
     flower.FedTrimmedAvg: _trimmed,
     flower.Krum: _chosen,

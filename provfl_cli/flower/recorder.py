@@ -80,6 +80,7 @@ class Recorder:
         self._first, self._offset = first_round, 0 if first_round is None else None
         self._history: list[Metrics] = []
         self._ended_with: Specs | None = None
+        self._known: dict[str, None] = {}  # names of all arrays that the global model has had, in their order
         self._not_shared: tuple[str, ...] = ()
         self._held: BaseFileLock | None = None
         self._writer: threading.Thread | None = None
@@ -156,7 +157,7 @@ class Recorder:
         try:
             return work()
         except Exception as error:
-            reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, RunError | InputError) else f"{type(error).__name__}: {error}"
             number = self.number(server_round)
             self.missed[number] = reason
             log(ERROR, "ProvFL: round %d is NOT RECORDED: %s", number, reason)
@@ -181,6 +182,7 @@ class Recorder:
 
         def write() -> None:
             torch.set_num_threads(1)  # blocks are small, and on a busy machine threads wait for each other
+            torch.get_num_threads()  # a thread that asks takes over the number of this moment, for good
             begun.set()
             self._write(server_round, aggregated)
 
@@ -197,9 +199,9 @@ class Recorder:
         """Commit the round, and say who the clients are."""
         asked, register = aggregated.asked, self.register
         chained = asked.continues and self.recorded[-1:] == [asked.number - 1]
-        written = write_round(
-            aggregated, self.rounds, register, self.manner, self._history, self._ended_with if chained else None
-        )
+        self._known |= dict.fromkeys(asked.previous)
+        before = self._ended_with if chained else None
+        written = write_round(aggregated, self.rounds, register, self.manner, self._history, before, self._known)
         self._ended_with = written.specs
         self._history.append(written.metrics)
         register.examples |= written.examples
@@ -216,7 +218,7 @@ class Recorder:
             log(INFO, "ProvFL: round %d: the strategy left out %s", asked.number, who)
         if written.not_shared != self._not_shared:
             self._not_shared = written.not_shared
-            log(INFO, "ProvFL: clients do not share %s: what is recorded is the rest", listed(written.not_shared))
+            log(INFO, "ProvFL: clients do not share %s: recorded is the rest", listed(written.not_shared) or "nothing")
         if written.difference:
             share = f"{written.difference:.1%}"
             log(WARNING, "ProvFL: round %d: the clients do not explain %s of what it changed", asked.number, share)

@@ -182,10 +182,12 @@ def write_round(
     manner: Manner,
     history: Sequence[Metrics],
     chained: Specs | None,
+    known: Collection[str],
 ) -> WrittenRound:
     """Write what the clients returned, state what the new model is made of, and commit the round.
 
-    `chained`: types and shapes of the model that the stored round before ended with, where this one begins with it.
+    `chained`: types and shapes of the model that the stored round before ended with, where this one begins with it;
+    `known`: names of all arrays that the global model has had.
 
     Raises:
         NotRecorded: replies do not belong together, numbers are not finite, the strategy made no model, or it is not
@@ -195,7 +197,7 @@ def write_round(
     if aggregated.result is None:
         raise NotRecorded("the strategy made no model of this round")
     names = _shared(aggregated, register)
-    parameters = parameter_names({name: tensor(asked.previous[name]) for name in names}, manner.parameters, asked)
+    parameters = parameter_names({name: tensor(asked.previous[name]) for name in names}, manner.parameters, known)
     previous = _finite({name: asked.previous[name] for name in names}, "the global model before the round")
     bases = {
         slot: tensors({name: asked.others[reply.node][name] for name in names})
@@ -273,7 +275,7 @@ def write_round(
         metrics=entry,
         examples=dict(zip(numbers, examples, strict=True)),
         specs=specs_of(after),
-        not_shared=tuple(name for name in asked.previous if name not in names),
+        not_shared=tuple(name for name in known if name not in names),
         left_out=tuple(reply.node for reply in aggregated.replies if reply.node not in kept),
         difference=statement.difference,
     )
@@ -345,12 +347,12 @@ def _moved(base: Tensor, update: Tensor) -> Tensor:
 
 
 def parameter_names(
-    arrays: Mapping[str, Tensor], parameters: Collection[str] | torch.nn.Module | None, asked: AskedRound
+    arrays: Mapping[str, Tensor], parameters: Collection[str] | torch.nn.Module | None, known: Collection[str]
 ) -> list[str]:
     """Names of the arrays that are parameters; the others are buffers and are not attributed.
 
     `parameters`: their names, or the model; None: all but those of whole numbers and those that torch's layers name as
-    running statistics. What clients do not share may be among them.
+    running statistics. What clients do not share may be among them; `known` are the names of all arrays.
 
     Raises:
         NotRecorded: some of those named are not among the global model's arrays, or none is among those shared.
@@ -362,10 +364,9 @@ def parameter_names(
         named = {name for name, _ in parameters.named_parameters(remove_duplicate=False)}
     else:
         named = set(parameters)
-        if missing := [name for name in parameters if name not in asked.previous]:
+        if missing := [name for name in parameters if name not in known]:
             raise NotRecorded(
-                f"parameters= names {missing[0]!r}, which is not among the federation's arrays "
-                f"({', '.join(asked.previous)})"
+                f"parameters= names {missing[0]!r}, which is not among the federation's arrays ({', '.join(known)})"
             )
     if not named.intersection(floating):
         raise NotRecorded(f"parameters= names none of the arrays that clients share{listed(arrays, ': ')}")

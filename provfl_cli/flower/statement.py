@@ -140,7 +140,8 @@ def _attempt(
                 again = again + unsent[name].double()
         exact[name] = again
         # Strategies compute in the type of the model; an adaptive one scales the rounding of the average with its step.
-        largest = torch.maximum(before.abs(), stack.abs().amax(0).double())
+        least, most = torch.aminmax(stack, dim=0)  # in one pass, and without a copy of the stack
+        largest = torch.maximum(before.abs(), torch.maximum(-least, most).double())
         step = torch.as_tensor(fused.scales[name], dtype=torch.float64).abs() * server.fusion.gain
         allowed = (updates.count + 16) * (1 + step) * largest + 16 * (again - before).abs()
         coarsest = torch.finfo(_coarsest(name, server, returned, result))
