@@ -181,7 +181,8 @@ class ProvenanceStrategy(Strategy):
         if asked is None:
             return self.strategy.aggregate_fit(server_round, results, failures)
         self._recorder.wait()  # at most one round is in memory beside this one
-        came = self._recorder.guarded(server_round, lambda: self._take_in(asked, results, failures), asked)
+        guarded = self._recorder.guarded
+        came = guarded(server_round, lambda: self._take_in(asked, results, failures, server_round), asked)
         averaged: list[frozenset[int]] = []
         metrics = getattr(self.strategy, "fit_metrics_aggregation_fn", None)
 
@@ -189,18 +190,12 @@ class ProvenanceStrategy(Strategy):
             averaged.append(frozenset(id(own) for _, own in fitted))
             return {} if metrics is None else metrics(fitted)
 
-        state = self._recorder.guarded(
-            server_round, lambda: state_of(self.strategy, list(asked.previous), server_round), asked
-        )
-        came = None if state is None else came
         can_watch = came is not None and hasattr(self.strategy, "fit_metrics_aggregation_fn")
         with replaced(self.strategy, {"fit_metrics_aggregation_fn": watched}) if can_watch else nullcontext():
             made, combined = self.strategy.aggregate_fit(server_round, results, failures)
         if came is not None:
             used = {str(proxy.cid) for proxy, result in results if averaged and id(result.metrics) in averaged[-1]}
-            aggregated = self._recorder.guarded(
-                server_round, lambda: self._aggregated(asked, came, used, state, made, combined), asked
-            )
+            aggregated = guarded(server_round, lambda: self._aggregated(asked, *came, used, made, combined), asked)
             if aggregated is not None:
                 self._latest = aggregated.result
                 self._recorder.submit(server_round, aggregated)
@@ -253,8 +248,11 @@ class ProvenanceStrategy(Strategy):
         self._proxies = {str(proxy.cid): proxy for proxy, _ in instructions}
         return AskedRound(number, previous, tuple(self._proxies), others, continues)
 
-    def _take_in(self, asked: AskedRound, results: Results, failures: Failures) -> list[Reply]:
-        """What the clients returned, before the strategy consumes it; who returned nothing, or an error, is noted."""
+    def _take_in(
+        self, asked: AskedRound, results: Results, failures: Failures, server_round: int
+    ) -> tuple[list[Reply], dict[str, Tensor]]:
+        """What the clients returned, and the strategy's own state, before it consumes them; who returned nothing, or an
+        error, is noted."""
         came = [
             Reply(
                 str(proxy.cid),
@@ -272,14 +270,14 @@ class ProvenanceStrategy(Strategy):
         silent = set(asked.asked) - {reply.node for reply in came} - asked.dropped.keys()
         asked.dropped.update(dict.fromkeys(sorted(map(str, silent)), " / ".join(dict.fromkeys(reasons)) or "no reply"))
         check_replies(asked, came)
-        return came
+        return came, state_of(self.strategy, list(asked.previous), server_round)
 
     def _aggregated(
         self,
         asked: AskedRound,
         came: Sequence[Reply],
-        averaged: Collection[str],
         state: Mapping[str, Tensor],
+        averaged: Collection[str],
         made: Parameters | None,
         metrics: Mapping[str, Any],
     ) -> AggregatedRound:
