@@ -5,6 +5,7 @@
     strategy = ProvenanceStrategy(FedAvg(), "provenance", names="partition-id")
     result = strategy.start(grid=grid, initial_arrays=arrays, num_rounds=3)
 
+For Flower's old interface (`start_simulation`, `start_server`) it is `provfl_cli.flower.legacy.ProvenanceStrategy`.
 Then `provfl trace provenance --model module:callable --data module:callable` ranks the clients behind a prediction.
 """
 
