@@ -22,6 +22,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
+from provfl_cli.cli.trace import main as command
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.provenance import trace
 from provfl_cli.store.matching_tensors import check_tensors
@@ -594,6 +595,18 @@ CASES: dict[str, tuple[Callable[[], Any], Any, dict[str, Any]]] = {
 }
 
 
+def served() -> nn.Module:
+    """What `--model tests.test_flower_any_strategy:served` calls: the model that the federation began with."""
+    torch.manual_seed(0)
+    return Net()
+
+
+def data() -> dict[str, torch.Tensor]:
+    """What `--data tests.test_flower_any_strategy:data` calls."""
+    inputs, labels = examples(-1)
+    return {"inputs": inputs, "labels": labels}
+
+
 class OnlyLargest(OnlyLarge):
     """Of six clients the four with the most examples."""
 
@@ -643,3 +656,16 @@ def test_leaving_each_client_out_agrees_with_the_trace(case: str, tmp_path: Path
     contributions = np.asarray(traced.values)
     agreement = [spearmanr(contributions[n], measured[n]).statistic for n in range(len(inputs))]
     assert np.mean(agreement) > 0.95
+
+
+@pytest.mark.parametrize("case", ["row", "part", "half"])
+def test_the_command_traces_such_a_recording(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make, answer, settings = CASES[case]
+    strategy = ProvenanceStrategy(make(), tmp_path, names="partition-id", **settings)
+    strategy.start(Clients(6, answer), ArrayRecord(served().state_dict()), num_rounds=2)
+    capsys.readouterr()
+    where = ["--model", f"{__name__}:served", "--data", f"{__name__}:data", "--input", "3", "--json"]
+    assert command([str(tmp_path), *where]) == 0
+    method = json.loads(capsys.readouterr().out)["methods"][0]
+    assert {client["name"] for client in method["clients"]} == {f"partition-id {k}" for k in range(6)}
+    assert ("difference" in json.dumps(method)) == (case == "row")
