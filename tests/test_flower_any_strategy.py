@@ -38,6 +38,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from provfl_cli.flower import ProvenanceStrategy
 from provfl_cli.flower import recorder as recorder_module
+from provfl_cli.flower.serialized import shape_of, tensor
 
 from .test_flower_strategy import ByTrust, Clients, initial, quiet, reply, restated, run, trained, trusted
 
@@ -398,6 +399,21 @@ def test_a_federation_in_half_precision(tmp_path: Path) -> None:
     assert first.weights()["w"].dtype == last.previous()["w"].dtype == last.weights()["w"].dtype == torch.float16
     check_tensors(first)
     check_tensors(last)
+
+
+@pytest.mark.parametrize("kind", ["<f4", "<f8", "<f2", "<i8", "|u1", "|b1", ">f4"])
+@pytest.mark.parametrize("shape", [(), (1,), (0, 3), (5, 7), (2, 3, 4)])
+def test_arrays_are_read_as_numpy_does(kind: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.asarray(np.random.default_rng(0).normal(size=shape) * 5).astype(kind)
+    arrays = [Array(values), Array(np.asarray(values, order="F"))]
+    if kind == ">f4":  # of which torch has no tensors
+        with pytest.raises((TypeError, ValueError)):
+            tensor(arrays[0])
+        return
+    monkeypatch.setattr(Array, "numpy", lambda self: pytest.fail("numpy's reader"))
+    for array in arrays:
+        assert shape_of(array) == shape
+        assert torch.equal(tensor(array), torch.from_numpy(values))
 
 
 # Names.

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from .test_flower_any_strategy import Net, effects, examples, learnt
 from .test_flower_strategy import restated
 
 gc.freeze()
+TURN = threading.Lock()
 NAMES = tuple(Net().state_dict())
 quiet: dict[str, Any] = {"fraction_evaluate": 0.0, "min_fit_clients": 2, "min_available_clients": 2}
 
@@ -69,7 +71,8 @@ class Client(ClientProxy):
         return GetParametersRes(Status(Code.OK, ""), start())
 
     def fit(self, ins: FitIns, timeout: Any, group_id: Any) -> FitRes:
-        return self.work(self.index, parameters_to_ndarrays(ins.parameters))
+        with TURN:  # Flower asks clients in threads, whose numpy readers disturb each other in Python 3.11
+            return self.work(self.index, parameters_to_ndarrays(ins.parameters))
 
     def get_properties(self, ins: Any, timeout: Any, group_id: Any) -> Any:
         raise NotImplementedError

@@ -33,6 +33,7 @@ from .messages import EXAMPLES, Node, Reply, log, same_arrays
 from .naming import Names
 from .recorder import Recorder, checked_manner
 from .recording import AggregatedRound, AskedRound, check_free, check_replies, counted
+from .serialized import shape_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -228,7 +229,7 @@ class ProvenanceStrategy(Strategy):
     def _named(self, parameters: Parameters, whose: str) -> dict[str, Array]:
         """Arrays by their names; InputError where they are not as many, or not of the shapes."""
         arrays = [Array("", (), parameters.tensor_type, data) for data in parameters.tensors]
-        names = self._names.fit([array.numpy().shape for array in arrays], whose)
+        names = self._names.fit([shape_of(array) for array in arrays], whose)
         return dict(zip(names, arrays, strict=True))
 
     def _begin(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.supercore import log as flower_log
 from torch import Tensor
 
 from ..errors import RunError
 from ..harmless import harmless
+from .serialized import tensor
 
 EXAMPLES = "num-examples"  # the metric by which Flower's strategies weigh clients unless they are told another
 
@@ -35,11 +35,6 @@ def log(level: int, text: str, *values: object) -> None:
 
 class NotRecorded(RunError):
     """Why a round cannot be recorded; the federation itself may go on."""
-
-
-def tensor(array: Array) -> Tensor:
-    """An array as a tensor of its own type."""
-    return torch.from_numpy(array.numpy())
 
 
 def tensors(record: Mapping[str, Array]) -> dict[str, Tensor]:

@@ -17,19 +17,12 @@ from ..coverage import listed
 from ..fusion.fuse import Fusion
 from ..fusion.state_dicts import not_finite
 from ..fusion.updates import ReturnedModels
-from ..store.rounds import (
-    CLIENTS,
-    PREVIOUS,
-    STATE,
-    Metrics,
-    begin_round,
-    commit_round,
-    round_folder,
-    stored_rounds,
-)
+from ..store.new_round import begin_round, commit_round
+from ..store.rounds import CLIENTS, PREVIOUS, STATE, Metrics, round_folder, stored_rounds
 from ..store.tensorfile import Specs, keep_slots, open_tensors, specs_of, write_slot
-from .messages import EXAMPLES, Node, NotRecorded, Reply, tensor, tensors, weight_of
+from .messages import EXAMPLES, Node, NotRecorded, Reply, tensors, weight_of
 from .naming import Register
+from .serialized import tensor
 from .statement import Server, state_round
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # torch's own names of statistics

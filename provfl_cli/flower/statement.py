@@ -241,7 +241,8 @@ def _measured(returned: ReturnedModels, result: Mapping[str, Tensor], parameters
     sent, made = torch.cat(rows, 1), torch.cat(moved)
     if not bool(made.any()) or not bool(sent.any()):
         return None
-    return torch.linalg.lstsq(sent.T, made[:, None], driver="gelsd").solution[:, 0]
+    solved: Tensor = torch.linalg.lstsq(sent.T, made[:, None], driver="gelsd").solution
+    return solved[:, 0]
 
 
 def _narrowed(parts: Decomposition, slots: Sequence[int] | None) -> Decomposition:
