@@ -40,7 +40,21 @@ from provfl_cli.flower import ProvenanceStrategy
 from provfl_cli.flower import recorder as recorder_module
 from provfl_cli.flower.serialized import shape_of, tensor
 
-from .test_flower_strategy import ByTrust, Clients, initial, quiet, reply, restated, run, trained, trusted
+from .flower_clients import (
+    ByTrust,
+    Clients,
+    Net,
+    effects,
+    examples,
+    initial,
+    learnt,
+    quiet,
+    reply,
+    restated,
+    run,
+    trained,
+    trusted,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -550,42 +564,6 @@ print("driven", flush=True)
 # Traced: the effect of leaving each client out agrees.
 
 
-class Net(nn.Module):
-    """Two layers on ten numbers, three classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(10, 16)
-        self.head = nn.Linear(16, 3)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.relu(self.body(inputs)))
-
-
-def examples(index: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A client's examples, most of them of one class; client -1 is the server."""
-    draw = torch.Generator().manual_seed(100 + index)
-    count = 60 + 8 * max(index, 0)
-    labels = torch.randint(3, (count,), generator=draw)
-    if index >= 0:
-        labels[: int(0.7 * count)] = index % 3
-    centres = torch.randn(3, 10, generator=torch.Generator().manual_seed(5))
-    return centres[labels] + 0.7 * torch.randn(count, 10, generator=draw), labels
-
-
-def learnt(index: int, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A client's model after ten steps."""
-    net = Net()
-    net.load_state_dict({name: value.float() for name, value in state.items()})
-    inputs, labels = examples(index)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
-    for _ in range(10):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(net(inputs), labels).backward()
-        optimizer.step()
-    return net.state_dict()
-
-
 def learner(updates: bool = False, half: bool = False, part: bool = False) -> Any:
     def answer(index: int, number: int, arrays: dict[str, np.ndarray]) -> RecordDict:
         state = {name: torch.from_numpy(value) for name, value in arrays.items()}
@@ -630,30 +608,6 @@ class OnlyLargest(OnlyLarge):
         return flower.FedAvg.aggregate_train(
             self, server_round, [r for r in replies if r.content["metrics"]["num-examples"] >= 76]
         )
-
-
-def effects(stored: Round, inputs: torch.Tensor, target: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """What each client's update did to the log-probability of the target, `[inputs, clients]`: the difference to the
-    model that the round would have made had that client returned what it was sent."""
-
-    def answer(weights: dict[str, torch.Tensor]) -> torch.Tensor:
-        whole = {name: value.double() for name, value in model.state_dict().items()}
-        net = model.double()
-        net.load_state_dict({**whole, **weights})
-        with torch.no_grad():
-            return nn.functional.log_softmax(net(inputs.double()), 1).gather(1, target[:, None])[:, 0]
-
-    whole = {name: value.double() for name, value in stored.weights().items()}
-    parts, columns = stored.decomposition, []
-    for k, share in enumerate(parts.example_weights):
-        without = {}
-        for name, value in whole.items():
-            multiplier = parts.multipliers.get(name)
-            scalar = 1.0 if multiplier is None else multiplier.scalars[k]
-            update = stored.client_stack()[name][k].double() - stored.previous()[name].double()
-            without[name] = value - share * scalar * update
-        columns.append(answer(whole) - answer(without))
-    return torch.stack(columns, 1)
 
 
 @pytest.mark.parametrize("case", CASES)

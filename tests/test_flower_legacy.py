@@ -45,8 +45,7 @@ from flwr.serverapp.strategy import FedAvg as MessageFedAvg
 
 from provfl_cli.flower.legacy import ProvenanceStrategy
 
-from .test_flower_any_strategy import Net, effects, examples, learnt
-from .test_flower_strategy import restated
+from .flower_clients import Net, effects, examples, learnt, restated
 
 gc.freeze()
 TURN = threading.Lock()
@@ -287,7 +286,7 @@ APP = """
 import sys
 import flwr as fl, torch
 from flwr.client import NumPyClient
-from tests.test_flower_any_strategy import Net, examples, learnt
+from tests.flower_clients import Net, examples, learnt
 from provfl_cli.flower.legacy import ProvenanceStrategy                        # ProvFL
 
 torch.set_num_threads(1)
