@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
 
+from .state_dicts import computable
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -29,6 +31,6 @@ def weighted_average(stack: Tensor, weights: Tensor) -> Tensor:
     """`sum_k weights[k] * stack[k]`, summed in 64 bits, in the type of `stack` (integers are rounded)."""
     total = torch.zeros(stack.shape[1:], dtype=torch.complex128 if stack.is_complex() else torch.float64)
     for client, weight in zip(stack, weights.tolist(), strict=True):
-        total.add_(client, alpha=weight)
+        total.add_(computable(client), alpha=weight)
     whole = not (stack.is_floating_point() or stack.is_complex())
     return (total.round() if whole else total).to(stack.dtype)

@@ -55,8 +55,13 @@ def require_state_dict(state_dict: Any, what: str) -> dict[str, Tensor]:
     return made
 
 
-def require_same(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], what: str, other: str) -> None:
-    """Raise InputError unless `tensors` have the names, shapes and types of those `expected`, called `other`."""
+def require_same(
+    expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], what: str, other: str, mixed: bool = False
+) -> None:
+    """Raise InputError unless `tensors` have the names, shapes and types of those `expected`, called `other`.
+
+    `mixed`: numbers with a fraction may have another type of such numbers.
+    """
     missing, strange = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing:
         more = f" (nor {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -70,7 +75,7 @@ def require_same(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], 
             raise InputError(
                 f"{what}: {printable(name)} is {list(actual.shape)}, in {other} it is {list(tensor.shape)}"
             )
-        if actual.dtype != tensor.dtype:
+        if actual.dtype != tensor.dtype and not (mixed and actual.is_floating_point() and tensor.is_floating_point()):
             raise InputError(f"{what}: {printable(name)} is {actual.dtype}, in {other} it is {tensor.dtype}")
 
 
@@ -85,13 +90,17 @@ def not_finite(tensor: Tensor) -> str:
     """How many numbers of a tensor are not finite, in words; empty where all are."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return ""
-    if tensor.dtype.itemsize == 1:  # torch cannot ask this of its types of 8 bits
-        tensor = tensor.float()
+    tensor = computable(tensor)
     good = tensor.isfinite()
     if bool(good.all()):
         return ""
     kind = "NaN" if bool(tensor.isnan().any()) else "infinity"
     return f"{kind} ({int((~good).sum()):,} of {tensor.numel():,} numbers are not finite)"
+
+
+def computable(tensor: Tensor) -> Tensor:
+    """The tensor in a type in which torch computes and compares: of 8 bits with a fraction it only converts."""
+    return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize == 1 else tensor
 
 
 def require_examples(examples: Any, clients: Sequence[str]) -> list[int]:

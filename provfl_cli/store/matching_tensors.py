@@ -18,8 +18,8 @@ from .tensorfile import DTYPES, remedy
 Header = Mapping[str, tuple[str, tuple[int, ...]]]
 """Type, as safetensors calls it, and shape of every tensor by name."""
 
-FLOATING = {"F64", "F32", "F16", "BF16"}
-MIXED = "flower"  # the source of rounds whose files may differ in these: clients may send half precision
+FLOATING = {name for name in DTYPES if name[0] == "F" or name == "BF16"}
+MIXED = ("flower", "import")  # sources of rounds whose files may differ in these: clients may send half precision
 
 FACTORS = {  # of `Multiplier`, and those that are there with each
     "scalars": (),
@@ -33,8 +33,8 @@ def check_tensors(stored: Round) -> None:
     """Compare names, types and shapes of a round's tensors with those of its global model.
 
     What the clients returned and their corrections are `[clients, *shape]`, what late clients started from `[*shape]`.
-    Types of fractions may differ in rounds of Flower apps, whose tensors keep those in which they were sent. No tensor
-    is read, so that checksums are compared only where one is.
+    Types of fractions may differ in rounds of Flower apps and imports, whose tensors keep those in which they were
+    sent. No tensor is read, so that checksums are compared only where one is.
 
     Raises:
         RunError: a file cannot be read, or a tensor in it is missing, unknown, or of another type or shape; one line
@@ -92,7 +92,7 @@ def _compare(stored: Round, file: str, expected: Header, header: Header) -> None
     for name, (dtype, shape) in expected.items():
         if name not in header:
             raise _wrong(stored, file, f"it has no tensor {printable(name)}")
-        same = header[name][0] == dtype or (stored.source == MIXED and {dtype, header[name][0]} <= FLOATING)
+        same = header[name][0] == dtype or (stored.source in MIXED and {dtype, header[name][0]} <= FLOATING)
         if not same or header[name][1] != shape:
             fits = f"to fit {GLOBAL} and round.json it would be {_shown(dtype, shape)}"
             raise _wrong(stored, file, f"{printable(name)} is {_shown(*header[name])}, {fits}")

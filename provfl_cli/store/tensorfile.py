@@ -39,6 +39,10 @@ DTYPES = {  # as safetensors calls the types that a file may hold, and as torch 
     "I8": "torch.int8",
     "U8": "torch.uint8",
     "BOOL": "torch.bool",
+    "F8_E4M3": "torch.float8_e4m3fn",
+    "F8_E4M3FNUZ": "torch.float8_e4m3fnuz",
+    "F8_E5M2": "torch.float8_e5m2",
+    "F8_E5M2FNUZ": "torch.float8_e5m2fnuz",
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}  # by `str(dtype)`
 
