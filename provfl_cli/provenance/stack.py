@@ -105,7 +105,9 @@ class Stack:
         return Stack(
             source=source,
             of=of,
-            kinds=(*parts.unsent, *((CONTROL,) if corrected else ()), *((ROUNDING,) if rounded else ())),
+            kinds=tuple(
+                dict.fromkeys((*parts.unsent, *((CONTROL,) if corrected else ()), *((ROUNDING,) if rounded else ())))
+            ),
             ends_with_previous=of != "weights" or late or any(_stays(parts, name) for name in names),
             extra=len(source.clients) if lineage and weighting == "none" else 0,
             device=device,
@@ -190,25 +192,28 @@ class Stack:
     def _fill_rounding(
         self, block: Tensor, name: str, before: Tensor, index: slice | Tensor, select: Select | None
     ) -> None:
-        """The row `rounding`, once all others are there; 0 where the stored weights differ by more than rounding.
+        """The row `rounding`, once all others are there; nothing where the stored weights differ by more than rounding.
 
-        A server that sums in the stored type rounds once for each client, and over several rounds once for each.
+        A server that sums in the stored type rounds once for each client, and over several rounds once for each. What
+        the round itself calls rounding, since it was computed in a coarser type than it is stored in, stays there.
         """
         stored, row = self.source.weights()[name], self.size + self.kinds.index(ROUNDING)
-        after = self._part(stored, index, select)
-        block[row] = 0
-        shares = self._move(self.source.decomposition.example_weights)
-        whole = torch.tensordot(shares, block[: self.size], 1) + block[self.size : self.counted].sum(0)
+        if name not in self.source.decomposition.unsent.get(ROUNDING, ()):
+            block[row] = 0
         if not stored.is_floating_point() or stored.itemsize >= self.dtype.itemsize:
             return
+        after = self._part(stored, index, select)
+        shares = self._move(self.source.decomposition.example_weights)
+        whole = torch.tensordot(shares, block[: self.size], 1) + block[self.size : self.counted].sum(0)
         times = self.size + 2
         if isinstance(self.source, LineageRound):
             times = 2 + sum(self.source.lineage.rows.last)
         kind = torch.finfo(stored.dtype)
-        largest = torch.maximum(after.abs(), before.abs())
+        # Of what was summed on the way: the update of a client may be larger than the model before and after.
+        largest = torch.maximum(after.abs(), before.abs()) + block[: self.size].abs().amax(0)
         difference = after - whole
         explained = difference.abs() <= times * (largest * (kind.eps / 2) + kind.tiny * kind.eps)
-        block[row] = torch.where(explained, difference, 0)
+        block[row] += torch.where(explained, difference, 0)
 
     def _fill_over_rounds(
         self,
