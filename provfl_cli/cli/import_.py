@@ -1,4 +1,4 @@
-"""`provfl import`: a round of models that others trained, from safetensors of any framework."""
+"""`provfl import`: a round of models that others trained, from the checkpoints of any framework."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..config.chosen_fusion import chosen_fusion
 from ..errors import InputError, did_you_mean
 from ..imports import later
+from ..run.checkpoints.renaming import substitutions
 from ..run.place import MISMATCH, ROWS, STATELESS, require_file
 from .arguments import check_out, parser, read, whole
 from .saying import say
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ..run import imported
 else:  # torch comes with it
     imported = later("provfl_cli.run.imported")
+
+SENT = ("weights", "updates")
 
 
 def main(arguments: list[str]) -> int:
@@ -32,12 +35,20 @@ def main(arguments: list[str]) -> int:
     check_out(folder, folder=True)
     if args.mismatch not in MISMATCH:
         raise InputError(f"--mismatch {args.mismatch}: {did_you_mean(args.mismatch, MISMATCH)}")
+    if args.clients_are not in SENT:
+        raise InputError(f"--clients-are {args.clients_are}: {did_you_mean(args.clients_are, SENT)}")
+    if args.model is not None and ":" not in args.model:
+        raise InputError(
+            f"--model {args.model}: give MODULE:FUNCTION, which returns the model; one of conf/model is checked at "
+            "its trace, since its form follows from the inputs"
+        )
+    renaming = substitutions(args.as_names)
     clients = [_parts(text) for words in args.client for text in words]
     _check_names(args.labels, [name for name, _, _ in clients], args.mismatch)
     for flag, file in (("--global", args.after), ("--previous", args.previous)):
-        require_file(flag, Path(file))
+        require_file(flag, Path(file), folder_too=True)
     for name, path, _ in clients:
-        require_file(f"--client {name}", path)
+        require_file(f"--client {name}", path, folder_too=True)
     done = imported.import_round(
         imported.Import(
             after=Path(args.after),
@@ -50,21 +61,26 @@ def main(arguments: list[str]) -> int:
             buffers=tuple(args.buffers),
             labels=tuple(args.labels),
             mismatch=args.mismatch,
+            updates=args.clients_are == "updates",
+            renaming=renaming,
+            model=args.model,
         )
     )
     stored = done.stored
     say(f"round {stored.number}: {len(stored.clients)} clients, fusion={args.fusion[0]} -> {folder}")
     for line in done.lines:
         say(line)
-    say(f"trace it: provfl trace {folder} --model MODEL --data FILE.safetensors")
+    say(f"trace it: provfl trace {folder} --model {args.model or 'MODEL'} --data FILE.safetensors")
     return 0
 
 
 def _parser() -> ArgumentParser:
     made = parser(
         "import",
-        description="Makes a stored round of safetensors files: the global model before and after, and what each "
-        "client returned. Further rounds go into the same folder by --out.",
+        description="Makes a stored round of checkpoints: the global model before and after, and what each client "
+        "returned. Each FILE is a .safetensors, an .npz, a .pt, .pth, .bin or .ckpt of torch.save (tensors alone, no "
+        "pickle), or a folder that save_pretrained of transformers or PEFT wrote. Clients may hold part of the model. "
+        "Further rounds go into the same folder by --out.",
     )
     made.add_argument("--global", dest="after", required=True, metavar="FILE", help="the global model after the round")
     made.add_argument("--previous", required=True, metavar="FILE", help="the one that the clients started from")
@@ -75,6 +91,24 @@ def _parser() -> ArgumentParser:
         required=True,
         metavar="NAME=FILE[:EXAMPLES]",
         help="what a client returned, and its number of training examples; once for each client",
+    )
+    made.add_argument(
+        "--clients-are",
+        default="weights",
+        metavar="WHAT",
+        help="what clients returned: weights (default) | updates: differences from --previous",
+    )
+    made.add_argument(
+        "--as-names",
+        nargs="+",
+        default=[],
+        metavar="s/PATTERN/REPLACEMENT/",
+        help=r"substitutions on the names of tensors in all files, as sed has them: 's/^module\.//'",
+    )
+    made.add_argument(
+        "--model",
+        metavar="MODULE:FUNCTION",
+        help="returns the model: what is imported is checked against it now, and not only when it is traced",
     )
     made.add_argument(
         "--fusion",

@@ -1,4 +1,4 @@
-"""A round made of other people's checkpoints: safetensors of the global model before and after, and of each client."""
+"""A round made of other people's checkpoints: the global model before and after, and what each client returned."""
 
 from __future__ import annotations
 
@@ -11,31 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..bounded import check_safetensors
 from ..coverage import printable
 from ..errors import InputError, RunError
 from ..fusion.decomposition import DIFFERENCE, Decomposition
 from ..fusion.fuse import fuse
-from ..fusion.state_dicts import require_finite, require_same
 from ..fusion.updates import ReturnedModels
+from ..provenance.shared_part import fitted
+from ..provenance.state_dicts import RoundInMemory
 from ..results.links import refuse_links_of_recording
 from ..store.locks import claimed
 from ..store.new_round import begin_round, commit_round
 from ..store.recorded import RecordedFederation, read_whole, require_no_run, write_recorded
 from ..store.rounds import CLIENTS, Metrics, Round, read_round, stored_rounds
-from ..store.tensorfile import NAMES, open_tensors, specs_of, write_slot
+from ..store.tensorfile import open_tensors, specs_of, write_slot
+from .called import called_model
+from .checkpoints.adapters import require_adapter_of
+from .checkpoints.renaming import Substitution
+from .explained import Explained, explained
+from .round_files import File, RoundFiles, open_round, same_tensors
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # last parts of the names of normalisation's buffers
-ROUNDING = 1e-5  # of a tensor's largest number: what another order of summing may change
 PATIENCE = 600.0  # seconds in which another import into the same folder should have ended
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client's file; `examples` None: not known."""
+    """A client's file or folder; `examples` None: not known."""
 
     name: str
     file: Path
@@ -47,7 +50,7 @@ class Import:
     """What to import.
 
     Attributes:
-        after, before: files of the global model after and before the round.
+        after, before: files or folders of the global model after and before the round.
         clients: who returned what.
         folder: of the recorded federation, new or with earlier rounds.
         number: of the round; None: the one after the last.
@@ -57,6 +60,9 @@ class Import:
         labels: names of the classes; (): not known.
         mismatch: where the global model is not what the fusion gives: `refuse`; `fusion`, to trace what the fusion
             gives in its place; `row`, to give the difference a row of its own.
+        updates: whether clients sent differences from `before`, and not weights.
+        renaming: of all tensors.
+        model: a function that returns the model, MODULE:FUNCTION, to check what is imported against; None: it is not.
     """
 
     after: Path
@@ -69,6 +75,9 @@ class Import:
     buffers: tuple[str, ...]
     labels: tuple[str, ...]
     mismatch: str
+    updates: bool = False
+    renaming: tuple[Substitution, ...] = ()
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,31 +120,32 @@ def _import(asked: Import) -> ImportedRound:
     number = asked.number or max(there, default=0) + 1
     if number in there:
         raise InputError(f"--round {number}: {asked.folder} has it already: another number, or another --out")
-    before, after = _read(asked.before, "--previous"), _read(asked.after, "--global")
-    previous, following = f"--previous {asked.before}", f"--global {asked.after}"
-    require_finite(before, previous)
-    require_same(before, after, following, previous)
-    require_finite(after, following)
+    order = sorted(asked.clients, key=lambda client: numbers[client.name])
+    files = open_round(
+        File(f"--previous {asked.before}", asked.before),
+        File(f"--global {asked.after}", asked.after),
+        [File(f"--client {printable(client.name)}={client.file}", client.file) for client in order],
+        asked.renaming,
+        asked.updates,
+    )
+    before, after = files.before, files.after
     if number - 1 in there:
         _follows(read_round(rounds, number - 1), before, asked, number)
     buffers = _buffers(before, asked.buffers)
-    order = sorted(asked.clients, key=lambda client: numbers[client.name])
+    fits = () if asked.model is None else (_fits(asked.model, files),)
     counts = _counts(order)
     temporary = rounds / f".{number:04d}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        begin_round(rounds, number, specs_of(before), len(order))
-        for slot, client in enumerate(order):
-            tensors = _read(client.file, f"--client {client.name}")
-            what = f"--client {printable(client.name)}={client.file}"
-            require_same(before, tensors, what, previous)
-            require_finite(tensors, what)
+        for slot, tensors in enumerate(files.sent()):
+            if not slot:
+                begin_round(rounds, number, specs_of(tensors), len(order))
             write_slot(temporary / CLIENTS, tensors, slot)
         sent = open_tensors(temporary / CLIENTS)
-        returned = ReturnedModels(before, sent, counts, [1] * len(order), buffers)
+        returned = ReturnedModels(_wide(before), sent, counts, [1] * len(order), buffers)
         fused = fuse(asked.fusion, returned, {})
-        worst, name = _difference(before, after, fused.weights, buffers)
-        weights, parts, lines = _reconciled(asked, after, fused.weights, fused.decomposition, buffers, worst, name)
+        fit = explained(before, after, fused.weights, sent, buffers, files.types, asked.updates)
+        weights, parts, lines = _reconciled(asked, after, fused.weights, fused.decomposition, buffers, fit)
         empty = Metrics(number, math.nan, math.nan, math.nan, len(order), 0.0)
         stored = commit_round(
             temporary,
@@ -156,11 +166,12 @@ def _import(asked: Import) -> ImportedRound:
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):  # it holds something, as it should
             rounds.rmdir()
-    exact = not worst or asked.mismatch == "fusion"
+    exact = not fit.worst or asked.mismatch == "fusion"
     _record(asked, recorded, numbers, dict(zip((numbers[client.name] for client in order), counts, strict=True)), exact)
+    lines = (*files.lines, *fits, *lines)
     if all(client.examples is None for client in order):
         lines = (*lines, "no examples were given, so every client counts the same: --client NAME=FILE:EXAMPLES")
-    return ImportedRound(stored, worst, lines)
+    return ImportedRound(stored, fit.worst, lines)
 
 
 def _numbers(clients: Sequence[Client], recorded: RecordedFederation | None) -> dict[str, int]:
@@ -188,34 +199,31 @@ def _counts(clients: Sequence[Client]) -> list[int]:
     return [1 if client.examples is None else client.examples for client in clients]
 
 
-def _read(file: Path, option: str) -> dict[str, Tensor]:
-    """All tensors of a safetensors file."""
-    if not file.is_file():
-        raise InputError(f"{option}: {file}: no such file")
-    try:
-        check_safetensors(file)
-        with safe_open(file, framework="pt") as handle:
-            tensors = {name: handle.get_tensor(name) for name in sorted(handle.keys())}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{option}: {file} is no safetensors file ({error}): safetensors.torch.save_file(model.state_dict(), FILE)"
-        ) from None
-    if not tensors:
-        raise InputError(f"{option}: {file}: holds no tensor")
-    for name, tensor in tensors.items():
-        if str(tensor.dtype) not in NAMES:
-            raise InputError(
-                f"{option}: {file}: {printable(name)} is {tensor.dtype}, which no round holds: give it as another "
-                "type, such as torch.float32"
-            )
-    return tensors
+def _wide(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Numbers of less than 32 bits in float32: a fusion hands on its result in the type of what it began with."""
+    return {
+        name: tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize < 4 else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _fits(spec: str, files: RoundFiles) -> str:
+    """How much of the model the round holds, in words; InputError where it holds what the model does not."""
+    model = called_model(spec)
+    require_adapter_of(model, spec, files.adapters)
+    held = RoundInMemory((), Decomposition(torch.ones(0)), files.after, files.before, {})
+    shared = fitted(model, held, f"--model {spec}", "the files").weights().keys()
+    parameters = dict(model.named_parameters())
+    if not parameters.keys() & shared:
+        raise InputError(f"--model {spec}: the files hold no parameter of the model")
+    constants = parameters.keys() - shared
+    rest = f", {len(constants):,} others are constants of the model" if constants else ""
+    return f"fits --model {spec}: {len(parameters) - len(constants):,} of its parameters{rest}"
 
 
 def _follows(last: Round, before: Mapping[str, Tensor], asked: Import, number: int) -> None:
     """Raise InputError unless the round before ended where this one begins."""
-    ended = last.weights()
-    same = set(ended) == set(before) and all(torch.equal(ended[name], before[name]) for name in before)
-    if not same:
+    if not same_tensors(last.weights(), before):
         raise InputError(
             f"--previous {asked.before}: is not the global model after round {number - 1}, which {asked.folder} has: "
             f"another --round (rounds may be left out), or another --out"
@@ -230,52 +238,26 @@ def _buffers(tensors: Mapping[str, Tensor], named: Sequence[str]) -> frozenset[s
     return frozenset({*known, *named})
 
 
-def _difference(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], fused: Mapping[str, Tensor], buffers: frozenset[str]
-) -> tuple[float, str]:
-    """The largest difference of a parameter's numbers beyond rounding, relative to the most that the round moved any
-    of them; and where it is. 0: none."""
-    worst, where = 0.0, ""
-    moved = max(
-        (
-            float((after[name] - before[name]).abs().max())
-            for name in before
-            if name not in buffers and before[name].numel()
-        ),
-        default=0.0,
-    )
-    for name in before:
-        if name in buffers or not before[name].numel():
-            continue
-        size = max(float(after[name].abs().max()), float(before[name].abs().max()))
-        apart = float((after[name].double() - fused[name].double()).abs().max())
-        if apart > max(ROUNDING, 4 * torch.finfo(before[name].dtype).eps) * size:
-            relative = apart / moved if moved else math.inf
-            if relative > worst:
-                worst, where = relative, name
-    return worst, where
-
-
 def _reconciled(
     asked: Import,
     after: dict[str, Tensor],
     fused: dict[str, Tensor],
     parts: Decomposition,
     buffers: frozenset[str],
-    worst: float,
-    where: str,
+    fit: Explained,
 ) -> tuple[dict[str, Tensor], Decomposition, tuple[str, ...]]:
     """The global model to store, and what it is made of: exactly, whatever the user has decided."""
     name = asked.called[0]
-    if not worst:
-        return after, parts, ()
-    size = f"{worst:.1%} of what the round changed (most in {where})"
+    if not fit.worst:
+        lines = ("what was lost by summing in half precision has a row of its own, rounding",) if fit.rounding else ()
+        return after, replace(parts, unsent={**parts.unsent, **fit.unsent}), lines
+    size = f"{fit.worst:.1%} of what the round changed (most in {printable(fit.where)})"
     if asked.mismatch == "fusion":
-        kept = {key: after[key] if key in buffers else fused[key] for key in fused}
+        kept = {key: after[key] if key in buffers else fused[key].to(after[key].dtype) for key in fused}
         return kept, parts, (f"traced is what fusion={name} makes of the clients, not --global: {size} apart",)
     if asked.mismatch == "row":
         unsent = {
-            key: (after[key].double() - fused[key].double()).to(after[key].dtype) for key in fused if key not in buffers
+            key: (after[key].double() - fused[key].double()).to(fused[key].dtype) for key in fused if key not in buffers
         }
         whole = replace(parts, unsent={**parts.unsent, DIFFERENCE: unsent})
         return after, whole, (f"what fusion={name} does not explain has a row of its own, {DIFFERENCE}: {size}",)

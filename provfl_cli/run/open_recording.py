@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from ..bounded import check_safetensors
 from ..checks import excerpt
 from ..config.chosen_fusion import LONGEST, chosen_fusion
-from ..config.targets import working_folder_searched
 from ..config.validate import model_option, provenance_preset
 from ..data.federated import Form, Pictures
 from ..errors import InputError, RunError, brief, did_you_mean
@@ -29,6 +27,7 @@ from ..results.links import refuse_links_of_recording
 from ..store.matching_tensors import check_tensors
 from ..store.recorded import RECORDED, RecordedFederation, is_recorded, read_whole, why_nothing
 from ..store.rounds import Round, read_round, stored_rounds
+from .called import called, called_model
 from .inputs import UNKNOWN, TensorInputs
 from .open_run import OpenFederation, device_like
 from .place import STATELESS, no_run, require_model_and_data
@@ -101,20 +100,6 @@ def _fusion(folder: Path, recorded: RecordedFederation) -> Fusion | None:
         raise RunError(f"{folder / RECORDED} cannot be read (fusion: {error}): record the federation again") from None
 
 
-def _called(spec: str, option: str) -> Any:
-    """What the function that `spec`, MODULE:FUNCTION, names returns; modules of the working folder are found too."""
-    module, _, name = spec.partition(":")
-    with working_folder_searched():
-        try:
-            function: Callable[[], Any] = getattr(import_module(module), name)
-        except (Exception, SystemExit) as error:  # whatever a module does when it is imported
-            raise InputError(f"{option} {spec}: cannot be imported ({brief(error)}): give MODULE:FUNCTION") from error
-    try:
-        return function()
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{option} {spec}: calling it failed ({brief(error)})") from error
-
-
 def _data(spec: str) -> tuple[Tensor, np.ndarray]:
     """Inputs and labels (`UNKNOWN` where there are none)."""
     path = Path(spec)
@@ -127,7 +112,7 @@ def _data(spec: str) -> tuple[Tensor, np.ndarray]:
         except Exception as error:  # of the library, one of several
             raise InputError(f"--data {spec}: is no safetensors file ({error})") from error
     elif ":" in spec:
-        loaded = _called(spec, "--data")
+        loaded = called(spec, "--data")
     else:
         raise InputError(f"--data {spec}: no such file; give FILE.safetensors or MODULE:FUNCTION")
     if isinstance(loaded, Mapping):
@@ -155,10 +140,7 @@ def _model(
 ) -> tuple[nn.Module, Form | None]:
     """The module that `spec` names, and what it reads where that is known."""
     if ":" in spec:
-        module = _called(spec, "--model")
-        if not isinstance(module, nn.Module):
-            raise InputError(f"--model {spec}: returns {type(module).__name__}, no torch.nn.Module")
-        return module, None
+        return called_model(spec), None
     option = model_option(spec)
     if option.input != "image" or inputs.dim() != 4:
         raise InputError(
