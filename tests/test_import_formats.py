@@ -510,6 +510,20 @@ def test_names_of_parts_are_matched_through_wrappers(workspace: Path) -> None:
     assert set(stored().weights()) == set(files["before"])
 
 
+def test_a_following_round_keeps_the_names_of_the_first(workspace: Path) -> None:
+    files = federation()
+    write(files)
+    assert main(arguments()) == 0
+    following = {name: moved(files["after"], seed) for seed, name in enumerate("abc", 5)}
+    later = {"before": files["after"], **following, "after": averaged(list(following.values()))}
+    write({name: {f"module.{n}": t for n, t in tensors.items()} for name, tensors in later.items()})
+    assert main(arguments()) == 0
+    made = read_round("made/rounds", 2)
+    for name, tensor in later["after"].items():
+        assert torch.equal(made.weights()[name], tensor)
+    assert torch.equal(made.client_stack()["0.bias"][1], following["b"]["0.bias"])
+
+
 class Tied(nn.Module):
     """Reads and writes words by the same table."""
 

@@ -85,16 +85,16 @@ def _allowed(before: Tensor, after: Tensor, stack: Tensor, sent: torch.dtype, up
     times = len(stack) + 2
     start = before.double()
     size = torch.maximum(after.double().abs(), start.abs())
+    wide = torch.as_tensor(max(NOISE, 4 * torch.finfo(after.dtype).eps)) * size.max()
+    coarser = torch.finfo(sent).eps > torch.finfo(after.dtype).eps and sent.itemsize < 4
+    if after.dtype.itemsize >= 4 and not coarser:
+        return wide, torch.zeros(())
     largest = torch.zeros_like(start)
     for client in stack:
         torch.maximum(largest, (client.double() - start).abs(), out=largest)
-    if after.dtype.itemsize < 4:
-        storing = times * _step(after.dtype, size + largest)
-    else:
-        storing = torch.as_tensor(max(NOISE, 4 * torch.finfo(after.dtype).eps) * float(size.max()))
-    if sent.itemsize >= 4 or torch.finfo(sent).eps <= torch.finfo(after.dtype).eps:
-        return storing, torch.zeros(())
-    return storing, times * _step(sent, largest if updates else size + largest)
+    storing = wide if after.dtype.itemsize >= 4 else times * _step(after.dtype, size + largest)
+    summing = times * _step(sent, largest if updates else size + largest) if coarser else torch.zeros(())
+    return storing, summing
 
 
 def _step(dtype: torch.dtype, size: Tensor) -> Tensor:

@@ -128,9 +128,11 @@ def _import(asked: Import) -> ImportedRound:
         asked.renaming,
         asked.updates,
     )
-    before, after = files.before, files.after
     if number - 1 in there:
-        _follows(read_round(rounds, number - 1), before, asked, number)
+        last = read_round(rounds, number - 1)
+        files = files.continuing(last.weights().keys())
+        _follows(last, files.before, asked, number)
+    before, after = files.before, files.after
     buffers = _buffers(before, asked.buffers)
     fits = () if asked.model is None else (_fits(asked.model, files),)
     counts = _counts(order)

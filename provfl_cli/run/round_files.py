@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -77,6 +77,22 @@ class RoundFiles:
             require_same(first, tensors, file.what, self.clients[0].what)
             require_finite(tensors, file.what)
             yield {n: _moved(self.before[n], t) for n, t in tensors.items()} if self.updates else tensors
+
+    def continuing(self, ended: Collection[str]) -> RoundFiles:
+        """The same by the names that the round before has for its tensors, where wrappers alone make the difference."""
+        try:
+            names = model_names(self.before, ended, self.previous.what, "the round before")
+        except InputError:  # another model: whoever compares them says so
+            return self
+        if len(names) != len(ended):
+            return self
+        return replace(
+            self,
+            before={names[name]: tensor for name, tensor in self.before.items()},
+            after={names[name]: tensor for name, tensor in self.after.items()},
+            types={names[name]: dtype for name, dtype in self.types.items()},
+            called={name: names[called] for name, called in self.called.items()},
+        )
 
 
 def open_round(

@@ -61,7 +61,7 @@ def read_checkpoint(path: Path, what: str) -> Checkpoint:
             tensors = read_file(path, what)
     except OSError as error:
         raise InputError(f"{what}: cannot be read ({error.strerror or 'it is no plain file'})") from None
-    return Checkpoint(tensors, adapter)
+    return Checkpoint(dict(sorted(tensors.items())), adapter)
 
 
 def read_file(path: Path, what: str) -> dict[str, Tensor]:
@@ -81,7 +81,7 @@ def read_file(path: Path, what: str) -> dict[str, Tensor]:
                 f"{what}: {printable(name)} is {tensor.dtype}, which no round holds: give it as another type, such as "
                 "torch.float32"
             )
-    return dict(sorted(tensors.items()))
+    return tensors
 
 
 def _reader(path: Path) -> Reader:

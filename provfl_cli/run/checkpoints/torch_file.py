@@ -22,6 +22,7 @@ from ...coverage import listed
 from ...errors import InputError
 
 KEYS = ("state_dict", "model_state_dict", "model")  # where training scripts and Lightning keep it
+ARCHIVE = b"PK\x03\x04"  # how such a file begins since version 1.6
 DEEPEST = 3  # state dicts in dicts in dicts
 CONVERT = (
     "load it yourself, where you trust who made it, and save its tensors: "
@@ -35,7 +36,8 @@ def read(path: Path, what: str) -> Mapping[str, Any]:
     Raises:
         InputError: it holds objects that only pickle could read, no state dict or several, or it is damaged.
     """
-    archive = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        archive = file.read(len(ARCHIVE)) == ARCHIVE
     if archive:
         _check_archive(path, what)
     try:
