@@ -9,14 +9,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..fusion.decomposition import Decomposition, Multiplier, unpack
+from ..fusion.decomposition import ROUNDING, Decomposition, Multiplier, unpack
 from .calls import Weight
 from .factors import Block, Select
 from .lineage import LineageRound
 from .state_dicts import from_state_dicts as from_state_dicts
 
 CONTROL = "control"  # the row of what the server moved clients by
-ROUNDING = "rounding"  # the row of what storing the global model in its type has changed
 JOINED_NUMBERS = 1 << 24  # numbers of small parameters kept in memory from one batch to the next
 
 

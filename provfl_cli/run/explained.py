@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..provenance.stack import ROUNDING
+from ..fusion.decomposition import ROUNDING
 
 NOISE = 1e-5  # of a tensor's largest number: what another order of summing may change
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -107,3 +109,48 @@ def test_what_cancels_is_computed_in_float64() -> None:
     truth = trace(wide, inputs.double(), source, "faithful")
     assert np.abs(found.values - truth.values).max() < 1e-3 * np.abs(truth.values).max()
     assert next(model.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", HALF[:2])
+def test_what_cancels_while_a_server_sums_is_rounding(dtype: torch.dtype) -> None:
+    """Updates that are larger than the models before and after round as large numbers do, and leave small ones."""
+    generator = torch.Generator().manual_seed(6)
+    before = {n: torch.zeros_like(t, dtype=dtype) for n, t in network().state_dict().items()}
+    first = {n: torch.randn(t.shape, generator=generator) for n, t in before.items()}
+    clients = [
+        {n: (s * t).to(dtype) for n, t in first.items()}
+        for s in (SHARES[1] + SHARES[2], -SHARES[0], -SHARES[0])  # their mean is 0 but for rounding
+    ]
+    after = dict(before)
+    for share, client in zip(SHARES, clients, strict=True):
+        after = {n: (after[n] + (share * client[n].float()).to(dtype)).to(dtype) for n in before}
+    source = from_state_dicts(clients, [50, 30, 20], before, after)
+    traced_round = trace(network(), torch.randn(5, 6, generator=generator), source, "faithful", [0, 1, 2, 3, 0])
+    assert traced_round.residuals.max() < 1e-5
+    assert np.abs(traced_round.rows["rounding"]).max() > 0
+
+
+def test_rounding_that_a_round_states_stands_beside_that_of_storing() -> None:
+    """One tensor is stored in half precision; another was computed so and is stored in float32."""
+    clients, before, _ = rounds(torch.float32)
+    clients = [{n: t.bfloat16() if n == "0.weight" else t for n, t in client.items()} for client in clients]
+    before = {n: t.bfloat16() if n == "0.weight" else t for n, t in before.items()}
+    exact = {n: sum(s * c[n].double() for s, c in zip(SHARES, clients, strict=True)) for n in before}
+    after = {n: t.bfloat16() if n == "0.weight" else t.bfloat16().float() for n, t in exact.items()}
+    lost = {n: (after[n].double() - exact[n]).float() for n in exact}
+    source = from_state_dicts(clients, [50, 30, 20], before, after)
+    stated = {"rounding": {n: t for n, t in lost.items() if n != "0.weight"}}
+    source = replace(source, decomposition=replace(source.decomposition, unsent=stated))
+    inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(4))
+    traced_round = trace(network(), inputs, source, "faithful", [0, 1, 2, 3])
+    assert traced_round.residuals.max() < 1e-5
+    model = network()
+    model.load_state_dict({n: t.float() for n, t in after.items()})
+    for row, label in enumerate(range(4)):
+        logits = model(inputs[row : row + 1])[0]
+        target = logits[label] - logits[[c for c in range(4) if c != label]].logsumexp(0)
+        gradients = torch.autograd.grad(target, list(model.parameters()))
+        expected = sum(
+            float((g * lost[n]).sum()) for g, (n, _) in zip(gradients, model.named_parameters(), strict=True)
+        )
+        assert traced_round.rows["rounding"][row] == pytest.approx(expected, rel=1e-3, abs=1e-6)
