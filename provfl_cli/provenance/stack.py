@@ -192,20 +192,24 @@ class Stack:
     ) -> None:
         """The row `rounding`, once all others are there; 0 where the stored weights differ by more than rounding.
 
-        A server that sums in the stored type rounds once for each client, and over several rounds once for each.
+        A server that sums in the stored type rounds once for each client, and over several rounds once for each; as
+        much as what it sums is large, which where clients differ is more than their mean.
         """
         stored, row = self.source.weights()[name], self.size + self.kinds.index(ROUNDING)
         after = self._part(stored, index, select)
         block[row] = 0
-        shares = self._move(self.source.decomposition.example_weights)
-        whole = torch.tensordot(shares, block[: self.size], 1) + block[self.size : self.counted].sum(0)
         if not stored.is_floating_point() or stored.itemsize >= self.dtype.itemsize:
             return
+        shares = self._move(self.source.decomposition.example_weights)
+        whole = torch.tensordot(shares, block[: self.size], 1) + block[self.size : self.counted].sum(0)
         times = self.size + 2
         if isinstance(self.source, LineageRound):
             times = 2 + sum(self.source.lineage.rows.last)
         kind = torch.finfo(stored.dtype)
-        largest = torch.maximum(after.abs(), before.abs())
+        summed = before.abs()
+        for share, rows in zip(shares.abs(), block[: self.size], strict=True):
+            summed.addcmul_(share, rows.abs())
+        largest = torch.maximum(after.abs(), summed)
         difference = after - whole
         explained = difference.abs() <= times * (largest * (kind.eps / 2) + kind.tiny * kind.eps)
         block[row] = torch.where(explained, difference, 0)
