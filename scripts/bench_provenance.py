@@ -69,8 +69,13 @@ def model_and_inputs(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
 
 
 def stored_round(model: nn.Module, clients: int, folder: Path) -> Round:
-    """A round of FedAvg on disk: each client is the model with a little noise."""
+    """A round of FedAvg on disk of all tensors of a model."""
     previous = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return noisy_round(previous, frozenset(previous) - {name for name, _ in model.named_parameters()}, clients, folder)
+
+
+def noisy_round(previous: dict[str, Tensor], buffers: frozenset[str], clients: int, folder: Path) -> Round:
+    """A round of FedAvg on disk: each client is the model before with a little noise."""
     specs = specs_of(previous)
     temporary = begin_round(folder, 1, specs, clients)
     for k in range(clients):
@@ -83,7 +88,6 @@ def stored_round(model: nn.Module, clients: int, folder: Path) -> Round:
         }
         write_slot(temporary / CLIENTS, noisy, k)
     examples = [100 + k for k in range(clients)]
-    buffers = frozenset(previous) - {name for name, _ in model.named_parameters()}
     returned = ReturnedModels(previous, open_tensors(temporary / CLIENTS), examples, [1] * clients, buffers)
     fused = fuse(FedAvg(), returned, {})
     return commit_round(

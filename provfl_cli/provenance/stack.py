@@ -193,8 +193,9 @@ class Stack:
     ) -> None:
         """The row `rounding`, once all others are there; nothing where the stored weights differ by more than rounding.
 
-        A server that sums in the stored type rounds once for each client, and over several rounds once for each. What
-        the round itself calls rounding, since it was computed in a coarser type than it is stored in, stays there.
+        A server that sums in the stored type rounds once for each client, and over several rounds once for each; as
+        much as what it sums is large, which where clients differ is more than their mean. What the round itself calls
+        rounding, since it was computed in a coarser type than it is stored in, stays there.
         """
         stored, row = self.source.weights()[name], self.size + self.kinds.index(ROUNDING)
         if name not in self.source.decomposition.unsent.get(ROUNDING, ()):
@@ -208,8 +209,10 @@ class Stack:
         if isinstance(self.source, LineageRound):
             times = 2 + sum(self.source.lineage.rows.last)
         kind = torch.finfo(stored.dtype)
-        # Of what was summed on the way: the update of a client may be larger than the model before and after.
-        largest = torch.maximum(after.abs(), before.abs()) + block[: self.size].abs().amax(0)
+        summed = before.abs()
+        for share, rows in zip(shares.abs(), block[: self.size], strict=True):
+            summed.addcmul_(share, rows.abs())
+        largest = torch.maximum(after.abs(), summed)
         difference = after - whole
         explained = difference.abs() <= times * (largest * (kind.eps / 2) + kind.tiny * kind.eps)
         block[row] += torch.where(explained, difference, 0)
