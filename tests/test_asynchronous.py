@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import settings as property_settings
 from hypothesis import strategies as st
 
 from provfl_cli.attribution.counterfactual import fused_again, sent_part
+from provfl_cli.attribution.method import Case
 from provfl_cli.config import schema
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.data.federated import FederatedData
@@ -29,10 +31,11 @@ from provfl_cli.fusion.fuse import fuse
 from provfl_cli.fusion.privacy import CentralDP, NoPrivacy
 from provfl_cli.provenance.lineage import lineage_round
 from provfl_cli.provenance.tracing import trace
+from provfl_cli.reporting.participation import MARKS
+from provfl_cli.results.participation import participation_frame
 
-from .federations import content, make_config, make_data, make_model, train
+from .federations import CPU, content, make_config, make_data, make_model, train
 from .fusions import FUSIONS, configured, largest_gap, made_of, random_round, whole_shares
-from .test_counterfactual import case_of
 
 SIZES = (12, 20, 33, 50, 90)  # of the clients, which work at the same speed
 ASYNC: dict[str, Any] = {"mode": "fedbuff", "clients_per_round": 2, "speeds": "equal", "local_epochs": 1}
@@ -153,7 +156,21 @@ def test_without_a_client_the_others_are_fused_as_they_were_stored(tmp_path: Pat
     """Withheld: its own term goes. Refused: the buffer is one shorter, the staleness of those left stays."""
     config = make_config(clients=5, rounds=4, server_rate=0.7, update_weights="equal", **ASYNC)
     (stored,), _ = train(tmp_path, config, {4}, unequal_data())
-    case = case_of(stored, FedAvg(), seed=0)
+    none = np.zeros(0, np.int64)
+    case = Case(
+        model=make_model(),
+        inputs=torch.zeros(0),
+        numbers=none,
+        labels=none,
+        classes=none,
+        stored=stored,
+        fusion=FedAvg(),
+        privacy=NoPrivacy(),
+        form=None,
+        provenance=provenance_preset("provfl"),
+        seed=0,
+        device=CPU,
+    )
     whole, alone = fused_again(case, [0, 1]), fused_again(case, [1])
     buffered = stored.buffered
     assert buffered is not None
@@ -248,6 +265,16 @@ def test_the_faster_a_client_the_more_often_it_is_fused() -> None:
     assert [count / 2000 for count in counts] == pytest.approx((rates / rates.sum()).tolist(), abs=0.01)
     assert len(set(takes)) == 6
     assert takes == durations(federation, [10] * 6, 3) != durations(federation, [10] * 6, 4)
+
+
+def test_the_table_says_whose_update_was_too_stale() -> None:
+    federation = settings(4, 6, clients_per_round=1, speed_spread=2.0, max_staleness=1)
+    planned = rosters(federation, range(4), [10] * 4, 1, 6)
+    frame = participation_frame(planned, [0, 4, 5, 8], federation)
+    counted = frame["status"].value_counts()
+    assert counted["unused"] == sum(len(roster.dropped) for roster in planned) > 0
+    assert set(counted.index) <= {"trained", "late", "arrived", "unused"} <= set(MARKS)
+    assert not frame.duplicated(["round", "client"]).any()
 
 
 def test_other_federations_keep_their_name_in_the_cache() -> None:
