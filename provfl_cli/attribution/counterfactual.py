@@ -192,6 +192,7 @@ def fused_again(case: Case, left: Sequence[int]) -> dict[str, Tensor]:
         steps=[steps[client] for client in left],
         buffers=stored.buffers,
         bases={left.index(client): base for client, base in stored.bases().items() if client in left},
+        buffered=None if stored.buffered is None else stored.buffered.only(left),
     )
     with one_thread():  # as when the round was fused
         counted, updates = case.privacy.clipped(returned, state)

@@ -21,6 +21,7 @@ from ..checks import (
     one_of,
 )
 from ..errors import InputError
+from .asynchronous import Asynchronous
 from .network import check_size
 
 SOURCES = ("embedded", "hub", "path", "medmnist")
@@ -149,7 +150,7 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class Federation:
+class Federation(Asynchronous):
     """Clients, rounds, and what a client does in a round."""
 
     clients: Annotated[int, CLIENTS]
@@ -194,6 +195,7 @@ class Federation:
 
     def _check_participation(self) -> None:
         one_of("federation.sampling", self.sampling, SAMPLINGS)
+        self.check_mode(self.clients)
         one_of("federation.straggler_work", self.straggler_work, ("late", "partial"))
         if self.stragglers and self.straggler_work == "partial" and self.local_epochs == 1:
             raise InputError(

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from ..checks import SEEDS, Range, excerpt, in_range, one_of, require_flower
 from ..errors import InputError
+from ..fusion.conditions import check_mode
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import Privacy
 from ..provenance.settings import Provenance
@@ -84,6 +85,7 @@ class Config:
         self.partition.check(self.federation)
         self.injection.check(self.federation)
         self.fusion.check(self.federation)
+        check_mode(self.fusion, self.federation)
         if self.evaluation.inputs == "faults":  # only here: everybody else is told what it stands for
             seen_in = self.injection.seen_in
             if seen_in is None:

@@ -7,14 +7,16 @@ can be told from its settings alone: resuming or reading a cache needs no state,
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
 from ..config import schema
+from ..config.asynchronous import Asynchronous
 from ..errors import InputError
 from ..seeds import generator
+from .buffers import buffers
 
 FEWEST = 2  # clients whose work is fused in a round
 NEVER = np.iinfo(np.int64).max
@@ -29,6 +31,7 @@ PARTICIPATION = (
     "straggler_delay",
     "joins",
     "leaves",
+    *(setting.name for setting in fields(Asynchronous)),
 )
 
 
@@ -109,6 +112,10 @@ def settings_that_matter(federation: schema.Federation) -> dict[str, object]:
         names += ["sampling", *(("go_offline", "come_online") if federation.sampling == "markov" else ())]
     if federation.stragglers:
         names += ["straggler_work", *(("straggler_delay",) if federation.straggler_work == "late" else ())]
+    if federation.mode == "fedbuff":
+        without = {"constant": ["staleness_strength", "staleness_grace"], "polynomial": ["staleness_grace"]}
+        unused = [*without.get(federation.staleness, ()), *(["speed_spread"] if federation.speeds == "equal" else ())]
+        names += [setting.name for setting in fields(Asynchronous) if setting.name not in unused]
     return {name: getattr(federation, name) for name in names}
 
 
@@ -152,6 +159,9 @@ def rosters(
     and of the late ones only so many are late that enough work is left in this round, and enough clients until theirs
     arrives.
 
+    Under `mode=fedbuff` a round is the time from one full buffer to the next (`buffers`): who starts in it trains from
+    the same model, and is late where its update is in a later buffer; who is dropped will be too stale.
+
     Args:
         federation: the settings.
         ids: numbers of the clients kept, ascending.
@@ -163,6 +173,8 @@ def rosters(
         InputError: `joins` or `leaves` name a client that partitioning dropped, or leave fewer than two in a round.
     """
     count, wanted = len(ids), min(federation.clients_per_round or len(ids), len(ids))
+    if federation.mode == "fedbuff":
+        return _by_speed(federation, examples, seed, until)
     fewest = min(FEWEST, wanted)
     first, last = _membership(federation, ids)
     online = _online(federation, count, seed) if federation.sampling == "markov" else None
@@ -213,6 +225,19 @@ def rosters(
             )
         )
     return planned
+
+
+def _by_speed(federation: schema.Federation, examples: Sequence[int], seed: int, until: int) -> list[Roster]:
+    """The rosters of an asynchronous federation."""
+    return [
+        Roster(
+            number,
+            tuple(Participant(k, federation.local_epochs, delay) for k, delay in sorted(buffer.started.items())),
+            tuple(Arrival(k, started) for k, started in sorted(buffer.arriving.items())),
+            tuple(sorted(buffer.discarded)),
+        )
+        for number, buffer in enumerate(buffers(federation, examples, seed, until), 1)
+    ]
 
 
 def _membership(federation: schema.Federation, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

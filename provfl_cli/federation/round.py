@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..config import schema
 from ..errors import RunError
+from ..fusion.buffered import Buffered, staleness_weight
 from ..fusion.fuse import FusionResult, fuse
 from ..fusion.lineage import NextLineage, next_lineage
 from ..fusion.updates import ReturnedModels
@@ -76,6 +77,8 @@ def train_round(training: Training, state: State) -> Round:
     number, began = state.number + 1, time.perf_counter()
     roster = rosters_after(training.rosters, site, state.history)[number - 1]
     clients = [site.data.clients[work.position] for work in roster.fused]
+    if not clients:
+        raise RunError(f"round {number}: the clients whose work was to be fused in it have all failed")
     training.observe(RoundStarted(number, config.federation.rounds, tuple(client.id for client in clients)))
 
     publish(site, state.weights)
@@ -114,6 +117,7 @@ def train_round(training: Training, state: State) -> Round:
             history=[*state.history, metrics],
             bases=bases,
             lineage=_lineage(training, state, fused, [client.id for client in clients]),
+            buffered=_buffered(config.federation, roster),
             key=training.entry.key,
         )
 
@@ -179,7 +183,7 @@ def _train_clients(training: Training, state: State, roster: Roster, temporary: 
         for participant in everybody
     ]
     losses = dict[int, float]()
-    for done, result in training.perform(tasks):
+    for done, result in training.perform(tasks) if tasks else ():
         if result is None:
             continue
         client = site.data.clients[tasks[done].position]
@@ -220,6 +224,7 @@ def _fuse(
         steps=fused_steps(roster, examples, config.federation),
         buffers=site.buffers,
         bases=bases,
+        buffered=_buffered(config.federation, roster),
     )
     counted, updates = config.privacy.clipped(returned, state.server)
     noise = config.privacy.noise(counted, state.server, config.seed, number)
@@ -237,6 +242,16 @@ def _fuse(
     there = [*rosters_after(training.rosters, site, state.history)[: number - 1], roster]
     end_late(temporary, state.folder, outstanding(there, number), late, number, state.weights)
     return fused, server
+
+
+def _buffered(federation: schema.Federation, roster: Roster) -> Buffered | None:
+    """How the updates of an asynchronous federation's buffer count; None in a synchronous one."""
+    if federation.mode == "sync":
+        return None
+    strength, grace = federation.staleness_strength, federation.staleness_grace
+    staleness = tuple(roster.number - work.from_round for work in roster.fused)
+    weights = tuple(staleness_weight(federation.staleness, late, strength, grace) for late in staleness)
+    return Buffered(staleness, weights, federation.server_rate, federation.update_weights == "equal")
 
 
 def _lineage(training: Training, state: State, fused: FusionResult, clients: Iterable[int]) -> NextLineage | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .engine import Perform, engine
 from .events import RoundFinished, RoundMissing, RoundsReused, TrainingEnded, WaitingForProcess
 from .flower.engine import flower
 from .key import training_key
-from .participation import rosters
+from .participation import Roster, rosters
 from .round import Observe, State, Training, state_after, train_round
 from .site import Site, make_site, shared_tensors
 
@@ -83,7 +83,7 @@ def federated_rounds(
         workers = 0  # where all is there
         if not targets <= stored:
             widest = max(len(plan.trained) + len(plan.arriving) for plan in roster)
-            needed = _space(config, specs_of(initial), widest, len(clients), len(kept - stored))
+            needed = _space(config, specs_of(initial), _models_a_round(roster), len(clients), len(kept - stored))
             require_space(entry.folder, needed)
             workers = min(config.engine.workers or available_cores(), widest)
         site = make_site(config, data, copy.deepcopy(model).to(device), shared_tensors(specs_of(initial)))
@@ -148,6 +148,15 @@ def _kept_rounds(keep: str | int, rounds: int) -> set[int]:
         return set(range(1, rounds + 1))
     last = 1 if keep == "last" else int(keep)
     return set(range(max(1, rounds - last + 1), rounds + 1))
+
+
+def _models_a_round(rosters: Sequence[Roster]) -> int:
+    """Clients' models that the folder of a round holds at most, late work and what it started from included."""
+    waiting = most = 0
+    for plan in rosters:
+        waiting += sum(participant.delay > 0 for participant in plan.trained) - len(plan.arriving)
+        most = max(most, len(plan.trained) + 2 * (len(plan.arriving) + waiting))
+    return most
 
 
 def _space(config: schema.Config, specs: Specs, a_round: int, clients: int, rounds: int) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..fusion.average import example_shares
+from ..fusion.buffered import Buffered
 from ..fusion.decomposition import DIFFERENCE, ROUNDING, Decomposition, Multiplier
 from ..fusion.fuse import Fusion, FusionResult, Shares, combined, fuse
 from ..fusion.updates import ReturnedModels, Updates, norms, unclipped
@@ -99,10 +100,11 @@ def state_round(
     if attempt.excess <= 1:
         return Statement(_with_rounding(attempt, result), attempt.fused.state)
     if server.clip_norm is None and server.unnoised is None:
-        for fusion, slots in _alternatives(returned, result, parameters, server.declared):
-            other = _attempt(replace(server, fusion=fusion, state={}), returned, result, parameters)
-            if other.excess <= 1:
-                return Statement(_narrowed(_with_rounding(other, result), slots), {}, slots)
+        for sent in (returned, *_as_updates(returned)):
+            for fusion, slots in _alternatives(sent, result, parameters, server.declared):
+                other = _attempt(replace(server, fusion=fusion, state={}), sent, result, parameters)
+                if other.excess <= 1:
+                    return Statement(_narrowed(_with_rounding(other, result), slots), {}, slots)
     if server.row:
         return _with_difference(attempt, returned, result)
     remedy = (
@@ -200,6 +202,15 @@ def _with_difference(attempt: _Attempt, returned: ReturnedModels, result: Mappin
     return Statement(parts, attempt.fused.state, difference=apart / moved if moved else float("inf"))
 
 
+def _as_updates(returned: ReturnedModels) -> tuple[ReturnedModels, ...]:
+    """The same where clients started from models of their own, as a server takes it that adds their updates (FedBuff);
+    what it makes of their staleness is in the shares that are measured."""
+    if not returned.bases:
+        return ()
+    count = len(returned.examples)
+    return (replace(returned, buffered=Buffered((0,) * count, (1.0,) * count)),)
+
+
 def _alternatives(
     returned: ReturnedModels, result: Mapping[str, Tensor], parameters: Sequence[str], declared: bool
 ) -> Iterator[tuple[Fusion, tuple[int, ...] | None]]:
@@ -226,7 +237,8 @@ def _alternatives(
 
 def _measured(returned: ReturnedModels, result: Mapping[str, Tensor], parameters: Sequence[str]) -> Tensor | None:
     """`a_k` for which `sum_k a_k (W_k - W_prev)` comes nearest to what the server made of the model, by least squares
-    over evenly spaced coordinates of all parameters: float64 `[clients]`. None where nobody moved it."""
+    over evenly spaced coordinates of all parameters: float64 `[clients]`. None where nobody moved it. Of a buffer of
+    updates it is `W_k - V_k`."""
     clients = len(returned.examples)
     wanted = max(4 * clients, min(COORDINATES, SAMPLE // clients))
     total = sum(returned.previous[name].numel() for name in parameters)
@@ -236,7 +248,10 @@ def _measured(returned: ReturnedModels, result: Mapping[str, Tensor], parameters
         count = min(before.numel(), -(-before.numel() * wanted // max(total, 1)))
         places = torch.linspace(0, before.numel() - 1, count, dtype=torch.float64).long()
         before = before[places]
-        rows.append(returned.clients[name].reshape(clients, -1)[:, places].double() - before)
+        moves = returned.clients[name].reshape(clients, -1)[:, places].double() - before
+        for slot, base in returned.bases.items() if returned.buffered is not None else ():
+            moves[slot] += before - base[name].double().flatten()[places]
+        rows.append(moves)
         moved.append(result[name].flatten()[places].double() - before)
     sent, made = torch.cat(rows, 1), torch.cat(moved)
     if not bool(made.any()) or not bool(sent.any()):

@@ -35,7 +35,7 @@ class Ledger:
         participations: for each client, how many of its updates were fused.
         fusion: how they were fused.
         regular: whether every round fused exactly the clients chosen for it from all: nobody dropped out, was late,
-            joined or left.
+            joined or left, and none waited for a buffer.
     """
 
     rounds: int
@@ -77,7 +77,8 @@ def ledger_of(federation: Federation, fusion: Fusion, clients: int, fused: Seque
         sampling=federation.sampling,
         participations=[counts[position] for position in range(clients)],
         fusion=fusion,
-        regular=not (federation.dropout or federation.stragglers or federation.joins or federation.leaves),
+        regular=federation.mode == "sync"
+        and not (federation.dropout or federation.stragglers or federation.joins or federation.leaves),
     )
 
 

@@ -1,4 +1,4 @@
-"""How many clients a robust fusion needs: asked before a run starts, and again of those that returned."""
+"""What a fusion needs: a mode, and so many clients; asked before a run starts, and again of those that returned."""
 
 from __future__ import annotations
 
@@ -40,4 +40,17 @@ def require_returned(fusion: str, returned: int, needed: int, why: str) -> None:
         raise TooFewReturned(
             f"fusion={fusion}: {returned} clients returned in this round, it needs {needed} ({why}): "
             "more clients a round, fewer dropouts, or another fusion"
+        )
+
+
+def check_mode(fusion: Fusion, federation: Federation) -> None:
+    """Raise InputError for a fusion that cannot serve the federation's mode.
+
+    A buffer holds updates from models that differ. A weighted mean of them is what FedBuff defines; a fusion that
+    compares clients (median, Krum) would compare how stale they are, and control variates belong to one model.
+    """
+    if federation.mode == "fedbuff" and not fusion.averages:
+        raise InputError(
+            f"fusion={fusion_name(fusion)}: federation.mode=fedbuff takes weighted means of updates: fusion=fedavg, "
+            "fedprox, fednova, norm_clipping, fedavgm, fedadagrad, fedadam or fedyogi, or federation.mode=sync"
         )

@@ -10,6 +10,10 @@ class Federation(Protocol):
     """The settings of a federation that decide whether a fusion can serve it; those of the runner have more."""
 
     @property
+    def mode(self) -> str:
+        """`sync`, or `fedbuff`: the server fuses when a buffer of updates is full, whatever model they started from."""
+
+    @property
     def clients(self) -> int:
         """How many there are."""
 

@@ -59,6 +59,11 @@ class FedNova(PlainServer):
         """They are what updates are divided by."""
         return True
 
+    @property
+    def averages(self) -> bool:
+        """Each client's weight is its own."""
+        return True
+
     def shares(self, updates: Updates) -> Shares:
         """By number of examples, each divided by what the client's own steps add up to."""
         steps = updates.returned.steps

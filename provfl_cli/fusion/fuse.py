@@ -81,6 +81,11 @@ class Fusion(Protocol):
         """Whether `shares` depend on how many steps each client made: then a round is fused again only with these."""
 
     @property
+    def averages(self) -> bool:
+        """Whether the combined update is a mean of the clients' updates with weights of their own: what a client sent
+        does not decide how much others count. Only such a fusion can serve a buffer of updates."""
+
+    @property
     def client_state(self) -> ClientState | None:
         """What clients keep from round to round beside their model; None for nothing."""
 
@@ -132,7 +137,8 @@ def fuse(
         RunError: where a client returned what is no finite number, also if the fusion would not have used it, and where
             fewer clients returned than the fusion needs.
     """
-    seen = updates or unclipped(returned)
+    seen = (updates or unclipped(returned)).weighted()
+    rate = 1.0 if returned.buffered is None else returned.buffered.rate
     shares = fusion.shares(seen)
     number = int(state["round"]) + 1 if "round" in state else 1
     weights: dict[str, Tensor] = {}
@@ -160,6 +166,7 @@ def fuse(
         own_state = {key.removesuffix(prefix): value for key, value in state.items() if key.endswith(prefix)}
         momentum = own_state.pop("momentum", None)
         scale, kept = fusion.scale(delta, own_state, number)
+        scale = rate * scale
         scales[name] = scale
         move = fusion.gain * delta
         if fusion.decay and momentum is not None:
@@ -210,7 +217,7 @@ def combined(updates: Updates, shares: Shares, name: str) -> tuple[Tensor, Tenso
     """
     shape = tuple(updates.returned.previous[name].shape)
     total = torch.empty(shape or (1,), dtype=torch.float64)
-    stale = torch.empty_like(total) if updates.returned.bases else None
+    stale = torch.empty_like(total) if updates.has_stale else None
     multiplier = shares.multipliers.get(name)
     for where in updates.blocks(name):
         factor = shares.weights.view(-1, *(1,) * total.dim())

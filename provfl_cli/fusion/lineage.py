@@ -140,7 +140,7 @@ def next_lineage(
 def _next_rows(
     fused: FusionResult, clients: Sequence[int], number: int, before: Lineage | None, decay: float
 ) -> LineageRows:
-    kinds = {"noise": bool(fused.noise), "stale": bool(fused.updates.returned.bases), "forgotten": decay < 1}
+    kinds = {"noise": bool(fused.noise), "stale": fused.updates.has_stale, "forgotten": decay < 1}
     last, used, kept = dict[int, int](), set[int](), set[str]()
     if before is not None:
         last = dict(zip(before.rows.clients, before.rows.last, strict=True))

@@ -33,6 +33,11 @@ class NormClipping(PlainServer):
     def __post_init__(self) -> None:
         in_range("fusion", self)
 
+    @property
+    def averages(self) -> bool:
+        """Each client's weight is its own."""
+        return True
+
     def shares(self, updates: Updates) -> Shares:
         """By number of examples, times how much of the update is left."""
         norms = distances_from(updates, torch.zeros(updates.count, dtype=torch.float64))

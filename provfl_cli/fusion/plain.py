@@ -34,6 +34,11 @@ class PlainServer:
         return False
 
     @property
+    def averages(self) -> bool:
+        """Not unless it is said."""
+        return False
+
+    @property
     def client_state(self) -> ClientState | None:
         """Clients keep nothing."""
         return None
@@ -57,6 +62,11 @@ class PlainServer:
 
 class ByExamples(PlainServer):
     """A fusion whose combined update is the average by number of examples: `q_k = n_k / sum n`."""
+
+    @property
+    def averages(self) -> bool:
+        """It is one."""
+        return True
 
     def shares(self, updates: Updates) -> Shares:
         """By number of examples."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
+
+from .buffered import Buffered
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +30,7 @@ class ReturnedModels:
         steps: optimizer steps that each made.
         buffers: names of tensors that are no parameters.
         bases: `V_k` of late clients by their position; the others started from `previous`.
+        buffered: how updates of a buffer count; None: the server fuses models, of late clients too.
     """
 
     previous: Mapping[str, Tensor]
@@ -36,6 +39,7 @@ class ReturnedModels:
     steps: Sequence[int]
     buffers: frozenset[str]
     bases: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    buffered: Buffered | None = None
 
     @property
     def parameters(self) -> list[str]:
@@ -47,7 +51,7 @@ class ReturnedModels:
 class Updates:
     """`E_k = c_k (W_k - V_k) + V_k - W_prev`: how far each client's model, its own update clipped, is from the global.
 
-    `factors` are the `c_k`, float64 `[clients]`: 1 without clipping.
+    Of a buffer of updates `E_k = c_k (W_k - V_k)`. `factors` are the `c_k`, float64 `[clients]`: 1 without clipping.
     """
 
     returned: ReturnedModels
@@ -57,6 +61,19 @@ class Updates:
     def count(self) -> int:
         """Number of clients."""
         return len(self.returned.examples)
+
+    @property
+    def has_stale(self) -> bool:
+        """Whether old models of late clients enter the combined update."""
+        return bool(self.returned.bases) and self.returned.buffered is None
+
+    def weighted(self) -> Updates:
+        """The updates as a buffer counts them: by staleness, and where it says so the same whatever their examples."""
+        buffered = self.returned.buffered
+        if buffered is None:
+            return self
+        returned = replace(self.returned, examples=[1] * self.count) if buffered.equal else self.returned
+        return Updates(returned, self.factors * torch.tensor(buffered.weights, dtype=torch.float64))
 
     @property
     def names(self) -> list[str]:
@@ -80,8 +97,8 @@ class Updates:
         return own
 
     def stale(self, name: str, where: slice) -> Tensor | None:
-        """`V_k - W_prev`, in the shape of `own`; None where nobody was late."""
-        if not self.returned.bases:
+        """`V_k - W_prev`, in the shape of `own`; None where nobody was late, or only updates are fused."""
+        if not self.has_stale:
             return None
         previous = _whole(self.returned.previous[name])[where].double()
         stale = torch.zeros(self.count, *previous.shape, dtype=torch.float64)

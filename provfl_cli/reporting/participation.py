@@ -22,6 +22,7 @@ MARKS = {
     "late": ("→", "started, fused later"),
     "arrived": ("←", "late work fused"),
     "dropped": ("x", "returned nothing"),
+    "unused": ("x", "started, its update too stale"),
     "not_joined": (" ", "not joined yet"),
     "left": (" ", "left"),
 }

@@ -36,7 +36,8 @@ def participation_frame(rosters: Sequence[Roster], ids: Sequence[int], federatio
             status = "late" if work.delay else "partial" if work.epochs < federation.local_epochs else "trained"
             rows.append((number, ids[work.position], status, work.epochs, number))
         rows += [(number, ids[work.position], "arrived", None, work.from_round) for work in roster.arriving]
-        rows += [(number, ids[position], "dropped", None, None) for position in roster.dropped]
+        gone = "dropped" if federation.mode == "sync" else "unused"
+        rows += [(number, ids[position], gone, None, None) for position in roster.dropped]
         rows += [(number, client, "not_joined", None, None) for client in ids if number < joins.get(client, number)]
         rows += [(number, client, "left", None, None) for client in ids if number > leaves.get(client, number)]
     rows.sort(key=lambda row: (row[0], row[1]))

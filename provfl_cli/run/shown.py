@@ -31,6 +31,8 @@ def show_header(
     examples = f"{source.name} ({source.train_examples:,} + {source.test_examples:,} examples)"
     a_round = federation.clients_per_round or kept
     clients = f"{kept} clients, {a_round} a round" if a_round < kept else f"{kept} clients"
+    if federation.mode == "fedbuff":
+        clients = f"{kept} clients, {min(federation.concurrency or kept, kept)} at work, buffers of {a_round}"
     size = f"{clients}, {federation.rounds} round{'s' if federation.rounds > 1 else ''}"
     console.print(show.header(examples, model, size, fusion, device, seed, data.lines))
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..fusion.buffered import Buffered
 from ..fusion.lineage import LineageRows
 from .stored_values import (
     LARGEST_COUNT,
@@ -59,6 +60,7 @@ def round_values(content: Mapping[str, Any]) -> dict[str, Any]:
         "key": None if key is None else text(key, "key"),
         "names": names,
         "source": source,
+        "buffered": _buffered(content.get("buffered"), len(clients)),
     }
 
 
@@ -100,6 +102,25 @@ def _checksums(value: Any) -> dict[str, str]:
         if not SHA256.fullmatch(text(checksum, f"checksums.{name}")):
             raise wrong(f"checksums.{name}", checksum, "a SHA-256 of 64 characters")
     return checksums
+
+
+def _buffered(value: Any, clients: int) -> Buffered | None:
+    if value is None:
+        return None
+    fields = block(value, "buffered")
+    staleness = numbers(value_of(fields, "staleness"), "buffered.staleness")
+    weights = listed(value_of(fields, "weights"), "buffered.weights")
+    if not len(staleness) == len(weights) == clients:
+        raise ValueError("buffered does not give each client its staleness and its weight")
+    equal = value_of(fields, "equal")
+    if not isinstance(equal, bool):
+        raise wrong("buffered.equal", equal, "true or false")
+    return Buffered(
+        staleness,
+        tuple(finite(weight, f"buffered.weights[{at}]", 0, 1) for at, weight in enumerate(weights)),
+        finite(value_of(fields, "rate"), "buffered.rate", 0, LARGEST_WEIGHT),
+        equal,
+    )
 
 
 def _lineage_rows(value: Any) -> LineageRows | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError
+from ..fusion.buffered import Buffered
 from ..fusion.decomposition import Decomposition
 from ..fusion.lineage import NextLineage
 from .disk import checksum, flush
@@ -75,12 +76,13 @@ def commit_round(
     key: str | None = None,
     names: Sequence[str] = (),
     source: str = "",
+    buffered: Buffered | None = None,
 ) -> Round:
     """Write what is missing beside the clients' tensors, and rename the temporary folder into place.
 
     Until the rename there is no such round; after it, it is whole, also when the machine loses its power. A round of
-    that number that is there already, trained without the lineage that is wanted now, is replaced. `key`, `names` and
-    `source` are those of `Round`.
+    that number that is there already, trained without the lineage that is wanted now, is replaced. `key`, `names`,
+    `source` and `buffered` are those of `Round`.
 
     Raises:
         RunError: a number or name is none that a round may have.
@@ -124,6 +126,8 @@ def commit_round(
         manifest["key"] = key
     if source:
         manifest |= {"source": source, "names": list(names)}
+    if buffered is not None:
+        manifest["buffered"] = asdict(buffered)
     if lineage is not None:
         manifest["lineage"] = asdict(lineage.rows)
     written = sealed(manifest)

@@ -35,6 +35,7 @@ import lazy_loader as lazy
 from ..bounded import LINES_BYTES as ROUND_BYTES
 from ..bounded import read_json
 from ..errors import RunError
+from ..fusion.buffered import Buffered
 from ..fusion.decomposition import Decomposition, Multiplier
 from ..fusion.lineage import Lineage, LineageRows
 from .manifest import metrics_values, round_values
@@ -98,6 +99,7 @@ class Round:
         lineage_rows: rows of the accumulators over all rounds; None where the federation was trained without.
         key: of the federation in the training cache; None where others trained it, and in rounds of format 2.
         names: what the clients are called, in their order; () in rounds of our own, and in those of format 2.
+        buffered: how the updates of a buffer counted; None where the server fused models.
         source: what recorded a round that others trained, such as `import` or `flower`; "" in rounds of our own.
     """
 
@@ -113,6 +115,7 @@ class Round:
     key: str | None = None
     names: tuple[str, ...] = ()
     source: str = ""
+    buffered: Buffered | None = None
 
     @property
     def metrics(self) -> Metrics:
