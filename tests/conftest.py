@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ if str(REPOSITORY) not in sys.path:
 os.environ.pop("HYDRA_FULL_ERROR", None)
 # Several processes share the cores here: threads that wait for work must not spin, a third of all time went there.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Half of collecting the tests was to rewrite their assertions, again in each process where Python may keep no bytecode.
+KEEPS_NO_BYTECODE, sys.dont_write_bytecode = sys.dont_write_bytecode, False
 # Imported once by the process that forks what tests kill; whoever names modules last decides, so all are named here.
 multiprocessing.set_forkserver_preload(["tests.processes", "tests.commands"])
 # Made while pytest captures, absl's handler (dp-accounting imports it) would take pytest's own file for its stream, and
@@ -22,8 +25,15 @@ multiprocessing.set_forkserver_preload(["tests.processes", "tests.commands"])
 absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the most slow tests go first: one of them at the end would have nothing beside it."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
 def pytest_collection_finish() -> None:
     """What the tests import stays, and no collection of cycles goes through it: Flower has one after every client."""
+    sys.dont_write_bytecode = KEEPS_NO_BYTECODE
     gc.collect()
     gc.freeze()
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.compose import Plan, hydra_session, parse, parser, plan, runnable
+from ..config.compose import Plan, hydra_session, parse, parser, plan
+from ..config.loader import Loader
 from ..errors import InputError
 from .completion import complete
 from .folder import claimed, held, pruned, unclaimed_pattern, wanted
@@ -67,9 +68,9 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
     made = claimed(asked.base, key) if unclaimed_pattern(asked.base, key) else None
     overrides = asked.overrides
     if made is not None:
-        quoted = str(made).replace("'", "\\'")
-        overrides = [*overrides, f"hydra.{key}.dir='{quoted}'"]
-    runnable(hydra)
+        loader = hydra.config_loader
+        assert isinstance(loader, Loader)
+        overrides = [*overrides, loader.settle(f"hydra.{key}.dir", str(made))]
     try:
         # Held before Hydra writes the configuration there.
         subfolder = str(asked.base.hydra.output_subdir or ".hydra")

@@ -18,7 +18,6 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -29,6 +28,7 @@ from .environment import environment, hiding
 from .explain import explained
 from .fields import fitted
 from .flags import unknown_flag
+from .loader import Loader
 from .schema import Experiment
 from .tree import conf_dir
 from .validate import check_model_options, provenance_preset, validated
@@ -88,8 +88,9 @@ def hydra_session(args: Namespace) -> Iterator[Hydra]:
         # Before the project's tree, not behind it as Hydra does: an edited copy of an option has to win.
         search_path.prepend("command-line", f"file://{Path(args.config_dir).absolute()}", SearchPathQuery("main"))
     before = HydraConfig.instance().cfg
-    hydra = Hydra.create_main_hydra2(task_name="provfl", config_search_path=search_path)
-    _list_once(hydra)
+    hydra = Hydra("provfl", Loader(search_path))
+    GlobalHydra.instance().initialize(hydra)
+    _groups_once(hydra)
     try:
         with explained(hydra, args.config_name or PRIMARY, args.overrides):
             yield hydra
@@ -98,20 +99,9 @@ def hydra_session(args: Namespace) -> Iterator[Hydra]:
         HydraConfig.instance().cfg = before  # Hydra leaves that of its last job
 
 
-def _list_once(hydra: Hydra) -> None:
-    """Let groups and options be listed once, variants of options left out: Hydra copies its whole tree for each."""
-    loader: Any = hydra.config_loader
-    read, listed_all = loader.get_group_options, cache(loader.repository.get_group_options)
-
-    def of_group(
-        group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG, *others: Any, **named: Any
-    ) -> list[str]:
-        if any((*others, *named.values())):  # overrides may bring another search path
-            return list(read(group_name, results_filter, *others, **named))
-        return list(listed_all(group_name, results_filter))
-
-    loader.get_group_options = of_group
-    listed = hydra.list_all_config_groups
+def _groups_once(hydra: Hydra) -> None:
+    """Let groups be listed once, variants of options left out."""
+    loader, listed = hydra.config_loader, hydra.list_all_config_groups
 
     @cache
     def without_variants(parent: str = "") -> list[str]:
@@ -119,13 +109,6 @@ def _list_once(hydra: Hydra) -> None:
         return [group for group, (above, _, name) in parts.items() if name not in loader.get_group_options(above)]
 
     setattr(hydra, "list_all_config_groups", without_variants)  # noqa: B010
-
-
-def runnable(hydra: Hydra) -> Hydra:
-    """`hydra` as Hydra made it: what lists once cannot be sent to the processes of a launcher."""
-    vars(hydra).pop("list_all_config_groups", None)
-    vars(hydra.config_loader).pop("get_group_options", None)
-    return hydra
 
 
 def plan(hydra: Hydra, args: Namespace) -> Plan:

@@ -1,0 +1,107 @@
+"""Hydra's loader of configurations, which parses no file and composes no command line twice.
+
+A command line is checked before it runs, and Hydra composes again whatever it runs: one job twice, each of a sweep
+three times. A file is parsed again for every composition, in Python.
+"""
+
+import copy
+import os
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+__all__ = ["Loader"]
+
+_parsed: dict[tuple[str, str], tuple[object, ConfigResult]] = {}  # by folder and file: its stamp, what it holds
+
+
+class Files(ConfigRepository):
+    """The folders of options; what a file holds is kept for as long as the file stays as it is."""
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        """What a file holds, the caller's own to change; None where there is none."""
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is None or source.scheme() not in ("file", "pkg"):
+            return super().load_config(config_path)
+        place, stamp = (f"{source.scheme()}://{source.path}", config_path), _stamp(source, config_path)
+        if place not in _parsed or _parsed[place][0] != stamp:
+            loaded = super().load_config(config_path)
+            assert loaded is not None
+            _parsed[place] = stamp, loaded
+        held = copy.deepcopy(_parsed[place][1])
+        held.provider = source.provider
+        return held
+
+
+def _stamp(source: ConfigSource, config_path: str) -> object:
+    """What is another once a file is written; packages stay as they are."""
+    if source.scheme() != "file":
+        return source.provider
+    state = os.stat(os.path.join(source.path, source._normalize_file_name(config_path)))
+    return source.provider, state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino
+
+
+class Loader(ConfigLoaderImpl):
+    """Composes a command line once; sent to another process, it is without what it has composed."""
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.repository = Files(config_search_path)
+        self.composed: dict[tuple[str | None, tuple[str, ...], RunMode], DictConfig] = {}
+        self.settled: set[str] = set()  # overrides that whatever was composed before them holds
+        self.listed: dict[tuple[str, ObjectType | None], list[str]] = {}
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """The configuration of a command line, the caller's own to change."""
+        key = (config_name, tuple(text for text in overrides if text not in self.settled), run_mode)
+        if key not in self.composed:
+            composed = super().load_configuration(
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+            )
+            self.composed[key] = composed
+        elif validate_sweep_overrides:
+            self.validate_sweep_overrides_legal(
+                OverridesParser.create().parse_overrides(overrides), run_mode, from_shell
+            )
+        return copy.deepcopy(self.composed[key])
+
+    def settle(self, key: str, value: str) -> str:
+        """Let one more key of Hydra's have a value, in what has been composed too; the override that says so."""
+        quoted = value.replace("'", "\\'")
+        override = f"{key}='{quoted}'"
+        for cfg in self.composed.values():
+            OmegaConf.update(cfg, key, value)
+            cfg.hydra.overrides.hydra.append(override)
+        self.settled.add(override)
+        return override
+
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        """The options of a group, listed once: Hydra copies its whole tree for each."""
+        if config_name or overrides:  # which may bring another search path
+            return list(super().get_group_options(group_name, results_filter, config_name, overrides))
+        if (group_name, results_filter) not in self.listed:
+            self.listed[group_name, results_filter] = self.repository.get_group_options(group_name, results_filter)
+        return list(self.listed[group_name, results_filter])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "composed": {}, "settled": set()}
