@@ -11,7 +11,9 @@ from ..store.recorded import is_recorded
 
 MISMATCH = ("refuse", "fusion", "row")
 DIFFERENCE = "difference"  # the row of what the fusion of the clients does not explain
-ROWS = ("previous", "momentum", "noise", "stale", "control", "forgotten", DIFFERENCE)  # beside those of clients
+ROWS = (  # beside those of clients
+    "previous", "momentum", "noise", "stale", "control", "forgotten", "rounding", "cross", DIFFERENCE,
+)  # fmt: skip
 STATELESS = (  # fusions that need nothing from the server or the clients but the models and numbers of examples
     "fedavg", "fedprox", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "norm_clipping",
 )  # fmt: skip
