@@ -1,4 +1,4 @@
-"""LoRA layers in terms of their product `s B A`, in which an adapter acts (`Provenance.adapters: product`; section 2).
+"""LoRA layers in terms of their product `s B A`, in which an adapter acts (`Provenance.adapters: product`).
 
 A round averages A and B apart, and the product of averages is not the average of products. Here a client's part of a
 layer is that of its own product, `< s (B_k A_k - B_prev A_prev), G >`, and what the average of products leaves of the
@@ -127,7 +127,9 @@ def is_factor(name: str) -> bool:
 def _reads(call: Call, first: Call) -> bool:
     """Whether the input of a call is what the other has put out, itself."""
     read, put = call.arguments["input"], first.output
-    return isinstance(read, Tensor) and read.data_ptr() == put.data_ptr() and read.shape == put.shape
+    if not isinstance(read, Tensor) or read.data_ptr() != put.data_ptr():
+        return False
+    return read.shape == put.shape and read.stride() == put.stride()
 
 
 def product_rows(call: Call, g: Tensor, stack: Stack) -> Tensor:

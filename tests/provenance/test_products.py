@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.fusion.decomposition import Decomposition, Multiplier
 from provfl_cli.provenance import Contributions, from_state_dicts, trace, trace_targets
+from provfl_cli.provenance.lineage import LineageRound
+from provfl_cli.provenance.products import factor_pairs
 from provfl_cli.provenance.state_dicts import RoundInMemory
 
 from .federations import settings
@@ -334,6 +336,11 @@ def test_fusions_of_which_products_cannot_be_told_apart_are_refused() -> None:
         settings(adapters="product", scope="lineage")
     with pytest.raises(InputError, match=r"provenance\.adapters"):
         settings(adapters="products")
+    gone = RoundInMemory(good.clients, Decomposition(0.5 * SHARES), good.weights(), before, dict(good.client_stack()))
+    with pytest.raises(InputError, match=r"do not add up to 1.*provenance\.adapters=factors"):
+        traced(network, gone, of="weights")
+    with pytest.raises(InputError, match=r"over all rounds.*provenance\.scope=round"):
+        factor_pairs(LineageRound({}, None), before, "updates")  # type: ignore[arg-type]
     # Of other tensors it does not matter.
     head = Decomposition(
         SHARES, {"head.bias": Multiplier(torch.ones(3, dtype=torch.float64), 2 * torch.ones(4).double())}
@@ -346,6 +353,60 @@ def test_fusions_of_which_products_cannot_be_told_apart_are_refused() -> None:
     assert result.residuals.max() < 1e-9
 
 
+class Late(RoundInMemory):
+    """A round whose first client started from another model."""
+
+    def bases(self) -> dict[int, Mapping[str, Tensor]]:
+        return {0: self.previous()}
+
+
+class Moved(RoundInMemory):
+    """A round whose clients were moved by control variates."""
+
+    def corrections(self) -> Mapping[str, Tensor]:
+        return {name: torch.zeros_like(stack) for name, stack in self.client_stack().items()}
+
+
+@pytest.mark.parametrize(("kind", "of"), [(Late, "updates"), (Late, "weights"), (Moved, "gradients")])
+def test_clients_that_did_not_train_from_the_model_before_are_refused(kind: type[RoundInMemory], of: str) -> None:
+    network = model()
+    clients, before = round_of(network)
+    good = from_state_dicts(clients, EXAMPLES, before)
+    source = kind(good.clients, good.decomposition, good.weights(), before, dict(good.client_stack()))
+    with pytest.raises(InputError, match=r"provenance\.adapters=product.*provenance\.adapters=factors"):
+        traced(network, source, of=of)
+    if kind is Moved:
+        assert close(traced(network, source, of="updates").values, traced(network, good).values)
+
+
+class Overlapping(nn.Module):
+    """An adapter whose B reads something else than what A puts out: its transpose, in the same memory."""
+
+    def __init__(self, turned: bool) -> None:
+        super().__init__()
+        self.lora_A = nn.Linear(6, 3, bias=False)
+        self.lora_B = nn.Linear(3, 4, bias=False)
+        self.turned = turned
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.lora_A(x)
+        logits: Tensor = self.lora_B(a.transpose(1, 2) if self.turned else a).mean(1)
+        return logits
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_second_factor_that_reads_something_else_is_no_product(turned: bool) -> None:
+    torch.manual_seed(3)
+    network = Overlapping(turned).double().eval()
+    clients, before = round_of(network)
+    source = from_state_dicts(clients, EXAMPLES, before)
+    result = traced(network, source)
+    assert result.residuals.max() < 1e-9
+    assert any("in no LoRA layer does B read" in note for note in result.notes) == turned
+    assert close(result.values, traced(network, source, adapters="factors").values) == turned
+    assert (np.abs(result.rows["cross"]).max() > 1e-3) == (not turned)
+
+
 @pytest.mark.parametrize("dora", [False, True])
 def test_adapters_of_peft(dora: bool) -> None:
     peft = pytest.importorskip("peft")
@@ -356,7 +417,9 @@ def test_adapters_of_peft(dora: bool) -> None:
         hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=50, pad_token_id=0
     )
     base = AutoModelForSequenceClassification.from_config(shape)
-    adapter = peft.LoraConfig(r=2, task_type="SEQ_CLS", target_modules="all-linear", use_dora=dora, lora_alpha=5)
+    adapter = peft.LoraConfig(
+        r=2, task_type="SEQ_CLS", target_modules="all-linear", use_dora=dora, lora_alpha=5, lora_dropout=0.1
+    )
     network = peft.get_peft_model(base, adapter).double().eval()
     before = tensors(5, {n: t.detach() for n, t in peft.get_peft_model_state_dict(network).items()}, 0.1)
     clients = [tensors(seed, before, 0.2) for seed in range(3)]
