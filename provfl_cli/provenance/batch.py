@@ -20,6 +20,7 @@ from .marks import mark_inputs
 from .neurons import activated_neurons, attended_positions, positions_of, selected_neurons
 from .outputs import check_wanted
 from .own_functions import own_functions
+from .products import Pairing, is_factor, product_rows
 from .random_state import drawn_from, random_states
 from .recording import CUT, Recorder, check_unchanged
 from .stack import Stack
@@ -77,6 +78,7 @@ def _traced(
     sums = Sums(zeros.new_zeros(size, setup.stack.rows), zeros, zeros.clone(), zeros, zeros)
     sums.attended = attended_positions(setup.structure.model, batch)
     final = len(targets) == 1
+    pairing = Pairing({b: a for b, a in setup.pairs.items() if setup.alone.isdisjoint((a, b))})
 
     def contracted(call: Call, gradient: Tensor) -> None:
         sums.seen.update(_names(call))
@@ -85,6 +87,8 @@ def _traced(
             call.release()
 
     def record(call: Call, output: Tensor) -> None:
+        if setup.pairs:
+            pairing.see(call)
         if call.layer not in setup.chosen:
             sums.seen.update(_names(call))
             return
@@ -112,6 +116,8 @@ def _traced(
     for kind, wanted in targets:
         check_wanted(logits, kind, wanted, setup.structure.classes)
     sums.logits, sums.unruled = logits.detach(), recorder.unruled
+    if setup.pairs:
+        sums.products, sums.apart = pairing.products(), pairing.apart() | set(filter(is_factor, setup.alone))
     sums.shown = recorder.shown | own_functions(logits) | _left_behind(before, _traces_left(setup))
     asked = rows_to_ask(kept, recorder.lost or not setup.recorded)
     if any(True for _ in depending(setup.structure, kept, sums.logits, asked)):
@@ -164,6 +170,10 @@ def _names(call: Call) -> set[str]:
 def _add(setup: Setup, sums: Sums, call: Call, gradient: Tensor, sample: int) -> None:
     """Equations 5 and 6 for one use: contract its per-example gradient with every row of the stack."""
     check_unchanged(call)
+    if setup.unproven and setup.unproven.intersection(names := _names(call)) and bool(gradient.any()):
+        sums.shown.update(f"gradient of {name}" for name in names)
+    if call.in_product:  # it counts with the B that reads it
+        return
     stack, beta = setup.stack, setup.betas[call.layer]
     g = call.examples(gradient.to(stack.dtype), call.axis)
     mask = call.mask
@@ -173,8 +183,6 @@ def _add(setup: Setup, sums: Sums, call: Call, gradient: Tensor, sample: int) ->
         mask = chosen if mask is None else mask & chosen
     if mask is not None:
         g = g * mask
-    if setup.unproven and setup.unproven.intersection(names := _names(call)) and bool(gradient.any()):
-        sums.shown.update(f"gradient of {name}" for name in names)
     factors, output = per_input(call, g)
     followed = {k: w for k, w in call.weights.items() if not setup.alone.intersection(w.names)}
     checked = output is not None and all(w.linear for w in call.weights.values()) and len(followed) == len(call.weights)
@@ -185,7 +193,11 @@ def _add(setup: Setup, sums: Sums, call: Call, gradient: Tensor, sample: int) ->
         if checked and weight.view is None and isinstance(factor, Dense) and _is_small(factor):
             sums.pool.append((call.layer, weight.names[0], factor.gradient.reshape(len(g), -1) * beta))
             continue
-        part = contract(factor, stack.block(weight), stack.rows).to(stack.wide) * beta
+        if argument == "weight" and call.first_factor is not None:
+            check_unchanged(call.first_factor)
+            part = product_rows(call, g, stack) * beta
+        else:
+            part = contract(factor, stack.block(weight), stack.rows).to(stack.wide) * beta
         sums.rows += part
         _add_layer(sums, call.layer, part, stack, sample)
         if not checked:

@@ -44,6 +44,8 @@ class Call:
         batch: number of inputs.
         layer: name of the module that it belongs to.
         mask: neurons that take part, in the shape of `output`; None: all.
+        first_factor: of the B of a LoRA layer that is traced as a product: the call of its A; None: no such layer.
+        in_product: whether it is that call of an A, which counts with its B.
     """
 
     function: Callable[..., Any]
@@ -57,6 +59,8 @@ class Call:
     layer: str
     mask: Tensor | None = None
     masked: bool = False
+    first_factor: Call | None = None
+    in_product: bool = False
     versions: dict[str, int] = field(default_factory=dict)
 
     def examples(self, tensor: Tensor, axis: int | None) -> Tensor:
@@ -81,7 +85,7 @@ class Call:
     def release(self) -> None:
         """Let go of the tensors: the call has been contracted."""
         self.arguments.clear()
-        self.output, self.mask = self.output.new_empty(0), None
+        self.output, self.mask, self.first_factor = self.output.new_empty(0), None, None
 
     def data(self, name: str) -> Tensor:
         """The data argument `name` with the inputs of the batch in front."""

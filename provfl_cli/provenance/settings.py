@@ -39,6 +39,8 @@ class Provenance:
         shards: batches traced at the same time, one thread each; None: one after the other, with all threads.
         shard_on: None: processes of this machine; else a Ray cluster.
         neurons, neuron_fraction, neuron_seed: of the paper's ablation, see `attribution.provenance`.
+        adapters: `factors`: the A and B of LoRA layers are traced as any weight; `product`: in terms of `B A`, in which
+            they act (`products.py`).
 
     Raises:
         InputError: a setting is out of its range, or is none of those accepted.
@@ -62,6 +64,7 @@ class Provenance:
     neurons: str = "all"
     neuron_fraction: Annotated[float, POSITIVE_FRACTION] = 1.0
     neuron_seed: Annotated[int, SEEDS] = 0
+    adapters: str = "factors"
 
     def __post_init__(self) -> None:
         one_of("provenance.of", self.of, ("updates", "weights", "gradients"))
@@ -90,6 +93,12 @@ class Provenance:
                 "provenance.of=updates, or provenance.scope=round"
             )
         one_of("provenance.neurons", self.neurons, NEURONS)
+        one_of("provenance.adapters", self.adapters, ("factors", "product"))
+        if self.adapters == "product" and self.scope == "lineage":
+            raise InputError(
+                "provenance.adapters=product: over all rounds (provenance.scope=lineage) only sums of A and of B are "
+                "kept, not of their products: provenance.adapters=factors, or provenance.scope=round"
+            )
 
 
 _PROVFL = Provenance(

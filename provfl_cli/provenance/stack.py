@@ -16,6 +16,7 @@ from .lineage import LineageRound
 from .state_dicts import from_state_dicts as from_state_dicts
 
 CONTROL = "control"  # the row of what the server moved clients by
+CROSS = "cross"  # the row of what fusing the factors of adapters apart has made of their product (`products.py`)
 JOINED_NUMBERS = 1 << 24  # numbers of small parameters kept in memory from one batch to the next
 
 
@@ -59,7 +60,8 @@ class Stack:
     model, `W_prev - sum_k A_k o V_k`; there it is left out where nothing stays.
 
     Where the global model is stored in a narrower type than is computed in, one of the parts is `rounding`: `W` as it
-    is stored less the exact sum, where that is no more than rounding to the stored type explains.
+    is stored less the exact sum, where that is no more than rounding to the stored type explains. Where adapters are
+    traced as products one is `cross`, 0 for every tensor.
 
     Over all rounds (a `LineageRound`) client rows are the `acc_k`, `q_k` included, and the previous model is `W_0`,
     whatever `of` says. Where contributions are wanted without the `q_k`, rows of those follow behind: `extra`.
@@ -89,11 +91,18 @@ class Stack:
 
     @staticmethod
     def open(
-        source: Source, of: str, names: Sequence[str], device: torch.device, dtype: torch.dtype, weighting: str
+        source: Source,
+        of: str,
+        names: Sequence[str],
+        device: torch.device,
+        dtype: torch.dtype,
+        weighting: str,
+        products: bool = False,
     ) -> Stack:
         """Prepare to read the parameters `names` of the round; nothing is read yet.
 
-        `weighting` is the setting `client_weighting`: `none` for contributions without the `q_k`, or `fusion`.
+        `weighting` is the setting `client_weighting`: `none` for contributions without the `q_k`, or `fusion`;
+        `products` says whether adapters are traced as products.
         """
         parts = source.decomposition
         lineage = isinstance(source, LineageRound)
@@ -105,7 +114,14 @@ class Stack:
             source=source,
             of=of,
             kinds=tuple(
-                dict.fromkeys((*parts.unsent, *((CONTROL,) if corrected else ()), *((ROUNDING,) if rounded else ())))
+                dict.fromkeys(
+                    (
+                        *parts.unsent,
+                        *((CONTROL,) if corrected else ()),
+                        *((CROSS,) if products else ()),
+                        *((ROUNDING,) if rounded else ()),
+                    )
+                )
             ),
             ends_with_previous=of != "weights" or late or any(_stays(parts, name) for name in names),
             extra=len(source.clients) if lineage and weighting == "none" else 0,

@@ -20,7 +20,7 @@ class Setup:
     `betas` by module name, `chosen` the modules that are contracted, `with_mass` also sums absolute values (only needed
     to tell rounding from a mistake). `alone` are the parameters whose gradient autograd computes, one input at a time;
     `recorded` says whether any other is followed by the recorder. `unproven` are those that had no gradient where the
-    recorder was compared with autograd.
+    recorder was compared with autograd. `pairs` are the LoRA layers that are traced as products: A's name by B's.
     """
 
     structure: Structure
@@ -32,6 +32,7 @@ class Setup:
     alone: frozenset[str] = frozenset()
     recorded: bool = True
     unproven: frozenset[str] = frozenset()
+    pairs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -52,6 +53,8 @@ class Sums:
     unruled: dict[str, str] = field(default_factory=dict)
     shown: set[str] = field(default_factory=set)  # what the model did, in words that `probe` compares
     attended: Tensor | None = None  # bool [batch, T]: positions that are not padding; None: there is no padding
+    products: set[str] = field(default_factory=set)  # the B of LoRA layers that were traced as products
+    apart: set[str] = field(default_factory=set)  # factors of adapters that were not
     pool: list[tuple[str, str, Tensor]] = field(default_factory=list)  # layer, parameter, beta * G [batch, numbers]
 
     def for_next_target(self) -> Sums:
@@ -67,6 +70,8 @@ class Sums:
             unruled=self.unruled,
             shown=self.shown,
             attended=self.attended,
+            products=self.products,
+            apart=self.apart,
         )
 
 

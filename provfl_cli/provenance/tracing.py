@@ -28,6 +28,7 @@ from .contributions import Contributions, LayerTrace
 from .deterministic import check_weights_kept
 from .precision import CANCELS, cancels, computes_in_half, in_float32, in_type
 from .probe import MIXED, adapted, probed, probed_again
+from .products import product_notes
 from .settings import Provenance
 from .stack import Source
 from .structure import Structure
@@ -256,7 +257,7 @@ def _collect(setup: Setup, parts: Sequence[Sums], residual: Tensor, notes: tuple
         not_shared=tuple(setup.structure.constants),
         outputs=None if classes else logits.cpu().numpy(),
         names=tuple(getattr(stack.source, "names", ())),
-        notes=(*_not_shared(setup.structure), *notes),
+        notes=(*_not_shared(setup.structure), *notes, *_of_products(setup, parts)),
     )
 
 
@@ -269,6 +270,14 @@ def _not_shared(structure: Structure) -> tuple[str, ...]:
         f"{fixed / (fixed + shared):.1%} of the model's parameters are not shared by the clients"
         f"{listed(structure.constants, ': ')}; they are constants of the model, which nobody contributed to",
     )
+
+
+def _of_products(setup: Setup, parts: Sequence[Sums]) -> tuple[str, ...]:
+    """What is to be said where adapters were to be traced as products."""
+    if setup.settings.adapters != "product":
+        return ()
+    done, apart = (set().union(*sets) for sets in zip(*((s.products, s.apart) for s in parts), strict=True))
+    return product_notes(setup.pairs, done, apart)
 
 
 def _layer_traces(sampled: list[Sums], weighting: Tensor, parameters: list[str]) -> tuple[LayerTrace, ...]:

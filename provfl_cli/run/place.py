@@ -12,7 +12,7 @@ from ..store.recorded import is_recorded
 
 MISMATCH = ("refuse", "fusion", "row")
 ROWS = (  # beside those of clients
-    "previous", "momentum", "noise", "stale", "control", "forgotten", DIFFERENCE, ROUNDING,
+    "previous", "momentum", "noise", "stale", "control", "forgotten", "cross", DIFFERENCE, ROUNDING,
 )  # fmt: skip
 STATELESS = (  # fusions that need nothing from the server or the clients but the models and numbers of examples
     "fedavg", "fedprox", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "norm_clipping",

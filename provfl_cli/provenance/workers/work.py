@@ -16,6 +16,7 @@ from ...errors import RunError
 from ..batch import trace_batch
 from ..calls import TooLarge
 from ..depth import chosen_layers, layer_weights
+from ..products import factor_pairs
 from ..settings import CLASS_TARGETS, Provenance
 from ..stack import Source, Stack
 from ..structure import Structure
@@ -67,16 +68,21 @@ Perform = Callable[[Sequence[Span]], Iterator[list[Sums]]]
 
 
 def open_setup(model: nn.Module, source: Source, settings: Provenance) -> Setup:
-    """Load the round's global weights into `model`, and prepare to read its clients."""
+    """Load the round's global weights into `model`, and prepare to read its clients.
+
+    Raises:
+        InputError: `settings` ask for what the model or the round has not.
+    """
     structure = Structure.of(model, source.weights(), settings.target in CLASS_TARGETS)
     structure.load(source.weights())
     parameter = next(p for p in structure.parameters.values() if p.is_floating_point())
     dtype = torch.promote_types(parameter.dtype, torch.float32)
-    stack = Stack.open(
-        source, settings.of, list(structure.parameters), parameter.device, dtype, settings.client_weighting
-    )
+    names, products = list(structure.parameters), settings.adapters == "product"
+    pairs = factor_pairs(source, names, settings.of) if products else {}
+    stack = Stack.open(source, settings.of, names, parameter.device, dtype, settings.client_weighting, bool(pairs))
     betas = layer_weights(structure.modules, settings.layer_decay)
-    return Setup(structure, stack, settings, betas, frozenset(chosen_layers(structure.modules, settings.layers)))
+    chosen = frozenset(chosen_layers(structure.modules, settings.layers))
+    return Setup(structure, stack, settings, betas, chosen, pairs=pairs)
 
 
 Answer = bytes | str | None  # packed sums; what went wrong; None: the batch is too large
