@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ..coverage import listed, printable
 from ..errors import InputError
+from ..fusion.decomposition import ROUNDING
 from .calls import Call
 from .factors import BLOCK_NUMBERS
 from .lineage import LineageRound
-from .stack import CROSS, ROUNDING, Source, Stack
+from .stack import CROSS, Source, Stack
 
 FIRST, SECOND = "lora_A", "lora_B"  # parts of the names of `a = A z` and of `B a`
 INSTEAD = "provenance.adapters=factors, which traces A and B apart"
