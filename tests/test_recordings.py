@@ -197,14 +197,14 @@ def unlike(tensors: dict[str, Tensor], name: str, value: Tensor | None) -> dict[
 WRONG_TENSORS: dict[str, tuple[str, Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
     "complex clients": ("clients", lambda t: unlike(t, "0.bias", t["0.bias"].cfloat()), "0.bias is C64 [2, 6]"),
     "whole numbers": ("clients", lambda t: unlike(t, "0.bias", t["0.bias"].long()), "0.bias is I64 [2, 6]"),
-    "another precision": ("previous", lambda t: unlike(t, "0.bias", t["0.bias"].double()), "0.bias is F64 [6]"),
+    "whole numbers before": ("previous", lambda t: unlike(t, "0.bias", t["0.bias"].long()), "0.bias is I64 [6]"),
     "a higher stack": ("clients", lambda t: unlike(t, "2.bias", t["2.bias"][[0, 1, 1]]), "2.bias is F32 [3, 3]"),
     "a lower stack": ("clients", lambda t: unlike(t, "2.bias", t["2.bias"][:1]), "2.bias is F32 [1, 3]"),
     "another shape": ("previous", lambda t: unlike(t, "2.bias", t["2.bias"][:1]), "2.bias is F32 [1]"),
     "a missing tensor": ("clients", lambda t: unlike(t, "2.bias", None), "it has no tensor 2.bias"),
     "an unknown tensor": ("clients", lambda t: unlike(t, "\x1b[2Jmore", torch.zeros(2, 3)), "␛[2Jmore is no tensor of"),
     "an unknown one before": ("previous", lambda t: unlike(t, "more", torch.zeros(3)), "more is no tensor of"),
-    "eight bits": ("global", lambda t: {n: v.to(torch.float8_e4m3fn) for n, v in t.items()}, "0.bias is of type F8_E"),
+    "unknown numbers": ("global", lambda t: {n: v.to(torch.uint16) for n, v in t.items()}, "0.bias is of type U16"),
 }  # fmt: skip
 
 
@@ -463,7 +463,7 @@ def test_names_of_half_characters_are_written_and_read_back(made: Path, capsys: 
     assert answered(capsys, ["trace", "other", *WHERE, "--json"])[0] == 0
 
 
-@pytest.mark.parametrize("kind", [torch.complex64, torch.uint16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("kind", [torch.complex64, torch.uint16])
 def test_types_that_no_round_holds_are_not_imported(
     kind: torch.dtype, made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -472,4 +472,4 @@ def test_types_that_no_round_holds_are_not_imported(
         save_file({**tensors, "0.bias": tensors["0.bias"].to(kind)}, f"{name}.safetensors")
     code, _, error = answered(capsys, call("--out", "other"))
     assert (code, error.count("\n")) == (2, 1)
-    assert f"--previous: before.safetensors: 0.bias is {kind}, which no round holds" in error
+    assert f"--previous before.safetensors: 0.bias is {kind}, which no round holds" in error
