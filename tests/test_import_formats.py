@@ -201,6 +201,8 @@ def test_code_in_a_pickle_does_not_run(
         ({"w": torch.ones(2).to_sparse()}, "sparse"),
         ({"w": torch.ones(2, dtype=torch.complex64)}, "torch.complex64, which no round holds"),
         ({"w" * 5000: torch.ones(2)}, "names have 1 to"),
+        ({"__metadata__": torch.ones(2)}, "a name that no safetensors file can hold"),
+        ({"half\ud800": torch.ones(2)}, "a name that no safetensors file can hold"),
         ({"w": torch.zeros(1).expand(1 << 31)}, "would become more than"),
         (net(), "holds more than tensors (torch.nn.modules.container.Sequential)"),
     ],
@@ -215,6 +217,18 @@ def test_wrong_content_of_torch_files(
     error = refused(arguments(".pt"), capsys)
     assert error.startswith("provfl: --previous before.pt: ") or "--previous before.pt: " in error
     assert answer in error
+
+
+def test_a_pickle_that_is_an_archive_as_well_does_not_run(workspace: Path) -> None:
+    old_torch({"w": torch.ones(2), "x": Runs()}, Path("both.pt"))
+    torch.save({"w": torch.ones(2)}, "a.pt")
+    Path("both.pt").write_bytes(Path("both.pt").read_bytes() + Path("a.pt").read_bytes())
+    assert zipfile.is_zipfile("both.pt")
+    for name in ("both.pt", "both.weights", "both.npz", "both.safetensors"):
+        Path(name).write_bytes(Path("both.pt").read_bytes())
+        with pytest.raises(InputError):
+            read_checkpoint(Path(name), name)
+    assert not Path("ran").exists()
 
 
 def test_broken_torch_files(workspace: Path) -> None:

@@ -161,9 +161,15 @@ def open_round(
 def same_tensors(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
     """Whether both have the same names, and under them the same numbers in the same type."""
     return tensors.keys() == others.keys() and all(
-        tensors[name].dtype == others[name].dtype and torch.equal(computable(tensors[name]), computable(others[name]))
-        for name in tensors
+        tensors[name].dtype == others[name].dtype and _equal(tensors[name], others[name]) for name in tensors
     )
+
+
+def _equal(tensor: Tensor, other: Tensor) -> bool:
+    """Whether both hold the same numbers, whatever their types."""
+    if tensor.dtype != other.dtype:
+        tensor, other = tensor.double(), other.double()
+    return torch.equal(computable(tensor), computable(other))
 
 
 def _renamed(file: File, checkpoint: Checkpoint, renaming: Sequence[Substitution]) -> dict[str, Tensor]:
@@ -200,12 +206,7 @@ def _cut(
         )
     elif len(after) > len(of_after):
         lines.append(f"the clients hold {len(of_after):,} of {len(after):,} tensors of --global, and so does the round")
-    moved = sorted(
-        name
-        for name in constants & (after.keys() - of_after)
-        if before[name].shape == after[name].shape
-        and not torch.equal(computable(before[name]).double(), computable(after[name]).double())
-    )
+    moved = sorted(name for name in constants & (after.keys() - of_after) if not _equal(before[name], after[name]))
     if moved:
         lines.append(f"the server changed tensors that no client holds, which no trace explains{listed(moved, ': ')}")
     return lines

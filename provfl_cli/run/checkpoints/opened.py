@@ -30,6 +30,7 @@ READERS: Mapping[str, Reader] = {
 }
 OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # how files of torch.save began before version 1.6
 MOST_TENSORS = 100_000
+RESERVED = "__metadata__"  # what a safetensors file has in the place of a tensor
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def read_file(path: Path, what: str) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if not name or len(name) > LONGEST_TEXT:
             raise InputError(f"{what}: a tensor is called {excerpt(name)!r}, names have 1 to {LONGEST_TEXT:,} letters")
+        if name == RESERVED or any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise InputError(f"{what}: a tensor is called {printable(name)}, a name that no safetensors file can hold")
         if type(tensor) is not Tensor:
             raise InputError(f"{what}: {printable(name)} is a {type(tensor).__name__}, give a plain tensor")
         if str(tensor.dtype) not in NAMES:
