@@ -109,6 +109,7 @@ class RoundOf:
     examples: tuple[int, ...]
     number: int = 1
     buffers: frozenset[str] = frozenset()
+    buffered: None = None
 
     @property
     def clients(self) -> tuple[int, ...]:

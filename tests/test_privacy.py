@@ -397,11 +397,11 @@ def test_an_epsilon_above_100_is_called_by_its_name() -> None:
 
 def test_the_ledger_counts_what_was_fused() -> None:
     federation: Any = SimpleNamespace(
-        clients_per_round=2, sampling="uniform", dropout=0.0, stragglers=0.0, joins={}, leaves={}
+        mode="sync", clients_per_round=2, sampling="uniform", dropout=0.0, stragglers=0.0, joins={}, leaves={}
     )
     fused = [[0, 1], [1, 3], [1, 2]]
     assert ledger_of(federation, FedAvg(), 5, fused) == Ledger(3, 5, 2, "uniform", [1, 3, 1, 1, 0], FedAvg())
-    for change in ({"dropout": 0.1}, {"stragglers": 0.5}, {"joins": {1: 2}}, {"leaves": {1: 2}}):
+    for change in ({"dropout": 0.1}, {"stragglers": 0.5}, {"joins": {1: 2}}, {"leaves": {1: 2}}, {"mode": "fedbuff"}):
         assert not ledger_of(SimpleNamespace(**vars(federation) | change), FedAvg(), 5, fused).regular  # type: ignore[arg-type]
     everyone: Any = SimpleNamespace(**vars(federation) | {"clients_per_round": None})
     assert ledger_of(everyone, FedAvg(), 5, fused).per_round == 5
