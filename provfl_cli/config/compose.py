@@ -7,7 +7,6 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,7 +27,7 @@ from .environment import environment, hiding
 from .explain import explained
 from .fields import fitted
 from .flags import unknown_flag
-from .loader import Loader
+from .loader import Composer, Loader
 from .schema import Experiment
 from .tree import conf_dir
 from .validate import check_model_options, provenance_preset, validated
@@ -88,27 +87,14 @@ def hydra_session(args: Namespace) -> Iterator[Hydra]:
         # Before the project's tree, not behind it as Hydra does: an edited copy of an option has to win.
         search_path.prepend("command-line", f"file://{Path(args.config_dir).absolute()}", SearchPathQuery("main"))
     before = HydraConfig.instance().cfg
-    hydra = Hydra("provfl", Loader(search_path))
+    hydra = Composer("provfl", Loader(search_path))
     GlobalHydra.instance().initialize(hydra)
-    _groups_once(hydra)
     try:
         with explained(hydra, args.config_name or PRIMARY, args.overrides):
             yield hydra
     finally:
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = before  # Hydra leaves that of its last job
-
-
-def _groups_once(hydra: Hydra) -> None:
-    """Let groups be listed once, variants of options left out."""
-    loader, listed = hydra.config_loader, hydra.list_all_config_groups
-
-    @cache
-    def without_variants(parent: str = "") -> list[str]:
-        parts = {group: group.rpartition("/") for group in listed(parent)}
-        return [group for group, (above, _, name) in parts.items() if name not in loader.get_group_options(above)]
-
-    setattr(hydra, "list_all_config_groups", without_variants)  # noqa: B010
 
 
 def plan(hydra: Hydra, args: Namespace) -> Plan:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.hydra import Hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,7 +18,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["Loader"]
+__all__ = ["Composer", "Loader"]
 
 _parsed: dict[tuple[str, str], tuple[object, ConfigResult]] = {}  # by folder and file: its stamp, what it holds
 
@@ -105,3 +106,19 @@ class Loader(ConfigLoaderImpl):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "composed": {}, "settled": set()}
+
+
+class Composer(Hydra):
+    """Hydra, which lists its groups once. Launchers send it to other processes: it holds nothing but plain values."""
+
+    def __init__(self, task_name: str, config_loader: Loader) -> None:
+        super().__init__(task_name, config_loader)
+        self.groups: dict[str, list[str]] = {}
+
+    def list_all_config_groups(self, parent: str = "") -> list[str]:
+        """The groups below `parent`, without the variants of options."""
+        if parent not in self.groups:
+            listed = {group: group.rpartition("/") for group in super().list_all_config_groups(parent)}
+            options = self.config_loader.get_group_options
+            self.groups[parent] = [group for group, (above, _, name) in listed.items() if name not in options(above)]
+        return list(self.groups[parent])
