@@ -56,7 +56,12 @@ def checked_source(model: Any, source: Any) -> Source:
     if not any(tensor.is_floating_point() for tensor in parameters.values()):
         raise InputError("model: has no parameter of floating-point numbers")
     part: Source = fitted(model, source)
-    if not parameters.keys() & part.weights().keys():
+    shared = [tensor for name, tensor in parameters.items() if name in part.weights()]
+    if shared and all(not (tensor.is_floating_point() or tensor.is_complex()) for tensor in shared):
+        raise InputError(
+            "source: of the model's parameters the round holds whole numbers alone, which have no gradient"
+        )
+    if not shared:
         raise InputError("source: the round holds no parameter of the model, only tensors that are not attributed")
     return part
 

@@ -217,7 +217,11 @@ def _by_autograd(setup: Setup, batch: Mapping[str, Tensor]) -> _Truth:
             explain_failure(structure.model, batch, error, f"{failing_layer(structure, batch)}: ")
             raise
         if not logits.requires_grad:
-            raise InputError("no gradient of the logits reaches any parameter: the model's forward runs under no_grad")
+            unused = ", or does not use what clients share, such as adapters that are merged or switched off"
+            raise InputError(
+                "no gradient of the logits reaches any parameter: the model's forward runs under no_grad"
+                + (unused if structure.constants else "")
+            )
         gradients = torch.autograd.grad(scores(logits), list(parameters.values()), allow_unused=True)
     directions = Directions(structure.parameters)
     toward_direction = {}

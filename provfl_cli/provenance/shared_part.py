@@ -41,7 +41,8 @@ def fitted(model: nn.Module, source: Source, what: str = "model", other: str = "
         what, other: what the model and the round are called in an error.
 
     Raises:
-        InputError: a tensor of the round is none of the model, or of another shape there.
+        InputError: a tensor of the round is none of the model, or of another shape there; or tensors that the model
+            ties differ in the round, which then is of a model that does not tie them.
     """
     weights = source.weights()
     own = model.state_dict(keep_vars=True)
@@ -56,11 +57,24 @@ def fitted(model: nn.Module, source: Source, what: str = "model", other: str = "
     for name, parameter in model.named_parameters():  # each once, under its first name
         first[id(parameter)] = name
     names = {name: first.get(id(own[called]), called) for name, called in matched.items()}
+    _require_ties(weights, names, what, other)
     # Of tied tensors that were both stored, the one of the first name is read.
     whole = {called: name for name, called in names.items()} | {c: n for n, c in names.items() if matched[n] == c}
     if all(called == name for called, name in whole.items()) and len(whole) == len(names):
         return source
     return _renamed(source, whole)
+
+
+def _require_ties(weights: Mapping[str, Tensor], names: Mapping[str, str], what: str, other: str) -> None:
+    """Raise InputError where stored tensors of the same parameter differ."""
+    stored: dict[str, str] = {}
+    for name, called in names.items():
+        before = stored.setdefault(called, name)
+        if before != name and not torch.equal(weights[before], weights[name]):
+            raise InputError(
+                f"{what}: {printable(before)} and {printable(name)} are the same tensor in the model, and differ in "
+                f"{other}: give the model that does not tie them"
+            )
 
 
 def load_part(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -117,17 +131,18 @@ def model_names(stored: Collection[str], own: Collection[str], what: str, other:
 
 def _unwrapped(stored: Collection[str], own: Collection[str]) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
     """Names of both sides without what wrappers add, more and more of it."""
-    stored_parts = {name: _plain(name) for name in stored}
-    own_parts = {name: _plain(name) for name in own}
-    yield stored_parts, own_parts
-    shorter = _without_wrapper(stored_parts)
-    while shorter:
-        yield shorter, own_parts
-        shorter = _without_wrapper(shorter)
-    shorter = _without_wrapper(own_parts)
-    while shorter:
-        yield stored_parts, shorter
-        shorter = _without_wrapper(shorter)
+    ways = [list(_shorter({name: _plain(name) for name in names})) for names in (stored, own)]
+    stripped = [(i, j) for i in range(len(ways[0])) for j in range(len(ways[1]))]
+    for i, j in sorted(stripped, key=lambda pair: (sum(pair), pair[1])):
+        yield ways[0][i], ways[1][j]
+
+
+def _shorter(names: dict[str, str]) -> Iterator[dict[str, str]]:
+    """The names, then without their wrapper, then without that inside it, and so on."""
+    parts: dict[str, str] | None = names
+    while parts:
+        yield parts
+        parts = _without_wrapper(parts)
 
 
 def _without_wrapper(names: Mapping[str, str]) -> dict[str, str] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
@@ -14,7 +16,8 @@ def eager_model(model: nn.Module) -> nn.Module:
     """The module behind `torch.compile`, else the model itself.
 
     Raises:
-        InputError: it holds TorchScript, quantized or lazy layers, or parameters that torch does not differentiate.
+        InputError: it holds TorchScript, quantized or lazy layers. Also where such a layer is not trained: torch's
+            quantized layers hand no gradient on to what is in front of them.
     """
     if not isinstance(model, nn.Module):
         return model  # `checked_source` says so
@@ -25,8 +28,8 @@ def eager_model(model: nn.Module) -> nn.Module:
             raise InputError(f"{layer} is TorchScript: TorchScript modules cannot be traced, give the eager module")
         if type(module).__module__.startswith(_QUANTIZED):
             raise InputError(
-                f"{layer} is quantized ({type(module).__name__}): its numbers have no gradient, give the model as "
-                "it was before quantization"
+                f"{layer} is quantized ({type(module).__name__}): its numbers have no gradient, and it hands none on, "
+                "give the model as it was before quantization"
             )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(tensor):
@@ -39,7 +42,14 @@ def eager_model(model: nn.Module) -> nn.Module:
                 f"layer {name.rpartition('.')[0]!r}: {name} was made under torch.inference_mode, where tensors never "
                 "get a gradient: make the model outside of it, or trace copy.deepcopy(model)"
             )
+    return model
+
+
+def check_differentiable(model: nn.Module, shared: Collection[str]) -> None:
+    """Raise InputError where torch does not differentiate one of the `shared` parameters; constants may be anything."""
     for name, parameter in model.named_parameters():
+        if name not in shared:
+            continue
         kind = str(parameter.dtype).removeprefix("torch.")
         if parameter.is_complex():
             raise InputError(
@@ -51,4 +61,3 @@ def eager_model(model: nn.Module) -> nn.Module:
                 f"layer {name.rpartition('.')[0]!r}: {name} is {kind}: torch does not differentiate it, give the model "
                 "in float16 or wider"
             )
-    return model

@@ -34,7 +34,7 @@ from .stack import Source
 from .structure import Structure
 from .sums import Setup, Sums, Target
 from .torch_modes import apart_from_caller
-from .traceable import eager_model
+from .traceable import check_differentiable, eager_model
 from .workers.batches import batches
 from .workers.work import Work, open_setup
 
@@ -140,6 +140,7 @@ def _traced_targets(
     named, layer_sample = checked_inputs(inputs), checked_sample(layer_sample)
     model = eager_model(model)
     source = checked_source(model, source)
+    check_differentiable(model, source.weights())
     if computes_in_half(model, source):
         model, named = in_float32(model, named)
     results = _in_one_type(model, named, source, settings, targets, layer_sample)

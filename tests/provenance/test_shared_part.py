@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from provfl_cli.errors import InputError
-from provfl_cli.provenance import Contributions, from_state_dicts, trace
+from provfl_cli.fusion.lineage import Lineage, LineageRows
+from provfl_cli.provenance import Contributions, from_state_dicts, preset, trace
+from provfl_cli.provenance.lineage import LineageRound
 from provfl_cli.provenance.shared_part import model_names
 
 UPDATES = ("provfl", "faithful")
@@ -124,6 +127,7 @@ WRAPPED = {
     "lightning": lambda name: f"model.{name}",
     "compiled": lambda name: f"_orig_mod.{name}",
     "both": lambda name: f"module._orig_mod.{name}",
+    "two": lambda name: f"module.model.{name}",
 }
 
 
@@ -138,6 +142,106 @@ def test_names_are_matched_through_wrappers(wrapper: str) -> None:
     called = [{WRAPPED[wrapper](n): t for n, t in tensors.items()} for tensors in (*clients, state)]
     found = trace(copy.deepcopy(model), inputs, from_state_dicts(called[:-1], [1, 1], called[-1]))
     assert np.array_equal(found.values, plain.values)
+
+
+def test_both_sides_may_be_wrapped() -> None:
+    model = network()
+    before = {n: t.clone() for n, t in model.state_dict().items() if n.startswith("6.")}
+    clients = [moved(before, seed) for seed in (1, 2)]
+    inputs = torch.randn(3, 1, 8, 8)
+    plain = trace(copy.deepcopy(model), inputs, from_state_dicts(clients, [1, 1], before))
+    sent = [{f"model.{n}": t for n, t in tensors.items()} for tensors in (*clients, before)]
+    source = from_state_dicts(sent[:-1], [1, 1], sent[-1])
+    assert np.array_equal(trace(nn.DataParallel(model), inputs, source).values, plain.values)
+
+
+def test_shards_take_a_round_under_other_names() -> None:
+    before = {f"module.{n}": t.clone() for n, t in network().state_dict().items() if n.startswith("6.")}
+    source = from_state_dicts([moved(before, seed) for seed in (1, 2)], [1, 1], before)
+    inputs = torch.randn(5, 1, 8, 8)
+    settings = replace(preset("provfl"), batch_size=2)
+    whole, parts = (trace(network(), inputs, source, replace(settings, shards=shards)) for shards in (1, 2))
+    assert np.array_equal(whole.values, parts.values)
+
+
+@pytest.mark.parametrize("front", ["", "module."])
+def test_a_part_over_all_rounds(front: str) -> None:
+    """Two rounds of a head: the lineage credits what both have sent, under the model's names or a wrapper's."""
+    before = {f"{front}{n}": t.clone() for n, t in network().state_dict().items() if n.startswith("6.")}
+    steps = [
+        [{n: m - before[n] for n, m in moved(before, seed).items()} for seed in seeds] for seeds in ((1, 2), (3, 4))
+    ]
+    sums = [{n: sum(step[k][n] for step in steps) for n in before} for k in range(2)]
+    after = {n: t + sum(0.5 * client[n] for client in sums) for n, t in before.items()}
+    rows = LineageRows(clients=(0, 1), kinds=(), used=(0, 1), last=(2, 2), decay=1.0)
+    tensors = {f"weighted/{n}": torch.stack([0.5 * client[n] for client in sums]) for n in before}
+    tensors |= {f"plain/{n}": torch.stack([client[n] for client in sums]) for n in before}
+    inputs = torch.randn(3, 1, 8, 8)
+    found = trace(network(), inputs, LineageRound(after, Lineage(rows, before, tensors)), "faithful", [0, 1, 2])
+    single = from_state_dicts([{n: before[n] + client[n] for n in before} for client in sums], [1, 1], before)
+    assert np.allclose(
+        found.values, trace(network(), inputs, single, "faithful", [0, 1, 2]).values, rtol=1e-4, atol=1e-6
+    )
+    assert found.not_shared == tuple(n for n, _ in network().named_parameters() if not n.startswith("6."))
+
+
+def test_tied_tensors_that_differ_in_the_round_are_refused() -> None:
+    model = Tied().eval()
+    table = model.embed.weight.detach().clone()
+    client = {"embed.weight": table + 0.1, "out.weight": table - 0.1}
+    source = from_state_dicts([client], [1], {"embed.weight": table, "out.weight": table})
+    with pytest.raises(InputError, match=r"embed\.weight and out\.weight are the same tensor in the model"):
+        trace(model, torch.randint(0, 5, (3, 4)), source)
+
+
+def test_layers_of_which_nothing_is_shared_are_refused() -> None:
+    before = {n: t.clone() for n, t in network().state_dict().items() if n.startswith("0.")}
+    source = from_state_dicts([moved(before, 1)], [1], before)
+    with pytest.raises(InputError, match="clients share no parameter of these layers"):
+        trace(network(), torch.randn(2, 1, 8, 8), source, replace(preset("provfl"), layers="last"))
+
+
+class Narrow(nn.Module):
+    """A frozen base in 8 bits, widened in forward, and a head."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.base = nn.Parameter(torch.randn(8, 6).to(dtype), requires_grad=False)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(torch.relu(inputs @ self.base.to(inputs.dtype).T))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.bfloat16])
+def test_constants_may_be_of_any_type(dtype: torch.dtype) -> None:
+    model, wide = Narrow(dtype), Narrow(dtype)
+    wide.base = nn.Parameter(wide.base.float())
+    before = {n: t.clone() for n, t in model.state_dict().items() if n.startswith("head")}
+    source = from_state_dicts([moved(before, seed) for seed in (1, 2)], [1, 1], before)
+    inputs = torch.randn(3, 6)
+    assert np.allclose(trace(model, inputs, source).values, trace(wide, inputs, source).values, rtol=1e-5)
+
+
+def test_whole_numbers_alone_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    model.register_parameter("steps", nn.Parameter(torch.tensor([1, 2]), requires_grad=False))
+    steps = {"steps": torch.tensor([1, 2])}
+    with pytest.raises(InputError, match="whole numbers alone"):
+        trace(model, torch.randn(2, 4), from_state_dicts([steps], [1], steps))
+
+
+def test_adapters_that_are_switched_off_are_refused() -> None:
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(r=2, target_modules=["0", "2"], init_lora_weights=False)
+    model = peft.get_peft_model(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)), settings).eval()
+    before = {n: t.clone() for n, t in peft.get_peft_model_state_dict(model).items()}
+    source = from_state_dicts([moved(before, seed) for seed in (1, 2)], [1, 1], before)
+    assert trace(nn.DataParallel(model), torch.randn(2, 4), source).covered == 1.0
+    model.merge_adapter()
+    with pytest.raises(InputError, match="adapters that are merged or switched off"):
+        trace(model, torch.randn(2, 4), source)
 
 
 def test_peft_names_are_matched() -> None:

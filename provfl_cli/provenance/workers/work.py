@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...errors import RunError
+from ...errors import InputError, RunError
 from ..batch import trace_batch
 from ..calls import TooLarge
 from ..depth import chosen_layers, layer_weights
@@ -82,6 +82,10 @@ def open_setup(model: nn.Module, source: Source, settings: Provenance) -> Setup:
     stack = Stack.open(source, settings.of, names, parameter.device, dtype, settings.client_weighting, bool(pairs))
     betas = layer_weights(structure.modules, settings.layer_decay)
     chosen = frozenset(chosen_layers(structure.modules, settings.layers))
+    if chosen.isdisjoint(structure.own):  # all contributions would be 0, and look like an answer
+        raise InputError(
+            f"provenance.layers={settings.layers}: clients share no parameter of these layers: provenance.layers=all"
+        )
     return Setup(structure, stack, settings, betas, chosen, pairs=pairs)
 
 
