@@ -346,7 +346,13 @@ def test_fusions_of_which_products_cannot_be_told_apart_are_refused() -> None:
         traced(network, gone, of="weights")
     with pytest.raises(InputError, match=r"over all rounds.*provenance\.scope=round"):
         factor_pairs(LineageRound({}, None), before, "updates")  # type: ignore[arg-type]
-    # Of other tensors it does not matter.
+    # Of other tensors it does not matter, nor what a server that computes in a coarser type has rounded.
+    lost = tensors(7, {n: torch.zeros_like(t) for n, t in before.items()}, 0.01)
+    coarse = {n: t + lost[n] for n, t in good.weights().items()}
+    rounded = Decomposition(SHARES, {}, {"rounding": lost})
+    result = traced(network, RoundInMemory(good.clients, rounded, coarse, before, dict(good.client_stack())))
+    assert result.residuals.max() < 1e-9
+    assert np.abs(result.rows["rounding"]).max() > 1e-4
     head = Decomposition(
         SHARES, {"head.bias": Multiplier(torch.ones(3, dtype=torch.float64), 2 * torch.ones(4).double())}
     )
