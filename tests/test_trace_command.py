@@ -293,6 +293,7 @@ def test_what_is_asked_in_vain(pictures: Path, texts: Path, capsys: pytest.Captu
         ([".", "--method", "provfl,"], "--method provfl,: a name is missing"),
         ([".", "--method", ""], "--method: is empty"),
         ([".", "--target", ""], "--target: is empty"),
+        ([".", "--adapters", "products"], "--adapters products: did you mean product?"),
     ],
 )
 def test_wrong_arguments(

@@ -30,6 +30,7 @@ else:  # torch comes with most of them, numpy with the others
     query, cache = later("provfl_cli.run.query"), later("provfl_cli.store.cache")
 
 TABLES = (".csv", ".parquet")
+ADAPTERS = ("factors", "product")
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _answered(args: Namespace, opened: OpenFederation) -> int:
-    question = query.Query(args.method, args.target, args.without, args.verify, args.top)
+    question = query.Query(args.method, args.target, args.without, args.verify, args.top, args.adapters)
     number = opened.round(args.round).number
     inputs = _inputs(args, opened, number)
     if args.inputs is not None:
@@ -70,6 +71,7 @@ def _parser() -> ArgumentParser:
     what.add_argument("--inputs", metavar="PATH", help="many: a table, or a folder of pictures; with --out")
     how = made.add_argument_group("the question")
     how.add_argument("--method", nargs="+", default=[], metavar="NAME", help="presets of provenance, or other methods")
+    how.add_argument("--adapters", metavar="TERMS", help="LoRA layers as factors (A and B apart) or product (B A)")
     how.add_argument("--target", metavar="LABEL", help="explain this label, not the predicted one")
     how.add_argument("--without", metavar="CLIENTS", help="what would it be without these? such as 3,7")
     how.add_argument("--verify", action="store_true", help="leave each of the top clients out: does the ranking hold?")
@@ -92,6 +94,8 @@ def _check(args: Namespace) -> None:
             setattr(args, name, whole(name, str(value), 0 if name == "input" else 1))
     args.method = listed("--method", args.method)
     args.without = listed("--without", [] if args.without is None else [args.without])
+    if args.adapters not in (None, *ADAPTERS):
+        raise InputError(f"--adapters {args.adapters}: {did_you_mean(args.adapters, ADAPTERS)}")
     sources = [name for name in ("input", "image", "text", "inputs") if getattr(args, name) is not None]
     if len(sources) > 1:
         raise InputError(f"--{' and --'.join(sources)}: one of them at a time")

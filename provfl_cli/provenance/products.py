@@ -72,7 +72,7 @@ def _check_average(source: Source, pairs: Mapping[str, str], of: str) -> None:
         why = "its clients' shares do not add up to 1"
     else:
         for kind, held in parts.unsent.items():
-            if tensors & held.keys():
+            if kind != ROUNDING and tensors & held.keys():
                 why = f"a part of it came from no client ({printable(kind)})"
     if why:
         raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -38,6 +38,7 @@ class Query:
         without: clients, by name or number, without which the prediction is made once more; (): none.
         verify: leave each of the best clients out, and compare with the ranking.
         top: how many clients are shown, and left out.
+        adapters: in which terms provenance traces LoRA layers, as its setting of that name; None: as the run does.
     """
 
     methods: tuple[str, ...] = ()
@@ -45,6 +46,7 @@ class Query:
     without: tuple[str, ...] = ()
     verify: bool = False
     top: int = 10
+    adapters: str | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ def ask(opened: OpenFederation, number: int | None, inputs: TracedInputs, questi
         InputError, RunError: as `ask_one`.
     """
     presets, rivals = opened.methods(question.methods)
+    if question.adapters is not None:
+        presets = [replace(preset, adapters=question.adapters) for preset in presets]
     stored = opened.round(number)
     model, scope = opened.model.to(opened.device), opened.provenance.scope
     opened.check_fits(stored)

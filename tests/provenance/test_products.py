@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from provfl_cli.cli import main
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.fusion.decomposition import Decomposition, Multiplier
 from provfl_cli.provenance import Contributions, from_state_dicts, trace, trace_targets
 from provfl_cli.provenance.lineage import LineageRound
 from provfl_cli.provenance.products import factor_pairs
+from provfl_cli.provenance.settings import preset
 from provfl_cli.provenance.state_dicts import RoundInMemory
 
 from .federations import settings
@@ -341,7 +346,13 @@ def test_fusions_of_which_products_cannot_be_told_apart_are_refused() -> None:
         traced(network, gone, of="weights")
     with pytest.raises(InputError, match=r"over all rounds.*provenance\.scope=round"):
         factor_pairs(LineageRound({}, None), before, "updates")  # type: ignore[arg-type]
-    # Of other tensors it does not matter.
+    # Of other tensors it does not matter, nor what a server that computes in a coarser type has rounded.
+    lost = tensors(7, {n: torch.zeros_like(t) for n, t in before.items()}, 0.01)
+    coarse = {n: t + lost[n] for n, t in good.weights().items()}
+    rounded = Decomposition(SHARES, {}, {"rounding": lost})
+    result = traced(network, RoundInMemory(good.clients, rounded, coarse, before, dict(good.client_stack())))
+    assert result.residuals.max() < 1e-9
+    assert np.abs(result.rows["rounding"]).max() > 1e-4
     head = Decomposition(
         SHARES, {"head.bias": Multiplier(torch.ones(3, dtype=torch.float64), 2 * torch.ones(4).double())}
     )
@@ -447,3 +458,38 @@ def test_adapters_of_other_layers_are_traced_as_factors() -> None:
     assert "lora_embedding_A" in note
     assert "model.1.lora_A" in note
     assert "model.3" not in note
+
+
+def adapted() -> nn.Module:
+    """What `--model` of the command calls."""
+    return model().float()
+
+
+def texts() -> dict[str, Tensor]:
+    """What `--data` of the command calls."""
+    return {"inputs": inputs().float(), "labels": torch.zeros(5, dtype=torch.int64)}
+
+
+def test_the_command_traces_a_recording_in_terms_of_products(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = adapted()
+    clients, before = round_of(network)
+    stored = {"before": before, "after": mean(clients, SHARES.float()), **dict(zip("abc", clients, strict=True))}
+    for name, held in stored.items():
+        save_file({n: t.contiguous() for n, t in held.items()}, f"{name}.safetensors")
+    senders = [f"{name}={name}.safetensors:{count}" for name, count in zip("abc", EXAMPLES, strict=True)]
+    files = ["--global", "after.safetensors", "--previous", "before.safetensors", "--client", *senders]
+    assert main(["import", *files, "--out", "made"]) == 0
+    where = ["--model", f"{__name__}:adapted", "--data", f"{__name__}:texts", "--json"]
+    answers = {}
+    for terms in ("factors", "product"):
+        capsys.readouterr()
+        assert main(["trace", "made", *where, "--adapters", terms, "--method", "faithful"]) == 0
+        answers[terms] = json.loads(capsys.readouterr().out)["methods"][0]
+    assert "cross" not in answers["factors"]["rest"]
+    source = from_state_dicts(clients, EXAMPLES, before)
+    how = replace(preset("faithful"), adapters="product")
+    result = trace(network, inputs().float(), source, how)
+    assert answers["product"]["rest"]["cross"] == pytest.approx(result.rows["cross"][0], rel=1e-3)
