@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from provfl_cli.config import schema
+from provfl_cli.config.lora import Lora
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.data.federated import ClientData, Faults, FederatedData, Pictures, Source, TestData
 from provfl_cli.data.injection import NoInjection
@@ -103,6 +104,7 @@ def make_config(**changes: Any) -> schema.Config:
         device="cpu",
         threshold=0.0,
         tracefl_beside=True,
+        lora=Lora(),
     )
     for name, value in changes.items():
         if hasattr(config, name):
