@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from flwr.app import RecordDict
 from torch import nn
 
 import provfl_cli.federation.round as rounds
 from provfl_cli.config import schema
+from provfl_cli.config.validate import provenance_preset
 from provfl_cli.data.federated import FederatedData
 from provfl_cli.errors import InputError
 from provfl_cli.federation import site
 from provfl_cli.federation.client import evaluate, train_client
+from provfl_cli.federation.flower import app
 from provfl_cli.federation.key import training_key
-from provfl_cli.federation.private import private_folder, read_private
+from provfl_cli.federation.private import begin_private, private_folder, read_private
 from provfl_cli.federation.sharing import Sharing, freeze, sharing_of
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fedprox import FedProx
@@ -27,6 +30,7 @@ from provfl_cli.models.torchvision import resnet18
 from provfl_cli.store.rounds import Round
 from tests.federations import CPU, content, make_config, make_data, make_model, train
 
+LINEAGE = replace(provenance_preset("provfl"), scope="lineage")
 HEAD = {"logits.weight", "logits.bias"}
 NORM = {f"norm.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
 
@@ -217,7 +221,7 @@ def test_fedprox_does_not_pull_on_what_is_private() -> None:
         {"share": "body"},
         {"share": ["!norms"], "clients_per_round": 2, "stragglers": 0.5, "straggler_delay": 1},
         {"share": "body", "momentum": 0.0, "fusion": Scaffold()},
-        {"share": "body", "head_epochs": 1},
+        {"share": "body", "head_epochs": 1, "provenance": LINEAGE},
     ],
 )
 def test_continued_after_a_kill_the_bytes_are_those_of_an_unbroken_run(
@@ -250,3 +254,31 @@ def test_frozen_is_what_nobody_trains() -> None:
     freeze(model, sharing)
     held = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert held == {"norm.weight", "norm.bias"}
+
+
+def test_no_message_of_flower_holds_what_is_private(tmp_path: Path) -> None:
+    """What is sent to a worker and what it answers; the numbers are those of the local engine."""
+    config, data = make_config(share="body"), make_data()
+    model = make_model()
+    sharing = sharing_of(model, config.federation, None)
+    published = {name: model.state_dict()[name].clone() for name in sharing.shared}
+    task = site.TrainTask(1, 0, "", 0, None, private=str(begin_private(tmp_path, 1)))
+    sent = app.with_task(RecordDict({}), task, app.arrays(published), None)
+    answer = app._train(site.make_site(config, data, make_model(), {}), sent)
+    for message in (sent, answer):
+        names = {name for record in message.array_records.values() for name in record}
+        assert names == set(sharing.shared)
+    kept = read_private(Path(str(task.private)), data.clients[0].id)
+    here = site.make_site(config, data, make_model(), published)
+    local = here.train(replace(task, private=str(begin_private(tmp_path / "local", 1))), None)
+    assert kept is not None
+    assert set(kept) == HEAD
+    assert all(torch.equal(kept[name], here.model.state_dict()[name]) for name in HEAD)
+    returned = app.trained(answer).weights
+    assert all(torch.equal(tensor, returned[name]) for name, tensor in local.weights.items())
+
+
+def test_private_tensors_do_not_go_to_a_cluster(tmp_path: Path) -> None:
+    config = make_config(share="body", engine=schema.Engine("flower", address="127.0.0.1:6379"))
+    with pytest.raises(InputError, match=r"engine\.address=127\.0\.0\.1:6379: what is private to clients"):
+        train(tmp_path, config)
