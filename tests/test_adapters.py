@@ -223,6 +223,9 @@ def test_what_cannot_have_adapters_is_refused_in_one_line(
     texts = ["dataset=languages", "model=gpt_mini"]
     assert "needs adapters: model.adapter=lora" in refusal([*texts, "fusion=ffa_lora"], workspace, capsys)
     assert "needs adapters: model.adapter=lora" in refusal(["federation.share=adapters"], workspace, capsys)
+    adapters = [*texts, "model.adapter=lora"]
+    free = refusal([*adapters, "fusion=ffa_lora", "lora.freeze_a=false"], workspace, capsys)
+    assert "whose A is frozen" in free
     assert "model.adapter" in refusal([*texts, "model.adapter=lorra"], workspace, capsys)
     assert "lora.rank" in refusal([*texts, "model.adapter=lora", "lora.rank=0"], workspace, capsys)
     monkeypatch.setattr("provfl_cli.checks.find_spec", lambda name: None if name == "peft" else object())

@@ -88,6 +88,8 @@ class Config:
         if self.model.adapter is None and (self.lora.freeze_a or self.federation.share == "adapters"):
             key = "lora.freeze_a=true (fusion=ffa_lora)" if self.lora.freeze_a else "federation.share=adapters"
             raise InputError(f"{key}: needs adapters: model.adapter=lora")
+        if getattr(self.fusion, "freezes_a", False) and not self.lora.freeze_a:
+            raise InputError("lora.freeze_a=false: fusion=ffa_lora is for adapters whose A is frozen: or fusion=fedavg")
         if self.evaluation.client is not None and self.evaluation.client >= self.federation.clients:
             raise InputError(
                 f"evaluation.client={self.evaluation.client}: clients are numbered 0 to {self.federation.clients - 1}"

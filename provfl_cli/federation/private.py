@@ -60,7 +60,7 @@ def end_private(temporary: Path, entry: Path, number: int) -> None:
 def tidy_private(entry: Path, rounds: Collection[int]) -> None:
     """Remove the private tensors of rounds that are not there any more; only under the training lock."""
     kept = {private_folder(entry, number).name for number in rounds}
-    for folder in (entry / FOLDER).glob("[0-9]*"):
+    for folder in (*(entry / FOLDER).glob("[0-9]*"), *(entry / FOLDER).glob(".[0-9]*.partial")):
         if folder.name not in kept:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .plain import ByExamples
 
@@ -14,3 +15,5 @@ class FfaLora(ByExamples):
     That `A` is frozen is a setting of the adapters (`lora.freeze_a`), which `fusion=ffa_lora` brings along: what is
     fused is then `B` and the head, as FedAvg does it.
     """
+
+    freezes_a: ClassVar[bool] = True
