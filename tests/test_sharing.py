@@ -278,6 +278,11 @@ def test_no_message_of_flower_holds_what_is_private(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, returned[name]) for name, tensor in local.weights.items())
 
 
+def test_private_tensors_are_kept_round_by_round(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"federation\.mode=fedbuff: what is private to clients"):
+        train(tmp_path, make_config(share="body", clients_per_round=2, mode="fedbuff"))
+
+
 def test_private_tensors_do_not_go_to_a_cluster(tmp_path: Path) -> None:
     config = make_config(share="body", engine=schema.Engine("flower", address="127.0.0.1:6379"))
     with pytest.raises(InputError, match=r"engine\.address=127\.0\.0\.1:6379: what is private to clients"):

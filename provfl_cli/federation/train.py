@@ -76,6 +76,11 @@ def federated_rounds(
             f"engine.address={config.engine.address}: what is private to clients ({sharing.private[0]}, …) stays on "
             "this machine: engine.address=null, or a federation.share that leaves nothing private"
         )
+    if sharing.private and federation.mode != "sync":
+        raise InputError(
+            f"federation.mode={federation.mode}: what is private to clients ({sharing.private[0]}, …) is kept round by "
+            "round: federation.mode=sync, or a federation.share that leaves nothing private"
+        )
     tensors = model.state_dict()
     initial = {name: tensors[name].detach().cpu().clone() for name in sharing.shared}
     kept_apart = specs_of({name: tensors[name] for name in sharing.private})
