@@ -258,7 +258,7 @@ def agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def test_a_run_with_adapters_is_traced_reported_and_opened_again(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = ran(workspace / "run", *RUN, "model.adapter=lora", "lora.rank=4")
+    result = ran(workspace / "run", *RUN, "model.adapter=lora", "lora.rank=4", "fusion=ffa_lora")
     assert "tokens_embed.weight" in result.summary["not_shared"]
     assert result.summary["covered"] == 1.0
     assert result.summary["conservation_residual"] < 1e-4

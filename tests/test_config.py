@@ -93,6 +93,8 @@ def test_defaults_are_those_of_the_design(workspace: Path) -> None:
         "speed_spread": 0.5,
         "joins": None,
         "leaves": None,
+        "share": None,
+        "head_epochs": 0,
     }
     assert (made.dataset.name, made.model.name, made.partition.alpha) == ("mnist", "lenet", 0.3)
     assert made.evaluation.min_examples == made.partition.min_examples_per_label == 10
