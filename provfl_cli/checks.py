@@ -181,6 +181,15 @@ def require_flower() -> None:
         )
 
 
+def require_peft() -> None:
+    """Raise InputError where PEFT, which makes adapters, is not installed; does not import it."""
+    if find_spec("peft") is None:
+        raise InputError(
+            "model.adapter=lora needs the package peft: pip install 'provfl[peft]' "
+            "(scripts/provfl: PROVFL_EXTRAS=peft), or model.adapter=null"
+        )
+
+
 def require_ray() -> None:
     """Raise InputError where Ray, which the shards of a trace are to work on, is not installed; does not import it."""
     if find_spec("ray") is None:

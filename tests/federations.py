@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from provfl_cli.config import schema
+from provfl_cli.config.lora import Lora
 from provfl_cli.config.validate import provenance_preset
-from provfl_cli.data.federated import ClientData, Faults, FederatedData, Pictures, Source, TestData
+from provfl_cli.data.federated import ClientData, Faults, FederatedData, Pictures, Source, TestData, Texts
 from provfl_cli.data.injection import NoInjection
 from provfl_cli.federation import events
 from provfl_cli.federation.train import federated_rounds
@@ -84,6 +85,24 @@ def make_data(clients: int = 4, examples: int = 50, test: int = 300, size: int =
     )
 
 
+def make_texts() -> FederatedData:
+    """The made-up federation with texts of 1 to 12 tokens for pictures."""
+    random = torch.Generator().manual_seed(0)
+
+    def texts(count: int) -> torch.Tensor:
+        tokens = torch.randint(1, 20, (count, 12), generator=random)
+        lengths = torch.randint(1, 13, (count, 1), generator=random)
+        return tokens.where(torch.arange(12) < lengths, torch.tensor(0))
+
+    data = make_data()
+    return replace(
+        data,
+        form=Texts(vocabulary=20, max_tokens=12, padding=0),
+        clients=tuple(replace(client, inputs=texts(len(client.labels))) for client in data.clients),
+        test=replace(data.test, inputs=texts(len(data.test.labels))),
+    )
+
+
 def make_config(**changes: Any) -> schema.Config:
     """A configuration; `changes` are fields of it, or of `federation`, `store` and `engine`."""
     federation = schema.Federation(8, None, 3, 2, 16, "sgd", 0.05, 0.9, 0.0)
@@ -103,6 +122,7 @@ def make_config(**changes: Any) -> schema.Config:
         device="cpu",
         threshold=0.0,
         tracefl_beside=True,
+        lora=Lora(),
     )
     for name, value in changes.items():
         if hasattr(config, name):

@@ -24,6 +24,7 @@ GROUPS = [group for group in tree.groups() if group != "attribution"]  # a list:
 OPTIONS = [(group, name) for group in GROUPS for name in tree.options(group)]
 NEEDS = {  # what an option cannot do without
     ("dataset", "custom"): ["dataset.hub_id=some/images"],
+    ("fusion", "ffa_lora"): ["dataset=languages", "model=gpt_mini", "model.adapter=lora"],
     ("model", "hf"): ["model.checkpoint=some/network"],
     **{
         ("dataset", name): ["model=gpt_mini"] for name in ("ag_news", "dbpedia_14", "languages", "yahoo_answers_topics")
@@ -92,6 +93,8 @@ def test_defaults_are_those_of_the_design(workspace: Path) -> None:
         "speed_spread": 0.5,
         "joins": None,
         "leaves": None,
+        "share": None,
+        "head_epochs": 0,
     }
     assert (made.dataset.name, made.model.name, made.partition.alpha) == ("mnist", "lenet", 0.3)
     assert made.evaluation.min_examples == made.partition.min_examples_per_label == 10

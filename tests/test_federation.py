@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from provfl_cli.data.federated import FederatedData, Texts
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.federation import engine, events
 from provfl_cli.federation.client import batch_bounds, batches, text_lengths, train_client
@@ -30,7 +29,7 @@ from provfl_cli.run.checks import check_precision
 from provfl_cli.seeds import derived_seed
 from provfl_cli.store.rounds import Round
 
-from .federations import SmallNet, content, make_config, make_data, make_model, train
+from .federations import SmallNet, content, make_config, make_data, make_model, make_texts, train
 from .processes import start_training
 
 
@@ -297,24 +296,6 @@ class BagOfTokens(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return (self.tokens(tokens) * (tokens != 0)[..., None]).sum(1)
-
-
-def make_texts() -> FederatedData:
-    """The made-up federation with texts of 1 to 12 tokens for pictures."""
-    random = torch.Generator().manual_seed(0)
-
-    def texts(count: int) -> torch.Tensor:
-        tokens = torch.randint(1, 20, (count, 12), generator=random)
-        lengths = torch.randint(1, 13, (count, 1), generator=random)
-        return tokens.where(torch.arange(12) < lengths, torch.tensor(0))
-
-    data = make_data()
-    return replace(
-        data,
-        form=Texts(vocabulary=20, max_tokens=12, padding=0),
-        clients=tuple(replace(client, inputs=texts(len(client.labels))) for client in data.clients),
-        test=replace(data.test, inputs=texts(len(data.test.labels))),
-    )
 
 
 def test_mixed_precision_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def train_round(
         tensor.copy_(weights[name])
     temporary = begin_round(rounds, number, specs_of(weights), len(work))
     before = rounds / f"{number - 1:04d}" if number > 1 else None
-    controls = begin_controls(temporary, before, site.model, len(site.data.clients))
+    controls = begin_controls(temporary, before, site.shared_weights(), len(site.data.clients))
     file = str(temporary / CLIENTS)
     tasks = [TrainTask(number, position, file, slot, epochs, controls) for slot, (position, epochs) in enumerate(work)]
     with engine(site, workers) as perform:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from ..checks import (
     BELOW_ONE,
     BETWEEN_0_AND_1,
+    CLIENT,
     CLIENTS,
     COUNT,
     FRACTION,
@@ -19,6 +20,7 @@ from ..checks import (
     check_option,
     in_range,
     one_of,
+    require_peft,
 )
 from ..errors import InputError
 from .asynchronous import Asynchronous
@@ -28,6 +30,7 @@ SOURCES = ("embedded", "hub", "path", "medmnist")
 INPUTS = ("image", "text")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SAMPLINGS = ("uniform", "weighted", "round_robin", "markov")
+SHARES = ("all", "adapters", "head", "body", "norms")
 PRECISIONS = ("float32", "bfloat16")  # float16 would need its loss scaled
 MOST_CHANNELS = 4
 MOST_TURNS = 100_000_000  # of clients in rounds: who takes part is planned for all rounds
@@ -91,7 +94,8 @@ class Model:
 
     `checkpoint` is a hub id or a local folder that weights and tokenizer can come from; `pretrained` true: they must;
     auto: they do where they can be had; false: weights are drawn from the seed. `tokenizer` own: the checkpoint's;
-    trained: one trained here; auto: own unless `pretrained` is false.
+    trained: one trained here; auto: own unless `pretrained` is false. `adapter` lora: adapters are trained
+    instead of all weights.
     """
 
     target: str
@@ -102,6 +106,7 @@ class Model:
     revision: str | None = None
     pretrained: bool | Literal["auto"] = False
     tokenizer: str = "auto"
+    adapter: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,6 +117,9 @@ class Model:
             check_size(self.options["config"])
         one_of("model.input", self.input, INPUTS)
         one_of("model.tokenizer", self.tokenizer, ("auto", "own", "trained"))
+        if self.adapter is not None:
+            one_of("model.adapter", self.adapter, ("lora",))
+            require_peft()
         if self.pretrained not in (True, False, "auto"):
             raise InputError(f"model.pretrained={self.pretrained}: auto, true or false")
         if self.input == "image" and self.pretrained == "auto":
@@ -175,11 +183,19 @@ class Federation(Asynchronous):
     straggler_delay: Annotated[int, Range(1, 1000)] = 1
     joins: Annotated[dict[int, int] | None, ROUNDS] = None  # client: its first round
     leaves: Annotated[dict[int, int] | None, ROUNDS] = None  # client: its last round
+    share: str | list[str] | None = None  # what of the model is shared; see `federation/sharing.py`
+    head_epochs: Annotated[int, Range(0, 100_000)] = 0
 
     def __post_init__(self) -> None:
         in_range("federation", self)
         one_of("federation.optimizer", self.optimizer, OPTIMIZERS)
         one_of("federation.precision", self.precision, PRECISIONS)
+        words = [self.share] if isinstance(self.share, str) else self.share
+        if words is not None and not (words and all(isinstance(word, str) and word.strip("!") for word in words)):
+            raise InputError(
+                f"federation.share={self.share}: null, {', '.join(SHARES)}, or a list of such words and of patterns of "
+                "names, each taken away again behind !, such as '[\"!norms\"]'"
+            )
         if self.clients_per_round is not None and self.clients_per_round > self.clients:
             raise InputError(
                 f"federation.clients_per_round={self.clients_per_round}: more than federation.clients={self.clients}"
@@ -247,6 +263,7 @@ class Evaluation:
     max_inputs: Annotated[int, COUNT]
     min_examples: Annotated[int, COUNT]
     repeats: Annotated[int, Range(1, 1000)] = 1
+    client: Annotated[int | None, CLIENT] = None
 
     def __post_init__(self) -> None:
         one_of("evaluation.inputs", self.inputs, ("correct", "wrong", "all", "triggered", "faults"))

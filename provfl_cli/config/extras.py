@@ -16,6 +16,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {  # what an extra brings, by the name
     "medmnist": ("medmnist",),
     "mlflow": ("mlflow",),
     "nvflare": ("nvflare",),
+    "peft": ("peft",),
     "privacy": ("dp_accounting",),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),

@@ -18,12 +18,18 @@ from ..checks import ranges
 from ..provenance.settings import Provenance
 from .builtin import CALLED
 from .fields import hint_of, shown, wording
+from .lora import Lora
 from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Store
 from .targets import imported_part
 from .tree import conf_dir, default_options, option_file, options
 
 BEGIN, END = "<!-- keys: made by provfl ls --keys -->", "<!-- end of keys -->"
-BLOCKS = {"federation": Federation, "evaluation": Evaluation, "store": Store}  # plain blocks of `config.yaml`
+BLOCKS = {  # plain ones, of `config.yaml`
+    "federation": Federation,
+    "lora": Lora,
+    "evaluation": Evaluation,
+    "store": Store,
+}
 SHARED = {"dataset": Dataset, "model": Model, "engine": Engine, "provenance": Provenance}  # one dataclass a group
 OWN = ("partition", "injection", "fusion", "privacy", "attribution", "tracker")  # a dataclass for each option
 HEAD = ("key", "accepted", "default", "meaning")

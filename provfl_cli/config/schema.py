@@ -15,6 +15,7 @@ from ..fusion.privacy import Privacy
 from ..provenance.settings import Provenance
 from .blocks import Dataset, Engine, Evaluation, Experiment, Federation, Model, Store
 from .environment import EnvironmentValue
+from .lora import Lora
 from .parts import Injection, Method, Partition, RunSettings, Tracker
 from .tree import models_for
 
@@ -39,7 +40,8 @@ class Config:
     """Everything that a run depends on, validated.
 
     `attribution` are the methods that the run's own provenance is compared with, `tracker` is where else it is logged
-    (None: nowhere). `environment` are the values that came from environment variables: they are written nowhere.
+    (None: nowhere). `lora` are the settings of `model.adapter=lora`. `environment` are the values that came from
+    environment variables: they are written nowhere.
     """
 
     dataset: Dataset
@@ -57,6 +59,7 @@ class Config:
     device: str
     threshold: Annotated[float | None, Range(-1e6, 1e6)]
     tracefl_beside: bool
+    lora: Lora
     attribution: tuple[Method, ...] = ()
     tracker: Tracker | None = None
     experiment: Experiment | None = None
@@ -81,6 +84,15 @@ class Config:
             raise InputError(
                 f"model={self.model.name} reads {self.model.input}, dataset={self.dataset.name} is "
                 f"{self.dataset.input}: models for {self.dataset.input}: {', '.join(models_for(self.dataset.input))}"
+            )
+        if self.model.adapter is None and (self.lora.freeze_a or self.federation.share == "adapters"):
+            key = "lora.freeze_a=true (fusion=ffa_lora)" if self.lora.freeze_a else "federation.share=adapters"
+            raise InputError(f"{key}: needs adapters: model.adapter=lora")
+        if getattr(self.fusion, "freezes_a", False) and not self.lora.freeze_a:
+            raise InputError("lora.freeze_a=false: fusion=ffa_lora is for adapters whose A is frozen: or fusion=fedavg")
+        if self.evaluation.client is not None and self.evaluation.client >= self.federation.clients:
+            raise InputError(
+                f"evaluation.client={self.evaluation.client}: clients are numbered 0 to {self.federation.clients - 1}"
             )
         self.partition.check(self.federation)
         self.injection.check(self.federation)

@@ -15,6 +15,7 @@ from ..errors import InputError, did_you_mean
 from ..provenance.settings import Provenance
 from .environment import EnvironmentValue, anchored, environment, hiding
 from .fields import converted, fitted, shown
+from .lora import Lora
 from .parts import Method
 from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Store
 from .targets import imported_part
@@ -27,11 +28,12 @@ BLOCKS = {
     "provenance": Provenance,
     "store": Store,
     "evaluation": Evaluation,
+    "lora": Lora,
 }
 TARGETED = ("partition", "injection", "fusion", "privacy")  # groups whose dataclass stands beside the code that uses it
 SCALARS = ("seed", "device", "threshold", "tracefl_beside")
 # Of schema.Model; the other keys go to the function as they are.
-MODEL_FIELDS = ("name", "input", "min_image_size", "checkpoint", "revision", "pretrained", "tokenizer")
+MODEL_FIELDS = ("name", "input", "min_image_size", "checkpoint", "revision", "pretrained", "tokenizer", "adapter")
 
 
 def validated(cfg: DictConfig) -> Config:
@@ -63,6 +65,7 @@ def fitted_config(plain: Mapping[str, Any], taken: tuple[EnvironmentValue, ...] 
     for key in plain:
         if key not in expected:
             raise InputError(f"{key}: no such key, {did_you_mean(key, expected)}")
+    plain = {"lora": {}, **plain}  # which configurations of former versions do not have
     for group in (*BLOCKS, *TARGETED, "model"):
         if plain.get(group) is None:
             choices = ", ".join(options(group))

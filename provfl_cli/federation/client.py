@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -17,6 +17,7 @@ from ..seeds import derived_seed, generator
 from ..store.rounds import Round
 from .optimizers import Step, clip, make_step
 from .participation import Roster, rosters, without
+from .sharing import stand_still
 
 WINDOW = 16  # batches of texts among which examples of one length are sought
 
@@ -98,6 +99,9 @@ def train_client(
     padding: int | None = None,
     epochs: int | None = None,
     correction: Sequence[Tensor] | None = None,
+    private: Collection[str] = (),
+    frozen: Collection[str] = (),
+    phase: str = "",
 ) -> float:
     """Train `model`, which holds the global weights, in place on a client's share in round `number`.
 
@@ -106,15 +110,17 @@ def train_client(
     tensor for each of the `trained_weights`, is added to it after the fusion's own (control variates). Mixed
     `precision` computes the model's outputs in that type where torch's autocast does; weights, gradients and steps stay
     float32. Torch's global generator is seeded (dropout). Orders and dropout follow from the seed, the round and the
-    client's data, not from its number: clients with the same data return the same model. Returns the mean loss over the
-    last pass.
+    client's data, not from its number: clients with the same data return the same model. `private` are the names of
+    weights that the fusion has no part in, `frozen` of tensors whose modules stand still; `phase` says what is trained
+    apart from the rest of the round, with random draws of its own. Returns the mean loss over the last pass.
 
     Raises:
         RunError: when the loss or a weight is no longer finite.
     """
-    torch.manual_seed(derived_seed(seed, "client", number, client.fingerprint))
-    order = generator(seed, "order", number, client.fingerprint)
-    weights = list(trained_weights(model).values())
+    torch.manual_seed(derived_seed(seed, f"{phase}client", number, client.fingerprint))
+    order = generator(seed, f"{phase}order", number, client.fingerprint)
+    trained = trained_weights(model)
+    weights, fused = list(trained.values()), [name not in private for name in trained]
     start = [weight.detach().clone() for weight in weights]
     step = make_step([weight.detach() for weight in weights], settings)
     device = weights[0].device
@@ -122,6 +128,7 @@ def train_client(
     lengths = None if padding is None else text_lengths(client.inputs, padding)
     mixed = _mixed(settings, device)
     model.train()
+    stand_still(model, frozen)
     for _ in range(epochs or settings.local_epochs):
         total = torch.zeros((), device=device)
         indices = batches(len(labels), settings.batch_size, order, lengths)
@@ -134,7 +141,7 @@ def train_client(
                 # A batch counts by its examples: together they give the gradient of one large batch.
                 _backward(loss, len(batch) / sum(map(len, group)))
                 total += loss.detach() * len(batch)
-            _update(weights, start, fusion, settings.clip_norm, step, correction)
+            _update(weights, start, fusion, settings.clip_norm, step, correction, fused)
     mean = total.item() / len(labels)
     if not all(torch.isfinite(value).all() for value in [torch.tensor(mean), *model.state_dict().values()]):
         raise RunError(
@@ -151,12 +158,13 @@ def full_gradient(
     seed: int,
     number: int,
     padding: int | None = None,
+    frozen: Collection[str] = (),
 ) -> list[Tensor]:
     """The mean gradient of a client's loss over its whole share, at the weights that `model` holds.
 
     One tensor for each of the `trained_weights`, 0 where the loss does not reach. It is the gradient that training
     would follow: dropout is on, batch normalisation uses the statistics of batches, weight decay is part of the loss;
-    nothing is clipped. The model is left as it was, buffers included.
+    nothing is clipped. Modules whose tensors are `frozen` stand still. The model is left as it was, buffers included.
     """
     torch.manual_seed(derived_seed(seed, "control", number, client.fingerprint))
     order = generator(seed, "control order", number, client.fingerprint)
@@ -167,6 +175,7 @@ def full_gradient(
     lengths = None if padding is None else text_lengths(client.inputs, padding)
     mixed = _mixed(settings, device)
     model.train()
+    stand_still(model, frozen)
     for batch in batches(len(labels), settings.batch_size, order, lengths):
         chosen = batch.to(device)
         with mixed:
@@ -204,11 +213,12 @@ def _update(
     clip_norm: float | None,
     step: Step,
     correction: Sequence[Tensor] | None = None,
+    fused: Sequence[bool] | None = None,
 ) -> None:
     """Step along the gradients, as the fusion corrects them; parameters that the loss does not reach have none.
 
     Clipped before the fusion's correction: the bound is meant for the loss of a batch; what pulls a client back to the
-    others (FedProx) has to keep its strength when the loss is steep.
+    others (FedProx) has to keep its strength when the loss is steep. It has no part in weights that are not `fused`.
     """
     for position, weight in enumerate(weights):
         if weight.grad is None and correction is not None and correction[position].any():
@@ -218,7 +228,10 @@ def _update(
     values = list(gradients.values())
     if clip_norm is not None:
         clip(values, clip_norm)
-    fusion.correct_gradients(values, [weights[n].detach() for n in reached], [start[n] for n in reached])
+    sent = [n for n in reached if fused is None or fused[n]]
+    fusion.correct_gradients(
+        [gradients[n] for n in sent], [weights[n].detach() for n in sent], [start[n] for n in sent]
+    )
     if correction is not None:
         torch._foreach_add_(values, [correction[n] for n in reached])
     step(reached, values)

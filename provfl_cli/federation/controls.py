@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..fusion.client_state import ClientState, next_control
 from ..store.rounds import CORRECTIONS, NEXT_STATE
 from ..store.tensorfile import allocate, open_tensors, specs_of, stacked, write_slot
-from .client import trained_weights
 
 CONTROLS = "controls.safetensors"
 PREFIX = "control/"
@@ -28,18 +27,17 @@ Controls = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 """`c` and one client's `c_k`, by the names of the trained weights."""
 
 
-def begin_controls(temporary: Path, before: Path | None, model: nn.Module, clients: int) -> str:
+def begin_controls(temporary: Path, before: Path | None, weights: Mapping[str, Tensor], clients: int) -> str:
     """Make a round's file in its `temporary` folder; returns the file that its clients read (`TrainTask.controls`).
 
     Args:
         temporary: the folder of the round that begins.
         before: the folder of the round before; None before the first: all control variates are 0.
-        model: whose weights have control variates.
+        weights: those that have control variates.
         clients: how many are kept.
     """
     file = temporary / CONTROLS
     if before is None:
-        weights = {name: weight.detach() for name, weight in trained_weights(model).items()}
         allocate(file, stacked(specs_of(weights), clients))
         return str(file)
     shutil.copyfile(before / CONTROLS, file)

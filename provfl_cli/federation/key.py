@@ -14,6 +14,7 @@ from ..config import schema
 from ..config.environment import masked
 from ..data.federated import FederatedData
 from .participation import PARTICIPATION, settings_that_matter
+from .sharing import sharing_of
 
 TRAINING = 3  # counts up whenever the same inputs would train to other numbers, or leave other files
 
@@ -28,7 +29,8 @@ def training_key(
     The number of rounds is not in it: a longer run continues a shorter one, since no round depends on how many follow.
     """
     federation = {name: value for name, value in asdict(config.federation).items() if name not in PARTICIPATION}
-    del federation["rounds"]
+    for name in ("rounds", "share", "head_epochs"):
+        del federation[name]
     determines: dict[str, object] = {
         "training": TRAINING,
         "torch": torch.__version__,
@@ -47,6 +49,11 @@ def training_key(
         ),
         "test": digest((("inputs", data.evaluated.inputs), ("labels", data.evaluated.labels))),
     }
+    if config.model.adapter is not None:
+        determines["adapter"] = {"name": config.model.adapter, **asdict(config.lora)}
+    sharing = sharing_of(model, config.federation, config.model.adapter)
+    if not sharing.whole:
+        determines["sharing"] = {"share": sharing.share, "head_epochs": sharing.head_epochs}
     if config.engine.on_failure == "dropout":  # who fails changes what is trained, and nobody knows beforehand
         determines["failing clients"] = "drop out"
     acts = config.injection.acts()

@@ -27,6 +27,7 @@ from .events import ClientFinished, Event, RoundStarted
 from .late import arrived, begin_late, end_late, outstanding
 from .optimizers import total_rate
 from .participation import FEWEST, Roster, without
+from .private import begin_private, end_private
 from .site import CHUNK, EvaluateTask, Site, TrainTask
 
 Observe = Callable[[Event], None]
@@ -82,8 +83,9 @@ def train_round(training: Training, state: State) -> Round:
     training.observe(RoundStarted(number, config.federation.rounds, tuple(client.id for client in clients)))
 
     publish(site, state.weights)
+    private = begin_private(training.entry.folder, number) if site.private else None
     temporary = begin_round(training.entry.rounds, number, specs_of(state.weights), len(clients))
-    losses = _train_clients(training, state, roster, temporary)
+    losses = _train_clients(training, state, roster, temporary, private)
     failed = sorted(participant.position for participant in roster.trained if participant.position not in losses)
     if failed:
         roster = _without(training, roster, failed, temporary)
@@ -92,7 +94,7 @@ def train_round(training: Training, state: State) -> Round:
     with one_thread():
         fused, server = _fuse(training, state, roster, temporary, bases)
     publish(site, fused.weights)
-    loss, accuracy = _evaluate(training)
+    loss, accuracy = _evaluate(training, private)
     metrics = Metrics(
         number,
         loss,
@@ -102,6 +104,8 @@ def train_round(training: Training, state: State) -> Round:
         round(time.perf_counter() - began, 4),
         tuple(site.data.clients[position].id for position in failed),
     )
+    if private is not None:
+        end_private(private, training.entry.folder, number)
     with one_thread():
         return commit_round(
             temporary,
@@ -157,7 +161,9 @@ def publish(site: Site, weights: Mapping[str, Tensor]) -> None:
         tensor.copy_(weights[name])
 
 
-def _train_clients(training: Training, state: State, roster: Roster, temporary: Path) -> dict[int, float]:
+def _train_clients(
+    training: Training, state: State, roster: Roster, temporary: Path, private: Path | None
+) -> dict[int, float]:
     """Let everybody train who starts in this round; returns their training losses by position, of those who return."""
     config, site, specs = training.config, training.site, specs_of(state.weights)
     slots = {work.position: slot for slot, work in enumerate(roster.fused)}
@@ -165,7 +171,7 @@ def _train_clients(training: Training, state: State, roster: Roster, temporary: 
     fresh = str(begin_late(temporary, specs, len(late)))
     controls = None
     if config.fusion.client_state is not None:
-        controls = begin_controls(temporary, state.folder, site.model, len(site.data.clients))
+        controls = begin_controls(temporary, state.folder, _shared(site), len(site.data.clients))
     # The largest first: the last to finish then keeps the others waiting for the shortest time.
     everybody = sorted(
         roster.trained,
@@ -179,6 +185,7 @@ def _train_clients(training: Training, state: State, roster: Roster, temporary: 
             late.index(participant.position) if participant.delay else slots[participant.position],
             participant.epochs,
             controls,
+            None if private is None else str(private),
         )
         for participant in everybody
     ]
@@ -262,10 +269,35 @@ def _lineage(training: Training, state: State, fused: FusionResult, clients: Ite
     return next_lineage(training.config.fusion, fused, list(clients), state.number + 1, before, training.lineage_decay)
 
 
-def _evaluate(training: Training) -> tuple[float, float]:
-    """Mean cross entropy and accuracy of the published weights on the server's test set."""
+def _shared(site: Site) -> dict[str, Tensor]:
+    """The trained weights that are shared."""
+    return {name: weight.detach() for name, weight in site.shared_weights().items()}
+
+
+def _evaluate(training: Training, private: Path | None) -> tuple[float, float]:
+    """Mean cross entropy and accuracy of the published weights on the server's test set.
+
+    Where clients keep tensors for themselves, in the folder `private`, each has a model of its own: the mean over all
+    clients by their examples.
+    """
     count = len(training.site.data.evaluated.labels)
     chunks = [EvaluateTask(chunk) for chunk in range(-(-count // CHUNK))]
+    if private is not None:
+        return _evaluate_clients(training, private, len(chunks), count)
     # Summed in the order of the chunks, whoever was first; a chunk does not fail without ending the run.
     results = [result for _, result in sorted(training.perform(chunks)) if result is not None]
     return sum(loss for loss, _ in results) / count, sum(correct for _, correct in results) / count
+
+
+def _evaluate_clients(training: Training, private: Path, chunks: int, count: int) -> tuple[float, float]:
+    """The same of every client's own model, averaged by their examples."""
+    clients = training.site.data.clients
+    tasks = [
+        EvaluateTask(chunk, position, str(private)) for position, _ in enumerate(clients) for chunk in range(chunks)
+    ]
+    total, loss, accuracy = sum(len(client.labels) for client in clients), 0.0, 0.0
+    for number, result in sorted(training.perform(tasks)):
+        assert result is not None  # an evaluation does not fail without ending the run
+        share = len(clients[tasks[number].position].labels) / total
+        loss, accuracy = loss + share * result[0] / count, accuracy + share * result[1] / count
+    return loss, accuracy

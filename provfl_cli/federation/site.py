@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,6 +23,8 @@ from ..store.tensorfile import Specs, write_slot
 from .client import evaluate, full_gradient, local_steps, train_client, trained_weights
 from .controls import CONTROLS, Controls, controls_before
 from .optimizers import total_rate
+from .private import before_round, read_private, write_private
+from .sharing import Sharing, freeze, only, sharing_of
 
 CHUNK = 256  # test examples evaluated together; fixed, since a sum depends on how it is grouped
 ALIGNMENT = 64
@@ -33,7 +35,8 @@ class TrainTask:
     """Train the client at `position` and write its model into `slot` of the stacked tensors in `file`.
 
     `epochs`: passes over its data, None for all of `local_epochs`. `controls`: the file with the clients' control
-    variates before the round, see `controls.py`; None where the fusion has none.
+    variates before the round, see `controls.py`; None where the fusion has none. `private`: the folder of the round
+    into which clients write what they keep for themselves, see `private.py`; None where they keep nothing.
     """
 
     round: int
@@ -42,13 +45,19 @@ class TrainTask:
     slot: int
     epochs: int | None = None
     controls: str | None = None
+    private: str | None = None
 
 
 @dataclass(frozen=True)
 class EvaluateTask:
-    """Evaluate the global model on chunk number `chunk` of the server's test set."""
+    """Evaluate the global model on chunk number `chunk` of the server's test set.
+
+    With what the client at `position` keeps for itself in the folder `private`, where clients keep anything.
+    """
 
     chunk: int
+    position: int = 0
+    private: str | None = None
 
 
 Task = TrainTask | EvaluateTask
@@ -65,7 +74,10 @@ class TrainedClient:
 
 @dataclass(frozen=True)
 class Site:
-    """A model to work with, the data, the settings, and the global weights as the server published them last."""
+    """A model to work with, the data, the settings, and the global weights as the server published them last.
+
+    `sharing` says what of the model those are (None: all), `initial` has the first values of what is private.
+    """
 
     model: nn.Module
     data: FederatedData
@@ -76,6 +88,8 @@ class Site:
     published: Mapping[str, Tensor]
     buffers: frozenset[str]
     injection: Injection = AS_TRAINED
+    sharing: Sharing | None = None
+    initial: Mapping[str, Tensor] = field(default_factory=dict)
 
     def perform(self, task: Task) -> tuple[float, ...]:
         """Do a task: `(mean training loss,)` of a client, or `(summed loss, correct)` of a chunk.
@@ -84,7 +98,7 @@ class Site:
             RunError: where it fails, naming client and round.
         """
         if isinstance(task, EvaluateTask):
-            self.model.load_state_dict(self.published)
+            self._load(None if task.private is None else read_private(Path(task.private), self._client(task)))
             part = slice(task.chunk * CHUNK, (task.chunk + 1) * CHUNK)
             # Cloned, so that torch's own allocation decides the alignment, on which the last digit may depend.
             test = self.data.evaluated
@@ -101,22 +115,73 @@ class Site:
         Raises:
             RunError: where it fails, naming client and round.
         """
-        self.model.load_state_dict(self.published)
         client = self.data.clients[task.position]
+        self._load(None if task.private is None else before_round(task.private, task.round, client.id))
         padding = self.data.form.padding if isinstance(self.data.form, Texts) else None
         with self._named(task):
             if controls is None:
                 control = None
-                loss = train_client(
-                    self.model, client, self.settings, self.fusion, self.seed, task.round, padding, task.epochs
-                )
+                loss = self._trained(client, task, padding)
             else:
                 loss, control = _train_controlled(self, client, task, controls, padding)
-            weights = self.model.state_dict()
+            after = self.model.state_dict()
+            weights = {name: after[name] for name in self.published}
             sent = Submission(weights, self.published, self.buffers, self.seed, task.round, client.id)
             self.privacy.privatise(sent)
             self.injection.returned(sent)
+            if task.private is not None:
+                write_private(task.private, client.id, {name: after[name] for name in self.private})
         return TrainedClient(loss, weights, control)
+
+    @property
+    def private(self) -> tuple[str, ...]:
+        """Names of the tensors that each client keeps for itself."""
+        return () if self.sharing is None else self.sharing.private
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the tensors that nobody trains."""
+        return () if self.sharing is None else self.sharing.frozen
+
+    def shared_weights(self) -> dict[str, nn.Parameter]:
+        """Of the trained weights of the model those that are shared, by name."""
+        return {name: weight for name, weight in trained_weights(self.model).items() if name in self.published}
+
+    def _client(self, task: TrainTask | EvaluateTask) -> int:
+        return self.data.clients[task.position].id
+
+    def _load(self, own: Mapping[str, Tensor] | None) -> None:
+        """Put the global weights into the model, and what a client keeps for itself, None where it has not trained."""
+        if self.sharing is None or self.sharing.whole:
+            self.model.load_state_dict(self.published)
+            return
+        own = self.initial if own is None else own
+        self.model.load_state_dict({**self.published, **{name: own[name] for name in self.private}}, strict=False)
+
+    def _trained(self, client: ClientData, task: TrainTask, padding: int | None) -> float:
+        """Train a client without control variates; what is private first, where that is asked for."""
+
+        def trained(epochs: int | None, phase: str = "") -> float:
+            return train_client(
+                self.model,
+                client,
+                self.settings,
+                self.fusion,
+                self.seed,
+                task.round,
+                padding,
+                epochs,
+                private=self.private,
+                frozen=self.frozen,
+                phase=phase,
+            )
+
+        if not self.settings.head_epochs:
+            return trained(task.epochs)
+        with only(self.model, self.private):
+            trained(self.settings.head_epochs, "private ")
+        with only(self.model, self.published):
+            return trained(task.epochs)
 
     @contextmanager
     def _named(self, task: TrainTask) -> Iterator[None]:
@@ -132,7 +197,11 @@ class Site:
 
 def make_site(config: schema.Config, data: FederatedData, model: nn.Module, published: Mapping[str, Tensor]) -> Site:
     """A site for a federation: `model` is worked with, `published` are the global weights."""
-    buffers = frozenset(model.state_dict()) - {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    sharing = sharing_of(model, config.federation, config.model.adapter)
+    freeze(model, sharing)
+    tensors = model.state_dict()
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = frozenset(sharing.shared) - parameters
     return Site(
         model,
         data,
@@ -143,6 +212,8 @@ def make_site(config: schema.Config, data: FederatedData, model: nn.Module, publ
         published,
         buffers,
         config.injection,
+        sharing,
+        {name: tensors[name].clone() for name in sharing.private},
     )
 
 
@@ -165,16 +236,29 @@ def _train_controlled(
     fusion, settings, model = site.fusion, site.settings, site.model
     state = fusion.client_state
     assert state is not None
-    weights = trained_weights(model)
+    weights = site.shared_weights()
     # Copied: what comes from a file or a message may lie anywhere, and the last digit may depend on where.
     control, own = ([part[name].to(value, copy=True) for name, value in weights.items()] for part in controls)
     start = [weight.detach().clone() for weight in weights.values()]
     gradient = None
     if state.whole_gradient:
-        gradient = full_gradient(model, client, settings, site.seed, task.round, padding)
-    correction = state.correction(control, own)
-    loss = train_client(model, client, settings, fusion, site.seed, task.round, padding, task.epochs, correction)
-    end = [weight.detach() for weight in trained_weights(model).values()]
+        whole = full_gradient(model, client, settings, site.seed, task.round, padding, site.frozen)
+        gradient = [value for name, value in zip(trained_weights(model), whole, strict=True) if name in weights]
+    correction = dict(zip(weights, state.correction(control, own), strict=True))
+    loss = train_client(
+        model,
+        client,
+        settings,
+        fusion,
+        site.seed,
+        task.round,
+        padding,
+        task.epochs,
+        [correction.get(name, torch.zeros_like(weight)) for name, weight in trained_weights(model).items()],
+        site.private,
+        site.frozen,
+    )
+    end = [weight.detach() for weight in weights.values()]
     rates = total_rate(settings, local_steps(len(client.labels), settings, task.epochs))
     renewed = state.renewed(control, own, start, end, rates, gradient)
     return loss, dict(zip(weights, renewed, strict=True))

@@ -22,7 +22,9 @@ from .events import RoundFinished, RoundMissing, RoundsReused, TrainingEnded, Wa
 from .flower.engine import flower
 from .key import training_key
 from .participation import Roster, rosters
+from .private import has_private, tidy_private
 from .round import Observe, State, Training, state_after, train_round
+from .sharing import sharing_of
 from .site import Site, make_site, shared_tensors
 
 
@@ -68,7 +70,20 @@ def federated_rounds(
         )
     if not wanted <= set(range(1, federation.rounds + 1)):
         raise InputError(f"rounds {sorted(wanted)}: the federation has rounds 1 to {federation.rounds}")
-    initial = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    sharing = sharing_of(model, federation, config.model.adapter)
+    if sharing.private and config.engine.name == "flower" and config.engine.address is not None:
+        raise InputError(
+            f"engine.address={config.engine.address}: what is private to clients ({sharing.private[0]}, …) stays on "
+            "this machine: engine.address=null, or a federation.share that leaves nothing private"
+        )
+    if sharing.private and federation.mode != "sync":
+        raise InputError(
+            f"federation.mode={federation.mode}: what is private to clients ({sharing.private[0]}, …) is kept round by "
+            "round: federation.mode=sync, or a federation.share that leaves nothing private"
+        )
+    tensors = model.state_dict()
+    initial = {name: tensors[name].detach().cpu().clone() for name in sharing.shared}
+    kept_apart = specs_of({name: tensors[name] for name in sharing.private})
     clients = [client.id for client in data.clients]
     roster = rosters(
         federation, clients, [len(client.labels) for client in data.clients], config.seed, federation.rounds
@@ -79,11 +94,12 @@ def federated_rounds(
     kept = wanted | _kept_rounds(config.store.keep, federation.rounds)
     with open_entry(cache, key, description, config.store.max_gb, config.store.lock) as entry:
         entry.keep(kept)
-        stored = set(_stored(entry, decay))
+        stored = set(_stored(entry, decay, bool(sharing.private)))
         workers = 0  # where all is there
         if not targets <= stored:
             widest = max(len(plan.trained) + len(plan.arriving) for plan in roster)
             needed = _space(config, specs_of(initial), _models_a_round(roster), len(clients), len(kept - stored))
+            needed += (len(kept - stored) + 2) * len(clients) * size_of(kept_apart)
             require_space(entry.folder, needed)
             workers = min(config.engine.workers or available_cores(), widest)
         site = make_site(config, data, copy.deepcopy(model).to(device), shared_tensors(specs_of(initial)))
@@ -115,14 +131,14 @@ def _rounds(training: Training, wanted: set[int], targets: set[int]) -> Generato
     """Yield the wanted rounds, training up to each target that is not on disk."""
     entry, observe = training.entry, training.observe
     spent: dict[int, float] = {}  # seconds by round trained here
-    decay = training.lineage_decay
-    reused = max((number for number in _stored(entry, decay) if number <= max(targets)), default=0)
+    decay, private = training.lineage_decay, bool(training.site.private)
+    reused = max((number for number in _stored(entry, decay, private) if number <= max(targets)), default=0)
     if reused:
         history = entry.read(reused).history
         observe(RoundsReused(reused, sum(metrics.seconds for metrics in history), history))
     for target in sorted(targets):
         with entry.training(
-            until=lambda target=target: target in _stored(entry, decay),  # type: ignore[misc]
+            until=lambda target=target: target in _stored(entry, decay, private),  # type: ignore[misc]
             waiting=lambda: observe(WaitingForProcess(entry.folder)),
         ) as ours:
             if ours:
@@ -137,9 +153,17 @@ def _rounds(training: Training, wanted: set[int], targets: set[int]) -> Generato
             yield stored
 
 
-def _stored(entry: Entry, decay: float | None) -> list[int]:
-    """Numbers of the rounds on disk that will do: with the accumulators that are asked for, if any are."""
-    return [number for number in entry.stored() if decay is None or has_lineage(entry.read(number), decay)]
+def _stored(entry: Entry, decay: float | None, private: bool) -> list[int]:
+    """Numbers of the rounds on disk that will do: with the accumulators that are asked for, if any are.
+
+    Where clients keep tensors for themselves (`private`), with these.
+    """
+    return [
+        number
+        for number in entry.stored()
+        if (decay is None or has_lineage(entry.read(number), decay))
+        and (not private or has_private(entry.folder, number))
+    ]
 
 
 def _kept_rounds(keep: str | int, rounds: int) -> set[int]:
@@ -173,7 +197,7 @@ def _space(config: schema.Config, specs: Specs, a_round: int, clients: int, roun
 def _train_until(training: Training, target: int) -> Iterator[Metrics]:
     """Train from the nearest stored round before `target` to it; yields each round's metrics as it is on disk."""
     entry, rounds = training.entry, training.config.federation.rounds
-    stored = _stored(entry, training.lineage_decay)
+    stored = _stored(entry, training.lineage_decay, bool(training.site.private))
     start = max((number for number in stored if number < target), default=0)
     if stored and max(stored) > target:
         training.observe(RoundMissing(target, start))
@@ -184,6 +208,8 @@ def _train_until(training: Training, target: int) -> Iterator[Metrics]:
         except OSError as error:
             raise RunError(f"round {state.number + 1} could not be stored in {entry.folder} ({error})") from error
         entry.drop(below=trained.number)
+        if training.site.private:
+            tidy_private(entry.folder, entry.stored())
         training.observe(RoundFinished(trained.number, rounds, trained.metrics))
         yield trained.metrics
         state = state_after(trained)

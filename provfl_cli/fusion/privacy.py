@@ -14,7 +14,7 @@ aside.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
@@ -282,18 +282,25 @@ def beyond_updates(fusion: Fusion) -> str | None:
     return None
 
 
-def check_model(privacy: Privacy, model: nn.Module) -> None:
-    """Raise InputError for a model that noise on its parameters would not keep private, or not leave consistent."""
+def check_model(privacy: Privacy, model: nn.Module, shared: Collection[str] | None = None) -> None:
+    """Raise InputError for a model that noise on its parameters would not keep private, or not leave consistent.
+
+    `shared`: the names of the tensors that clients send; None: all.
+    """
     if not privacy.private:
         return
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    kept = [name for name in model.state_dict() if name not in set(names)]
+    sent = model.state_dict(keep_vars=True)
+    if shared is not None:
+        sent = {name: sent[name] for name in shared}
+    parameters = {id(parameter) for parameter in model.parameters()}
+    names = [name for name, tensor in sent.items() if id(tensor) in parameters]
+    kept = [name for name in sent if name not in set(names)]
     if kept:
         raise InputError(
             f"privacy: {type(model).__name__} sends statistics of clients' data without noise ({kept[0]}, {len(kept)} "
             "such buffers): model.norm=group for model=resnet18 or densenet121, or a model without them, model=lenet"
         )
-    if len(names) > len(list(model.parameters())):
+    if len(names) > len({id(sent[name]) for name in names}):
         raise InputError(
             f"privacy: {type(model).__name__} has one weight under several names, each of which would get noise of its "
             "own: choose a model without tied weights, such as model=lenet or model=gpt_mini"

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
 
+from ..config.lora import Lora
 from ..config.schema import Model
 from ..config.targets import check_call, imported_function
 from ..data.federated import Form, Pictures, Texts
 from ..errors import InputError, brief, did_you_mean
+from ..seeds import derived_seed
+from .adapter import adapted
 
 if TYPE_CHECKING:
     import torch
@@ -34,10 +37,11 @@ def check_function(model: Model) -> None:
     _call(model, values)
 
 
-def build(model: Model, form: Form, classes: int, seed: int) -> nn.Module:
+def build(model: Model, form: Form, classes: int, seed: int, lora: Lora | None = None) -> nn.Module:
     """Call `model.target` with the number of classes, the fields of `form` and `model.options`.
 
-    A function that takes `pretrained` also gets `model.pretrained`. Weights are drawn from `seed`; the process's own
+    A function that takes `pretrained` also gets `model.pretrained`. With `model.adapter` it gets adapters, with the
+    settings `lora`. Weights are drawn from `seed`; the process's own
     random state stays as it was.
 
     Raises:
@@ -57,6 +61,10 @@ def build(model: Model, form: Form, classes: int, seed: int) -> nn.Module:
             raise InputError(f"{KEY}={model.target}: calling it failed ({brief(error)}): {_asks(model)}") from error
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"{KEY}={model.target}: returns {type(module).__name__}, no torch.nn.Module: {_asks(model)}")
+    if model.adapter is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(seed, "adapter"))
+            module = adapted(module, lora or Lora(), model.name)
     return module
 
 

@@ -20,3 +20,11 @@ def choose_device(name: str) -> torch.device:
         there = " or ".join(kind for kind, has in available.items() if has)
         raise InputError(f"device={name}: this machine has none; device=auto or device={there}")
     return torch.device(name)
+
+
+def device_like(name: str) -> torch.device:
+    """The device of that name, or the best there is where this machine has none of that kind."""
+    try:
+        return choose_device(name)
+    except InputError:
+        return choose_device("auto")

@@ -50,7 +50,7 @@ def findings_of(
     data: FederatedData,
     min_examples: int,
     newcomers: Mapping[int, Collection[int]],
-    privacy: str = "",
+    said: Sequence[str] = (),
 ) -> Findings:
     """Put the rounds together, and score them.
 
@@ -59,7 +59,7 @@ def findings_of(
         data: of the clients that were kept.
         min_examples: from how many a client holds a label.
         newcomers: by round, the clients whose work is fused there for the first time.
-        privacy: what the federation gave away, in a sentence; "": nothing was to be kept private.
+        said: what else there is to say of the run, in sentences.
     """
     counts = {client.id: client.label_counts for client in data.clients}
     contributions = pd.concat([traced_round.contributions for traced_round in traced], ignore_index=True)
@@ -70,7 +70,7 @@ def findings_of(
         contributions=contributions,
         scores=_scores(contributions, traced, counts, min_examples, data.faults, newcomers),
         faded=fading(contributions[contributions["scope"] == "lineage"], counts, last.last) if last.last else None,
-        note="; ".join([*warnings, data.source.note, *([privacy] if privacy else []), *last.notes]),
+        note="; ".join([*warnings, data.source.note, *said, *last.notes]),
     )
 
 

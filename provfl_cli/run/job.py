@@ -16,6 +16,7 @@ from ..data.federated import FederatedData
 from ..data.load import check_functions, federated_data
 from ..federation.client import steps_made
 from ..federation.participation import rosters, without
+from ..federation.sharing import sharing_of
 from ..federation.train import federated_rounds
 from ..fusion.accounting import figures as privacy_figures
 from ..fusion.accounting import ledger_of, told
@@ -36,6 +37,7 @@ from .clearing import clear, link_rounds
 from .device import choose_device
 from .findings import findings_of, newcomers
 from .manifest import architecture, inputs_read, manifest, weights_from
+from .private_part import check_client, complete, frozen_digest
 from .shown import show_clients, show_files, show_findings, show_header, show_participation, show_rounds
 from .summary import costs, measured
 from .tracing import TracedRound, choose_inputs, trace_round
@@ -60,9 +62,10 @@ def run(config: Config, folder: Path) -> None:
         check_function(config.model)  # what somebody named is asked whether it can serve before data are read
         check_functions(config.dataset)
         data = _as_written(federated_data(config), config.environment)
-        model = build(config.model, data.form, len(data.label_names), config.seed)
+        model = build(config.model, data.form, len(data.label_names), config.seed, config.lora)
+        sharing = sharing_of(model, federation, config.model.adapter)
         check_precision(federation.precision, config.device)
-        check_model(config.privacy, model)
+        check_model(config.privacy, model, sharing.shared)
         chosen_layers(dict(model.named_modules()), own.layers)
         check_batches(federation.batch_size, data, config.model.name, model)
         make_cache(Path(config.store.cache))
@@ -72,6 +75,8 @@ def run(config: Config, folder: Path) -> None:
         }
         counts = {client.id: client.label_counts for client in data.clients}
         examples = {client.id: len(client.labels) for client in data.clients}
+        check_client(evaluation.client, sharing, examples)
+        frozen, whose = frozen_digest(model, sharing), ""
         fusion = type(config.fusion).__name__
         show_header(console, data, names["model"], federation, fusion, str(device), config.seed)
         show_clients(console, counts, data.label_names, evaluation.min_examples)
@@ -92,6 +97,7 @@ def run(config: Config, folder: Path) -> None:
                 tracking.start(settings_of(config), folder, config.environment)
             for stored in rounds:
                 load_part(model.to(device), stored.weights())
+                whose = complete(model, stored, sharing, evaluation.client, examples)
                 lineage = lineage_round(stored) if own.scope == "lineage" else None
                 taking_part = stored.clients if lineage is None else lineage.clients
                 holders = {client: counts[client] for client in taking_part}
@@ -123,8 +129,8 @@ def run(config: Config, folder: Path) -> None:
         roster = without(roster, failed)
         fused = [[work.position for work in members.fused] for members in roster]
         spent = config.privacy.spent(ledger_of(federation, config.fusion, len(data.clients), fused))
-        privacy = "" if spent is None else told(spent)
-        findings = findings_of(traced, data, evaluation.min_examples, newcomers(roster, list(counts)), privacy)
+        said = [*([] if spent is None else [told(spent)]), *([whose] if whose else [])]
+        findings = findings_of(traced, data, evaluation.min_examples, newcomers(roster, list(counts)), said)
         figures = {
             **measured(own.name, findings.scores, traced, history[-1].accuracy),
             "threshold": config.threshold,
@@ -157,6 +163,7 @@ def run(config: Config, folder: Path) -> None:
             "model": {
                 **masked({"name": config.model.name, "weights": weights}, config.environment, "model"),
                 **architecture(data.form, model),
+                **({} if frozen is None else {"frozen_sha256": frozen}),
             },
             **manifest(data, device, seconds, findings.last.trace),
         }

@@ -83,6 +83,7 @@ def _covered(trace: Contributions) -> dict[str, Any]:
         "uncovered": trace.uncovered,
         "unchecked_layers": list(trace.unchecked),
         "masked_layers": list(trace.masked_layers),
+        "not_shared": list(trace.not_shared),
         "not_attributed_buffers": list(trace.buffers),
     }
 

@@ -28,8 +28,9 @@ from ..store.matching_tensors import check_tensors
 from ..store.recorded import RECORDED, RecordedFederation, is_recorded, read_whole, why_nothing
 from ..store.rounds import Round, read_round, stored_rounds
 from .called import called, called_model
+from .device import device_like
 from .inputs import UNKNOWN, TensorInputs
-from .open_run import OpenFederation, device_like
+from .open_run import OpenFederation
 from .place import STATELESS, no_run, require_model_and_data
 
 

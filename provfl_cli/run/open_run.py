@@ -22,6 +22,7 @@ from ..attribution.method import Attribution, Case, attributions
 from ..bounded import Oversized
 from ..checks import excerpt
 from ..config.builtin import names
+from ..config.lora import Lora
 from ..config.parts import RunSettings
 from ..config.schema import Model
 from ..config.stored_config import HYDRA, stored_config
@@ -36,12 +37,13 @@ from ..data.network import without_network
 from ..data.picture_facts import from_values
 from ..errors import InputError, RunError, did_you_mean
 from ..federation.client import steps_made
+from ..federation.sharing import Sharing, sharing_of
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import Privacy
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
 from ..provenance.settings import Provenance
-from ..provenance.shared_part import fitted
+from ..provenance.shared_part import fitted, load_part
 from ..results import label_counts as counted
 from ..results.checksums import FILE, SETTINGS, TOKENIZER, damage, read_manifest
 from ..results.columns import run_table
@@ -51,11 +53,12 @@ from ..store.matching_tensors import check_tensors
 from ..store.recorded import check_names
 from ..store.rounds import Round, read_round, stored_rounds
 from ..store.sealed import Damaged
-from .device import choose_device
+from .device import device_like
 from .inputs import Inputs, RunInputs, TracedInputs
 from .manifest import PUBLISHED
 from .matching_rounds import check_belongs
 from .place import no_run
+from .private_part import check_frozen, complete
 from .rebuild import check_named, model_again
 
 # Of what a model reads, the most that a configuration takes; a vocabulary may be published.
@@ -88,6 +91,8 @@ class OpenFederation:
         settings: of the run, which methods are checked against; None: there was no run.
         notes: what of the run's configuration is not known, a sentence for each.
         key: of the run's federation; None: the run is of a time when none was written, or there was none.
+        sharing: what of the model the run's clients shared; None: what the rounds hold.
+        traced: the client whose private tensors complete the model (`evaluation.client`).
     """
 
     folder: Path
@@ -109,6 +114,8 @@ class OpenFederation:
     settings: RunSettings | None = None
     notes: tuple[str, ...] = ()
     key: str | None = None
+    sharing: Sharing | None = None
+    traced: int | None = None
 
     @cached_property
     def rounds(self) -> tuple[int, ...]:
@@ -149,9 +156,21 @@ class OpenFederation:
             if self.settings is None:  # recorded: the round may hold part of the model
                 fitted(self.model, stored, str(self.folder), f"the tensors of {file}")
             else:
-                require_fits(self.model.state_dict(), stored.weights(), str(self.folder), f"the tensors of {file}")
+                own = self.model.state_dict()
+                shared = own if self.sharing is None else {name: own[name] for name in self.sharing.shared}
+                require_fits(shared, stored.weights(), str(self.folder), f"the tensors of {file}")
         except InputError as error:
             raise RunError(str(error)) from error
+
+    def load(self, stored: Round) -> str:
+        """Put a round's tensors into the model, and what a client keeps for itself; says whose that is, "" if none is.
+
+        Raises:
+            RunError: the model does not take them, or they are not there.
+        """
+        self.check_fits(stored)
+        load_part(self.model, stored.weights())
+        return "" if self.sharing is None else complete(self.model, stored, self.sharing, self.traced, self.examples)
 
     def case(self, stored: Round, inputs: TracedInputs, classes: np.ndarray) -> Case:
         """The predictions of `inputs` as attribution methods take them, `classes` int64 `[n]` the ones to explain."""
@@ -283,8 +302,9 @@ def open_run(
         except FileNotFoundError as error:
             raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
         config = stored.config
-        published = str(described.get("weights", "")).startswith(PUBLISHED)
-        model = _built(config.model, config.seed, form, len(labels), described.get("network"), published, checkpoint)
+        model = _built(config.model, config.seed, config.lora, form, len(labels), described, checkpoint)
+        sharing = sharing_of(model, config.federation, config.model.adapter)
+        check_frozen(folder, model, sharing, described)
     return OpenFederation(
         folder=folder,
         model=model,
@@ -315,13 +335,16 @@ def open_run(
         settings=config.run_settings,
         notes=stored.notes,
         key=manifest.get("key"),
+        sharing=sharing,
+        traced=config.evaluation.client,
     )
 
 
 def _built(
-    model: Model, seed: int, form: Form, classes: int, network: Any, published: bool, checkpoint: str | None
+    model: Model, seed: int, lora: Lora, form: Form, classes: int, described: Mapping[str, Any], checkpoint: str | None
 ) -> nn.Module:
-    """The run's model, with weights of no matter what: those of a round come into it."""
+    """The run's model, as its manifest describes it; frozen weights, which no round holds, as they were, if at hand."""
+    published = str(described.get("weights", "")).startswith(PUBLISHED)
     foreign = model.target not in names()["model"]
     if checkpoint is not None and (foreign or model.input != "text"):
         why = "a model of your own is built by its own function" if foreign else "this run is about pictures"
@@ -329,10 +352,14 @@ def _built(
     if foreign:  # trusted, else it would have been refused: as when it was run
         if isinstance(form, Texts) and published and (files := resolve(model)).weights:
             form = replace(form, checkpoint=str(files.folder))
-        return build(model, form, classes, seed)
-    again = model_again(model, network, published, checkpoint)
+        return build(model, form, classes, seed, lora)
+    again = model_again(model, described.get("network"), published, checkpoint)
+    if checkpoint is not None and "frozen_sha256" in described and isinstance(form, Texts):
+        again = replace(model, checkpoint=checkpoint, revision=None, pretrained="auto")
+        files = resolve(again)
+        form = replace(form, checkpoint=str(files.folder) if files.weights else None)
     with without_network():
-        return build(again, form, classes, seed)
+        return build(again, form, classes, seed, lora)
 
 
 def _form(reads: Mapping[str, Any]) -> Form:
@@ -370,11 +397,3 @@ def _rounds_traced(folder: Path) -> tuple[int, ...]:
     except (OSError, ValueError):
         return ()
     return tuple(sorted(map(int, traced["round"].unique())))
-
-
-def device_like(name: str) -> torch.device:
-    """The device of that name, or the best there is where this machine has none of that kind."""
-    try:
-        return choose_device(name)
-    except InputError:
-        return choose_device("auto")

@@ -19,7 +19,6 @@ from ..evaluation.ranking import order, spearman
 from ..harmless import harmless
 from ..provenance.contributions import Contributions
 from ..provenance.lineage import lineage_round
-from ..provenance.shared_part import load_part
 from ..reporting.rankings import best_clients
 from ..results.answer import Agreement, Effect, Layer, MethodAnswer, Prediction, WhatIf
 from ..store.rounds import Round
@@ -159,9 +158,9 @@ def ask(opened: OpenFederation, number: int | None, inputs: TracedInputs, questi
     if question.adapters is not None:
         presets = [replace(preset, adapters=question.adapters) for preset in presets]
     stored = opened.round(number)
-    model, scope = opened.model.to(opened.device), opened.provenance.scope
-    opened.check_fits(stored)
-    load_part(model, stored.weights())
+    opened.model.to(opened.device)
+    scope = opened.provenance.scope
+    whose = opened.load(stored)
     probabilities = _predicted(opened, inputs)
     classes = probabilities.argmax(1)
     if question.target is not None:
@@ -169,7 +168,10 @@ def ask(opened: OpenFederation, number: int | None, inputs: TracedInputs, questi
     case = opened.case(stored, inputs, classes)
     own = bool(presets) and presets[0] == opened.provenance
     lineage = lineage_round(stored) if own and scope == "lineage" and stored.lineage_rows is not None else None
-    return AttributedPredictions(stored, case, probabilities, attributed(case, presets, rivals, lineage))
+    attributions = attributed(case, presets, rivals, lineage)
+    if whose:
+        attributions = replace(attributions, notes=(whose, *attributions.notes))
+    return AttributedPredictions(stored, case, probabilities, attributions)
 
 
 def _predicted(opened: OpenFederation, inputs: TracedInputs) -> np.ndarray:

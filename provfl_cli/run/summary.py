@@ -37,6 +37,7 @@ def measured(
         "conservation_residual": max((float(trace.residuals.max()) for trace in traces), default=None),
         "covered": None if last.trace is None else last.trace.covered,
         "uncovered": None if last.trace is None else (listed(last.trace.uncovered) or None),
+        "not_shared": None if last.trace is None else (listed(last.trace.not_shared) or None),
     }
 
 

@@ -3,6 +3,7 @@
 federations/.lock                  taken for moments: by who opens an entry, and by who prunes
 federations/.locks                 how this cache is locked: flock or lease
 federations/KEY/rounds/            whole rounds
+                private/           what clients keep for themselves after each of these, where they do: a file a client
                 training.json      what the key stands for, for people
                 keep.json          numbers of the rounds that some run asked to keep
                 train.lock         held by the process that trains here

@@ -1,7 +1,8 @@
 """What Flower's workers do: a `ClientApp`, and the messages that it takes and gives.
 
     message    config   text of the configuration, and the federation's key
-               task     round, position, epochs
+               task     round, position, epochs; private: the folder on the machine of the clients for what they
+                        keep for themselves, none of which is in a message
                weights  the global model; control, own: c and c_k, if there are any
     reply      done     loss; weights: the client's model; control: its new c_k
                or failed: why, in one line
@@ -43,7 +44,9 @@ def preparation(text: str, key: str) -> RecordDict:
 def with_task(content: RecordDict, task: TrainTask, weights: ArrayRecord, controls: Controls | None) -> RecordDict:
     """The content of a message that asks to train a client from these global weights."""
     epochs = ALL_EPOCHS if task.epochs is None else task.epochs
-    records = {"task": ConfigRecord({"round": task.round, "position": task.position, "epochs": epochs})}
+    numbers = ConfigRecord({"round": task.round, "position": task.position, "epochs": epochs})
+    numbers["private"] = task.private or ""
+    records = {"task": numbers}
     variates = {} if controls is None else {"control": arrays(controls[0]), "own": arrays(controls[1])}
     return RecordDict({**content, **records, "weights": weights, **variates})
 
@@ -93,7 +96,7 @@ def site_of(text: str, key: str) -> Site:
     config = from_text(text)
     device = torch.device(config.device)
     data = federated_data(config)
-    model = build(config.model, data.form, len(data.label_names), config.seed)
+    model = build(config.model, data.form, len(data.label_names), config.seed, config.lora)
     if training_key(config, data, model, device)[0] != key:
         raise RunError(
             f"a worker with torch {torch.__version__} loads other data or another model than the run itself: "
@@ -131,7 +134,7 @@ def _train(site: Site, content: RecordDict) -> RecordDict:
     task, weights = _fields(content, "task"), tensors(content, "weights")
     epochs = None if task["epochs"] == ALL_EPOCHS else task["epochs"]
     controls = (tensors(content, "control"), tensors(content, "own")) if "own" in content else None
-    work = TrainTask(task["round"], task["position"], "", 0, epochs)
+    work = TrainTask(task["round"], task["position"], "", 0, epochs, private=task["private"] or None)
     result = replace(site, published=weights).train(work, controls)
     variate = {} if result.control is None else {"control": arrays(result.control)}
     return RecordDict({"done": ConfigRecord({"loss": result.loss}), "weights": arrays(result.weights), **variate})
