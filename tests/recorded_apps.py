@@ -1,4 +1,4 @@
-"""Small models and data as Hugging Face and Lightning apps have them, and federations of them, recorded by an import."""
+"""Small models and data as Hugging Face and Lightning apps have them, and recorded federations of them."""
 
 from __future__ import annotations
 

@@ -136,11 +136,12 @@ def _network(
         settings.num_labels = recorded
     settings.return_dict, settings.use_cache = True, False
     if not has_weights(folder):
-        network = factory.from_config(settings, trust_remote_code=False)
+        network = factory.from_config(settings, dtype=torch.float32, trust_remote_code=False)
         return network, set(network.state_dict())
     network, loading = factory.from_pretrained(
         folder,
         config=settings,
+        dtype=torch.float32,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
