@@ -286,8 +286,8 @@ def test_models_without_classes_are_explained_in_values(
     name: str, point_places: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     width, model, data, target, explained = VALUES[name]
-    place, given = point_places[width], getattr(apps, data)()
-    wanted = given.get("labels") if isinstance(given, dict) else None
+    place, rows = point_places[width], getattr(apps, data)()
+    wanted = rows.get("labels") if isinstance(rows, dict) else None
 
     def by_hand(left_out: int | None) -> np.ndarray:
         network = getattr(apps, model)()

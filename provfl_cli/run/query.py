@@ -162,12 +162,12 @@ def _columns(
     if opened.meaning.target is None:
         predicted = asked.probabilities.argmax(1)[at].astype(np.int32)
         return {"prediction": predicted, "explained": explained.astype(np.int32), "probability": values}
-    unknown = inputs.wanted is None or opened.meaning.target == MSE
+    wanted = None if opened.meaning.target == MSE else inputs.wanted
     return {
         "prediction": pd.arrays.IntegerArray(np.zeros(len(at), dtype=np.int32), np.ones(len(at), dtype=bool)),
         "explained": pd.Series([harmless(opened.label_names[number]) for number in explained]).astype("str").to_numpy(),
         "value": values,
-        "wanted": np.full(len(at), np.nan) if unknown else inputs.wanted[at, explained],
+        "wanted": np.full(len(at), np.nan) if wanted is None else wanted[at, explained],
     }
 
 

@@ -155,7 +155,7 @@ def _as_read(
     elif tokens is not None and IDS not in tensors:
         raise InputError(f"--tokenizer: {what} holds neither texts nor {IDS}: leave it out")
     inputs, dropped = arguments(model, tensors, what)
-    named = inputs if isinstance(inputs, dict) else {"inputs": inputs}
+    named = {"inputs": inputs} if isinstance(inputs, Tensor) else inputs
     sizes = {name: len(tensor) if tensor.dim() else 0 for name, tensor in named.items()}
     if len(set(sizes.values())) > 1:
         said = ", ".join(f"{printable(name)} {size}" for name, size in sizes.items())
@@ -164,7 +164,9 @@ def _as_read(
         raise InputError(f"{what}: holds no tensor `inputs` [n, …]")
     for name, tensor in named.items():
         check_finite_inputs(tensor, f"{what}: {printable(name)}")
-    shown = tuple(texts) if texts is not None and len(texts) == count_of(inputs) else None
+    shown: tuple[str | None, ...] | None = None
+    if texts is not None and len(texts) == count_of(inputs):
+        shown = tuple(texts)
     if shown is None and tokens is not None and IDS in tensors:
         masks = tensors.get(MASK)
         shown = tuple(
@@ -174,7 +176,7 @@ def _as_read(
         inputs,
         None if labels is None else _labels(labels, count_of(inputs), what, label_names or read.label_names),
         shown,
-        (*read.notes, *_left_out(dropped)),
+        (*read.notes, *_left_out([*dropped, *(name for name in columns if name not in tensors and name != TEXT)])),
         read.label_names,
     )
 

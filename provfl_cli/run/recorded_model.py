@@ -194,8 +194,9 @@ def _adapted(spec: str, folder: Path, weights: Mapping[str, Tensor], labels: Seq
         settings = peft.PeftConfig.from_pretrained(str(folder))
         with quiet():
             if (folder / "adapter_model.safetensors").is_file():
-                return peft.PeftModel.from_pretrained(network, str(folder), config=settings, use_safetensors=True)
-            settings.inference_mode = True
-            return peft.get_peft_model(network, settings)
+                model: nn.Module = peft.PeftModel.from_pretrained(network, str(folder), config=settings)
+            else:
+                model = peft.get_peft_model(network, settings)
+            return model
     except Exception as error:  # of the library: a field that it does not know, modules that the base has not
         raise InputError(f"--model {spec}: PEFT does not build it ({brief(error)})") from error
