@@ -110,7 +110,7 @@ def ask_one(opened: OpenFederation, number: int | None, inputs: TracedInputs, qu
         effects=effects,
         agreements=agreements,
         notes=(*_notes(opened, inputs, question), *attributions.notes),
-        doubts=_doubts(opened, inputs, probabilities),
+        doubts=_doubts(inputs, probabilities, opened.meaning.kind),
         kind=opened.meaning.kind,
         wanted=None if inputs.wanted is None or opened.meaning.target == MSE else float(inputs.wanted[0, explained]),
     )
@@ -149,7 +149,7 @@ def ask_many(opened: OpenFederation, number: int | None, inputs: TracedInputs, q
         ),
     )
     left_out = dict.fromkeys(text for trace in traces.values() for text in trace.warnings)
-    frame.attrs["warnings"] = [*left_out, *_doubts(opened, inputs, asked.probabilities)]
+    frame.attrs["warnings"] = [*left_out, *_doubts(inputs, asked.probabilities, opened.meaning.kind)]
     return frame
 
 
@@ -361,13 +361,13 @@ def _agreements(
             yield Agreement(str(method), str(scope), kind, correlation, against, len(ordered))
 
 
-def _doubts(opened: OpenFederation, inputs: TracedInputs, probabilities: np.ndarray) -> tuple[str, ...]:
+def _doubts(inputs: TracedInputs, probabilities: np.ndarray, kind: str = "classes") -> tuple[str, ...]:
     """Why the rankings of these inputs may say little: what they look like, and predictions that are little but chance.
 
     `probabilities` are `[n, classes]`. Near chance is a largest one below 1.5 times that of guessing, and less than a
     tenth of the way from guessing to certainty.
     """
-    if not inputs.new or opened.meaning.target is not None:
+    if not inputs.new or kind != "classes":
         return inputs.warnings
     chance = 1 / probabilities.shape[1]
     guessed = np.flatnonzero(probabilities.max(1) < min(1.5 * chance, chance + 0.1 * (1 - chance))).tolist()

@@ -93,7 +93,7 @@ def choose_inputs(
         device: where to predict.
     """
     began = time.perf_counter()
-    predictions = class_logits(model.to(device), test.inputs, device).argmax(1).numpy()
+    predictions = model_outputs(model.to(device), test.inputs, device, classes=True).argmax(1).numpy()
     labels = test.labels.numpy()
     selection = select_inputs(
         predictions,
@@ -258,8 +258,3 @@ def model_outputs(model: nn.Module, inputs: Inputs, device: torch.device, classe
     `[inputs, classes]`; without `classes` all numbers that it puts out, `[inputs, numbers]`.
     """
     return torch.cat([part.cpu() for part in outputs_of(model.eval(), inputs, device, classes)])
-
-
-def class_logits(model: nn.Module, inputs: Inputs, device: torch.device) -> Tensor:
-    """Of a model that tells classes apart, `[inputs, classes]`, on the CPU."""
-    return model_outputs(model, inputs, device, True)
