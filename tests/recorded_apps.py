@@ -47,13 +47,14 @@ def texts(count: int = TEXTS, seed: int = 5, share: int | None = None) -> dict[s
 
 
 def batches() -> DataLoader[Any]:
-    """The texts in batches that are padded no further than they need, shuffled."""
+    """The texts in batches that are padded no further than they need."""
     rows = [dict(zip(texts(), values, strict=True)) for values in zip(*texts().values(), strict=True)]
 
-    def collated(batch: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def collated(batch: list[dict[str, Tensor]]) -> transformers.BatchEncoding:  # as transformers' collators
         joined = {name: torch.stack([row[name] for row in batch]) for name in batch[0]}
         longest = int(joined["attention_mask"].sum(1).max())
-        return {name: value if value.dim() == 1 else value[:, :longest] for name, value in joined.items()}
+        cut = {name: value if value.dim() == 1 else value[:, :longest] for name, value in joined.items()}
+        return transformers.BatchEncoding(cut)
 
     return DataLoader(rows, batch_size=4, shuffle=False, collate_fn=collated)  # type: ignore[arg-type]
 

@@ -204,10 +204,11 @@ def test_a_page_shows_texts_and_what_is_in_them_does_nothing(
     assert trace(text_place, *where, "--text", "word8 word9", "--json") == 0
     read = json.loads(capsys.readouterr().out.partition("\n")[2])
     assert read["text"] == "word8 word9"
-    save_file({"input_ids": texts()["input_ids"]}, tmp_path / "ids.safetensors")
+    save_file({"input_ids": texts()["input_ids"], "\x1b[2Jmore": torch.zeros(TEXTS)}, tmp_path / "ids.safetensors")
     tokenizer = ("--tokenizer", str(text_place / "tokenizer.json"))
     decoded = answer(capsys, text_place, f"{APPS}text_network", str(tmp_path / "ids.safetensors"), *tokenizer)
     assert decoded["text"].startswith("word")
+    assert "--data: ␛[2Jmore is no argument of the model: left out" in decoded["notes"]
 
 
 def test_adapters_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,6 +268,7 @@ def test_one_logit_tells_two_classes_apart(point_places: dict[int, Path], capsys
         assert read["probabilities"]["1"] == pytest.approx(float(z[number].sigmoid()), abs=1e-5)
         for said in read["methods"]:
             assert np.isfinite([client["contribution"] for client in said["clients"]]).all()
+        assert any("a single logit" in note for note in read["notes"]) == (z[number] <= 0)
     assert answer(capsys, point_places[1], f"{APPS}one_logit", f"{APPS}unlabelled", "--target", "1")["explained"] == "1"
 
 

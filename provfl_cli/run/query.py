@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,16 @@ from ..attribution.method import Case
 from ..attribution.settings import KINDS
 from ..coverage import listed
 from ..errors import InputError, RunError
-from ..evaluation.contributions import ranks
-from ..evaluation.ranking import order, spearman
 from ..harmless import harmless
-from ..provenance.contributions import Contributions
 from ..provenance.lineage import lineage_round
 from ..provenance.outputs import by_argument
 from ..provenance.shared_part import load_part
 from ..provenance.targets import target_value
-from ..reporting.rankings import best_clients
-from ..results.answer import Agreement, Effect, Layer, MethodAnswer, Prediction, WhatIf
+from ..results.answer import Agreement, Effect, MethodAnswer, Prediction, WhatIf
 from ..store.rounds import Round
 from .inputs import UNKNOWN, TracedInputs
 from .meaning import MSE, Meaning
+from .method_answer import agreements_of, method_answer
 from .open_run import OpenFederation
 from .tracing import Attributions, attributed, model_outputs
 
@@ -83,19 +79,19 @@ def ask_one(opened: OpenFederation, number: int | None, inputs: TracedInputs, qu
     case, attributions, probabilities = asked.case, asked.attributions, asked.probabilities
     label, explained = int(case.labels[0]), int(case.classes[0])
     known = None if label == UNKNOWN else label
-    told = tuple(
-        _told(opened, rows, attributions.traces.get((str(method), str(scope))), known, explained, question.top)
+    answers = tuple(
+        method_answer(opened, rows, attributions.traces.get((str(method), str(scope))), known, explained, question.top)
         for (method, scope), rows in attributions.rows.groupby(["method", "scope"], sort=False)
     )
-    if not told:
+    if not answers:
         raise RunError(f"{'; '.join(attributions.notes) or 'no method could rank anybody'}")
     kinds = [kind for kind in KINDS[::-1] if kind == "withhold" or opened.fusion is not None]
     effects: tuple[Effect, ...] = ()
     agreements: tuple[Agreement, ...] = ()
     if question.verify:
-        best = [client.client for client in told[0].clients]
+        best = [client.client for client in answers[0].clients]
         losses, effects = _effects(opened, asked, kinds[:1], best)
-        agreements = tuple(_agreements(opened, attributions.rows, best, losses))
+        agreements = tuple(agreements_of(opened, attributions.rows, best, losses))
     return Prediction(
         title=inputs.names[0],
         where=str(opened.folder),
@@ -105,11 +101,15 @@ def ask_one(opened: OpenFederation, number: int | None, inputs: TracedInputs, qu
         label=known,
         explained=explained,
         probabilities=probabilities[0],
-        answers=told,
+        answers=answers,
         what_if=tuple(_what_if(opened, asked, kinds, question.without)) if question.without else (),
         effects=effects,
         agreements=agreements,
-        notes=(*_notes(opened, inputs, question), *attributions.notes),
+        notes=(
+            *_notes(opened, inputs, question),
+            *_unmoved(answers, opened.label_names[explained]),
+            *attributions.notes,
+        ),
         doubts=_doubts(inputs, probabilities, opened.meaning.kind),
         kind=opened.meaning.kind,
         wanted=None if inputs.wanted is None or opened.meaning.target == MSE else float(inputs.wanted[0, explained]),
@@ -228,53 +228,6 @@ def _outputs(opened: OpenFederation, inputs: TracedInputs) -> Tensor:
         ) from error
 
 
-def _told(
-    opened: OpenFederation,
-    rows: pd.DataFrame,
-    traced: Contributions | None,
-    label: int | None,
-    explained: int,
-    top: int,
-) -> MethodAnswer:
-    """What one method says."""
-    ranked = rows[rows["rank"].notna()]
-    others = rows[rows["kind"] != "client"]
-    also = label if label != explained else None
-    best = best_clients(ranked, top, opened.label_counts, explained, also, opened.faulty, opened.client_names)
-    return MethodAnswer(
-        method=str(rows["method"].iloc[0]),
-        scope=str(rows["scope"].iloc[0]),
-        target=str(rows["target"].iloc[0]),
-        clients=best,
-        candidates=len(ranked),
-        rest=dict(zip(others["kind"], others["contribution"].astype(float), strict=True)),
-        total=float(ranked["contribution"].abs().sum()),
-        layers=_layers(traced, best[0].client),
-        unused=int((rows["kind"] == "client").sum()) - len(ranked),
-        covered=None if traced is None else traced.covered,
-        uncovered={} if traced is None else traced.uncovered,
-        residual=None if traced is None else float(traced.residuals[0]),
-    )
-
-
-def _layers(traced: Contributions | None, best: int) -> tuple[Layer, ...]:
-    """What each layer of a trace carried, of all candidates and of the best client."""
-    if traced is None:
-        return ()
-    column, used = traced.clients.index(best), traced.candidates
-    return tuple(
-        Layer(
-            name=layer.layer,
-            contribution=float(layer.contributions[0, used].sum()),
-            best=float(layer.contributions[0, column]),
-            active=int(layer.active[0]),
-            neurons=int(layer.neurons[0]),
-            masked=layer.layer in traced.masked_layers,
-        )
-        for layer in traced.layers
-    )
-
-
 def _what_if(
     opened: OpenFederation, asked: AttributedPredictions, kinds: Sequence[str], without: Sequence[str]
 ) -> Iterator[WhatIf]:
@@ -335,32 +288,6 @@ def _effects(
     return losses, effects
 
 
-def _agreements(
-    opened: OpenFederation, rows: pd.DataFrame, best: Sequence[int], losses: dict[str, np.ndarray]
-) -> Iterator[Agreement]:
-    """How each method's order of these clients fits what leaving them out costs."""
-    for (method, scope), trace in rows.groupby(["method", "scope"], sort=False):
-        own = trace[trace["rank"].notna()].set_index("client")["contribution"]
-        for kind, effect in losses.items():
-            measured = [
-                position
-                for position, client in enumerate(best)
-                if client in own.index and np.isfinite(effect[position])
-            ]
-            values = own.loc[[best[position] for position in measured]].to_numpy(float)[None]
-            rank, costs = ranks(values)[0], ranks(effect[measured][None])[0]
-            names = [opened.name_of(best[position]) for position in measured]
-            ordered = [
-                (first, second) if rank[first] < rank[second] else (second, first)
-                for first, second in combinations(range(len(measured)), 2)
-                if rank[first] != rank[second] and costs[first] != costs[second]
-            ]
-            against = tuple((names[a], names[b]) for a, b in ordered if costs[a] > costs[b])
-            few = len(measured) < 2
-            correlation = np.nan if few else float(spearman(order(rank[None]), -costs[None].astype(float))[0])
-            yield Agreement(str(method), str(scope), kind, correlation, against, len(ordered))
-
-
 def _doubts(inputs: TracedInputs, probabilities: np.ndarray, kind: str = "classes") -> tuple[str, ...]:
     """Why the rankings of these inputs may say little: what they look like, and predictions that are little but chance.
 
@@ -382,17 +309,23 @@ def _doubts(inputs: TracedInputs, probabilities: np.ndarray, kind: str = "classe
     return (*inputs.warnings, said)
 
 
+def _unmoved(answers: Sequence[MethodAnswer], label: str) -> Iterator[str]:
+    """Methods that explain a logit which nobody can move: that of class 0, where a model has a single one."""
+    names = [answer.method for answer in answers if answer.target == "logit" and not answer.total]
+    if names:
+        yield (
+            f"{', '.join(names)}: the logit of {label} depends on no client, as that of the first of two classes where "
+            "a model has a single logit: methods with the target centred or margin, such as faithful, explain it"
+        )
+
+
 def _notes(opened: OpenFederation, inputs: TracedInputs, question: Query) -> Iterator[str]:
     """What a reader has to know."""
     yield from opened.notes
     yield from inputs.notes
     if inputs.chosen:
         yield f"{inputs.names[0]} is the first there is; another: --input INDEX"
-    ambiguity = (
-        None
-        if question.target is None or opened.meaning.kind == "values"
-        else opened.classes.ambiguity(question.target)
-    )
+    ambiguity = None if question.target is None else opened.classes.ambiguity(question.target)
     if ambiguity is not None:
         yield f"--target {ambiguity}"
     if not opened.label_counts:
