@@ -20,7 +20,7 @@ from ..data.labels import Classes
 from ..errors import InputError, brief
 from ..provenance.checks import check_finite_inputs
 from ..provenance.outputs import Inputs, count_of
-from .calling import called
+from .called import called
 from .items import IDS, LABELS, MASK, MOST_INPUTS, POSITIONAL, Column, Columns, columns_of, is_items, read_items, splits
 from .tokens import Tokens
 

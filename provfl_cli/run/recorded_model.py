@@ -21,7 +21,7 @@ from ..imports import later
 from ..models.build import build
 from ..models.text import quiet
 from ..provenance.outputs import Inputs
-from .calling import called
+from .called import called_model
 
 if TYPE_CHECKING:
     import transformers
@@ -49,10 +49,7 @@ def built(spec: str, weights: Mapping[str, Tensor], labels: Sequence[str]) -> nn
         return _adapted(spec, Path(spec.removeprefix(ADAPTER)).expanduser(), weights, labels)
     if ":" not in spec:
         return None
-    module = called(spec, "--model")
-    if not isinstance(module, nn.Module):
-        raise InputError(f"--model {spec}: returns {type(module).__name__}, no torch.nn.Module")
-    return module
+    return called_model(spec)
 
 
 def named(spec: str, inputs: Inputs, weights: Mapping[str, Tensor], labels: Sequence[str]) -> tuple[nn.Module, Form]:
