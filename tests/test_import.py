@@ -443,7 +443,9 @@ def test_figures_of_a_recorded_federation(files: Path, capsys: pytest.CaptureFix
 @pytest.mark.slow
 def test_figures_call_recorded_clients_by_their_names(files: Path) -> None:
     assert main(arguments()) == 0
-    options = argparse.Namespace(round=None, model="tests.test_import:net", data="data.safetensors")
+    options = argparse.Namespace(
+        round=None, model="tests.test_import:net", data="data.safetensors", target=None, tokenizer=None
+    )
     opened, shown = traced(Path("made"), options)
     assert shown == "4 inputs in 1 round"
     names = [tick.get_text() for tick in draw(opened, "ranking", 1).axes[1].get_yticklabels()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import lazy_loader as lazy
 
 from ..config.parts import RunSettings
-from .method import AttributionResult, Case
+from .method import AttributionResult, Case, shared_parameters
 from .norms import update_norms
 from .provenance import traced
 
@@ -41,6 +41,6 @@ class Cosine:
             case.provenance, of="updates", client_weighting="none", threshold=None, layer_decay=1.0, layers="all"
         )
         contributions = traced(case, settings)
-        norms = update_norms(case.stored, [name for name, _ in case.model.named_parameters()], weighted=False).numpy()
+        norms = update_norms(case.stored, shared_parameters(case), weighted=False).numpy()
         values = np.divide(contributions.values, norms, out=np.zeros_like(contributions.values), where=norms > 0)
         return AttributionResult(values, contributions.candidates, time.perf_counter() - began, target=settings.target)

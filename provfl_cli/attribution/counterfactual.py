@@ -37,8 +37,6 @@ else:
     outputs = later("provfl_cli.provenance.outputs")
     shared_part = later("provfl_cli.provenance.shared_part")
 
-CHUNK = 256  # inputs in a forward pass; fixed, since the size of a batch changes the last digits of a convolution
-
 Coalition = Collection[int]
 """Clients by their position in the round's stack."""
 
@@ -62,20 +60,14 @@ def models(case: Case, kind: str, removed: Iterable[Coalition]) -> Iterator[dict
 
 
 def logits(case: Case, kind: str, removed: Iterable[Coalition]) -> Iterator[Tensor | None]:
-    """What each of `models` makes of the inputs: float64 `[inputs, classes]`; None: there is no model."""
+    """What each of `models` makes of the inputs: float64 `[inputs, classes]` (or numbers); None: there is no model."""
     case.model.to(case.device).eval()
     for state in models(case, kind, removed):
         if state is None:
             yield None
             continue
         shared_part.load_part(case.model, state)
-        with torch.inference_mode():
-            # A copy of the inputs: a model may change them in place.
-            parts = [
-                outputs.logits_of_classes(outputs.tensor_of(case.model(chunk.to(case.device, copy=True))), len(chunk))
-                for chunk in case.inputs.split(CHUNK)
-            ]
-            yield torch.cat(parts).double()
+        yield torch.cat(list(outputs.outputs_of(case.model, case.inputs, case.device, case.tells_classes))).double()
 
 
 @dataclass(frozen=True)
@@ -83,8 +75,8 @@ class Outcome:
     """What one model makes of the inputs of a case.
 
     Attributes:
-        values: float64 `[inputs]`, of the class explained; NaN where there is no model.
-        classes: int64 `[inputs]`, the predicted classes; -1 where there is no model.
+        values: float64 `[inputs]`, of what is explained; NaN where there is no model.
+        classes: int64 `[inputs]`, the predicted classes; -1 where there is no model, or it tells no classes apart.
     """
 
     values: np.ndarray
@@ -96,18 +88,20 @@ def outcomes(case: Case, kind: str, removed: Iterable[Coalition], value: str) ->
 
     Args:
         case, kind, removed: see `models`.
-        value: `log_probability` of the class explained, or `target`: the scalar that the run's provenance explains.
+        value: `log_probability` of the class explained, or `target`: the scalar that the run's provenance explains;
+            what has no probability has that alone.
     """
-    classes = torch.as_tensor(case.classes, dtype=torch.int64, device=case.device)
+    wanted = case.explained.to(case.device)
     for scores in logits(case, kind, removed):
         if scores is None:
-            yield Outcome(np.full(len(classes), np.nan), np.full(len(classes), -1))
+            yield Outcome(np.full(len(wanted), np.nan), np.full(len(wanted), -1))
             continue
-        if value == "target":
-            values = target_value(case.provenance.target, scores, classes)
+        if value == "target" or not case.tells_classes:
+            values = target_value(case.provenance.target, scores, wanted)
         else:
-            values = scores.log_softmax(1).gather(1, classes[:, None]).squeeze(1)
-        yield Outcome(values.cpu().numpy(), scores.argmax(1).cpu().numpy())
+            values = scores.log_softmax(1).gather(1, wanted[:, None]).squeeze(1)
+        classes = scores.argmax(1) if case.tells_classes else torch.full((len(wanted),), -1)
+        yield Outcome(values.cpu().numpy(), classes.cpu().numpy())
 
 
 def sent_part(stored: Round, client: int, name: str) -> Tensor:

@@ -30,7 +30,7 @@ import lazy_loader as lazy
 from ..checks import Range, in_range, one_of
 from ..config.parts import RunSettings
 from ..data.federated import Texts
-from ..errors import RunError
+from ..errors import InputError, RunError
 from ..imports import later
 from .method import AttributionResult, Case, for_every_input, used_clients
 
@@ -38,10 +38,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from ..provenance import marks, structure
+    from ..provenance import marks, shared_part, structure
 else:
     torch = lazy.load("torch")
     marks = later("provfl_cli.provenance.marks")
+    shared_part = later("provfl_cli.provenance.shared_part")
     structure = later("provfl_cli.provenance.structure")
 
 GENERATORS = (
@@ -81,18 +82,23 @@ class FedDebug:
 
         def active() -> Iterator[Tensor]:
             for client in range(len(case.stored.clients)):
-                network.load({name: stack[name][client] for name in stack})
+                shared_part.load_part(case.model, {name: stack[name][client] for name in stack})
                 yield active_neurons(case.model, generated, self.threshold)
 
         with network.frozen(), torch.no_grad():
             votes = leave_one_out_votes(active())
-        network.load(case.stored.weights())
+        shared_part.load_part(case.model, case.stored.weights())
         values = for_every_input(votes.mean(0).cpu().numpy(), case)
         note = f"{self.name} votes once for the round, not for each input"
         return AttributionResult(values, used_clients(case), time.perf_counter() - began, note=note)
 
     def _generated(self, case: Case) -> Tensor:
         """Pictures `[inputs, C, H, W]`, or tokens `[inputs, T]`."""
+        if not isinstance(case.inputs, torch.Tensor):
+            raise InputError(
+                f"--method {self.name}: it generates inputs, and cannot generate those by argument name "
+                f"({', '.join(map(str, case.inputs))}): choose another method"
+            )
         random = torch.Generator().manual_seed(case.seed)
         if case.inputs.is_floating_point():
             draw = getattr(torch.nn.init, f"{self.generator}_")

@@ -65,5 +65,5 @@ class LeaveOneOut:
             seconds,
             note=note,
             target=target,
-            without=np.stack([outcome.classes for outcome in without], axis=1),
+            without=np.stack([outcome.classes for outcome in without], axis=1) if case.tells_classes else None,
         )

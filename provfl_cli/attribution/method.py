@@ -15,15 +15,21 @@ from ..config.parts import Method
 from ..data.federated import Form
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import Privacy
-from ..provenance.settings import Provenance
+from ..imports import later
+from ..provenance.settings import CLASS_TARGETS, Provenance
 from ..store.rounds import Round
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor, nn
+
+    from ..provenance import shared_part
+    from ..provenance.outputs import Inputs
 else:
     np = lazy.load("numpy")
+    torch = lazy.load("torch")
+    shared_part = later("provfl_cli.provenance.shared_part")
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,11 @@ class Case:
 
     Attributes:
         model: the architecture; a method may load any weights into it, and leaves it as it likes.
-        inputs: `[inputs, …]`, pictures or tokens, on any device.
+        inputs: `[inputs, …]`, pictures or tokens, on any device; or such tensors by argument name of the model.
         numbers: int64 `[inputs]`, where each input stands in the test set.
         labels: int64 `[inputs]`, true labels. For measuring only: a method that looks at them knows the answer.
-        classes: int64 `[inputs]`, the predicted classes, which are explained.
+        classes: int64 `[inputs]`, the predicted classes, which are explained; of the target `output` which of the
+            numbers that the model puts out; of `mse` zeros.
         stored: the round: global weights before and after, the clients' weights, numbers of examples, decomposition.
         fusion, privacy: settings of the run, to fuse the round again; fusion None: not known.
         form: what a model has to know of the inputs; None where nothing is known.
@@ -43,10 +50,11 @@ class Case:
         seed: of everything random.
         device: where to compute.
         steps: optimizer steps that each client of the round made, to fuse it again; (): not known.
+        wanted: of the target `mse` what the model should put out, `[inputs, numbers]`; None: of any other.
     """
 
     model: nn.Module
-    inputs: Tensor
+    inputs: Inputs
     numbers: np.ndarray
     labels: np.ndarray
     classes: np.ndarray
@@ -58,6 +66,17 @@ class Case:
     seed: int
     device: torch.device
     steps: Sequence[int] = ()
+    wanted: Tensor | None = None
+
+    @property
+    def explained(self) -> Tensor:
+        """What is explained of each input, as `trace` takes it."""
+        return torch.from_numpy(self.classes) if self.wanted is None else self.wanted
+
+    @property
+    def tells_classes(self) -> bool:
+        """Whether a class is explained; else numbers that the model puts out, of which there is no probability."""
+        return self.provenance.target in CLASS_TARGETS
 
 
 @dataclass(frozen=True)
@@ -103,10 +122,18 @@ def attributions(methods: Iterable[Method]) -> tuple[Attribution, ...]:
 
 def used_clients(case: Case) -> np.ndarray:
     """Clients that fusion took anything of, bool `[clients]`: the candidates of every method."""
-    parameters = [name for name, _ in case.model.named_parameters()]
-    return case.stored.decomposition.candidates(parameters).numpy()
+    return case.stored.decomposition.candidates(shared_parameters(case)).numpy()
+
+
+def shared_parameters(case: Case) -> list[str]:
+    """The model's parameters that the round holds, by the names that they have there; a tied one once."""
+    own = case.model.state_dict(keep_vars=True)
+    parameters = {id(parameter) for parameter in case.model.parameters()}
+    names = shared_part.model_names(case.stored.weights(), own, "model", "the models of the round")
+    held = {id(own[called]): name for name, called in reversed(names.items())}
+    return [name for name in names if held[id(own[names[name]])] == name and id(own[names[name]]) in parameters]
 
 
 def for_every_input(values: np.ndarray, case: Case) -> np.ndarray:
     """Values `[clients]` that do not depend on the input, as `[inputs, clients]`."""
-    return np.tile(np.asarray(values, dtype=np.float64), (len(case.inputs), 1))
+    return np.tile(np.asarray(values, dtype=np.float64), (len(case.numbers), 1))

@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-import lazy_loader as lazy
-
 from .. import provenance
 from ..checks import POSITIVE_FRACTION, in_range, one_of
 from ..config.parts import RunSettings
@@ -17,11 +15,7 @@ from ..provenance.settings import NEURONS, Provenance
 from .method import AttributionResult, Case
 
 if TYPE_CHECKING:
-    import torch
-
     from ..provenance.contributions import Contributions
-else:
-    torch = lazy.load("torch")
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class Traced:
     def attribute(self, case: Case) -> AttributionResult:
         """One trace for all clients."""
         began = time.perf_counter()
-        settings = self.settings(case.provenance, case.seed)
+        settings = for_case(case, self.settings(case.provenance, case.seed))
         contributions = traced(case, settings)
         return AttributionResult(
             contributions.values, contributions.candidates, time.perf_counter() - began, target=settings.target
@@ -90,6 +84,11 @@ def _common(settings: Provenance) -> dict[str, Any]:
     return {key: getattr(settings, key) for key in keys}
 
 
+def for_case(case: Case, settings: Provenance) -> Provenance:
+    """The settings for what a case explains: of numbers that are no logits of classes there is one target alone."""
+    return settings if case.tells_classes else replace(settings, target=case.provenance.target)
+
+
 def traced(case: Case, settings: Provenance) -> Contributions:
     """Trace the inputs of `case` with these settings."""
-    return provenance.trace(case.model, case.inputs, case.stored, settings, torch.from_numpy(case.classes))
+    return provenance.trace(case.model, case.inputs, case.stored, settings, case.explained)

@@ -21,7 +21,7 @@ def method_name(method: str, counterfactual: str) -> str:
 
 def explained(case: Case, value: str) -> str:
     """The scalar of the prediction that is measured: a target of tracing, or `log_probability`."""
-    return case.provenance.target if value == "target" else value
+    return case.provenance.target if value == "target" or not case.tells_classes else value
 
 
 def check_fewer(method: str, fusion: Fusion, federation: Federation, left: int) -> None:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from ..config.parts import RunSettings
-from .method import AttributionResult, Case, for_every_input, used_clients
+from .method import AttributionResult, Case, for_every_input, shared_parameters, used_clients
 from .norms import update_norms
 
 
@@ -22,6 +22,5 @@ class StaticWeights:
     def attribute(self, case: Case) -> AttributionResult:
         """The same for every input."""
         began = time.perf_counter()
-        names = [name for name, _ in case.model.named_parameters()]
-        values = for_every_input(update_norms(case.stored, names, weighted=True).numpy(), case)
+        values = for_every_input(update_norms(case.stored, shared_parameters(case), weighted=True).numpy(), case)
         return AttributionResult(values, used_clients(case), time.perf_counter() - began)

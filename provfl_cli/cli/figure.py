@@ -47,7 +47,7 @@ def _opened(folder: Path, args: Namespace) -> results.RunContents:
     """What is to be drawn: a run as it was recorded, or a recorded federation, its inputs traced now."""
     if is_recorded(folder):
         return traced(folder, args, last_only=args.kind != "accuracy")[0]
-    refuse_recorded(args, "model", "data", "round")
+    refuse_recorded(args, "model", "data", "round", "target", "tokenizer")
     runs, _ = read_places([folder], whole=True)
     if len(runs) > 1:
         raise InputError(f"{folder}: holds {len(runs)} runs, give one, such as {runs[0].folder}")

@@ -21,8 +21,9 @@ else:  # torch comes with them
     open_recording = later("provfl_cli.run.open_recording")
     recording_report = later("provfl_cli.run.recording_report")
 
-MODEL = "an option of conf/model, or MODULE:FUNCTION"
-DATA = "FILE.safetensors (inputs, labels), or MODULE:FUNCTION"
+MODEL = "an option of conf/model, MODULE:FUNCTION (or a class), hf:FOLDER_OR_ID, or peft:FOLDER"
+DATA = "FILE.safetensors (inputs, labels), FILE.parquet (text, label), or MODULE:FUNCTION"
+TARGET = "explain this label, not the predicted one; of a model without classes output, output:J or mse"
 
 
 def add_recorded(made: ArgumentParser, data: str = DATA, rounds: str | None = None) -> None:
@@ -30,8 +31,10 @@ def add_recorded(made: ArgumentParser, data: str = DATA, rounds: str | None = No
     group = made.add_argument_group("of a recorded federation (provfl import, Flower, NVFlare)")
     group.add_argument("--model", metavar="MODEL", help=MODEL)
     group.add_argument("--data", metavar="DATA", help=data)
+    group.add_argument("--tokenizer", metavar="PLACE", help="of texts in the data: its folder, or tokenizer.json")
     if rounds is not None:
         group.add_argument("--round", metavar="N", help=rounds)
+        group.add_argument("--target", metavar="LABEL", help=TARGET)
 
 
 def refuse_recorded(args: Namespace, *names: str) -> None:
@@ -57,13 +60,13 @@ def traced(folder: Path, args: Namespace, last_only: bool = False) -> tuple[RunC
     require_place(folder)
     if read_recorded(folder) is not None:
         require_model_and_data(folder, args.model, args.data)
-    opened = open_recording.open_recorded(folder, args.model, args.data)
+    opened = open_recording.open_recorded(folder, args.model, args.data, args.target, args.tokenizer)
     numbers = opened.rounds if number is None and not last_only else [opened.round(number).number]
     inputs = opened.inputs.many(Path("all"))
     shown = f"{_counted(len(inputs.names), 'input')} in {_counted(len(numbers), 'round')}"
     console = make_console()
     with console.status(f"tracing {shown}…") if console.is_terminal else nullcontext():
-        return recording_report.reported(opened, numbers, inputs, args.model, args.data), shown
+        return recording_report.reported(opened, numbers, inputs, args.model, args.data, args.target), shown
 
 
 def _counted(count: int, name: str) -> str:

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
 
 def _runs(places: Sequence[Path], args: Namespace) -> tuple[str, str, Sequence[MissingRun]]:
     """The page of runs, what is in it, and what is not."""
-    refuse_recorded(args, "model", "data", "round")
+    refuse_recorded(args, "model", "data", "round", "target", "tokenizer")
     runs, absent = read_places(places, whole=True)
     return document.page(runs, absent), f"{len(runs)} run{'s' * (len(runs) > 1)}", absent
 

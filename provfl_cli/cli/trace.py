@@ -14,7 +14,7 @@ from ..reporting.terminal import make_console
 from ..run.place import require_file, require_model_and_data, require_place
 from ..store.recorded import is_recorded, read_recorded
 from .arguments import check_out, listed, parser, read, whole
-from .recorded import DATA, add_recorded, refuse_recorded, refuse_run
+from .recorded import DATA, TARGET, add_recorded, refuse_recorded, refuse_run
 from .saying import say
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _parser() -> ArgumentParser:
     how = made.add_argument_group("the question")
     how.add_argument("--method", nargs="+", default=[], metavar="NAME", help="presets of provenance, or other methods")
     how.add_argument("--adapters", metavar="TERMS", help="LoRA layers as factors (A and B apart) or product (B A)")
-    how.add_argument("--target", metavar="LABEL", help="explain this label, not the predicted one")
+    how.add_argument("--target", metavar="LABEL", help=TARGET)
     how.add_argument("--without", metavar="CLIENTS", help="what would it be without these? such as 3,7")
     how.add_argument("--verify", action="store_true", help="leave each of the top clients out: does the ranking hold?")
     how.add_argument("--top", default=10, metavar="N", help="clients shown, and left out by --verify (default: 10)")
@@ -122,7 +122,7 @@ def _check_places(args: Namespace) -> None:
         if read_recorded(folder) is not None:
             require_model_and_data(folder, args.model, args.data)
         return
-    refuse_recorded(args, "model")
+    refuse_recorded(args, "model", "tokenizer")
     if args.image is not None:
         require_file("--image", Path(args.image))
     if args.inputs is not None:
@@ -133,8 +133,8 @@ def _opened(args: Namespace) -> OpenFederation:
     folder = Path(args.run)
     if is_recorded(folder):
         refuse_run(args, "trust", "checkpoint")
-        return open_recording.open_recorded(folder, args.model, args.data)
-    refuse_recorded(args, "model")
+        return open_recording.open_recorded(folder, args.model, args.data, args.target, args.tokenizer)
+    refuse_recorded(args, "model", "tokenizer")
     return open_run.open_run(folder, args.trust, args.data, args.checkpoint)
 
 

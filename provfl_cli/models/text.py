@@ -71,7 +71,7 @@ def sequence_classifier(
         InputError: no such architecture or field, a checkpoint of another architecture or without its weights, more
             tokens than it has positions, or a network whose logits depend on padding.
     """
-    with _quiet():
+    with quiet():
         settings = _settings(checkpoint, architecture, dict(config or {}))
         settings.num_labels = classes
         # Not what only generation needs, nor tuples instead of named outputs, whatever a published config asks for.
@@ -107,7 +107,7 @@ def published_settings(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: there is none, or none of a known architecture.
     """
-    with _quiet():
+    with quiet():
         return _plain(_settings(str(folder), None, {}))
 
 
@@ -205,15 +205,21 @@ def _published(settings: Any, checkpoint: str, vocabulary: int, padding: int) ->
     return network
 
 
-def _check_positions(network: Any, max_tokens: int) -> None:
-    """Raise InputError where texts may be longer than the network has positions for."""
+def most_positions(network: Any) -> int | None:
+    """How many tokens a network of transformers has positions for; None: any number, or it is not known."""
     most = getattr(network.config, "max_position_embeddings", None)
-    if most is None or most < 0:  # relative positions
-        return
+    if not isinstance(most, int) or most < 0:  # relative positions
+        return None
     for name, module in network.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            most = module.num_embeddings - module.padding_idx - 1  # RoBERTa counts positions from behind its padding
-    if max_tokens > most:
+            return int(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from behind its padding
+    return most
+
+
+def _check_positions(network: Any, max_tokens: int) -> None:
+    """Raise InputError where texts may be longer than the network has positions for."""
+    most = most_positions(network)
+    if most is not None and max_tokens > most:
         raise InputError(
             f"dataset.max_tokens={max_tokens}: {network.config.model_type} has positions for {most} tokens: "
             f"dataset.max_tokens={most} or less"
@@ -251,7 +257,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Transformers says nothing within: it reports every weight that it draws, and shows bars."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

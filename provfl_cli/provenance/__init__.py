@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..store.rounds import read_round
     from .contributions import Contributions
+    from .outputs import Inputs
     from .settings import Provenance, preset
     from .stack import FusedRound, Source
     from .state_dicts import from_state_dicts
-    from .tracing import Classes, Inputs, trace, trace_targets
+    from .tracing import Classes, trace, trace_targets
 
 __all__ = [
     "Classes",
@@ -33,7 +34,7 @@ _MODULES = {
     "Classes": ".tracing",
     "Contributions": ".contributions",
     "FusedRound": ".stack",
-    "Inputs": ".tracing",
+    "Inputs": ".outputs",
     "Provenance": ".settings",
     "Source": ".stack",
     "from_state_dicts": ".state_dicts",

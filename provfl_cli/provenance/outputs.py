@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,11 @@ from torch import Tensor, nn
 
 from ..errors import InputError, RunError
 from ..fusion.state_dicts import not_finite
+
+Inputs = Tensor | Mapping[str, Tensor]
+"""A tensor `[inputs, …]`, or tensors by argument name."""
+
+CHUNK = 256  # inputs in a forward pass; fixed, since the size of a batch changes the last digits of a convolution
 
 
 def output_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -19,6 +24,42 @@ def output_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         RunError: there is no tensor in it.
     """
     return tensor_of(model(batch[""]) if "" in batch else model(**batch))
+
+
+def outputs_of(model: nn.Module, inputs: Inputs, device: torch.device, classes: bool) -> Iterator[Tensor]:
+    """What a model makes of inputs with the weights that it holds, a part of them at a time, on its device.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        inputs: of any number.
+        device: where to compute.
+        classes: whether logits `[inputs, classes]` are wanted; else `[inputs, numbers]`.
+
+    Raises:
+        RunError: the model gives something else.
+    """
+    named = by_argument(inputs)
+    with torch.inference_mode():
+        for start in range(0, count_of(inputs), CHUNK):
+            # A copy: a model may change its input in place.
+            batch = {name: tensor[start : start + CHUNK].to(device, copy=True) for name, tensor in named.items()}
+            output, size = output_of(model, batch), count_of(batch)
+            yield logits_of_classes(output, size) if classes else numbers_of(output, size)
+
+
+def by_argument(inputs: Inputs) -> dict[str, Tensor]:
+    """Inputs by argument name, `""` for the only positional one."""
+    return dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
+
+
+def count_of(inputs: Inputs) -> int:
+    """How many inputs these are."""
+    return len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
+
+
+def rows_of(inputs: Inputs, where: slice) -> Inputs:
+    """Some of the inputs."""
+    return inputs[where] if isinstance(inputs, Tensor) else {name: tensor[where] for name, tensor in inputs.items()}
 
 
 def tensor_of(output: Any) -> Tensor:

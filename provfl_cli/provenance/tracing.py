@@ -26,6 +26,7 @@ from .checks import (
 from .conservation import check, residuals, suspicious
 from .contributions import Contributions, LayerTrace
 from .deterministic import check_weights_kept
+from .outputs import Inputs
 from .precision import CANCELS, cancels, computes_in_half, in_float32, in_type
 from .probe import MIXED, adapted, probed, probed_again
 from .products import product_notes
@@ -37,9 +38,6 @@ from .torch_modes import apart_from_caller
 from .traceable import check_differentiable, eager_model
 from .workers.batches import batches
 from .workers.work import Work, open_setup
-
-Inputs = Tensor | Mapping[str, Tensor]
-"""A tensor `[inputs, …]`, or tensors by argument name."""
 
 Classes = Sequence[int] | Tensor | None
 """A class for each input; None: the predicted ones."""

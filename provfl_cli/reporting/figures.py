@@ -129,7 +129,8 @@ def ranking(opened: RunContents, number: int | None = None) -> Figure:
     _show_input(left, opened, number)
     verdict = "\n(right)" if label == predicted else f"\n(labelled {_short(opened.label(label), 20)})"
     known_label = "" if label < 0 else verdict
-    left.set_title(f"predicted {_short(opened.label(predicted), 20)}{known_label}", fontsize=9)
+    says = "predicted " if opened.explains == "classes" else ""
+    left.set_title(f"{says}{_short(opened.label(predicted), 20)}{known_label}", fontsize=9)
     rows = np.arange(len(best))
     colours = [COLOURS[0] if value >= 0 else COLOURS[1] for value in values[best]]
     bars = axes.barh(rows, values[best], color=colours)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..harmless import harmless
-from ..results.answer import OF_MODEL, MethodAnswer, Prediction, RankedClient
+from ..results.answer import OF_MODEL, MethodAnswer, Prediction, RankedClient, WhatIf
 from .console import heading
 from .drawing import Picture, bar
 from .rankings import clients_table
@@ -21,6 +21,7 @@ from .texts import Excerpt
 LABELS_SHOWN = 3
 LAYERS_SHOWN = 8
 PAIRS_SHOWN = 5
+WITHOUT = "without: fused again from the others alone; withheld: the others' shares stay as they were"
 
 
 def show(prediction: Prediction) -> RenderableType:
@@ -45,10 +46,40 @@ def show(prediction: Prediction) -> RenderableType:
 
 def _head(prediction: Prediction) -> RenderableType:
     """The input, beside it (a text: above) what it is and what the model makes of it."""
+    title = Text.assemble((prediction.title, "bold"), (f"  {prediction.where}, round {prediction.round}", "dim"))
+    lines = [title, *(_classified(prediction) if prediction.kind == "classes" else _valued(prediction))]
+    if isinstance(prediction.shown, np.ndarray):
+        beside = Table.grid(padding=(0, 2))
+        beside.add_row(Picture(prediction.shown, columns=20), Group(*lines))
+        return beside
+    return Group(*lines) if prediction.shown is None else Group(Excerpt(prediction.shown, lines=4), *lines)
+
+
+def _valued(prediction: Prediction) -> list[Text]:
+    """What a model without classes makes of the input."""
+    names, values = [harmless(name) for name in prediction.label_names], prediction.probabilities
+    lines = [Text.assemble((names[prediction.explained], "bold"), f" {_number(prediction.value)}")]
+    if prediction.kind == "labels":
+        there = prediction.value > 0
+        lines[0].append(": there, its logit is above 0" if there else ": not there, its logit is not above 0")
+        if prediction.wanted is not None:
+            right = bool(prediction.wanted) == there
+            said = "there" if prediction.wanted else "not there"
+            lines.append(Text(f"labelled  {said}, which is {'right' if right else 'not'}", "green" if right else "red"))
+    elif prediction.wanted is not None:
+        lines.append(Text(f"should be {_number(prediction.wanted)}"))
+    order = [number for number in np.argsort(-values, kind="stable").tolist() if number != prediction.explained]
+    if others := ", ".join(f"{names[number]} {_number(values[number])}" for number in order[:LABELS_SHOWN]):
+        more = len(order) - LABELS_SHOWN
+        lines.append(Text(f"others: {others}{f' and {more} more' if more > 0 else ''}", style="dim"))
+    return lines
+
+
+def _classified(prediction: Prediction) -> list[Text]:
+    """The predicted class, the true one, and the next."""
     names = [harmless(name) for name in prediction.label_names]
     predicted = prediction.predicted
     lines = [
-        Text.assemble((prediction.title, "bold"), (f"  {prediction.where}, round {prediction.round}", "dim")),
         Text.assemble("predicted ", (names[predicted], "bold"), f"  {_percent(prediction.probabilities[predicted])}"),
     ]
     if prediction.label is None:
@@ -68,19 +99,16 @@ def _head(prediction: Prediction) -> RenderableType:
     others = ", ".join(f"{names[label]} {_percent(prediction.probabilities[label])}" for label in order[:LABELS_SHOWN])
     if others:
         lines.append(Text(f"next: {others}", style="dim"))
-    if isinstance(prediction.shown, np.ndarray):
-        beside = Table.grid(padding=(0, 2))
-        beside.add_row(Picture(prediction.shown, columns=20), Group(*lines))
-        return beside
-    return Group(*lines) if prediction.shown is None else Group(Excerpt(prediction.shown, lines=4), *lines)
+    return lines
 
 
 def _answer(prediction: Prediction, answer: MethodAnswer) -> list[RenderableType]:
     """One method's ranking, what is beside it, and the layers."""
     whom = "over all rounds" if answer.scope == "lineage" else "this round"
     name = harmless(prediction.label_names[prediction.explained])
+    towards = f"it towards {name}" if prediction.kind == "classes" else f"{name} up"
     parts: list[RenderableType] = [
-        heading(f"Who pushed it towards {name}, {whom} ({answer.method})"),
+        heading(f"Who pushed {towards}, {whom} ({answer.method})"),
         clients_table(answer.clients, (f"examples of {name}", f"of {_true(prediction)}")),
     ]
     lines = (
@@ -143,6 +171,8 @@ def _what_if(prediction: Prediction) -> RenderableType:
     """Predictions before and after, one row each."""
     names = [harmless(name) for name in prediction.label_names]
     explained = prediction.explained
+    if prediction.kind != "classes":
+        return _other_values(prediction)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for name in ("", "prediction", f"probability of {names[explained]}", ""):
         table.add_column(name, overflow="fold")
@@ -151,8 +181,7 @@ def _what_if(prediction: Prediction) -> RenderableType:
         "as it was", f"{names[prediction.predicted]}  {_percent(before.max())}", _percent(before[explained]), ""
     )
     for what in prediction.what_if:
-        who = ", ".join(map(harmless, what.clients))
-        about = f"without {who}" if what.kind == "refuse" else f"with {who} withheld"
+        about = _about(what)
         if what.probabilities is None:
             table.add_row(about, "–", "–", what.reason)
             continue
@@ -166,10 +195,27 @@ def _what_if(prediction: Prediction) -> RenderableType:
             _percent(what.probabilities[explained]),
             changed,
         )
-    return Group(
-        table,
-        Text("without: fused again from the others alone; withheld: the others' shares stay as they were", style="dim"),
-    )
+    return Group(table, Text(WITHOUT, style="dim"))
+
+
+def _about(what: WhatIf) -> str:
+    who = ", ".join(map(harmless, what.clients))
+    return f"without {who}" if what.kind == "refuse" else f"with {who} withheld"
+
+
+def _other_values(prediction: Prediction) -> RenderableType:
+    """The value explained before and after, one row each."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for name in ("", harmless(prediction.label_names[prediction.explained]), "change", ""):
+        table.add_column(name, overflow="fold")
+    table.add_row("as it was", _number(prediction.value), "", "")
+    for what in prediction.what_if:
+        if what.probabilities is None:
+            table.add_row(_about(what), "–", "–", what.reason)
+            continue
+        now = float(what.probabilities[prediction.explained])
+        table.add_row(_about(what), _number(now), f"{now - prediction.value:+.3g}", "")
+    return Group(table, Text(WITHOUT, style="dim"))
 
 
 def _effects(prediction: Prediction) -> RenderableType:
@@ -182,6 +228,7 @@ def _effects(prediction: Prediction) -> RenderableType:
         table.add_column("cost", no_wrap=True)
     finite = [abs(loss) for effect in prediction.effects for loss in effect.losses.values() if np.isfinite(loss)]
     largest = max(finite, default=0.0)
+    shown = _percent if prediction.kind == "classes" else _number
     for effect in prediction.effects:
         cells: list[RenderableType] = []
         for kind in kinds:
@@ -190,13 +237,12 @@ def _effects(prediction: Prediction) -> RenderableType:
                 cells += ["–", ""]
                 continue
             length, colour = (abs(loss) / largest if largest else 0.0), "cyan" if loss >= 0 else "red"
-            cells += [_percent(effect.probabilities[kind]), Text.assemble(f"{loss:>+9.3g} ", (bar(length, 8), colour))]
+            cells += [shown(effect.probabilities[kind]), Text.assemble(f"{loss:>+9.3g} ", (bar(length, 8), colour))]
         table.add_row(harmless(effect.client), *cells)
-    name, share = (
-        harmless(prediction.label_names[prediction.explained]),
-        _percent(prediction.probabilities[prediction.explained]),
-    )
-    below = f"probability of {name}, {share} with all clients; cost: what its log-probability loses"
+    name, before = harmless(prediction.label_names[prediction.explained]), shown(prediction.value)
+    below = f"{name}, {before} with all clients; cost: what it loses"
+    if prediction.kind == "classes":
+        below = f"probability of {name}, {before} with all clients; cost: what its log-probability loses"
     return Group(table, Text(below, style="dim"))
 
 
@@ -230,6 +276,10 @@ def _true(prediction: Prediction) -> str:
     return "" if prediction.label is None else harmless(prediction.label_names[prediction.label])
 
 
+def _number(value: Any) -> str:
+    return f"{float(value):.4g}"
+
+
 def _percent(value: Any) -> str:
     """A share, so that what is small is still told from nothing."""
     number = float(value)
@@ -240,24 +290,28 @@ def _percent(value: Any) -> str:
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
     """The same for scripts: plain values, of all labels and of the layers too."""
-    names = prediction.label_names
+    names, classes = prediction.label_names, prediction.kind == "classes"
+    kept = "probabilities" if classes else "values"
     return {
         "warnings": list(prediction.warnings),
         "input": prediction.title,
         "run": prediction.where,
         "round": prediction.round,
         "label": None if prediction.label is None else names[prediction.label],
-        "prediction": names[prediction.predicted],
+        "prediction": names[prediction.predicted] if classes else None,
         "explained": names[prediction.explained],
-        "probabilities": dict(zip(names, prediction.probabilities.tolist(), strict=True)),
+        kept: dict(zip(names, prediction.probabilities.tolist(), strict=True)),
+        **({} if classes else {"value": prediction.value, "wanted": prediction.wanted}),
         "text": prediction.shown if isinstance(prediction.shown, str) else None,
         "methods": [_answer_json(prediction, answer) for answer in prediction.answers],
         "what_if": [
             {
                 "kind": what.kind,
                 "without": list(what.clients),
-                "prediction": None if what.probabilities is None else names[int(what.probabilities.argmax())],
-                "probabilities": None
+                "prediction": None
+                if what.probabilities is None or not classes
+                else names[int(what.probabilities.argmax())],
+                kept: None
                 if what.probabilities is None
                 else dict(zip(names, what.probabilities.tolist(), strict=True)),
                 **({"reason": what.reason} if what.reason else {}),
@@ -265,7 +319,11 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
             for what in prediction.what_if
         ],
         "verified": [
-            {"client": effect.client, "cost": dict(effect.losses), "probability": dict(effect.probabilities)}
+            {
+                "client": effect.client,
+                "cost": dict(effect.losses),
+                "probability" if classes else "value": dict(effect.probabilities),
+            }
             for effect in prediction.effects
         ],
         "agreement": [

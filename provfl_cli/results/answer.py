@@ -49,7 +49,10 @@ class MethodAnswer:
 
 @dataclass(frozen=True)
 class WhatIf:
-    """The prediction without some clients. `probabilities` are by label; None: `reason` says why there is no model."""
+    """The prediction without some clients.
+
+    `probabilities` are by label, or the values of a model without classes; None: `reason` says why there is no model.
+    """
 
     kind: str
     clients: tuple[str, ...]
@@ -59,7 +62,10 @@ class WhatIf:
 
 @dataclass(frozen=True)
 class Effect:
-    """What leaving one client out takes from the log-probability of the label explained, by kind; NaN: no model."""
+    """What leaving one client out takes from the log-probability of the label explained, by kind; NaN: no model.
+
+    Of a model without classes from the value that is explained, and `probabilities` are the values without the client.
+    """
 
     client: str
     losses: Mapping[str, float]
@@ -87,7 +93,9 @@ class Prediction:
     """Everything that was asked about one prediction.
 
     `label` is the true one's number, None where nobody knows; `explained` the number of the label that was explained.
-    `doubts`: why the rankings may say little of this input.
+    `doubts`: why the rankings may say little of this input. `kind` is `classes`; or `labels`, each there or not, or
+    `values`: then `probabilities` are what the model put out, by name, and there is no predicted label; `wanted` is
+    what the one explained should be, None where nobody knows.
     """
 
     title: str
@@ -104,6 +112,13 @@ class Prediction:
     agreements: tuple[Agreement, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    kind: str = "classes"
+    wanted: float | None = None
+
+    @property
+    def value(self) -> float:
+        """The probability, or value, of what is explained."""
+        return float(self.probabilities[self.explained])
 
     @property
     def predicted(self) -> int:

@@ -42,6 +42,7 @@ class RunContents:
         notes: what could not be read, and why.
         warnings: what has to be read before the rankings: parameters that the trace does not account for.
         names: what clients are called, by number; {}: by their numbers.
+        explains: `classes`; of a model without, `labels` or `values`: then `labels` names what it puts out.
         recorded: of a recorded federation, which has no configuration, what is known of it; None: it is a run.
     """
 
@@ -60,6 +61,7 @@ class RunContents:
     notes: tuple[str, ...]
     names: Mapping[int, str] = field(default_factory=dict)
     recorded: Sequence[tuple[str, str]] | None = None
+    explains: str = "classes"
     warnings: tuple[str, ...] = ()
 
     @property

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -35,6 +34,7 @@ from ..data.tables import FORMATS, column_names, input_columns, read_table
 from ..data.tensors import to_tensor
 from ..data.tokenizer import from_json
 from ..errors import InputError, RunError
+from ..provenance.outputs import Inputs as NamedInputs
 from ..results.checksums import TOKENIZER
 from ..results.columns import checked, run_table
 from ..results.wrong import WrongContent
@@ -48,7 +48,7 @@ class TracedInputs:
     """Inputs to trace.
 
     Attributes:
-        inputs: `[n, …]`, as the model reads them.
+        inputs: `[n, …]`, as the model reads them; or such tensors by argument name.
         numbers: int64 `[n]`, indices in the test set; of new inputs, which number they have among these.
         labels: int64 `[n]`, true labels, `UNKNOWN` where nobody gave one.
         shown: what people see: pixels uint8 `[height, width, channels]`, a text, or None.
@@ -57,9 +57,11 @@ class TracedInputs:
         new: whether they are the user's own.
         warnings: what has to be read before their rankings.
         notes: sentences for the user, on how it was read.
+        wanted: float64 `[n, numbers]`, what a model without classes should put out; None: it tells classes apart, or
+            nobody knows.
     """
 
-    inputs: Tensor
+    inputs: NamedInputs
     numbers: np.ndarray
     labels: np.ndarray
     shown: tuple[np.ndarray | str | None, ...]
@@ -68,6 +70,7 @@ class TracedInputs:
     new: bool = False
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    wanted: np.ndarray | None = None
 
 
 class Inputs(Protocol):
@@ -308,65 +311,6 @@ def _readable(path: Path) -> Iterator[Path]:
         raise RunError(f"{path} {error}") from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-
-
-@dataclass(frozen=True)
-class TensorInputs:
-    """Inputs that the user brought as the model reads them, `[n, …]`, and their labels int64 `[n]`."""
-
-    inputs: Tensor
-    labels: np.ndarray
-
-    def first(self, number: int) -> TracedInputs:
-        """The first of them."""
-        return self._rows(slice(0, 1), chosen=True)
-
-    def numbered(self, index: int) -> TracedInputs:
-        """One of them."""
-        if not 0 <= index < len(self.labels):
-            raise InputError(f"--input {index}: --data has inputs 0 to {len(self.labels) - 1}")
-        return self._rows(slice(index, index + 1))
-
-    def picture(self, file: Path) -> TracedInputs:
-        """Refused: nobody knows how."""
-        raise InputError(f"--image {file}: {_NOT_KNOWN}")
-
-    def text(self, text: str) -> TracedInputs:
-        """Refused: nobody knows how."""
-        raise InputError(f"--text: {_NOT_KNOWN}")
-
-    def many(self, path: Path) -> TracedInputs:
-        """All of them, by the word `all`; files are refused."""
-        if str(path) != "all":
-            raise InputError(f"--inputs {path}: {_NOT_KNOWN}; --inputs all traces all of --data")
-        return self._rows(slice(None))
-
-    def _rows(self, where: slice, chosen: bool = False) -> TracedInputs:
-        numbers = np.arange(len(self.labels))[where]
-        inputs = self.inputs[where]
-        return TracedInputs(
-            inputs,
-            numbers,
-            self.labels[where],
-            tuple(_drawn(tensor) for tensor in inputs),
-            tuple(f"input {number}" for number in numbers),
-            chosen,
-        )
-
-
-_NOT_KNOWN = (
-    "how this federation turned it into numbers is not known: give what the model reads by --data FILE.safetensors, "
-    "and choose by --input INDEX"
-)
-
-
-def _drawn(tensor: Tensor) -> np.ndarray | None:
-    """A picture of what may be one, its values stretched to 0..255; None of what cannot be."""
-    if tensor.dim() != 3 or tensor.shape[0] not in (1, 3) or not tensor.is_floating_point():
-        return None
-    low, high = tensor.min(), tensor.max()
-    stretched = (tensor - low) / (high - low).clamp_min(torch.finfo(tensor.dtype).tiny) * 255
-    return stretched.round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def _unlike(

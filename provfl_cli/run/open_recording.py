@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..bounded import check_safetensors
 from ..checks import excerpt
 from ..config.chosen_fusion import LONGEST, chosen_fusion
-from ..config.validate import model_option, provenance_preset
-from ..data.federated import Form, Pictures
+from ..config.validate import provenance_preset
 from ..errors import InputError, RunError, brief, did_you_mean
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import NoPrivacy
-from ..models.build import build
-from ..provenance.checks import check_finite_inputs
-from ..provenance.outputs import logits_of_classes, tensor_of
+from ..models.text import most_positions
+from ..provenance.outputs import Inputs, by_argument, count_of, logits_of_classes, rows_of, tensor_of
 from ..provenance.shared_part import fitted, load_part
 from ..results.links import refuse_links_of_recording
 from ..store.matching_tensors import check_tensors
 from ..store.recorded import RECORDED, RecordedFederation, is_recorded, read_whole, why_nothing
 from ..store.rounds import Round, read_round, stored_rounds
-from .called import called, called_model
 from .device import device_like
-from .inputs import UNKNOWN, TensorInputs
+from .inputs import UNKNOWN
+from .meaning import MSE, Meaning, meaning, wanted_numbers
 from .open_run import OpenFederation
 from .place import STATELESS, no_run, require_model_and_data
+from .recorded_data import RecordedData, arguments, read_data
+from .recorded_inputs import TensorInputs
+from .recorded_model import built, named
+from .tokens import opened_tokenizer
 
 
-def open_recorded(folder: Path, model: str | None, data: str | None) -> OpenFederation:
+def open_recorded(
+    folder: Path, model: str | None, data: str | None, target: str | None = None, tokenizer: str | None = None
+) -> OpenFederation:
     """Open a recorded federation.
 
     Args:
         folder: with `rounds/` and `recorded.json`.
-        model: an option of `conf/model`, or `module:callable` that returns an `nn.Module`.
-        data: a safetensors file with `inputs` and, where known, `labels`; or `module:callable` that returns inputs, a
-            pair, or a mapping with these names.
+        model: an option of `conf/model`, or what `recorded_model.built` takes.
+        data: what `recorded_data.read_data` takes.
+        target: what is to be explained, where that is no class: `output`, `output:J`, `mse`, or one of several labels.
+        tokenizer: a folder or a file, of texts in the data.
 
     Raises:
         InputError: what was given does not fit, or is missing; or the folder holds links to other places.
@@ -56,37 +59,92 @@ def open_recorded(folder: Path, model: str | None, data: str | None) -> OpenFede
         raise InputError(f"{folder}: no round of it could be recorded" + (f" ({reason})" if reason else ""))
     require_model_and_data(folder, model, data)
     assert model is not None and data is not None  # noqa: PT018
-    inputs, labels = _data(data)
     last = read_round(folder / "rounds", stored_rounds(folder / "rounds")[-1])
     check_tensors(last)
     weights = last.weights()
-    module, form = _model(model, inputs, weights, recorded)
-    classes = _check_fits(module, last, inputs, model)
-    if labels.max() >= classes or labels.min() < UNKNOWN:
-        wrong = labels.max() if labels.max() >= classes else labels.min()
-        raise InputError(
-            f"--data {data}: holds label {wrong}, the model tells {classes} classes apart ({UNKNOWN}: not known)"
-        )
-    if recorded.labels and len(recorded.labels) != classes:
-        raise InputError(f"{folder}: {len(recorded.labels)} labels are recorded, the model has {classes} classes")
+    module, form = built(model, weights, recorded.labels), None
+    positions = None if module is None or not hasattr(module, "config") else most_positions(module)
+    tokens = None if tokenizer is None else opened_tokenizer(tokenizer, positions)
+    held = read_data(data, module, tokens, recorded.labels)
+    if module is None:
+        module, form = named(model, held.inputs, weights, recorded.labels)
+    output = _output(module, last, held.inputs, model)
+    names = recorded.labels or (held.label_names if len(held.label_names) == _width(output) else ())
+    problem = getattr(getattr(module, "config", None), "problem_type", None)
+    read_as = meaning(output, held.labels, target, names, problem, data)
+    labels = np.full(count_of(held.inputs), UNKNOWN, dtype=np.int64)
+    wanted = None
+    if read_as.target is None:
+        read_as = replace(read_as, names=_class_names(output, recorded, names, folder, model))
+        if held.labels is not None:
+            labels = _class_labels(held.labels, len(read_as.names), data)
+    else:
+        numbers = wanted_numbers(held.labels, held.inputs, output[0].numel(), read_as.target == MSE, data)
+        wanted = None if numbers is None else numbers.numpy()
+    preset = provenance_preset("provfl")
     return OpenFederation(
         folder=folder,
         model=module,
         form=form,
-        inputs=TensorInputs(inputs, labels),
-        label_names=recorded.labels or tuple(map(str, range(classes))),
+        inputs=_inputs(held, labels, wanted, read_as, module, tokens),
+        label_names=read_as.names,
         client_names=recorded.clients,
         examples=recorded.examples,
         label_counts={},
         faulty=(),
-        provenance=provenance_preset("provfl"),
+        provenance=preset if read_as.target is None else replace(preset, target=read_as.target),
         rivals=(),
         rounds_traced=(),
         fusion=_fusion(folder, recorded),
         privacy=NoPrivacy(),
         seed=0,
         device=device_like("auto"),
+        meaning=read_as,
     )
+
+
+def _inputs(
+    data: RecordedData, labels: np.ndarray, wanted: np.ndarray | None, read_as: Meaning, model: nn.Module, tokens: Any
+) -> TensorInputs:
+    def encoded(text: str) -> Inputs:
+        return arguments(model, tokens.encode([text]), "--text")[0]
+
+    return TensorInputs(
+        inputs=data.inputs,
+        labels=labels,
+        wanted=wanted,
+        texts=data.texts,
+        notes=(*data.notes, *([read_as.note] if read_as.note else [])),
+        encode=encoded if tokens is not None else None,
+    )
+
+
+def _width(output: Tensor) -> int:
+    return output.shape[1] if output.dim() == 2 and output.shape[1] > 1 else 2
+
+
+def _class_names(
+    output: Tensor, recorded: RecordedFederation, names: tuple[str, ...], folder: Path, spec: str
+) -> tuple[str, ...]:
+    """Names of the classes that the model tells apart; InputError where they are not as many as are recorded."""
+    try:
+        classes = logits_of_classes(output, 1).shape[1]
+    except RunError as error:
+        raise InputError(f"--model {spec}: {error}") from error
+    if recorded.labels and len(recorded.labels) != classes:
+        raise InputError(f"{folder}: {len(recorded.labels)} labels are recorded, the model has {classes} classes")
+    return names or tuple(map(str, range(classes)))
+
+
+def _class_labels(labels: Tensor, classes: int, data: str) -> np.ndarray:
+    """Whole numbers of classes, int64 `[n]`."""
+    numbers: np.ndarray = labels.reshape(-1).to(torch.int64).numpy()
+    if numbers.max() >= classes or numbers.min() < UNKNOWN:
+        wrong = numbers.max() if numbers.max() >= classes else numbers.min()
+        raise InputError(
+            f"--data {data}: holds label {wrong}, the model tells {classes} classes apart ({UNKNOWN}: not known)"
+        )
+    return numbers
 
 
 def _fusion(folder: Path, recorded: RecordedFederation) -> Fusion | None:
@@ -101,76 +159,30 @@ def _fusion(folder: Path, recorded: RecordedFederation) -> Fusion | None:
         raise RunError(f"{folder / RECORDED} cannot be read (fusion: {error}): record the federation again") from None
 
 
-def _data(spec: str) -> tuple[Tensor, np.ndarray]:
-    """Inputs and labels (`UNKNOWN` where there are none)."""
-    path = Path(spec)
-    if path.suffix == ".safetensors" or path.is_file():
-        if not path.is_file():
-            raise InputError(f"--data {spec}: no such file")
-        try:
-            check_safetensors(path)
-            loaded: Any = load_file(path)
-        except Exception as error:  # of the library, one of several
-            raise InputError(f"--data {spec}: is no safetensors file ({error})") from error
-    elif ":" in spec:
-        loaded = called(spec, "--data")
-    else:
-        raise InputError(f"--data {spec}: no such file; give FILE.safetensors or MODULE:FUNCTION")
-    if isinstance(loaded, Mapping):
-        inputs, labels = loaded.get("inputs"), loaded.get("labels")
-    elif isinstance(loaded, tuple | list) and len(loaded) == 2:
-        inputs, labels = loaded
-    else:
-        inputs, labels = loaded, None
-    if not isinstance(inputs, Tensor) or inputs.dim() < 2 or not len(inputs):
-        raise InputError(f"--data {spec}: holds no tensor `inputs` [n, …]")
-    check_finite_inputs(inputs, f"--data {spec}: inputs")
-    if labels is None:
-        return inputs, np.full(len(inputs), UNKNOWN, dtype=np.int64)
-    try:
-        numbers = torch.as_tensor(labels).cpu().numpy()
-    except (TypeError, ValueError, RuntimeError):
-        numbers = np.empty(0)  # no numbers at all
-    if numbers.shape != (len(inputs),) or numbers.dtype.kind not in "iu":
-        raise InputError(f"--data {spec}: `labels` must be whole numbers, one for each of {len(inputs)} inputs")
-    return inputs, numbers.astype(np.int64)
-
-
-def _model(
-    spec: str, inputs: Tensor, weights: Mapping[str, Tensor], recorded: RecordedFederation
-) -> tuple[nn.Module, Form | None]:
-    """The module that `spec` names, and what it reads where that is known."""
-    if ":" in spec:
-        return called_model(spec), None
-    option = model_option(spec)
-    if option.input != "image" or inputs.dim() != 4:
-        raise InputError(
-            f"--model {spec}: models by name are for pictures [n, channels, height, width], --data holds "
-            f"{list(inputs.shape)}: --model MODULE:FUNCTION"
-        )
-    form = Pictures(inputs.shape[1], inputs.shape[2])
-    # The last tensor whose size follows from the number of classes is the logits' bias.
-    two, three = (build(option, form, classes, 0).state_dict() for classes in (2, 3))
-    last = [name for name in two if two[name].shape != three[name].shape]
-    there = [weights[name].shape[0] for name in last if name in weights and weights[name].dim()]
-    classes = len(recorded.labels) or (there[-1] if there else 2)
-    return build(option, form, classes, 0), form
-
-
-def _check_fits(module: nn.Module, last: Round, inputs: Tensor, spec: str) -> int:
-    """Raise InputError unless the model takes the recorded weights and the inputs; returns its number of classes."""
+def _output(module: nn.Module, last: Round, inputs: Inputs, spec: str) -> Tensor:
+    """What the model puts out for the first input; InputError unless it takes the recorded weights and the inputs."""
     fitted(module, last, f"--model {spec}", "the rounds")
     load_part(module, last.weights())
     module.eval()
+    batch = {name: tensor.clone() for name, tensor in by_argument(rows_of(inputs, slice(0, 1))).items()}
+    device = next(iter(module.parameters())).device
     try:
         with torch.inference_mode():
-            output = module(inputs[:1].clone())
+            output: Any = (
+                module(batch[""].to(device))
+                if "" in batch
+                else module(**{name: tensor.to(device) for name, tensor in batch.items()})
+            )
     except (Exception, SystemExit) as error:
-        raise InputError(
-            f"--data: the model does not read inputs {list(inputs.shape)} of type {inputs.dtype} ({brief(error)})"
-        ) from error
+        shapes = ", ".join(
+            f"{f'{name} ' if name else ''}{list(tensor.shape)} of type {tensor.dtype}"
+            for name, tensor in by_argument(inputs).items()
+        )
+        raise InputError(f"--data: the model does not read inputs {shapes} ({brief(error)})") from error
     try:
-        logits = logits_of_classes(tensor_of(output), 1)
+        numbers = tensor_of(output).detach().cpu()
+        if numbers.shape[:1] != (1,):
+            raise RunError(f"the model gave {tuple(numbers.shape)} for 1 input: an output [inputs, …] is needed")
     except RunError as error:
         raise InputError(f"--model {spec}: {error}") from error
-    return int(logits.shape[1])
+    return numbers

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ from .device import device_like
 from .inputs import Inputs, RunInputs, TracedInputs
 from .manifest import PUBLISHED
 from .matching_rounds import check_belongs
+from .meaning import MSE, Meaning
 from .place import no_run
 from .private_part import check_frozen, complete
 from .rebuild import check_named, model_again
@@ -90,6 +91,7 @@ class OpenFederation:
         device: where to compute.
         settings: of the run, which methods are checked against; None: there was no run.
         notes: what of the run's configuration is not known, a sentence for each.
+        meaning: what the model's numbers mean; of a run they are classes.
         key: of the run's federation; None: the run is of a time when none was written, or there was none.
         sharing: what of the model the run's clients shared; None: what the rounds hold.
         traced: the client whose private tensors complete the model (`evaluation.client`).
@@ -113,6 +115,7 @@ class OpenFederation:
     device: torch.device
     settings: RunSettings | None = None
     notes: tuple[str, ...] = ()
+    meaning: Meaning = field(default_factory=Meaning)
     key: str | None = None
     sharing: Sharing | None = None
     traced: int | None = None
@@ -175,6 +178,7 @@ class OpenFederation:
     def case(self, stored: Round, inputs: TracedInputs, classes: np.ndarray) -> Case:
         """The predictions of `inputs` as attribution methods take them, `classes` int64 `[n]` the ones to explain."""
         settings = self.settings
+        wanted = inputs.wanted if self.meaning.target == MSE else None
         return Case(
             model=self.model,
             inputs=inputs.inputs,
@@ -189,6 +193,7 @@ class OpenFederation:
             seed=self.seed,
             device=self.device,
             steps=() if settings is None else steps_made(self.examples, stored, settings.federation, settings.seed),
+            wanted=None if wanted is None else torch.from_numpy(wanted),
         )
 
     def methods(self, names: Sequence[str]) -> tuple[list[Provenance], list[Attribution]]:

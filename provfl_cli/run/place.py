@@ -49,16 +49,16 @@ def require_model_and_data(folder: Path, model: str | None, data: str | None) ->
             "--model module:function, which returns it"
         )
     if ":" not in model and model not in options("model"):
-        raise InputError(f"--model {model}: {did_you_mean(model, options('model'))} (or MODULE:FUNCTION)")
+        raise InputError(f"--model {model}: {did_you_mean(model, options('model'))} (or MODULE:FUNCTION, hf:FOLDER)")
     if data is None:
         raise InputError(
             f"{folder}: of a recorded federation the inputs have to be given as the model reads them: "
             "--data FILE.safetensors (inputs, labels), or --data module:function"
         )
     if Path(data).is_dir():
-        raise InputError(f"--data {data}: is a folder, give FILE.safetensors")
-    if not Path(data).is_file() and (":" not in data or Path(data).suffix == ".safetensors"):
-        raise InputError(f"--data {data}: no such file; give FILE.safetensors or MODULE:FUNCTION")
+        raise InputError(f"--data {data}: is a folder, give FILE.safetensors, FILE.parquet or MODULE:FUNCTION")
+    if not Path(data).is_file() and (":" not in data or Path(data).suffix in (".safetensors", ".parquet")):
+        raise InputError(f"--data {data}: no such file; give FILE.safetensors, FILE.parquet or MODULE:FUNCTION")
 
 
 def require_file(flag: str, path: Path, folder_too: bool = False) -> None:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from ..attribution.counterfactual import logits
 from ..attribution.method import Case
 from ..attribution.settings import KINDS
 from ..coverage import listed
 from ..errors import InputError, RunError
-from ..evaluation.contributions import ranks
-from ..evaluation.ranking import order, spearman
 from ..harmless import harmless
-from ..provenance.contributions import Contributions
 from ..provenance.lineage import lineage_round
-from ..reporting.rankings import best_clients
-from ..results.answer import Agreement, Effect, Layer, MethodAnswer, Prediction, WhatIf
+from ..provenance.outputs import by_argument
+from ..provenance.targets import target_value
+from ..results.answer import Agreement, Effect, MethodAnswer, Prediction, WhatIf
 from ..store.rounds import Round
 from .inputs import UNKNOWN, TracedInputs
+from .meaning import MSE, Meaning
+from .method_answer import agreements_of, method_answer
 from .open_run import OpenFederation
-from .tracing import Attributions, attributed, class_logits
+from .tracing import Attributions, attributed, model_outputs
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,10 @@ class Query:
 
 @dataclass(frozen=True)
 class AttributedPredictions:
-    """A round with its predictions, and what every method says about them."""
+    """A round with its predictions, and what every method says about them.
+
+    `probabilities` are `[n, classes]`; of a model without classes what it puts out, by `OpenFederation.label_names`.
+    """
 
     stored: Round
     case: Case
@@ -75,19 +80,19 @@ def ask_one(opened: OpenFederation, number: int | None, inputs: TracedInputs, qu
     case, attributions, probabilities = asked.case, asked.attributions, asked.probabilities
     label, explained = int(case.labels[0]), int(case.classes[0])
     known = None if label == UNKNOWN else label
-    told = tuple(
-        _told(opened, rows, attributions.traces.get((str(method), str(scope))), known, explained, question.top)
+    answers = tuple(
+        method_answer(opened, rows, attributions.traces.get((str(method), str(scope))), known, explained, question.top)
         for (method, scope), rows in attributions.rows.groupby(["method", "scope"], sort=False)
     )
-    if not told:
+    if not answers:
         raise RunError(f"{'; '.join(attributions.notes) or 'no method could rank anybody'}")
     kinds = [kind for kind in KINDS[::-1] if kind == "withhold" or opened.fusion is not None]
     effects: tuple[Effect, ...] = ()
     agreements: tuple[Agreement, ...] = ()
     if question.verify:
-        best = [client.client for client in told[0].clients]
+        best = [client.client for client in answers[0].clients]
         losses, effects = _effects(opened, asked, kinds[:1], best)
-        agreements = tuple(_agreements(opened, attributions.rows, best, losses))
+        agreements = tuple(agreements_of(opened, attributions.rows, best, losses))
     return Prediction(
         title=inputs.names[0],
         where=str(opened.folder),
@@ -97,12 +102,18 @@ def ask_one(opened: OpenFederation, number: int | None, inputs: TracedInputs, qu
         label=known,
         explained=explained,
         probabilities=probabilities[0],
-        answers=told,
+        answers=answers,
         what_if=tuple(_what_if(opened, asked, kinds, question.without)) if question.without else (),
         effects=effects,
         agreements=agreements,
-        notes=(*_notes(opened, inputs, question), *attributions.notes),
-        doubts=_doubts(inputs, probabilities),
+        notes=(
+            *_notes(opened, inputs, question),
+            *_unmoved(answers, opened.label_names[explained]),
+            *attributions.notes,
+        ),
+        doubts=_doubts(inputs, probabilities, opened.meaning.kind),
+        kind=opened.meaning.kind,
+        wanted=None if inputs.wanted is None or opened.meaning.target == MSE else float(inputs.wanted[0, explained]),
     )
 
 
@@ -112,16 +123,18 @@ def ask_many(opened: OpenFederation, number: int | None, inputs: TracedInputs, q
     Beside those: `name` of the input, `explained` label, its `probability`, `client_name`; `covered`, the share of the
     model's parameters that the trace accounts for, and `uncovered`, some of the others by name (null for methods that
     do not trace, and where there are none). A true label that nobody gave is null. What the traces leave out,
-    and why rankings may say little, is said in the frame's `attrs["warnings"]` too.
+    and why rankings may say little, is said in the frame's `attrs["warnings"]` too. Of a model without classes `label`
+    and `prediction` are null, `explained` is a name, and `value` stands in place of `probability`, with what it should
+    be, `wanted`.
 
     Raises:
         InputError, RunError: as `ask_one`.
     """
     asked = ask(opened, number, inputs, question)
-    rows, case = asked.attributions.rows, asked.case
+    rows = asked.attributions.rows
     if not len(rows):
         raise RunError(f"{'; '.join(asked.attributions.notes) or 'no method could rank anybody'}")
-    # `case.numbers` are unique within `inputs`
+    # the numbers are unique within `inputs`
     at = pd.Series(np.arange(len(inputs.numbers)), index=inputs.numbers)[rows["input"].to_numpy()].to_numpy()
     labels = inputs.labels[at]
     traces = asked.attributions.traces
@@ -129,9 +142,7 @@ def ask_many(opened: OpenFederation, number: int | None, inputs: TracedInputs, q
     frame = rows.assign(
         name=np.array(inputs.names, dtype=object)[at],
         label=pd.arrays.IntegerArray(labels.astype(np.int32), labels == UNKNOWN),
-        prediction=asked.probabilities.argmax(1)[at].astype(np.int32),
-        explained=case.classes[at].astype(np.int32),
-        probability=asked.probabilities[at, case.classes[at]],
+        **_columns(opened, inputs, asked, at),
         client_name=_client_names(opened, rows["client"]),
         covered=[traces[key].covered if key in traces else np.nan for key in by_trace],
         uncovered=pd.Series(
@@ -139,8 +150,26 @@ def ask_many(opened: OpenFederation, number: int | None, inputs: TracedInputs, q
         ),
     )
     left_out = dict.fromkeys(text for trace in traces.values() for text in trace.warnings)
-    frame.attrs["warnings"] = [*left_out, *_doubts(inputs, asked.probabilities)]
+    frame.attrs["warnings"] = [*left_out, *_doubts(inputs, asked.probabilities, opened.meaning.kind)]
     return frame
+
+
+def _columns(
+    opened: OpenFederation, inputs: TracedInputs, asked: AttributedPredictions, at: np.ndarray
+) -> dict[str, Any]:
+    """What was predicted and explained, of the inputs at these positions."""
+    explained = asked.case.classes[at]
+    values = asked.probabilities[at, explained]
+    if opened.meaning.target is None:
+        predicted = asked.probabilities.argmax(1)[at].astype(np.int32)
+        return {"prediction": predicted, "explained": explained.astype(np.int32), "probability": values}
+    wanted = None if opened.meaning.target == MSE else inputs.wanted
+    return {
+        "prediction": pd.arrays.IntegerArray(np.zeros(len(at), dtype=np.int32), np.ones(len(at), dtype=bool)),
+        "explained": pd.Series([harmless(opened.label_names[number]) for number in explained]).astype("str").to_numpy(),
+        "value": values,
+        "wanted": np.full(len(at), np.nan) if wanted is None else wanted[at, explained],
+    }
 
 
 def _client_names(opened: OpenFederation, clients: pd.Series) -> pd.Series:
@@ -161,9 +190,12 @@ def ask(opened: OpenFederation, number: int | None, inputs: TracedInputs, questi
     opened.model.to(opened.device)
     scope = opened.provenance.scope
     whose = opened.load(stored)
-    probabilities = _predicted(opened, inputs)
+    outputs = _outputs(opened, inputs)
+    probabilities = _read(opened.meaning, outputs, inputs.wanted)
     classes = probabilities.argmax(1)
-    if question.target is not None:
+    if opened.meaning.number is not None:  # with which the federation was opened
+        classes = np.full_like(classes, opened.meaning.number)
+    elif question.target is not None:
         classes = np.full_like(classes, opened.label(question.target))
     case = opened.case(stored, inputs, classes)
     own = bool(presets) and presets[0] == opened.provenance
@@ -174,64 +206,32 @@ def ask(opened: OpenFederation, number: int | None, inputs: TracedInputs, questi
     return AttributedPredictions(stored, case, probabilities, attributions)
 
 
-def _predicted(opened: OpenFederation, inputs: TracedInputs) -> np.ndarray:
-    """Probabilities `[n, classes]` of the loaded model; RunError where it does not take these inputs."""
+def _read(meaning: Meaning, outputs: Tensor, wanted: np.ndarray | None) -> np.ndarray:
+    """What people read of outputs: probabilities `[n, classes]`, the numbers themselves, or their error `[n, 1]`."""
+    numbers = outputs.double().cpu()
+    if meaning.target is None:
+        return numbers.softmax(1).numpy()
+    if meaning.target != MSE:
+        return numbers.numpy()
+    if wanted is None:
+        raise InputError(
+            "--target mse: what the model should put out for this input is not known: choose by --input INDEX"
+        )
+    return target_value(MSE, numbers, torch.from_numpy(wanted))[:, None].numpy()
+
+
+def _outputs(opened: OpenFederation, inputs: TracedInputs) -> Tensor:
+    """What the loaded model makes of the inputs; RunError where it does not take them."""
     try:
-        logits = class_logits(opened.model, inputs.inputs, opened.device)
+        return model_outputs(opened.model, inputs.inputs, opened.device, opened.meaning.target is None)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shape = list(inputs.inputs.shape[1:])
+        shapes = ", ".join(
+            f"{name} {list(tensor.shape[1:])}".strip() for name, tensor in by_argument(inputs.inputs).items()
+        )
         raise RunError(
-            f"{opened.folder}: its model does not take an input of the shape {shape} ({type(error).__name__} in its "
+            f"{opened.folder}: its model does not take an input of the shape {shapes} ({type(error).__name__} in its "
             "forward): what the model reads is not what the run recorded, or the model is another"
         ) from error
-    return logits.double().softmax(1).numpy()
-
-
-def _told(
-    opened: OpenFederation,
-    rows: pd.DataFrame,
-    traced: Contributions | None,
-    label: int | None,
-    explained: int,
-    top: int,
-) -> MethodAnswer:
-    """What one method says."""
-    ranked = rows[rows["rank"].notna()]
-    others = rows[rows["kind"] != "client"]
-    also = label if label != explained else None
-    best = best_clients(ranked, top, opened.label_counts, explained, also, opened.faulty, opened.client_names)
-    return MethodAnswer(
-        method=str(rows["method"].iloc[0]),
-        scope=str(rows["scope"].iloc[0]),
-        target=str(rows["target"].iloc[0]),
-        clients=best,
-        candidates=len(ranked),
-        rest=dict(zip(others["kind"], others["contribution"].astype(float), strict=True)),
-        total=float(ranked["contribution"].abs().sum()),
-        layers=_layers(traced, best[0].client),
-        unused=int((rows["kind"] == "client").sum()) - len(ranked),
-        covered=None if traced is None else traced.covered,
-        uncovered={} if traced is None else traced.uncovered,
-        residual=None if traced is None else float(traced.residuals[0]),
-    )
-
-
-def _layers(traced: Contributions | None, best: int) -> tuple[Layer, ...]:
-    """What each layer of a trace carried, of all candidates and of the best client."""
-    if traced is None:
-        return ()
-    column, used = traced.clients.index(best), traced.candidates
-    return tuple(
-        Layer(
-            name=layer.layer,
-            contribution=float(layer.contributions[0, used].sum()),
-            best=float(layer.contributions[0, column]),
-            active=int(layer.active[0]),
-            neurons=int(layer.neurons[0]),
-            masked=layer.layer in traced.masked_layers,
-        )
-        for layer in traced.layers
-    )
 
 
 def _what_if(
@@ -252,20 +252,21 @@ def _what_if(
         if len(removed) == len(stored.clients):
             yield WhatIf(kind, names, None, "nobody is left: these are all clients of the round")
             continue
-        probabilities = _without(asked.case, kind, [removed])[0]
+        probabilities = _without(opened.meaning, asked.case, kind, [removed])[0]
         reason = "" if probabilities is not None else "the fusion does not work with so few clients"
         yield WhatIf(kind, names, probabilities, reason)
 
 
-def _without(case: Case, kind: str, removed: Sequence[tuple[int, ...]]) -> list[np.ndarray | None]:
-    """Probabilities `[classes]` of the one input of `case` without each of the coalitions."""
-    return [None if output is None else output.softmax(1).cpu().numpy()[0] for output in logits(case, kind, removed)]
+def _without(meaning: Meaning, case: Case, kind: str, removed: Sequence[tuple[int, ...]]) -> list[np.ndarray | None]:
+    """Probabilities `[classes]`, or values, of the one input of `case` without each of the coalitions."""
+    wanted = None if case.wanted is None else case.wanted.numpy()
+    return [None if output is None else _read(meaning, output, wanted)[0] for output in logits(case, kind, removed)]
 
 
 def _effects(
     opened: OpenFederation, asked: AttributedPredictions, kinds: Sequence[str], best: Sequence[int]
 ) -> tuple[dict[str, np.ndarray], tuple[Effect, ...]]:
-    """What it costs the label explained to be without each of the clients; by kind `[clients]`, and for people."""
+    """What it costs what is explained to be without each of the clients; by kind `[clients]`, and for people."""
     case, stored = asked.case, asked.stored
     explained = int(case.classes[0])
     there = [client for client in best if client in stored.clients]
@@ -273,10 +274,13 @@ def _effects(
     before = float(asked.probabilities[0, explained])
     shares, losses = dict[str, np.ndarray](), dict[str, np.ndarray]()
     for kind in kinds:
-        rows = _without(case, kind, removed)
+        rows = _without(opened.meaning, case, kind, removed)
         of_explained = [np.nan if row is None else float(row[explained]) for row in rows]
         by_client = dict(zip(there, of_explained, strict=True))
         shares[kind] = np.array([by_client.get(client, np.nan) for client in best])
+        if opened.meaning.target is not None:
+            losses[kind] = before - shares[kind]
+            continue
         tiny = np.finfo(float).tiny
         losses[kind] = np.log(max(before, tiny)) - np.log(np.maximum(shares[kind], tiny))
     effects = tuple(
@@ -290,39 +294,13 @@ def _effects(
     return losses, effects
 
 
-def _agreements(
-    opened: OpenFederation, rows: pd.DataFrame, best: Sequence[int], losses: dict[str, np.ndarray]
-) -> Iterator[Agreement]:
-    """How each method's order of these clients fits what leaving them out costs."""
-    for (method, scope), trace in rows.groupby(["method", "scope"], sort=False):
-        own = trace[trace["rank"].notna()].set_index("client")["contribution"]
-        for kind, effect in losses.items():
-            measured = [
-                position
-                for position, client in enumerate(best)
-                if client in own.index and np.isfinite(effect[position])
-            ]
-            values = own.loc[[best[position] for position in measured]].to_numpy(float)[None]
-            rank, costs = ranks(values)[0], ranks(effect[measured][None])[0]
-            names = [opened.name_of(best[position]) for position in measured]
-            ordered = [
-                (first, second) if rank[first] < rank[second] else (second, first)
-                for first, second in combinations(range(len(measured)), 2)
-                if rank[first] != rank[second] and costs[first] != costs[second]
-            ]
-            against = tuple((names[a], names[b]) for a, b in ordered if costs[a] > costs[b])
-            few = len(measured) < 2
-            correlation = np.nan if few else float(spearman(order(rank[None]), -costs[None].astype(float))[0])
-            yield Agreement(str(method), str(scope), kind, correlation, against, len(ordered))
-
-
-def _doubts(inputs: TracedInputs, probabilities: np.ndarray) -> tuple[str, ...]:
+def _doubts(inputs: TracedInputs, probabilities: np.ndarray, kind: str = "classes") -> tuple[str, ...]:
     """Why the rankings of these inputs may say little: what they look like, and predictions that are little but chance.
 
     `probabilities` are `[n, classes]`. Near chance is a largest one below 1.5 times that of guessing, and less than a
     tenth of the way from guessing to certainty.
     """
-    if not inputs.new:
+    if not inputs.new or kind != "classes":
         return inputs.warnings
     chance = 1 / probabilities.shape[1]
     guessed = np.flatnonzero(probabilities.max(1) < min(1.5 * chance, chance + 0.1 * (1 - chance))).tolist()
@@ -335,6 +313,16 @@ def _doubts(inputs: TracedInputs, probabilities: np.ndarray) -> tuple[str, ...]:
         f"{chance:.1%}): its ranking explains a guess"
     )
     return (*inputs.warnings, said)
+
+
+def _unmoved(answers: Sequence[MethodAnswer], label: str) -> Iterator[str]:
+    """Methods that explain a logit which nobody can move: that of class 0, where a model has a single one."""
+    names = [answer.method for answer in answers if answer.target == "logit" and not answer.total]
+    if names:
+        yield (
+            f"{', '.join(names)}: the logit of {label} depends on no client, as that of the first of two classes where "
+            "a model has a single logit: methods with the target centred or margin, such as faithful, explain it"
+        )
 
 
 def _notes(opened: OpenFederation, inputs: TracedInputs, question: Query) -> Iterator[str]:

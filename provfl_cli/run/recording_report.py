@@ -26,7 +26,12 @@ RECORDERS = {
 
 
 def reported(
-    opened: OpenFederation, numbers: Sequence[int], inputs: TracedInputs, model: str, data: str
+    opened: OpenFederation,
+    numbers: Sequence[int],
+    inputs: TracedInputs,
+    model: str,
+    data: str,
+    target: str | None = None,
 ) -> RunContents:
     """Trace `inputs` in the rounds of these numbers, ascending, of which there is at least one.
 
@@ -35,6 +40,7 @@ def reported(
         numbers: of stored rounds.
         inputs: what to trace.
         model, data: what the user called them.
+        target: what is explained; None: the predicted class, or what the federation was opened for.
 
     Raises:
         InputError: a round that there is not.
@@ -45,7 +51,7 @@ def reported(
     own = opened.provenance.name
     rows, history = list[pd.DataFrame](), list[dict[str, float]]()
     for number in numbers:
-        asked = ask(opened, number, inputs, Query())
+        asked = ask(opened, number, inputs, Query(target=target))
         rows.append(asked.attributions.rows)
         history += _measured(asked, inputs)
     last, stored = asked.attributions.traces[own, "round"], asked.stored
@@ -76,14 +82,15 @@ def reported(
         faulty=(),
         counts=None,
         contributions=contributions,
-        inputs=_inputs(stored.number, asked, inputs),
+        inputs=_inputs(opened, stored.number, asked, inputs),
         layers=layer_frame(stored.number, inputs.numbers, last),
         participation=_participation(rounds),
         traces=read_traces(contributions, own),
-        notes=tuple(_notes(inputs, last)),
+        notes=tuple(_notes(opened, inputs, last)),
         warnings=last.warnings,
         names=names,
         recorded=_facts(opened, recorded, numbers, inputs, model, data),
+        explains=opened.meaning.kind,
     )
 
 
@@ -104,19 +111,19 @@ def _measured(asked: AttributedPredictions, inputs: TracedInputs) -> list[dict[s
     ]
 
 
-def _inputs(number: int, asked: AttributedPredictions, inputs: TracedInputs) -> pd.DataFrame:
+def _inputs(opened: OpenFederation, number: int, asked: AttributedPredictions, inputs: TracedInputs) -> pd.DataFrame:
     """What the inputs are, and what the model made of them in that round."""
-    frame = pd.DataFrame(
-        {
-            "round": number,
-            "input": inputs.numbers,
-            "prediction": asked.probabilities.argmax(1),
-            "probabilities": list(asked.probabilities),
-        }
-    )
+    frame = pd.DataFrame({"round": number, "input": inputs.numbers})
+    if opened.meaning.target is None:
+        frame["prediction"] = asked.probabilities.argmax(1)
+        frame["probabilities"] = list(asked.probabilities)
+    else:
+        frame["value"] = asked.probabilities[np.arange(len(frame)), asked.case.classes]
     pictures = [png(picture) for picture in inputs.shown if isinstance(picture, np.ndarray)]
     if len(pictures) == len(inputs.shown):
         frame["picture"] = pictures
+    elif any(isinstance(text, str) for text in inputs.shown):
+        frame["text"] = pd.Series(["" if text is None else text for text in inputs.shown], dtype="str")
     return frame
 
 
@@ -173,10 +180,14 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(" to ".join(map(str, end)) for end in ends)
 
 
-def _notes(inputs: TracedInputs, last: Contributions) -> Iterator[str]:
+def _notes(opened: OpenFederation, inputs: TracedInputs, last: Contributions) -> Iterator[str]:
     """What a reader has to know."""
+    yield from inputs.notes
+    if opened.meaning.target is not None:
+        name = opened.label_names[opened.meaning.number or 0]
+        yield f"explained is {name} of each input, a number: who pushed it up has a positive contribution"
     unknown = int((inputs.labels == UNKNOWN).sum())
-    if unknown:
+    if unknown and opened.meaning.target is None:
         which = "the inputs" if unknown == len(inputs.labels) else f"{unknown:,} of the {len(inputs.labels):,} inputs"
         yield f"the true labels of {which} are not known: whether their predictions are right is not said"
     if unused := int((~last.candidates).sum()):

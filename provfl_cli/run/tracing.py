@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution.method import Attribution, AttributionResult, Case
+from ..attribution.provenance import for_case
 from ..config.schema import Evaluation
 from ..data.federated import FederatedData, TestData
 from ..evaluation.contributions import COLUMNS, nullable, tidy
 from ..evaluation.selection import Selection, select_inputs
 from ..provenance.contributions import Contributions
 from ..provenance.lineage import LineageRound
-from ..provenance.outputs import logits_of_classes, tensor_of
+from ..provenance.outputs import Inputs, outputs_of
 from ..provenance.settings import Provenance
 from ..provenance.stack import Source
 from ..provenance.tracing import trace
 from ..results.frames import input_frame, layer_frame
 
-PREDICTION_CHUNK = 256  # fixed: the size of a batch changes the last digits of a convolution
 LAYER_SAMPLE = 20  # inputs whose layers are recorded
 
 
@@ -93,7 +93,7 @@ def choose_inputs(
         device: where to predict.
     """
     began = time.perf_counter()
-    predictions = class_logits(model.to(device), test.inputs, device).argmax(1).numpy()
+    predictions = model_outputs(model.to(device), test.inputs, device, classes=True).argmax(1).numpy()
     labels = test.labels.numpy()
     selection = select_inputs(
         predictions,
@@ -196,15 +196,15 @@ def attributed(
     case.model.to(case.device)
     for preset, scope, source in asked:
         sample = 0 if traces else LAYER_SAMPLE
-        spread = replace(preset, shards=case.provenance.shards, shard_on=case.provenance.shard_on)
+        spread = for_case(case, replace(preset, shards=case.provenance.shards, shard_on=case.provenance.shard_on))
         spent = []
         for _ in range(repeats):
             started = time.perf_counter()
-            contributions = trace(case.model, case.inputs, source, spread, torch.from_numpy(case.classes), sample)
+            contributions = trace(case.model, case.inputs, source, spread, case.explained, sample)
             spent.append(time.perf_counter() - started)
         seconds[preset.name, scope] = median(spent)
         traces[preset.name, scope] = contributions
-        frames.append(_rows(case, preset.name, scope, preset.target, contributions))
+        frames.append(_rows(case, preset.name, scope, spread.target, contributions))
     notes = list(dict.fromkeys(note for contributions in traces.values() for note in contributions.notes))
     for rival in rivals:
         if (rival.name, "round") in traces:
@@ -252,13 +252,9 @@ def _with_more(rows: pd.DataFrame, result: AttributionResult) -> pd.DataFrame:
     return rows
 
 
-def class_logits(model: nn.Module, inputs: Tensor, device: torch.device) -> Tensor:
-    """What the model makes of inputs, with the weights that it holds: `[inputs, classes]`, on the CPU."""
-    model.eval()
-    with torch.inference_mode():
-        # A copy: a model may change its input in place.
-        parts = [
-            logits_of_classes(tensor_of(model(chunk.to(device, copy=True))), len(chunk)).cpu()
-            for chunk in inputs.split(PREDICTION_CHUNK)
-        ]
-    return torch.cat(parts)
+def model_outputs(model: nn.Module, inputs: Inputs, device: torch.device, classes: bool) -> Tensor:
+    """What a model makes of inputs, with the weights that it holds, on the CPU.
+
+    `[inputs, classes]`; without `classes` all numbers that it puts out, `[inputs, numbers]`.
+    """
+    return torch.cat([part.cpu() for part in outputs_of(model.eval(), inputs, device, classes)])

@@ -111,6 +111,7 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
         "own": run.figures.get("method"),
         "fingerprint": opened.manifest.get("dataset", {}).get("fingerprint"),
         "labels": list(opened.labels),
+        "explains": opened.explains,
         "clients": clients.client_data(opened),
         "participation": clients.participation(opened),
         "lineage": clients.lineage(opened),

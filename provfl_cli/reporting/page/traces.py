@@ -134,7 +134,8 @@ def shown_inputs(opened: RunContents, numbers: Sequence[int], room: int) -> tupl
         room: bytes for pictures or texts.
 
     Returns:
-        `number`, `picture` (data URI) or `text`, and `probability` of the predicted class in the last round.
+        `number`, `picture` (data URI) or `text`, and `probability` of the predicted class in the last round, or the
+        `value` of a model without classes.
     """
     if opened.inputs is None:
         return {}, []
@@ -144,6 +145,8 @@ def shown_inputs(opened: RunContents, numbers: Sequence[int], room: int) -> tupl
     if "probabilities" in rows:
         pairs = zip(rows["probabilities"], rows["prediction"], strict=True)
         shown["probability"] = [_probability(probabilities, predicted) for probabilities, predicted in pairs]
+    elif "value" in rows:
+        shown["value"] = [_digits(value) for value in rows["value"].tolist()]
     told = []
     makers: tuple[tuple[str, type, Callable[[Any], str]], ...] = (
         ("picture", bytes, _data_uri),

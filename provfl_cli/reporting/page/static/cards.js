@@ -65,10 +65,11 @@ function card(run, trace, at, place, found) {
   const number = trace.inputs[at], right = isRight(trace, at);
   const predicted = labelOf(run, trace.prediction[at]), label = labelOf(run, trace.label[at]);
   const probability = run.inputs.probability?.[place], last = trace.round === run.traces[0].round;
+  const value = last ? run.inputs.value?.[place] : null;
   const sure = last && probability !== null && probability !== undefined ? ` (${percent(probability)})` : "";
   const words = make("div", {}, make("h3", {}, `Input ${number}`),
-    make("p", {}, "predicted ", make("bdi", {}, predicted), sure, ...(right === null ? [] : [", ", make("span", { class: right ? "right" : "wrong" }, right ? "✓ right" : "✗ wrong")])),
-    right ? null : make("p", {}, ...(right === null ? ["true label not known"] : ["labelled ", make("bdi", {}, label)])));
+    run.explains !== "classes" ? make("p", {}, make("bdi", {}, predicted), value === null || value === undefined ? "" : ` ${figure(value)}`) : make("p", {}, "predicted ", make("bdi", {}, predicted), sure, ...(right === null ? [] : [", ", make("span", { class: right ? "right" : "wrong" }, right ? "✓ right" : "✗ wrong")])),
+    right || run.explains !== "classes" ? null : make("p", {}, ...(right === null ? ["true label not known"] : ["labelled ", make("bdi", {}, label)])));
   const picture = run.inputs.picture?.[place], text = run.inputs.text?.[place];
   const head = make("div", { class: "card-head" }, picture ? make("img", { src: picture, alt: `input ${number}, ${right === null ? "label not known" : `labelled ${label}`}`, loading: "lazy" }) : null, words);
   const shown = make("li", { class: number === found ? "card found" : "card", tabindex: number === found ? "-1" : null }, head);

@@ -249,7 +249,7 @@ function controlsOf(name, index) {
 
 function verdict(run, trace, at) {
   const right = isRight(trace, at), predicted = labelOf(run, trace.prediction[at]);
-  if (right === null) return `predicted ${predicted}`;
+  if (right === null) return run.explains === "classes" ? `predicted ${predicted}` : predicted;
   return right ? `${predicted}, right` : `${labelOf(run, trace.label[at])} taken for ${predicted}`;
 }
 
