@@ -202,7 +202,7 @@ def test_every_fusion_that_is_allowed_states_exactly_what_it_does(name: str) -> 
 
 def test_which_fusions_are_allowed() -> None:
     assert set(AVERAGES) == {
-        "fedavg", "fedprox", "fednova", "norm_clipping", "fedavgm", "fedadagrad", "fedadam", "fedyogi",
+        "fedavg", "ffa_lora", "fedprox", "fednova", "norm_clipping", "fedavgm", "fedadagrad", "fedadam", "fedyogi",
     }  # fmt: skip
     for name in ("median", "krum", "scaffold", "bulyan"):
         federation: dict[str, Any] = {"clients": 12, "momentum": 0.0, "weight_decay": 0.0}

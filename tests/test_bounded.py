@@ -40,8 +40,9 @@ from provfl_cli.data.picture import MOST_PIXELS, open_picture
 from provfl_cli.data.tables import read_table
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.parquet import measured
+from provfl_cli.run.earlier import rounds_traced
 from provfl_cli.run.inputs import RunInputs
-from provfl_cli.run.open_run import _form, _rounds_traced
+from provfl_cli.run.open_run import _form
 from provfl_cli.store.recorded import read_recorded
 from provfl_cli.store.tensorfile import open_tensors
 from tests.made_runs import whole_run
@@ -143,7 +144,7 @@ def test_a_run_whose_small_files_are_bombs_has_nothing_to_show(
 def test_a_trace_refuses_them_too(bomb: Callable[[Path], None], tmp_path: Path) -> None:
     bomb(tmp_path / "inputs.parquet")
     with pytest.raises(RunError, match=r"inputs\.parquet is not opened: .* (at most|more than)"):
-        _rounds_traced(tmp_path)
+        rounds_traced(tmp_path)
     with pytest.raises(RunError, match=r"inputs\.parquet is not opened: .* (at most|more than)"):
         RunInputs(tmp_path, None, never_read, None, (), "").first(1)  # type: ignore[arg-type]
 

@@ -31,6 +31,7 @@ ASKED: Mapping[str, tuple[str, ...]] = {
         "gain",
         "check",
         "needs_steps",
+        "averages",
         "client_state",
         "fixed",
     ),

@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from ..attribution.method import Attribution, Case, attributions
-from ..bounded import Oversized
 from ..checks import excerpt
 from ..config.builtin import names
 from ..config.lora import Lora
@@ -46,14 +45,13 @@ from ..provenance.settings import Provenance
 from ..provenance.shared_part import fitted, load_part
 from ..results import label_counts as counted
 from ..results.checksums import FILE, SETTINGS, TOKENIZER, damage, read_manifest
-from ..results.columns import run_table
 from ..results.links import refuse_links, refuse_links_of_rounds
-from ..results.wrong import WrongContent
 from ..store.matching_tensors import check_tensors
 from ..store.recorded import check_names
 from ..store.rounds import Round, read_round, stored_rounds
 from ..store.sealed import Damaged
 from .device import device_like
+from .earlier import label_counts_of, rounds_traced
 from .inputs import Inputs, RunInputs, TracedInputs
 from .manifest import PUBLISHED
 from .matching_rounds import check_belongs
@@ -328,11 +326,11 @@ def open_run(
         label_names=labels,
         client_names={},
         examples=examples,
-        label_counts=_label_counts(folder, len(labels)),
+        label_counts=label_counts_of(folder, len(labels)),
         faulty=faulty,
         provenance=config.provenance,
         rivals=attributions(config.attribution),
-        rounds_traced=_rounds_traced(folder),
+        rounds_traced=rounds_traced(folder),
         fusion=config.fusion,
         privacy=config.privacy,
         seed=config.seed,
@@ -380,25 +378,3 @@ def _form(reads: Mapping[str, Any]) -> Form:
     if reads.get("input") == "image":
         return Pictures(size("channels"), size("image_size"))
     return Texts(size("vocabulary"), size("max_tokens"), size("padding"))
-
-
-def _label_counts(folder: Path, classes: int) -> dict[int, np.ndarray]:
-    """What the run wrote of them; {} for runs of a time when it did not."""
-    try:
-        return counted.read(folder / counted.FILE, classes)
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise RunError(f"{folder / counted.FILE} cannot be read: {error}") from error
-
-
-def _rounds_traced(folder: Path) -> tuple[int, ...]:
-    try:
-        traced = run_table(folder / "inputs.parquet", ["round"])
-    except Oversized as error:
-        raise RunError(f"{folder / 'inputs.parquet'} is not opened: {error}") from error
-    except WrongContent as error:
-        raise RunError(f"{folder / 'inputs.parquet'} {error}") from error
-    except (OSError, ValueError):
-        return ()
-    return tuple(sorted(map(int, traced["round"].unique())))
