@@ -92,6 +92,10 @@ REFUSED = {  # what is set, and what the line says
     "federation.rounds=1 ~store.cache=" + "x" * 5000: "xxx…",
     "federation.rounds=" + "9" * 5000: "a number of 5,000 digits, at most 300",
     "federation.learning_rate=" + "9" * 300: "at most 1000000",
+    "attribution=[0.5]": "attribution=[0.5]: a group takes the names of its options",
+    "dataset=[1,2]": "dataset=[1,2]: a group takes the names of its options",
+    "attribution=[null]": "a group takes the names of its options",
+    "attribution=[[cosine]]": "a group takes the names of its options",
     "provenance.layers=" + "[" * 300 + "]" * 300: "is 300 brackets deep, at most 16",
 }
 

@@ -44,8 +44,20 @@ def explained(hydra: Hydra, config_name: str, overrides: list[str]) -> Iterator[
         raise InputError(f"not valid YAML: {_one_line(error)}") from error
     except RecursionError as error:
         raise InputError("the configuration refers to itself, or its blocks are too deep inside each other") from error
+    except TypeError as error:  # of Hydra, which looks into a list of options as if each were a text
+        argument = _list_of_options(hydra, overrides)
+        if argument is None:
+            raise
+        raise InputError(f"{excerpt(argument)}: a group takes the names of its options (provfl ls)") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError(excerpt(_composition(hydra, config_name, overrides, error), LONGEST_MESSAGE)) from error
+
+
+def _list_of_options(hydra: Hydra, overrides: list[str]) -> str | None:
+    """The override that gives a group a list; None where there is none."""
+    groups = _groups(hydra)
+    named = (text for text in overrides if text.partition("=")[0].lstrip("+~").partition("@")[0] in groups)
+    return next((text for text in named if text.partition("=")[2].startswith("[")), None)
 
 
 def _missing(hydra: Hydra, error: MissingConfigException) -> str:
