@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
-from hydra.types import RunMode
 from rich import box
 from rich.table import Table
 
@@ -29,13 +29,12 @@ from .saying import complain, say
 from .table import read_places, write_experiment
 
 if TYPE_CHECKING:
-    from ..config import compose
     from ..reporting import experiment_tables
-    from . import run
-else:  # Hydra comes with two of them, pandas with the tables
-    compose = later("provfl_cli.config.compose")
+    from . import run, tasks
+else:  # Hydra comes with it, pandas with the tables
     experiment_tables = later("provfl_cli.reporting.experiment_tables")
     run = later("provfl_cli.cli.run")
+    tasks = later("provfl_cli.cli.tasks")
 
 SCALES = ("smoke", "small", "paper")
 ALL = "all"
@@ -49,6 +48,7 @@ class ListedExperiment:
     shows: str
     minutes: float
     extras: tuple[str, ...]  # what it needs beside the package
+    tasks: bool = False  # whether it is several sweeps
 
 
 def main(arguments: list[str]) -> int:
@@ -59,7 +59,9 @@ def main(arguments: list[str]) -> int:
         return 0
     args, overrides = own.parse_known_args(arguments)
     for flag in (argument for argument in overrides if argument.startswith("-")):
-        raise InputError(f"{no_such_flag(flag, ['--scale', '--out', '--runs', '--help'])} (provfl reproduce --help)")
+        raise InputError(
+            f"{no_such_flag(flag, ['--scale', '--task', '--out', '--runs', '--help'])} (provfl reproduce --help)"
+        )
     known = {experiment.name: experiment for experiment in experiments()}
     if args.name is None:
         _list(list(known.values()))
@@ -70,10 +72,13 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"{args.name}: no such experiment, {did_you_mean(args.name, [*known, ALL])}")
     if args.out is not None:
         check_out(Path(args.out), folder=True)
+    if args.task is not None and (args.runs or args.name == ALL or not known[args.name].tasks):
+        several = [experiment.name for experiment in known.values() if experiment.tasks]
+        raise InputError(f"--task {args.task}: goes with an experiment of several tasks ({', '.join(several)})")
     if args.runs:
-        return _again(args)
+        return _again(args, known)
     if args.name != ALL:
-        return _one(args.name, args.scale, args.out, overrides)
+        return _one(known[args.name], args.scale, args.out, overrides, args.task)
     return _all(list(known.values()), args.scale, args.out, overrides)
 
 
@@ -83,14 +88,15 @@ def experiments() -> list[ListedExperiment]:
     for path in sorted((conf_dir() / "experiment").glob("*.yaml"), key=lambda path: path.stem):
         block = yaml.safe_load(path.read_text(encoding="utf-8")).get("experiment")
         if block is not None:
-            listed.append(ListedExperiment(path.stem, block["shows"], block["minutes"], of_experiment(path.stem)))
+            needed, tasks = of_experiment(path.stem), "tasks" in block
+            listed.append(ListedExperiment(path.stem, block["shows"], block["minutes"], needed, tasks))
     return listed
 
 
 def _parser() -> ArgumentParser:
     made = parser(
         "reproduce",
-        usage="provfl reproduce [NAME | all] [--scale smoke|small|paper] [--out DIR] [KEY=VALUE ...]",
+        usage="provfl reproduce [NAME | all] [--scale smoke|small|paper] [--task TASK] [--out DIR] [KEY=VALUE ...]",
         description="Runs an experiment and writes its tables and figure; without a name: lists the experiments.",
         epilog="What is trained already is found in the cache, so that an interrupted experiment goes on where it was.",
     )
@@ -98,6 +104,7 @@ def _parser() -> ArgumentParser:
     made.add_argument(
         "--scale", default="small", help="smoke: seconds | small: minutes (default) | paper: a GPU cluster"
     )
+    made.add_argument("--task", metavar="TASK", help="one task alone, of an experiment that has several (benchmark)")
     made.add_argument("--out", metavar="DIR", help="tables and figure go there; default: the sweep's folder")
     made.add_argument("--runs", nargs="+", metavar="RUNS", help="run nothing: tables and figure of runs already made")
     return made
@@ -113,12 +120,17 @@ def _list(known: list[ListedExperiment]) -> None:
     make_console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def _one(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
-    """The sweep of one experiment, as `provfl run experiment=NAME` does it, in a folder of its own."""
+def _one(
+    experiment: ListedExperiment, scale: str, out: str | None, overrides: list[str], task: str | None = None
+) -> int:
+    """The sweep of one experiment, as `provfl run experiment=NAME` does it, in a folder of its own; or its tasks."""
+    name = experiment.name
     option = _option(name, scale)
     if not (conf_dir() / "experiment" / f"{option}.yaml").is_file():
         raise InputError(f"{name} has no scale {scale}: conf/experiment/{option}.yaml is not there")
     folder = Path("outputs") / "reproduce" / name / scale
+    if experiment.tasks:
+        return tasks.run_tasks(option, folder, Path(out or folder), task, overrides)
     code = run.main([f"experiment={option}", f"hydra.sweep.dir='{folder}'", *overrides])
     if out is not None and (folder / f"{name}.csv").is_file():
         _copied(folder, Path(out), name)
@@ -133,7 +145,7 @@ def _all(known: list[ListedExperiment], scale: str, out: str | None, overrides: 
         if missing:
             say(f"experiment {experiment.name}: left out, it needs an extra: {way_to(missing[0])}")
         else:
-            codes[experiment.name] = _whatever_comes(experiment.name, scale, out, overrides)
+            codes[experiment.name] = _whatever_comes(experiment, scale, out, overrides)
     failed = [name for name, code in codes.items() if code]
     say(f"{len(codes) - len(failed)} of {len(codes)} experiments done")
     if failed:
@@ -146,13 +158,13 @@ def _option(name: str, scale: str) -> str:
     return name if scale == "small" else f"{name}/{scale}"
 
 
-def _whatever_comes(name: str, scale: str, out: str | None, overrides: list[str]) -> int:
+def _whatever_comes(experiment: ListedExperiment, scale: str, out: str | None, overrides: list[str]) -> int:
     """One of many: what is wrong with it is said, and the others go on."""
-    say(f"experiment {name}, {scale}")
+    say(f"experiment {experiment.name}, {scale}")
     try:
-        return _one(name, scale, out, overrides)
+        return _one(experiment, scale, out, overrides)
     except (InputError, RunError) as error:
-        complain(f"{name}: {error}")
+        complain(f"{experiment.name}: {error}")
         return 2 if isinstance(error, InputError) else 1
 
 
@@ -164,19 +176,20 @@ def _copied(folder: Path, out: Path, name: str) -> None:
     say(f"{name}.md, .tex, .csv, .png, .pdf in {os.path.relpath(out)}/")
 
 
-def _again(args: Namespace) -> int:
+def _again(args: Namespace, known: Mapping[str, ListedExperiment]) -> int:
     """Tables and figure of runs that are there."""
     if args.name == ALL:
         raise InputError("--runs goes with one experiment")
     option = _option(args.name, args.scale)
-    runs, absent = read_places([Path(place) for place in args.runs])
-    asked = compose.parse([f"experiment={option}"])
-    with compose.hydra_session(asked) as hydra:
-        experiment = compose.shown_by(hydra.compose_config(compose.PRIMARY, asked.overrides, RunMode.MULTIRUN))
-    assert experiment is not None  # each of those known has one
     out = Path(args.out or args.runs[0])
     try:
-        written = write_experiment(out, experiment, runs, absent, option)
+        if known[args.name].tasks:
+            if len(args.runs) > 1:
+                raise InputError(f"--runs: of {args.name} give one folder, in which each task has a folder of its own")
+            written = tasks.write_tasks(Path(args.runs[0]), out, tasks.experiment_of(option), option)
+        else:
+            runs, absent = read_places([Path(place) for place in args.runs])
+            written = write_experiment(out, tasks.experiment_of(option), runs, absent, option)
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror})") from error
     say(written)

@@ -3,6 +3,7 @@
 Nothing here imports torch: a wrong configuration is refused before anything heavy is loaded.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -295,6 +296,8 @@ class Experiment:
         published: figures that others reported: `source`, `columns` and `rows`. Columns of `by` say which row of ours
             stands beside, the others are shown under their own names.
         note: what a reader has to know, one sentence.
+        tasks: sweeps that are put side by side, each a list: its name, then what it sets beside the experiment's own
+            settings; []: the experiment is one sweep.
     """
 
     name: str
@@ -308,6 +311,7 @@ class Experiment:
     facet: str | None = None
     published: Published | None = None
     note: str = ""
+    tasks: list[list[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         one_of("experiment.rounds", self.rounds, ("last", "each", "pooled"))
@@ -318,7 +322,15 @@ class Experiment:
         for key in ("x", "facet"):
             if (value := getattr(self, key)) is not None:
                 one_of(f"experiment.{key}", value, (*self.by, "round"))
+        names = [task[0] if task else "" for task in self.tasks]
+        if not all(re.fullmatch(r"\w+", name) for name in names) or len(set(names)) < len(names):
+            raise InputError("experiment.tasks: each begins with a name of its own, of letters, digits and _")
         self._check_published()
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks, in their order."""
+        return tuple(name for name, *_ in self.tasks)
 
     def _check_published(self) -> None:
         if self.published is None:

@@ -82,7 +82,7 @@ def run_folders(places: Sequence[Path]) -> list[Path]:
             near = [path.name for path in beside.iterdir() if path.is_dir()] if beside.is_dir() else []
             answer = did_you_mean(place.name, near)
             raise InputError(f"{place}: no such folder" + (f", {answer}" if answer.endswith("?") else ""))
-        for folder in _below(place):
+        for folder in folders_below(place):
             folders.setdefault(folder.resolve(), folder)
     if not folders:
         where = " ".join(map(str, places))
@@ -90,7 +90,8 @@ def run_folders(places: Sequence[Path]) -> list[Path]:
     return list(folders.values())
 
 
-def _below(place: Path) -> Iterator[Path]:
+def folders_below(place: Path) -> Iterator[Path]:
+    """The run folders in a folder, or the folder itself, in the order of their numbers."""
     if not place.is_dir():
         return
     if (place / ".hydra" / "config.yaml").is_file() or any((place / name).is_file() for name in OWN_FILES):
@@ -102,7 +103,7 @@ def _below(place: Path) -> Iterator[Path]:
         raise InputError(f"{place} cannot be read ({error.strerror})") from error
     for inside in there:
         if inside.is_dir() and not inside.is_symlink() and not inside.name.startswith("."):
-            yield from _below(inside)
+            yield from folders_below(inside)
 
 
 def _by_number(path: Path) -> list[tuple[bool, int, str]]:

@@ -1,0 +1,108 @@
+"""The benchmark of client attribution: methods by tasks, each a federation of its own, against several truths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
+
+from ..config.schema import Experiment
+from ..results.folders import RunFolder
+from .join import TableQuery, join
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = lazy.load("pandas")
+
+LINEAGE = "lineage"
+OF_RUN = {"global_accuracy": "accuracy", "clients_kept": "clients", "inputs": "inputs", "lds_subsets": "subsets"}
+"""What describes a task, the same for each of its methods, and its heading."""
+LIMITS = {"lds_seed_ceiling": "another training seed", "lds_datamodel": "datamodel of other subsets"}
+"""What bounds `lds`, told for a task, and the words for it."""
+EXPLAINED: Mapping[str, str] = {
+    "lds": "the linear datamodeling score: the federation is retrained with random halves of the clients, and for each "
+    "input the sum of the contributions of a half is compared, by rank correlation, with the log-odds of the class in "
+    "the model of that half; the mean over inputs",
+    "spearman_retrain": "rank correlation, over clients, of contributions and of how much the log-odds of the class "
+    "fall when the client is left out and the federation retrained",
+    "top1_retrain": "how often the client on top is the one without which, retrained, the log-odds fall most",
+    "removal_margin_1": "how much the log-odds of the class fall when the client that the method names most often is "
+    "left out and the federation retrained",
+    "spearman_refuse": "same-round fusion: the stored round is fused again without each client, nothing is retrained; "
+    "partly built into methods that look at the same update",
+    "spearman_counts": "rank correlation of contributions and the clients' numbers of examples of the label, which the "
+    "server does not know",
+    "localization_accuracy": "the client on top holds at least ten examples of the label; it saturates: nearly every "
+    "method has 1.00, so it ranks nothing",
+}
+"""What each measure says, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The results of all tasks.
+
+    Attributes:
+        experiment: the one whose tasks they are.
+        frame: one row a task, method, scope and metric: `task, method, scope, metric, mean, low, high, seeds, chance`.
+        missing: tasks without a run that ended well.
+        notes: what there is to know of a task, by its name.
+    """
+
+    experiment: Experiment
+    frame: pd.DataFrame
+    missing: tuple[str, ...]
+    notes: Mapping[str, Sequence[str]]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those that have been run, in the experiment's order."""
+        return [name for name in self.experiment.task_names if name not in self.missing]
+
+    def of(self, metric: str) -> pd.DataFrame:
+        """The rows of one metric."""
+        return self.frame[self.frame["metric"] == metric]
+
+    def ranked(self, metric: str) -> list[tuple[str, str]]:
+        """Methods with their scopes, by their mean over tasks, best first."""
+        means = self.of(metric).groupby(["method", "scope"], sort=False)["mean"].mean()
+        return [(str(method), str(scope)) for method, scope in means.sort_values(ascending=False, kind="stable").index]
+
+
+def benchmark(experiment: Experiment, runs: Mapping[str, Sequence[RunFolder]]) -> Benchmark:
+    """Put the tasks of an experiment side by side.
+
+    Args:
+        experiment: with its `tasks` and `metrics`.
+        runs: of each task those that ended well, one a seed.
+
+    Raises:
+        InputError: a metric that no run of a task has.
+    """
+    frames, notes, missing = [], {}, []
+    asked = dict.fromkeys([*experiment.metrics, *OF_RUN, *LIMITS])
+    for task in experiment.task_names:
+        if not runs.get(task):
+            missing.append(task)
+            continue
+        there = set().union(*(set(run.scores) | set(run.figures) for run in runs[task])) | {"global_accuracy"}
+        methods = set().union(*(set(run.scores["method"]) for run in runs[task]))
+        query = TableQuery(
+            metrics=tuple(name for name in asked if name in there),
+            methods=tuple(name for name in experiment.methods if name in methods),
+        )
+        joined = join(runs[task], query)
+        frame = joined.frame.rename(columns={"count": "seeds"}).assign(task=task)
+        frames.append(frame if "scope" in frame else frame.assign(scope="round"))
+        notes[task] = [note for note in joined.notes if note.startswith(("all runs", "in round", "warning"))]
+    columns = ["task", "method", "scope", "metric", "mean", "low", "high", "seeds", "chance"]
+    whole = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    return Benchmark(experiment, whole[columns], tuple(missing), notes)
+
+
+def name_of_method(method: str, scope: str) -> str:
+    """A method as a row is called: what looks at all rounds says so."""
+    return method if scope != LINEAGE or method.startswith(LINEAGE) else f"{LINEAGE} {method}"

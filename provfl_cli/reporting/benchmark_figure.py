@@ -1,0 +1,67 @@
+"""The benchmark's figure: methods by tasks and methods by truths, the figures in the cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
+import numpy as np
+import pandas as pd
+
+from ..comparison.benchmark import Benchmark, name_of_method
+from ..comparison.join import HEADINGS
+from .figure_files import default_style, figure_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from . import canvas
+else:
+    canvas = lazy.load("provfl_cli.reporting.canvas", suppress_warning=True)
+
+COLOURS = "cividis"  # as good in grey, and for the colour-blind
+DARK = 0.45  # below it a figure is written in white
+CELL_WIDTH, CELL_HEIGHT = 0.95, 0.24  # inches
+
+
+@default_style()
+def drawn(benchmark: Benchmark) -> Figure:
+    """Left the first metric of each task, right the mean over tasks of each metric; methods in the left one's order.
+
+    At least one task has runs with at least one metric.
+    """
+    metrics = [name for name in benchmark.experiment.metrics if benchmark.of(name)["mean"].notna().any()]
+    frame = benchmark.frame[benchmark.frame["metric"].isin(metrics)]
+    ranked = pd.MultiIndex.from_tuples(benchmark.ranked(metrics[0]), names=["method", "scope"])
+    by_task = frame[frame["metric"] == metrics[0]].pivot_table("mean", ["method", "scope"], "task", sort=False)
+    by_metric = frame.pivot_table("mean", ["method", "scope"], "metric", sort=False)
+    tasks = [task for task in benchmark.tasks if task in by_task]
+    left = by_task.reindex(index=ranked, columns=tasks).to_numpy(float)
+    right = by_metric.reindex(index=ranked, columns=metrics).to_numpy(float)
+    made = canvas.empty(2.6 + CELL_WIDTH * max(len(tasks) + len(metrics), 2), 1.9 + CELL_HEIGHT * max(len(ranked), 2))
+    first, second = made.subplots(1, 2, width_ratios=[len(tasks), len(metrics)], sharey=True)
+    names = [name_of_method(method, scope) for method, scope in ranked]
+    _cells(first, left, tasks, names, _heading(metrics[0]))
+    _cells(second, right, [_heading(metric) for metric in metrics], names, "mean over tasks")
+    made.supxlabel(figure_text(benchmark.experiment.shows), fontsize=7, wrap=True)
+    return made
+
+
+def _cells(axes: Axes, values: np.ndarray, columns: Sequence[str], names: Sequence[str], title: str) -> None:
+    axes.imshow(values, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            text = "0.00" if abs(value) < 0.005 else f"{value:.2f}"
+            axes.text(
+                column, row, text, ha="center", va="center", fontsize=6.5, color="white" if value < DARK else "black"
+            )
+    axes.set_xticks(range(len(columns)), [figure_text(name) for name in columns], rotation=35, ha="right", fontsize=7)
+    axes.set_yticks(range(len(names)), [figure_text(name) for name in names], fontsize=7)
+    axes.set_title(figure_text(title), fontsize=9)
+    axes.tick_params(length=0)
+
+
+def _heading(metric: str) -> str:
+    return HEADINGS.get(metric, metric.replace("_", " "))
