@@ -63,16 +63,23 @@ def run_tasks(option: str, folder: Path, out: Path, only: str | None, overrides:
         if only in (None, name):
             say(f"task {name}")
             codes[name] = _swept(option, folder / name, [*settings, *overrides], name)
-            say(write_tasks(folder, out, experiment, option))
+            if any(_ended_well(folder / task) for task in experiment.task_names):
+                say(write_tasks(folder, out, experiment, option))
     if failed := [name for name, code in codes.items() if code]:
         complain(f"failed: {', '.join(failed)}")
     return max(codes.values(), key=lambda code: code == 1, default=0)
 
 
 def write_tasks(runs: Path, out: Path, experiment: Experiment, option: str) -> str:
-    """Write the page, the table and the figure of the tasks that have runs below `runs`; one line on where they are."""
+    """Write the page, the table and the figure of the tasks that have runs below `runs`; one line on where they are.
+
+    Raises:
+        InputError: none has.
+    """
     name, _, scale = option.partition("/")
     there = {task: _ended_well(runs / task) for task in experiment.task_names}
+    if not any(there.values()):
+        raise InputError(f"{runs}: no task has been run there; it would hold a folder for each: {', '.join(there)}")
     command = f"provfl reproduce {name} --scale {scale or 'small'}"
     written = pages.write_benchmark(out, benchmark.benchmark(experiment, there), command)
     return f"{', '.join(written)} in {os.path.relpath(out)}/"

@@ -77,7 +77,7 @@ def benchmark(experiment: Experiment, runs: Mapping[str, Sequence[RunFolder]]) -
 
     Args:
         experiment: with its `tasks` and `metrics`.
-        runs: of each task those that ended well, one a seed.
+        runs: of each task those that ended well, one a seed; of at least one task there are some.
 
     Raises:
         InputError: a metric that no run of a task has.
@@ -99,8 +99,7 @@ def benchmark(experiment: Experiment, runs: Mapping[str, Sequence[RunFolder]]) -
         frames.append(frame if "scope" in frame else frame.assign(scope="round"))
         notes[task] = [note for note in joined.notes if note.startswith(("all runs", "in round", "warning"))]
     columns = ["task", "method", "scope", "metric", "mean", "low", "high", "seeds", "chance"]
-    whole = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
-    return Benchmark(experiment, whole[columns], tuple(missing), notes)
+    return Benchmark(experiment, pd.concat(frames, ignore_index=True)[columns], tuple(missing), notes)
 
 
 def name_of_method(method: str, scope: str) -> str:

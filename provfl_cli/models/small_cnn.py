@@ -11,14 +11,14 @@ from torch import nn
 
 from ..errors import InputError
 
-KERNELS = (5, 3, 3)  # of the stages, pixels of a side
+STAGES = 3  # each halves the sides
 
 
-def small_cnn(channels: int, classes: int, image_size: int, width: int = 32, groups: int = 4) -> nn.Module:
+def small_cnn(channels: int, classes: int, image_size: int, width: int = 16, groups: int = 4) -> nn.Module:
     """Return the network, `[n, channels, image_size, image_size]` to logits `[n, classes]`.
 
-    Three stages of a convolution that halves the sides, group normalization and ReLU, `width`, `2 width` and `4 width`
-    channels, kernels of 5x5 and twice 3x3; then a linear layer.
+    Three stages of a 3x3 convolution, max pooling, group normalization and ReLU, `width`, `2 width` and `4 width`
+    channels; then a linear layer. Pooling comes first, so that what follows has a quarter of the work.
 
     Args:
         channels: of the pictures.
@@ -32,19 +32,21 @@ def small_cnn(channels: int, classes: int, image_size: int, width: int = 32, gro
 
     Example:
         >>> sum(parameter.numel() for parameter in small_cnn(3, 10, 32).parameters())
-        115722
+        34058
     """
     if width % groups:
         raise InputError(f"model.width={width}: a multiple of model.groups={groups}")
     layers = OrderedDict[str, nn.Module]()
-    before, side = channels, image_size
-    for stage, kernel in enumerate(KERNELS):
-        after, side = width << stage, (side + 1) // 2
+    before = channels
+    for stage in range(STAGES):
+        after = width << stage
         layers |= {
-            f"conv{stage + 1}": nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2),
+            f"conv{stage + 1}": nn.Conv2d(before, after, kernel_size=3, padding=1),
+            f"pool{stage + 1}": nn.MaxPool2d(2),
             f"norm{stage + 1}": nn.GroupNorm(groups, after),
             f"relu{stage + 1}": nn.ReLU(),
         }
         before = after
+    side = image_size >> STAGES
     layers |= {"flatten": nn.Flatten(), "head": nn.Linear(before * side * side, classes)}
     return nn.Sequential(layers)
