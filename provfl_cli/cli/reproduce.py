@@ -30,6 +30,7 @@ from .table import read_places, write_experiment
 
 if TYPE_CHECKING:
     from ..config import compose
+    from ..config.schema import Experiment
     from ..reporting import experiment_tables
     from . import run
 else:  # Hydra comes with two of them, pandas with the tables
@@ -59,7 +60,9 @@ def main(arguments: list[str]) -> int:
         return 0
     args, overrides = own.parse_known_args(arguments)
     for flag in (argument for argument in overrides if argument.startswith("-")):
-        raise InputError(f"{no_such_flag(flag, ['--scale', '--out', '--runs', '--help'])} (provfl reproduce --help)")
+        raise InputError(
+            f"{no_such_flag(flag, ['--scale', '--out', '--runs', '--from', '--help'])} (provfl reproduce --help)"
+        )
     known = {experiment.name: experiment for experiment in experiments()}
     if args.name is None:
         _list(list(known.values()))
@@ -70,8 +73,15 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"{args.name}: no such experiment, {did_you_mean(args.name, [*known, ALL])}")
     if args.out is not None:
         check_out(Path(args.out), folder=True)
+    if args.runs and args.table:
+        raise InputError("--runs makes tables and figure of runs, --from the figure of a table: one of them")
+    if (args.runs or args.table) and overrides:
+        kept = "--runs" if args.runs else "--from"
+        raise InputError(f"{overrides[0]}: {kept} shows what is there and runs nothing, leave it out")
     if args.runs:
         return _again(args)
+    if args.table:
+        return _drawn_again([args.name] if args.name != ALL else list(known), args)
     if args.name != ALL:
         return _one(args.name, args.scale, args.out, overrides)
     return _all(list(known.values()), args.scale, args.out, overrides)
@@ -90,7 +100,8 @@ def experiments() -> list[ListedExperiment]:
 def _parser() -> ArgumentParser:
     made = parser(
         "reproduce",
-        usage="provfl reproduce [NAME | all] [--scale smoke|small|paper] [--out DIR] [KEY=VALUE ...]",
+        usage="provfl reproduce [NAME | all] [--scale smoke|small|paper] [--out DIR] [--runs RUNS… | --from CSV] "
+        "[KEY=VALUE ...]",
         description="Runs an experiment and writes its tables and figure; without a name: lists the experiments.",
         epilog="What is trained already is found in the cache, so that an interrupted experiment goes on where it was.",
     )
@@ -100,6 +111,12 @@ def _parser() -> ArgumentParser:
     )
     made.add_argument("--out", metavar="DIR", help="tables and figure go there; default: the sweep's folder")
     made.add_argument("--runs", nargs="+", metavar="RUNS", help="run nothing: tables and figure of runs already made")
+    made.add_argument(
+        "--from",
+        dest="table",
+        metavar="CSV",
+        help="run nothing: the figure again from NAME.csv, or from the folder it lies in, where --out puts it else",
+    )
     return made
 
 
@@ -170,14 +187,40 @@ def _again(args: Namespace) -> int:
         raise InputError("--runs goes with one experiment")
     option = _option(args.name, args.scale)
     runs, absent = read_places([Path(place) for place in args.runs])
-    asked = compose.parse([f"experiment={option}"])
-    with compose.hydra_session(asked) as hydra:
-        experiment = compose.shown_by(hydra.compose_config(compose.PRIMARY, asked.overrides, RunMode.MULTIRUN))
-    assert experiment is not None  # each of those known has one
+    experiment = _composed(option)
     out = Path(args.out or args.runs[0])
     try:
         written = write_experiment(out, experiment, runs, absent, option)
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror})") from error
     say(written)
+    return 0
+
+
+def _composed(option: str) -> Experiment:
+    """What the runs of `experiment=OPTION` show."""
+    asked = compose.parse([f"experiment={option}"])
+    with compose.hydra_session(asked) as hydra:
+        experiment = compose.shown_by(hydra.compose_config(compose.PRIMARY, asked.overrides, RunMode.MULTIRUN))
+    assert experiment is not None  # each of those known has one
+    return experiment
+
+
+def _drawn_again(names: list[str], args: Namespace) -> int:
+    """The figures of tables that are there: of all in a folder, those that it has."""
+    place = Path(args.table)
+    if args.name == ALL and not place.is_dir():
+        raise InputError(f"--from {place}: all figures are drawn from a folder with their tables")
+    tables = {name: place / f"{name}.csv" if place.is_dir() else place for name in names}
+    if args.name == ALL:
+        tables = {name: table for name, table in tables.items() if table.is_file()}
+    if not tables:
+        raise InputError(f"--from {place}: holds no table of an experiment, such as {names[0]}.csv")
+    for name, table in tables.items():
+        out = Path(args.out or table.parent)
+        try:
+            written = experiment_tables.write_figure_again(out, _composed(_option(name, args.scale)), table)
+        except OSError as error:
+            raise RunError(f"{out}: cannot be written ({error.strerror})") from error
+        say(f"{', '.join(written)} in {os.path.relpath(out)}/")
     return 0
