@@ -184,8 +184,9 @@ def _along(axis: Axis, panel: Panel) -> None:
         limits(-MARGIN, 1 + MARGIN)
         axis.set_ticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
     elif (least, most) == (-1.0, 1.0):
-        low = min([0.0, *(curve.rows[end].min() for curve in panel.curves for end in ("mean", "low"))])
-        limits(max(low, -1.0) - MARGIN, 1 + MARGIN)
+        low = max(min([0.0, *(curve.rows[end].min() for curve in panel.curves for end in ("mean", "low"))]), -1.0)
+        axis.set_ticks(marked := [tick for tick in (-1, -0.5, 0, 0.5, 1) if tick >= low], [f"{at:g}" for at in marked])
+        limits(low - MARGIN, 1 + MARGIN)
 
 
 def _captioned(made: Figure, caption: str, height: float) -> None:
