@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import lazy_loader as lazy
 import numpy as np
 
-from ..comparison.curves import metric_of, read
+from ..comparison.curves import LEAST_SEEDS, metric_of, read
 from ..comparison.join import HEADINGS, LARGEST, POOLED_SUMS, grouped, plain, records
 from ..comparison.reproduction import PUBLISHED, PublishedFigure, Reproduction, fits, in_order, name_of
 from ..comparison.settings import MISSING, short
@@ -121,12 +121,13 @@ def _beside(group: pd.DataFrame, name: str) -> str:
 
 
 def _cell(record: Mapping[str, Any], seeds: int) -> str:
-    """A metric of a method; what counts is no mean: inputs add up over the seeds, clients are whole."""
+    """A metric of a method, its interval where there are seeds enough; inputs add up over them, clients are whole."""
     if record["metric"] in POOLED_SUMS:
         return _total(record)
     if record["metric"] in WHOLE and not math.isnan(record["mean"]):
         return f"{record['mean']:,.0f}"
-    return cell(record, seeds, signed=False)
+    shown = record if record["count"] >= LEAST_SEEDS else {**record, "low": math.nan, "high": math.nan}
+    return cell(shown, seeds, signed=False)
 
 
 def _total(record: Mapping[str, Any]) -> str:
