@@ -16,7 +16,7 @@ from provfl_cli.config.tree import variants
 from provfl_cli.errors import InputError
 from provfl_cli.evaluation.metrics import METRICS
 from provfl_cli.models.small_cnn import small_cnn
-from provfl_cli.reporting.benchmark import metric_table, task_table
+from provfl_cli.reporting.benchmark import metric_table, task_table, write_figure_again
 from provfl_cli.reporting.benchmark_figure import drawn
 from provfl_cli.results.folders import RunFolder, read_run
 from tests.scored_runs import made
@@ -79,6 +79,9 @@ def test_what_is_not_yet_run_is_named_with_its_command(runs: dict[str, list[RunF
     assert "--task first" not in text
     assert f"`spearman_counts`: {EXPLAINED['spearman_counts']}." in text
     frame = pd.read_csv(tmp_path / "out" / "compared.csv")
+    before = (tmp_path / "out" / "compared.png").read_bytes()
+    write_figure_again(tmp_path / "again", experiment(), tmp_path / "out" / "compared.csv")
+    assert (tmp_path / "again" / "compared.png").read_bytes() == before
     (mean,) = frame[
         (frame["task"] == "first") & (frame["method"] == "provfl") & (frame["metric"] == "spearman_counts")
     ]["mean"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from dataclasses import fields
 from functools import cache
 from importlib import import_module
@@ -212,6 +213,13 @@ def test_the_table_of_results_is_that_of_the_csv(row: list[str]) -> None:
     assert published == spread(frame[others & (frame["metric"] == metric)]["mean"])
     count = ours["seeds"].dropna()
     assert seeds == (f"{count.min():.0f}" if count.min() == count.max() else f"{count.min():.0f} to {count.max():.0f}")
+
+
+def test_the_script_that_fills_in_the_table_of_results_agrees() -> None:
+    filled = runpy.run_path(str(REPOSITORY / "scripts" / "results_table.py"))["filled"]
+    lines = (RESULTS / "README.md").read_text(encoding="utf-8").splitlines()
+    assert list(map(filled, lines)) == lines
+    assert filled(next(line for line in lines if "`rare_labels`" in line).replace("0.78", "0.79")) in lines
 
 
 def test_every_experiment_has_a_row_or_is_named_below() -> None:

@@ -20,9 +20,7 @@ from provfl_cli.config.schema import Experiment
 from provfl_cli.config.tree import groups, options, variants
 from provfl_cli.config.validate import validated
 from provfl_cli.errors import InputError
-from provfl_cli.reporting.experiment_figure import drawn
-from provfl_cli.reporting.experiment_tables import tables, tidy, write_reproduction
-from provfl_cli.reporting.figure_files import COLOURS
+from provfl_cli.reporting.experiment_tables import tables, tidy, write_figure_again, write_reproduction
 from provfl_cli.results.folders import RunFolder, read_run
 from tests.conftest import REPOSITORY
 from tests.scored_runs import made
@@ -64,6 +62,10 @@ def test_all_experiments_are_there_and_listed(capsys: Captured) -> None:
         (["thresholds", "--scael", "small"], "--scael: no such flag"),
         (["all", "--runs", "x"], "one experiment"),
         (["thresholds", "--runs", "nowhere"], "nowhere: no such folder"),
+        (["thresholds", "--runs", "x", "--from", "y"], "one of them"),
+        (["thresholds", "--from", "nowhere.csv"], "nowhere.csv: cannot be read"),
+        (["thresholds", "--from", "nowhere.csv", "seed=1"], "seed=1: --from shows what is there"),
+        (["all", "--from", "nowhere.csv"], "a folder with their tables"),
         (["thresholds", "--scale", "smoke", "federation.rounds=0"], "federation.rounds=0"),
     ],
 )
@@ -106,9 +108,9 @@ def test_methods_stand_side_by_side_and_published_figures_beside(tmp_path: Path)
     assert table.headings == (*head, "published: Theirs", "published: Rival")
     first, second, alone = table.rows
     assert first[0] == "fedavg"
-    assert first[1] == "2"
+    assert first[1:3] == ("2", "80"), "inputs of both seeds"
     assert first[4].startswith("0.700")
-    assert first[5].startswith("0.850 ±")
+    assert first[5] == "0.850", "two seeds have no interval"
     assert first[6:] == ("0.500", "1.000", "0.250")
     assert second[0] == "median"
     assert second[-2:] == ("–", "–")
@@ -122,20 +124,6 @@ def test_methods_stand_side_by_side_and_published_figures_beside(tmp_path: Path)
     }
     assert frame["mean"].notna().all()
     assert not reproduced.joined.absent
-
-
-def test_rounds_are_drawn_as_they_are(tmp_path: Path) -> None:
-    runs = read(made(tmp_path / "run", {"provfl": 0.9}, rounds=(2, 4, 5)))
-    (axes, _) = drawn(
-        reproduction(
-            runs, experiment(by=["threshold"], x="round", rounds="each", metrics=["localization_accuracy", "ndcg"])
-        )
-    ).axes
-    lines = {str(line.get_label()): line for line in axes.get_lines()}
-    assert list(lines["chance"].get_xdata()) == [2, 4, 5]
-    (own,) = [line for line in axes.get_lines() if line.get_color() == COLOURS[0] and len(line.get_xdata()) == 3][:1]
-    assert list(own.get_xdata()) == [2, 4, 5]
-    assert list(own.get_ydata()) == pytest.approx([0.87, 0.89, 0.9])
 
 
 @pytest.mark.slow
@@ -154,13 +142,13 @@ def test_files_of_an_experiment(tmp_path: Path) -> None:
     assert "provfl reproduce one" in text
     assert "What is it?" in text
     assert "| 4.0 | 5 | 2 |" in text
-    axes = drawn(reproduced).axes
-    assert [panel.get_title() for panel in axes] == ["round: 4", "round: 5"]
-    drawn_lines = {line.get_label(): line for line in axes[1].get_lines()}
-    assert list(drawn_lines["chance"].get_ydata()) == [0.5, 0.5, 0.5]
     before = [(tmp_path / "out" / name).read_bytes() for name in written]
     write_reproduction(tmp_path / "out", reproduced, "provfl reproduce one")
     assert before == [(tmp_path / "out" / name).read_bytes() for name in written], "the same bytes"
+    again = write_figure_again(tmp_path / "again", reproduced.experiment, tmp_path / "out" / "one.csv")
+    assert sorted(again) == ["one.pdf", "one.png"]
+    for name in again:
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), "from the CSV alone"
 
 
 def test_pooled_rounds_weigh_by_inputs(tmp_path: Path) -> None:

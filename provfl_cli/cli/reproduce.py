@@ -29,9 +29,10 @@ from .saying import complain, say
 from .table import read_places, write_experiment
 
 if TYPE_CHECKING:
-    from ..reporting import experiment_tables
+    from ..reporting import benchmark, experiment_tables
     from . import run, tasks
 else:  # Hydra comes with it, pandas with the tables
+    benchmark = later("provfl_cli.reporting.benchmark")
     experiment_tables = later("provfl_cli.reporting.experiment_tables")
     run = later("provfl_cli.cli.run")
     tasks = later("provfl_cli.cli.tasks")
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> int:
     args, overrides = own.parse_known_args(arguments)
     for flag in (argument for argument in overrides if argument.startswith("-")):
         raise InputError(
-            f"{no_such_flag(flag, ['--scale', '--task', '--out', '--runs', '--help'])} (provfl reproduce --help)"
+            f"{no_such_flag(flag, ['--scale', '--task', '--out', '--runs', '--from', '--help'])} (provfl reproduce --help)"
         )
     known = {experiment.name: experiment for experiment in experiments()}
     if args.name is None:
@@ -72,11 +73,18 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"{args.name}: no such experiment, {did_you_mean(args.name, [*known, ALL])}")
     if args.out is not None:
         check_out(Path(args.out), folder=True)
-    if args.task is not None and (args.runs or args.name == ALL or not known[args.name].tasks):
+    if args.task is not None and (args.runs or args.table or args.name == ALL or not known[args.name].tasks):
         several = [experiment.name for experiment in known.values() if experiment.tasks]
         raise InputError(f"--task {args.task}: goes with an experiment of several tasks ({', '.join(several)})")
+    if args.runs and args.table:
+        raise InputError("--runs makes tables and figure of runs, --from the figure of a table: one of them")
+    if (args.runs or args.table) and overrides:
+        kept = "--runs" if args.runs else "--from"
+        raise InputError(f"{overrides[0]}: {kept} shows what is there and runs nothing, leave it out")
     if args.runs:
         return _again(args, known)
+    if args.table:
+        return _drawn_again([args.name] if args.name != ALL else list(known), args, known)
     if args.name != ALL:
         return _one(known[args.name], args.scale, args.out, overrides, args.task)
     return _all(list(known.values()), args.scale, args.out, overrides)
@@ -96,7 +104,8 @@ def experiments() -> list[ListedExperiment]:
 def _parser() -> ArgumentParser:
     made = parser(
         "reproduce",
-        usage="provfl reproduce [NAME | all] [--scale smoke|small|paper] [--task TASK] [--out DIR] [KEY=VALUE ...]",
+        usage="provfl reproduce [NAME | all] [--scale smoke|small|paper] [--task TASK] [--out DIR] "
+        "[--runs RUNS… | --from CSV] [KEY=VALUE ...]",
         description="Runs an experiment and writes its tables and figure; without a name: lists the experiments.",
         epilog="What is trained already is found in the cache, so that an interrupted experiment goes on where it was.",
     )
@@ -107,6 +116,12 @@ def _parser() -> ArgumentParser:
     made.add_argument("--task", metavar="TASK", help="one task alone, of an experiment that has several (benchmark)")
     made.add_argument("--out", metavar="DIR", help="tables and figure go there; default: the sweep's folder")
     made.add_argument("--runs", nargs="+", metavar="RUNS", help="run nothing: tables and figure of runs already made")
+    made.add_argument(
+        "--from",
+        dest="table",
+        metavar="CSV",
+        help="run nothing: the figure again from NAME.csv, or from the folder it lies in, where --out puts it else",
+    )
     return made
 
 
@@ -193,4 +208,25 @@ def _again(args: Namespace, known: Mapping[str, ListedExperiment]) -> int:
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror})") from error
     say(written)
+    return 0
+
+
+def _drawn_again(names: list[str], args: Namespace, known: Mapping[str, ListedExperiment]) -> int:
+    """The figures of tables that are there: of all in a folder, those that it has."""
+    place = Path(args.table)
+    if args.name == ALL and not place.is_dir():
+        raise InputError(f"--from {place}: all figures are drawn from a folder with their tables")
+    tables = {name: place / f"{name}.csv" if place.is_dir() else place for name in names}
+    if args.name == ALL:
+        tables = {name: table for name, table in tables.items() if table.is_file()}
+    if not tables:
+        raise InputError(f"--from {place}: holds no table of an experiment, such as {names[0]}.csv")
+    for name, table in tables.items():
+        out = Path(args.out or table.parent)
+        try:
+            draw = (benchmark if known[name].tasks else experiment_tables).write_figure_again
+            written = draw(out, tasks.experiment_of(_option(name, args.scale)), table)
+        except OSError as error:
+            raise RunError(f"{out}: cannot be written ({error.strerror})") from error
+        say(f"{', '.join(written)} in {os.path.relpath(out)}/")
     return 0

@@ -289,9 +289,9 @@ class Experiment:
         minutes: what the sweep takes on two cores, about.
         by: settings that name a row, as keys or config groups.
         methods: the columns, in their order; []: all that there are.
-        metrics: one table each; the first is drawn.
+        metrics: one table each; the first two are drawn, and global_accuracy where it is named.
         rounds: of the traced rounds, last | each (one by one) | pooled (all together).
-        x: what the figure has on its horizontal axis, one of `by` or `round`; null: bars, one group a row.
+        x: what the figure has on its horizontal axis, one of `by` or `round`; null: a row for each method.
         facet: one of `by` that the figure has a panel for; null: one panel.
         published: figures that others reported: `source`, `columns` and `rows`. Columns of `by` say which row of ours
             stands beside, the others are shown under their own names.

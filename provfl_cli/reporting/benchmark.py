@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..comparison import curves
 from ..comparison.benchmark import EXPLAINED, LIMITS, OF_RUN, Benchmark, name_of_method
 from ..comparison.join import records
 from ..comparison.reproduction import name_of
+from ..config.schema import Experiment
+from ..errors import InputError
 from ..imports import later
 from ..results.files import write_csv, write_text
 from .figure_files import write_figure
@@ -75,6 +78,22 @@ def write_benchmark(folder: Path, benchmark: Benchmark, command: str) -> list[st
     write_text(folder / f"{name}.md", "\n\n".join(_page(benchmark, command)) + "\n")
     write_figure(folder, name, benchmark_figure.drawn(benchmark))
     return [f"{name}.{end}" for end in ("md", "csv", "png", "pdf")]
+
+
+def write_figure_again(folder: Path, experiment: Experiment, table: Path) -> list[str]:
+    """Write NAME.png and NAME.pdf from a tidy CSV that is there; their names.
+
+    Raises:
+        InputError: it is no such table.
+        RunError: a file cannot be written.
+    """
+    frame = curves.read(table)
+    if not {"task", "scope"} <= set(frame):
+        raise InputError(f"{table}: no table of tasks, it has no columns task and scope")
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = tuple(task for task in experiment.task_names if task not in set(frame["task"]))
+    write_figure(folder, experiment.name, benchmark_figure.drawn(Benchmark(experiment, frame, missing, {})))
+    return [f"{experiment.name}.png", f"{experiment.name}.pdf"]
 
 
 def _page(benchmark: Benchmark, command: str) -> Iterator[str]:

@@ -1,253 +1,195 @@
-"""The figure of an experiment: its first metric by method, chance and published figures drawn in."""
+"""The figure of an experiment, as wide as a column of a paper: what it measured by method, chance, what others got."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
 import numpy as np
 
-from ..comparison.join import plain
-from ..comparison.reproduction import PublishedFigure, Reproduction, fits, in_order, name_of, same
+from ..comparison.curves import TIMES, Panel, Picture, bounds, picture
 from ..config.schema import Experiment
-from .figure_files import COLOURS, MARKERS, default_style, figure_text
+from . import experiment_marks as marks
+from . import experiment_words as words
+from .figure_files import default_style, figure_text
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from . import canvas
 else:
     canvas = lazy.load("provfl_cli.reporting.canvas", suppress_warning=True)
 
-DASHES = ("-", "--", ":", "-.")
-CHANCE = "0.45"  # its grey
-HOLLOW = ("o", "s", "D", "^", "v", "P")
-WIDTH, HEIGHT = 3.6, 3.2  # inches of a panel
-OWN_WORDS = {"provfl": 0, "tracefl": 1, "faithful": 2, "equations": 3}  # keep their colours in every figure
+WIDTH = 3.5  # inches: a column
+PANEL = 1.35  # inches: height of a panel with an axis
+ROW = 0.115  # inches: height of a row
+STYLE: dict[Any, Any] = {
+    "font.size": 7, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
+    "axes.titlesize": 7, "axes.labelsize": 7, "legend.fontsize": 7,
+}  # fmt: skip
+SMALL = 6.5  # points: ticks, caption
+LETTERS = 72  # of the caption in a line
+MARGIN = 0.06  # beyond the ends of a scale, for marks that stand there
+MOST_TICKS = 10
 
 
-@dataclass(frozen=True)
-class _Look:
-    colour: str
-    marker: str
-    order: int
-    hollow: bool
+@default_style(STYLE)
+def drawn(experiment: Experiment, frame: pd.DataFrame) -> Figure:
+    """The figure of a tidy table.
 
-    @property
-    def drawing(self) -> dict[str, Any]:
-        """What matplotlib wants to know; earlier methods lie above later ones, whose marks look out below."""
-        face = "white" if self.hollow else self.colour
-        return {
-            "color": self.colour, "marker": self.marker, "zorder": 30 - self.order, "markerfacecolor": face,
-            "elinewidth": 0.8, "capsize": 2,
-        }  # fmt: skip
+    Over `experiment.x`: a panel for each metric, one below the other, beside one another for each value of
+    `experiment.facet`. Without: a row for each setting and method, a panel for each metric side by side. Two metrics
+    are drawn, and the global accuracy below where `experiment.metrics` names it.
 
+    Args:
+        experiment: what is shown.
+        frame: see `comparison.curves`.
 
-@default_style()
-def drawn(reproduction: Reproduction) -> Figure:
-    """Lines over `experiment.x`, or a dot for each setting; 95% intervals over seeds as bars.
-
-    One panel for each value of `experiment.facet`, else for each of the first two metrics: a strict one beside a loose.
+    Raises:
+        InputError: the table has not what the experiment draws.
     """
-    experiment = reproduction.experiment
-    frame = reproduction.joined.frame[reproduction.joined.frame["mean"].notna()]
-    frame = frame.rename(columns=dict(zip(reproduction.joined.words, plain(reproduction.joined.words), strict=True)))
+    shown = picture(experiment, frame)
+    look = marks.looks(list(dict.fromkeys(curve.method for panel in shown.panels for curve in panel.curves)))
     if experiment.x:
-        frame = frame.assign(**{experiment.x: frame[experiment.x].astype(str)})  # rounds are numbers, settings text
-    looks = _looks(in_order(experiment.methods, frame["method"]))
-    panels = _panels(experiment, frame)
-    keys = [key for key in plain(reproduction.joined.words) if key not in ("method", experiment.x, experiment.facet)]
-    names = [name for name, _ in _combinations(panels[0].rows, keys)]
-    tall = HEIGHT if experiment.x else 1.0 + 0.16 * max((len(panel.rows) for panel in panels), default=0)
-    made = canvas.empty(max(WIDTH * len(panels), 5.0) + 1.6, max(tall, 2.4))
-    all_axes = made.subplots(1, len(panels), squeeze=False, sharey=experiment.facet is not None or not experiment.x)[0]
-    for axes, panel in zip(all_axes, panels, strict=True):
-        theirs = reproduction.published if panel.metric == experiment.metrics[0] else ()
-        published = [figure for figure in theirs if fits(figure, panel.setting)]
-        axes.set_title(figure_text(panel.title), fontsize=9)
-        if experiment.x:
-            _lines(axes, panel.rows, experiment.x, keys, looks, published)
-        else:
-            _dots(axes, panel.rows, keys, looks, published, names)
-        _label(axes, panel.metric, experiment.x)
-    handles = {text: line for axes in all_axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    made.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7.5, frameon=False)
-    made.supxlabel(figure_text(_caption(reproduction)), fontsize=7, wrap=True)
+        return _over_axis(experiment, shown, look)
+    return _in_rows(experiment, shown, look)
+
+
+def _over_axis(experiment: Experiment, shown: Picture, look: Mapping[str, marks.Look]) -> Figure:
+    assert experiment.x is not None
+    columns = len(shown.grid[0])
+    scale = marks.scale_of(shown.values, 72 * (WIDTH - 0.6) / columns)
+    made = canvas.empty(WIDTH, PANEL)
+    grid = made.subplots(len(shown.grid), columns, squeeze=False, sharex=True, sharey="row")
+    cut = False
+    for panels, all_axes in zip(shown.grid, grid, strict=True):
+        for panel, axes in zip(panels, all_axes, strict=True):
+            cut |= marks.curves(axes, panel, experiment.x, scale, look)
+            _plain(axes)
+            _along(axes.yaxis, panel)
+    _named(experiment, shown, grid)
+    name = words.axis_name(experiment.x)
+    name = words.uneven(name) if scale.even and len(scale.places) > 1 else name
+    for axes in grid[-1]:
+        _values(axes, scale)
+        axes.set_xlabel(words.lines(name, 70 // columns))
+    dodged = not scale.crowded and any(len(panel.curves) + len(panel.published) > 1 for panel in shown.panels)
+    said = words.lines(words.caption(experiment, shown, dodged, cut), LETTERS)
+    height = PANEL * len(shown.grid) + _legend(made, grid) + 0.35
+    _captioned(made, said, height)
     return made
 
 
-@dataclass(frozen=True)
-class _Panel:
-    title: str
-    metric: str
-    setting: Mapping[str, str]
-    rows: pd.DataFrame
+def _named(experiment: Experiment, shown: Picture, grid: np.ndarray) -> None:
+    """What each panel shows: above it, or, where panels have a facet, beside the first of a row."""
+    for number, (panels, all_axes) in enumerate(zip(shown.grid, grid, strict=True)):
+        title, unit = words.title_of(panels[0].metric), words.unit_of(panels[0].metric)
+        if experiment.facet is None:
+            all_axes[0].set_title(words.lines(title, 62), loc="left")
+            all_axes[0].set_ylabel(unit)
+            continue
+        short = words.lines(words.short_title(panels[0].metric), 18)
+        all_axes[0].set_ylabel(f"{short}\n({unit})")
+        if not number:
+            for panel, axes in zip(panels, all_axes, strict=True):
+                axes.set_title(figure_text(words.group_name([experiment.facet], [str(panel.facet)])))
 
 
-def _panels(experiment: Experiment, frame: pd.DataFrame) -> list[_Panel]:
-    """What is drawn side by side."""
-    facet, first = experiment.facet, experiment.metrics[0]
-    if facet is None:
-        parts = ((metric, frame[frame["metric"] == metric]) for metric in experiment.metrics[:2])
-        return [_Panel("", metric, {}, rows) for metric, rows in parts if len(rows)] or [_Panel("", first, {}, frame)]
-    own = frame[frame["metric"] == first]
-    return [
-        _Panel(f"{_short(facet)}: {value}", first, {facet: str(value)}, rows)
-        for value, rows in own.groupby(facet, sort=False)
-    ]
+def _legend(made: Figure, grid: np.ndarray) -> float:
+    """Put the names of all that is drawn above the panels, chance and published figures last; how high they are."""
+    handles: dict[str, Any] = {}
+    for axes in grid.flat:
+        for line, text in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(text, line)
+    names = sorted(handles, key=lambda text: (text.startswith("published: "), text == "chance"))
+    columns = next(number for number in (4, 3, 2, 1) if number == 1 or _fit(names, number))
+    made.legend(
+        [handles[name] for name in names], names, loc="outside upper left", frameon=False, ncols=columns,
+        handlelength=2.2, columnspacing=1.0, borderpad=0.1, labelspacing=0.3,
+    )  # fmt: skip
+    return 0.13 * -(-len(names) // columns)
 
 
-def _looks(methods: Sequence[str]) -> Mapping[str, _Look]:
-    """A colour and a mark for each method, the same in all figures for our own ways of tracing."""
-    free = [number for number in range(len(COLOURS)) if number not in {OWN_WORDS.get(name) for name in methods}]
-    looks: dict[str, _Look] = {}
-    for order, name in enumerate(methods):
-        hollow = name not in OWN_WORDS and not free
-        number = OWN_WORDS[name] if name in OWN_WORDS else free.pop(0) if free else order % len(COLOURS)
-        looks[name] = _Look(COLOURS[number], MARKERS[number], order, hollow)
-    return looks
+def _fit(names: Sequence[str], columns: int) -> bool:
+    """Whether a legend of these names is not wider than the figure, about."""
+    parts = [part for part in np.array_split(np.array(names), columns) if len(part)]
+    return sum(28 + 3.9 * max(map(len, part)) for part in parts) <= 72 * WIDTH
 
 
-def _lines(
-    axes: Axes,
-    frame: pd.DataFrame,
-    x: str,
-    keys: Sequence[str],
-    looks: Mapping[str, _Look],
-    published: Sequence[PublishedFigure],
-) -> None:
-    words, place = _places(frame[x])
-    others = _combinations(frame, keys)
-    for number, (other, part) in enumerate(others):
-        dash = DASHES[number % len(DASHES)]
-        for method, look in looks.items():
-            own = part[part["method"] == method].sort_values(x, key=lambda column: column.map(place))
-            if own.empty:
-                continue
-            name = f"{method}, {other}" if len(others) > 1 else method
-            at = own[x].map(place).to_numpy(float)
-            shape: dict[str, Any] = {
-                "linestyle": dash,
-                "linewidth": 1.3,
-                "markersize": 4 + look.order if len(own) <= 20 else 0,
-            }
-            axes.errorbar(at, own["mean"], yerr=_half(own), label=figure_text(name), **look.drawing, **shape)
-        chance = part.groupby(part[x].map(place))["chance"].mean().sort_index()
-        if chance.notna().any():
-            name = f"chance, {other}" if len(others) > 1 else "chance"
-            axes.plot(chance.index, chance, color=CHANCE, linestyle=dash, linewidth=1.0, label=figure_text(name))
-    for number, name in enumerate(dict.fromkeys(figure.name for figure in published)):
-        theirs = [figure for figure in published if figure.name == name and x in figure.setting]
-        points = sorted(
-            (place[word], figure.value) for figure in theirs for word in words if same(word, figure.setting[x])
-        )
-        if points:
-            axes.plot(
-                *zip(*points, strict=True), linestyle="", marker=HOLLOW[number % len(HOLLOW)], color="black",
-                markerfacecolor="none", markersize=7, label=figure_text(f"published: {name}"),
-            )  # fmt: skip
-    if words and list(place.values()) == list(range(len(words))):
-        axes.set_xticks(range(len(words)), [figure_text(word) for word in words], fontsize=8)
+def _values(axes: Axes, scale: marks.Scale) -> None:
+    """Mark the values that were run, or whole numbers where these are too many."""
+    if len(scale.places) <= MOST_TICKS:
+        axes.set_xticks(list(scale.places.values()), [figure_text(word) for word in scale.places])
+    else:
+        canvas.whole_numbers(axes.xaxis)
 
 
-def _places(values: pd.Series) -> tuple[list[str], dict[str, float]]:
-    """Where each value stands: by its number where the steps are about even, else one step each."""
-    words = [str(value) for value in dict.fromkeys(values)]
-    try:
-        numbers = sorted({float(word): word for word in words}.items())
-    except ValueError:
-        return words, {word: float(number) for number, word in enumerate(words)}
-    steps = np.diff([number for number, _ in numbers])
-    if len(steps) and steps.max() > 3 * steps.min():
-        return [word for _, word in numbers], {word: float(at) for at, (_, word) in enumerate(numbers)}
-    return [word for _, word in numbers], {word: number for number, word in numbers}
+def _in_rows(experiment: Experiment, shown: Picture, look: Mapping[str, marks.Look]) -> Figure:
+    rows = marks.rows_of(shown.panels, shown.keys, shown.groups)
+    headings, named = ([row for row in rows if (row.kind == "heading") is wanted] for wanted in (True, False))
+    made = canvas.empty(WIDTH, PANEL)
+    all_axes = made.subplots(1, len(shown.panels), squeeze=False, sharey=True)[0]
+    letters = int((72 * WIDTH - 3.7 * max(len(row.text) for row in named)) / len(shown.panels) / 4.1)
+    cut = False
+    for panel, axes in zip(shown.panels, all_axes, strict=True):
+        cut |= marks.dots(axes, panel, shown.keys, rows, look)
+        _plain(axes)
+        _along(axes.xaxis, panel)
+        axes.set_title(words.lines(words.title_of(panel.metric), letters), loc="left")
+        axes.set_xlabel(words.unit_of(panel.metric))
+        for row in headings:
+            axes.axhspan(row.at - 0.5, row.at + 0.5, color="0.93", linewidth=0, zorder=0)
+    for axes in all_axes[1:]:
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", left=False)
+    first = all_axes[0]
+    first.set_yticks([row.at for row in named], [figure_text(row.text) for row in named])
+    for tick, row in zip(first.get_yticklabels(), named, strict=True):
+        tick.set_fontstyle("italic" if row.kind == "published" else "normal")
+    first.set_ylim(len(rows) - 0.5, -0.5)
+    first.set_zorder(1)  # its headings may reach into the next panel
+    first.patch.set_visible(False)
+    for row in headings:
+        first.text(
+            0.02, row.at, figure_text(words.group_name(shown.keys, row.group)), fontsize=SMALL, va="center",
+            fontweight="bold", transform=first.get_yaxis_transform(), in_layout=False,
+        )  # fmt: skip
+    said = words.lines(words.caption(experiment, shown, False, cut), LETTERS)
+    _captioned(made, said, ROW * len(rows) + 0.75)
+    return made
 
 
-def _combinations(frame: pd.DataFrame, keys: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
-    """The rows of each combination of settings, and its name."""
-    if not keys:
-        return [("", frame)]
-    return [
-        (", ".join(f"{_short(key)}={value}" for key, value in zip(keys, values, strict=True)), part)
-        for values, part in frame.groupby(list(keys), sort=False)
-    ]
-
-
-def _dots(
-    axes: Axes,
-    frame: pd.DataFrame,
-    keys: Sequence[str],
-    looks: Mapping[str, _Look],
-    published: Sequence[PublishedFigure],
-    names: Sequence[str],
-) -> None:
-    """A row for each of `names`, the settings of the first panel; empty where this one has none."""
-    groups = dict(_combinations(frame, keys))
-    for row, part in ((row, groups[name]) for row, name in enumerate(names) if name in groups):
-        for number, (method, look) in enumerate(looks.items()):
-            own = part[part["method"] == method]
-            if own.empty:
-                continue
-            at = row + 0.6 * ((number + 0.5) / len(looks) - 0.5)
-            where = [at] * len(own)
-            axes.errorbar(
-                own["mean"],
-                where,
-                xerr=_half(own),
-                linestyle="",
-                markersize=5,
-                label=figure_text(method),
-                **look.drawing,
-            )
-        chance = part["chance"].mean()
-        if not np.isnan(chance):
-            axes.plot([chance] * 2, [row - 0.4, row + 0.4], color=CHANCE, linewidth=1.5, label="chance")
-        first = part.iloc[0]
-        setting = {key: str(first[key]) for key in keys}
-        for number, figure in enumerate(figure for figure in published if fits(figure, setting)):
-            axes.plot(
-                figure.value, row, marker=HOLLOW[number % len(HOLLOW)], color="black", markerfacecolor="none",
-                markersize=9, linestyle="", label=figure_text(f"published: {figure.name}"),
-            )  # fmt: skip
-        if row:
-            axes.axhline(row - 0.5, color="0.9", linewidth=0.6, zorder=0)
-    shown = [name.partition("=")[2] if len(keys) == 1 else name for name in names]
-    axes.set_yticks(range(len(names)), [figure_text(name) for name in shown], fontsize=8)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-
-
-def _half(rows: pd.DataFrame) -> np.ndarray:
-    return (rows["high"] - rows["mean"]).fillna(0).to_numpy(float)
-
-
-def _label(axes: Axes, metric: str, x: str | None) -> None:
-    """Axes named and, for scores, cut to where scores can be."""
-    name = fill(figure_text(name_of(metric).partition(":")[0]), 40)
-    bounded = metric.endswith(("accuracy", "top", "ties", "share")) or metric == "ndcg"
-    axes.set_xlabel(figure_text(_short(x)) if x else name, fontsize=9)
-    axes.tick_params(labelsize=8)
-    if x:
-        axes.set_ylabel(name, fontsize=9)
-    if bounded:
-        (axes.set_ylim if x else axes.set_xlim)(-0.03, 1.05)
-    if metric in ("seconds", "ms_per_input"):
-        (axes.set_yscale if x else axes.set_xscale)("log")
-    axes.grid(color="0.92", linewidth=0.6)
+def _plain(axes: Axes) -> None:
+    """Without what says nothing: a frame, and long marks."""
+    axes.tick_params(labelsize=SMALL, length=2)
+    axes.grid(color="0.92", linewidth=0.5)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
 
-def _short(key: str) -> str:
-    return key.rpartition(".")[2].replace("_", " ")
+def _along(axis: Axis, panel: Panel) -> None:
+    """The scale of a metric: as far as it goes; of times, which differ by magnitudes, a logarithm."""
+    least, most = bounds(panel.metric)
+    vertical = axis is axis.axes.yaxis
+    limits = axis.axes.set_ylim if vertical else axis.axes.set_xlim
+    if panel.metric in TIMES:
+        (axis.axes.set_yscale if vertical else axis.axes.set_xscale)("log")
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+    elif (least, most) == (0.0, 1.0):
+        limits(-MARGIN, 1 + MARGIN)
+        axis.set_ticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    elif (least, most) == (-1.0, 1.0):
+        low = max(min([0.0, *(curve.rows[end].min() for curve in panel.curves for end in ("mean", "low"))]), -1.0)
+        axis.set_ticks(marked := [tick for tick in (-1, -0.5, 0, 0.5, 1) if tick >= low], [f"{at:g}" for at in marked])
+        limits(low - MARGIN, 1 + MARGIN)
 
 
-def _caption(reproduction: Reproduction) -> str:
-    seeds = max((seeds for _, seeds in reproduction.joined.sizes.values()), default=1)
-    bars = f" Bars: 95% t intervals over {seeds} seeds." if seeds > 1 else ""
-    return f"{reproduction.experiment.shows}{bars}"
+def _captioned(made: Figure, caption: str, height: float) -> None:
+    """Put the caption below, and give the figure its height in inches: of all else, and of the caption's lines."""
+    made.supxlabel(caption, x=0.01, ha="left", fontsize=SMALL)
+    made.set_size_inches(WIDTH, height + 0.115 * (1 + caption.count("\n")))

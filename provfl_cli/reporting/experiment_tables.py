@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
 import numpy as np
 
-from ..comparison.join import HEADINGS, LARGEST, grouped, plain, records
+from ..comparison.curves import LEAST_SEEDS, metric_of, read
+from ..comparison.join import HEADINGS, LARGEST, POOLED_SUMS, grouped, plain, records
 from ..comparison.reproduction import PUBLISHED, PublishedFigure, Reproduction, fits, in_order, name_of
 from ..comparison.settings import MISSING, short
+from ..config.schema import Experiment
 from ..results.files import write_csv, write_text
 from .experiment_figure import drawn
 from .figure_files import write_figure
@@ -24,13 +27,18 @@ else:
     pd = lazy.load("pandas")
 
 ROUNDS_SHOWN = 10
+WHOLE = ("clients_kept",)  # numbers of things, in the middle of the seeds
 BESIDE = ("inputs", "global_accuracy", "epsilon")  # columns of the first table, where they are known
 
 
 def tables(reproduction: Reproduction) -> list[Table]:
-    """One table a metric: a row a setting, a column a method, chance and published figures behind."""
-    return [
-        _table(reproduction, metric, first=not number) for number, metric in enumerate(reproduction.experiment.metrics)
+    """One table a metric: a row a setting, a column a method, chance and published figures behind.
+
+    What all methods share has no table of its own: it is a column of the first.
+    """
+    first, *others = reproduction.experiment.metrics
+    return [_table(reproduction, first, first=True)] + [
+        _table(reproduction, metric, first=False) for metric in others if metric not in BESIDE
     ]
 
 
@@ -54,7 +62,7 @@ def _table(reproduction: Reproduction, metric: str, first: bool) -> Table:
         cells = [*key, str(seeds), *(_beside(group, name) for name in beside)]
         for method in methods:
             here = records(of_metric[of_metric["method"] == method])
-            cells.append(cell(here[0], seeds, signed=False) if here else MISSING)
+            cells.append(_cell(here[0], seeds) if here else MISSING)
         if scored:
             chance = of_metric["chance"].mean()
             cells.append(figure_of(metric, chance))
@@ -104,8 +112,26 @@ def _begins(words: Sequence[str], whole: Sequence[str], keys: Sequence[str], key
 
 def _beside(group: pd.DataFrame, name: str) -> str:
     """A figure that all methods share, or share about: the number of inputs differs where one ranks fewer clients."""
-    means = group.loc[group["metric"] == name, "mean"]
-    return figure_of(name, float(means.iloc[0])) if len(means) else MISSING
+    rows = group[group["metric"] == name]
+    if rows.empty:
+        return MISSING
+    if name in POOLED_SUMS:
+        return _total(records(rows)[0])
+    return figure_of(name, float(rows["mean"].iloc[0]))
+
+
+def _cell(record: Mapping[str, Any], seeds: int) -> str:
+    """A metric of a method, its interval where there are seeds enough; inputs add up over them, clients are whole."""
+    if record["metric"] in POOLED_SUMS:
+        return _total(record)
+    if record["metric"] in WHOLE and not math.isnan(record["mean"]):
+        return f"{record['mean']:,.0f}"
+    shown = record if record["count"] >= LEAST_SEEDS else {**record, "low": math.nan, "high": math.nan}
+    return cell(shown, seeds, signed=False)
+
+
+def _total(record: Mapping[str, Any]) -> str:
+    return MISSING if math.isnan(record["mean"]) else f"{record['mean'] * record['count']:,.0f}"
 
 
 def _spread(
@@ -125,16 +151,18 @@ def tidy(reproduction: Reproduction) -> pd.DataFrame:
     """One row for each setting, method and metric that was measured; published figures are methods of their own."""
     frame = tidy_csv(reproduction.joined)
     frame = frame[frame["mean"].notna()]
+    counts = ["seeds", *(["round"] if "round" in frame else [])]
     rows = [
         {
             **figure.setting,
             "method": f"{PUBLISHED}{figure.name}",
-            "metric": reproduction.experiment.metrics[0],
+            "metric": metric_of(figure.name, reproduction.experiment),
             "mean": figure.value,
         }
         for figure in reproduction.published
     ]
-    return pd.concat([frame, pd.DataFrame(rows)], ignore_index=True) if rows else frame
+    frame = pd.concat([frame, pd.DataFrame(rows)], ignore_index=True) if rows else frame
+    return frame.assign(**{name: frame[name].astype("Int64") for name in counts})  # whole where one is missing
 
 
 def write_reproduction(folder: Path, reproduction: Reproduction, command: str) -> list[str]:
@@ -157,8 +185,26 @@ def write_reproduction(folder: Path, reproduction: Reproduction, command: str) -
     head = f"# {name}\n\n{reproduction.experiment.shows}\n\n```bash\n{command}\n```\n\n![{name}]({name}.png)\n\n"
     write_text(folder / f"{name}.md", head + to_markdown(shown, text))
     write_text(folder / f"{name}.tex", to_latex(shown, "; ".join(notes)))
-    write_figure(folder, name, drawn(reproduction))
+    write_figure(folder, name, drawn(reproduction.experiment, tidy(reproduction)))
     return files_of(name)
+
+
+def write_figure_again(folder: Path, experiment: Experiment, table: Path) -> list[str]:
+    """Write NAME.png and NAME.pdf from a tidy CSV that is there; their names.
+
+    Args:
+        folder: where to.
+        experiment: what the table is of.
+        table: the CSV file, as `write_reproduction` leaves it.
+
+    Raises:
+        InputError: it is no such table.
+        RunError: a file cannot be written.
+    """
+    made = drawn(experiment, read(table))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_figure(folder, experiment.name, made)
+    return [f"{experiment.name}.png", f"{experiment.name}.pdf"]
 
 
 def files_of(name: str) -> list[str]:
@@ -169,6 +215,8 @@ def files_of(name: str) -> list[str]:
 def _notes(reproduction: Reproduction) -> Iterator[str]:
     shown = {"inputs", *BESIDE, *reproduction.experiment.metrics}
     yield from (line for line in below(reproduction.joined) if LARGEST in shown or not line.startswith("residual:"))
+    if any(seeds > 1 for _, seeds in reproduction.joined.sizes.values()):
+        yield "numbers of inputs: of all seeds together"
     if reproduction.experiment.note:
         yield reproduction.experiment.note
     if reproduction.experiment.published is not None:
