@@ -60,9 +60,8 @@ def main(arguments: list[str]) -> int:
         return 0
     args, overrides = own.parse_known_args(arguments)
     for flag in (argument for argument in overrides if argument.startswith("-")):
-        raise InputError(
-            f"{no_such_flag(flag, ['--scale', '--task', '--out', '--runs', '--from', '--help'])} (provfl reproduce --help)"
-        )
+        flags = ["--scale", "--task", "--out", "--runs", "--from", "--help"]
+        raise InputError(f"{no_such_flag(flag, flags)} (provfl reproduce --help)")
     known = {experiment.name: experiment for experiment in experiments()}
     if args.name is None:
         _list(list(known.values()))
