@@ -19,7 +19,7 @@ from .fusions import configured
 PACKAGE = Path(__file__).parents[1] / "provfl_cli"
 PARTS = (
     "fusion", "store", "provenance", "config", "data", "models", "recording", "flower", "nvflare", "federation",
-    "attribution", "evaluation", "results", "comparison", "reporting", "trackers", "run", "cli",
+    "retraining", "attribution", "evaluation", "results", "comparison", "reporting", "trackers", "run", "cli",
 )  # fmt: skip
 
 
