@@ -239,6 +239,11 @@ WHOLE = {  # what takes a whole configuration, and why; all else takes the block
     "federation.round.Training": "what the rounds of a training share",
     "federation.site.make_site": "makes that on another machine",
     "federation.flower.engine.flower": "sends it there as text",
+    "retraining.subset.subset": "changes it to that of fewer clients",
+    "retraining.subset.why_not": "asks whether that can be trained",
+    "retraining.train.Whole": "what all federations that are trained again share",
+    "run.retrained.Questions.whole": "puts that together",
+    "run.retrained.plan_of": "asks of each federation whether it can be trained",
 }
 
 

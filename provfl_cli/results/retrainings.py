@@ -34,9 +34,10 @@ def retraining_frames(
             "accuracy": [outcome.accuracy for _, outcome in there],
             "key": [outcome.key for _, outcome in there],
             "seconds": [round(outcome.seconds, 3) for _, outcome in there],
-            "removes": [retraining.removes for retraining, _ in there],
         }
     )
+    if any(retraining.removes for retraining, _ in there):
+        first["removes"] = [retraining.removes for retraining, _ in there]
     frames = [
         pd.DataFrame(
             {

@@ -14,7 +14,7 @@ from rich.text import Text
 from torch import nn
 
 from ..checks import SEEDS
-from ..config.retrain import LINEAGE
+from ..config.retrain import LINEAGE, Retrain
 from ..config.schema import Config
 from ..data.federated import FederatedData
 from ..errors import InputError
@@ -129,27 +129,27 @@ def plan_of(config: Config, data: FederatedData) -> list[Retraining]:
     return plan
 
 
-def removals(config: Config, data: FederatedData, contributions: pd.DataFrame) -> list[Retraining]:
+def removals(settings: Retrain, seed: int, data: FederatedData, contributions: pd.DataFrame) -> list[Retraining]:
     """Top clients gone, by each method's mean contribution to the traced predictions; random ones and the largest.
 
     `contributions` are those of the last traced round.
     """
-    if REMOVAL not in config.retrain.chosen:
+    if REMOVAL not in settings.chosen:
         return []
     clients = [client.id for client in data.clients]
     ranked = dict[str, list[int]]()
-    for name in config.retrain.methods:
+    for name in settings.methods:
         method, scope = name.removesuffix(LINEAGE), "lineage" if name.endswith(LINEAGE) else "round"
         rows = contributions[(contributions["method"] == method) & (contributions["scope"] == scope)]
         rows = rows[(rows["kind"] == "client") & rows["contribution"].notna()]
         means = rows.astype({"contribution": "float64"}).groupby("client")["contribution"].mean()
         ranked[name] = [int(client) for client in means.sort_values(ascending=False, kind="stable").index]
     examples = {client.id: len(client.labels) for client in data.clients}
-    orders = orders_of_removal(clients, ranked, examples, config.seed)
+    orders = orders_of_removal(clients, ranked, examples, seed)
     return [
-        Retraining(REMOVAL, kept, config.seed, name)
+        Retraining(REMOVAL, kept, seed, name)
         for name, order in orders.items()
-        for kept in removal(clients, order, config.retrain.top)
+        for kept in removal(clients, order, settings.top)
     ]
 
 
