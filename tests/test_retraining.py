@@ -154,6 +154,17 @@ def test_all_clients_are_the_federation_itself(tmp_path: Path) -> None:
     assert (outcome.key, outcome.trained) == (stored.folder.parent.parent.name, 0)
 
 
+def test_flowers_federations_are_trained_here_and_named_the_same() -> None:
+    data, config = make_data(), make_config()
+    flower = replace(config, engine=replace(config.engine, name="flower", on_failure="dropout"))
+    keys = set()
+    for whole in (config, flower):
+        smaller, shares = subset(whole, data, (0, 4), 0, 2)
+        assert smaller.engine.name == "local"
+        keys.add(training_key(smaller, shares, plain_model(), CPU)[0])
+    assert len(keys) == 1
+
+
 def test_what_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
     whole, plan = make_whole(tmp_path), all_subsets()[5:13]
     with retrained(whole, make_asked(whole.data), plan, 2) as results:
