@@ -180,7 +180,7 @@ def test_killed_it_leaves_nobody_at_work_and_goes_on_where_it_was(tmp_path: Path
     assert len(workers) == 2
     assert wait_for(lambda: all(gone(pid) for pid in workers)), "an orphan goes on"
     there = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/federations/*/rounds/0002/round.json")}
-    assert len(there) >= 3
+    assert len(there) >= 2
     again = run(tmp_path / "result", *settings, cache=tmp_path / "cache")
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in there.items())
     keys = {path.parents[2].name for path in there}
