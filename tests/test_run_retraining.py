@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import provfl_cli
 from provfl_cli.cli import main
 from provfl_cli.results.columns import run_table
 
@@ -92,6 +93,10 @@ def test_called_again_nothing_is_trained_and_other_commands_are_not_disturbed(
     for name in ("retrainings.csv", "retrained.parquet"):
         assert (again.folder / name).read_bytes() == (made.folder / name).read_bytes()
     monkeypatch.chdir(base)
+    loaded = provfl_cli.load_run("first")
+    assert loaded.retrained is not None
+    assert loaded.retrainings is not None
+    assert set(loaded.retrained["retraining"]) == set(loaded.retrainings["retraining"])
     for command in (["table", "first"], ["report", "first"], ["trace", "first"]):
         assert main(command) == 0, command
     capsys.readouterr()

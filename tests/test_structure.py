@@ -243,6 +243,7 @@ WHOLE = {  # what takes a whole configuration, and why; all else takes the block
     "retraining.subset.why_not": "asks whether that can be trained",
     "retraining.train.Whole": "what all federations that are trained again share",
     "run.retrained.Questions.whole": "puts that together",
+    "run.open_run.OpenFederation": "keeps the run's, to train it again where somebody asks for that",
     "run.retrained.plan_of": "asks of each federation whether it can be trained",
 }
 

@@ -83,8 +83,9 @@ def why_not(config: schema.Config, data: FederatedData, clients: Collection[int]
         )
         config.fusion.check(counted)
         config.privacy.check(counted, config.fusion)
-        ids = [client.id for client in kept.clients]
-        rosters(federation, ids, [len(client.labels) for client in kept.clients], config.seed, rounds)
+        if federation.joins or federation.leaves:
+            ids = [client.id for client in kept.clients]
+            rosters(federation, ids, [len(client.labels) for client in kept.clients], config.seed, rounds)
     except InputError as error:
         return str(error)
     return ""
