@@ -29,7 +29,7 @@ def engine(site: Site, workers: int) -> Iterator[Perform]:
     Enter it before any thread is started. On the way out the workers are gone, whatever they were doing.
     """
     if workers and next(site.model.parameters()).device.type == "cpu" and can_fork():
-        with forked(site.perform, workers, _doing) as perform:
+        with forked(site.perform, workers, _doing, "engine.workers=1") as perform:
             yield perform
     else:
         yield lambda tasks: perform_here(site, tasks)

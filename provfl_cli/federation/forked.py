@@ -31,7 +31,7 @@ class _Worker:
 
 @contextmanager
 def forked(
-    perform: Callable[[T], A], count: int, doing: Callable[[T], str]
+    perform: Callable[[T], A], count: int, doing: Callable[[T], str], fewer: str
 ) -> Iterator[Callable[[Sequence[T]], Iterator[tuple[int, A]]]]:
     """`count` workers with one torch thread each, and a function that hands tasks to them.
 
@@ -42,6 +42,7 @@ def forked(
         perform: does a task, in a worker; tasks and answers are pickled, all else it has from the fork.
         count: of the workers.
         doing: what a task is, such as `in round 3`: said where a worker dies of it.
+        fewer: what to set where memory ran out.
 
     Raises:
         RunError: a task has failed, or a worker has died.
@@ -58,7 +59,7 @@ def forked(
             process.start()
             theirs.close()
             workers.append(_Worker(process, ours))
-        yield lambda tasks: _perform_there(workers, tasks, doing)
+        yield lambda tasks: _perform_there(workers, tasks, doing, fewer)
     finally:
         for worker in workers:
             worker.process.kill()
@@ -68,7 +69,7 @@ def forked(
 
 
 def _perform_there(
-    workers: list[_Worker], tasks: Sequence[Any], doing: Callable[[Any], str]
+    workers: list[_Worker], tasks: Sequence[Any], doing: Callable[[Any], str], fewer: str
 ) -> Iterator[tuple[int, Any]]:
     waiting = deque(enumerate(tasks))
     idle = list(workers)
@@ -87,7 +88,7 @@ def _perform_there(
             except (EOFError, OSError):
                 answer = None
             if answer is None:
-                raise RunError(_epitaph(worker, doing(tasks[busy[worker]])))
+                raise RunError(_epitaph(worker, doing(tasks[busy[worker]]), fewer))
             failed, result = answer
             if failed:
                 raise RunError(result)
@@ -95,11 +96,11 @@ def _perform_there(
             idle.append(worker)
 
 
-def _epitaph(worker: _Worker, doing: str) -> str:
+def _epitaph(worker: _Worker, doing: str, fewer: str) -> str:
     worker.process.join(1)
     code = worker.process.exitcode
     cause = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-    hint = "; if memory ran out, try engine.workers=1 or a smaller federation.batch_size" if cause == "SIGKILL" else ""
+    hint = f"; if memory ran out, try {fewer} or a smaller federation.batch_size" if cause == "SIGKILL" else ""
     return f"a worker process died {doing} ({cause}){hint}; the same command continues from the last whole round"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -132,7 +133,8 @@ class RetrainingProgress:
         """One more is there, of this accuracy (NaN: none); `trained` just now, rather than found in the cache."""
         self._done += 1
         self._trained += trained
-        said = ", ".join(part for part in (_spell(self._left()), f"accuracy {accuracy:.3f}") if part)
+        found = "cannot be trained" if math.isnan(accuracy) else f"accuracy {accuracy:.3f}"
+        said = ", ".join(part for part in (_spell(self._left()), found) if part)
         if self._console.is_interactive:
             self._show(said)
             return

@@ -112,7 +112,7 @@ def retrained(
         return train_subset(whole, asked, *task)
 
     if hands and whole.device.type == "cpu" and can_fork():
-        with forked(perform, hands, lambda task: _doing(task[0])) as ask:
+        with forked(perform, hands, lambda task: _doing(task[0]), "retrain.workers=1") as ask:
             yield _all(trainings, ask)
     else:
         yield _all(trainings, lambda tasks: ((position, perform(task)) for position, task in enumerate(tasks)))
