@@ -5,7 +5,7 @@ Each set is a tuple of client numbers, ascending; the clients that are not in it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -19,7 +19,7 @@ FULL, LEAVE_ONE_OUT, HALVES, ALL, REMOVAL = "full", "leave_one_out", "halves", "
 RANDOM, LARGEST = "random", "largest"
 MOST_FOR_ALL = 10  # clients whose every subset is trained: 1,024 federations
 MOST_LISTED = 4096  # halves that are listed, to draw from what is left; of more, one is hardly ever drawn twice
-WINDOW = 16  # halves among which the one is taken that evens out how often each client is in
+WINDOW = 16  # halves drawn at a time, of which the one is taken that evens out how often each client is in
 DRAWS = 3  # random orders of removal: a single one says little
 
 Subset = tuple[int, ...]
@@ -68,35 +68,30 @@ def halves(clients: Sequence[int], count: int, seed: int) -> list[Subset]:
     if len(clients) < 2:
         raise InputError("retrain.designs: halves need 2 clients or more, one is left: federation.clients=2 or more")
     size = len(clients) // 2
-    count = min(count, comb(len(clients), size))
-    stream = _different_halves(len(clients), size, seed)
-    window = [half for _, half in zip(range(WINDOW), stream, strict=False)]
-    often = np.zeros(len(clients), dtype=np.int64)
-    chosen = list[Subset]()
-    while len(chosen) < count:
-        # Those that bring the largest and the smallest counts together: the sum of squares grows least.
-        best = min(range(len(window)), key=lambda position: int(often[list(window[position])].sum()))
-        half = window.pop(best)
-        often[list(half)] += 1
-        chosen.append(tuple(clients[position] for position in half))
-        window += [following for _, following in zip(range(1), stream, strict=False)]
-    return chosen
-
-
-def _different_halves(clients: int, size: int, seed: int) -> Iterator[tuple[int, ...]]:
-    """Positions of random halves, no half twice, until there are no more."""
     random = np.random.default_rng(derived_seed(seed, "halves"))
-    if comb(clients, size) <= MOST_LISTED:
-        listed = list(combinations(range(clients), size))
-        for position in random.permutation(len(listed)).tolist():
-            yield listed[position]
-        return
-    seen = set[tuple[int, ...]]()
-    while True:
-        half = tuple(sorted(random.permutation(clients)[:size].tolist()))
-        if half not in seen:
-            seen.add(half)
-            yield half
+    listed = list(combinations(range(len(clients)), size)) if comb(len(clients), size) <= MOST_LISTED else None
+    often = np.zeros(len(clients), dtype=np.int64)
+    chosen = list[tuple[int, ...]]()
+    while len(chosen) < min(count, comb(len(clients), size)):
+        new = [half for half in _drawn(len(clients), size, listed, random) if half not in chosen]
+        if not new:
+            continue
+        # Of those who were in the fewest so far: the counts come together.
+        best = min(new, key=lambda half: int(often[list(half)].sum()))
+        often[list(best)] += 1
+        chosen.append(best)
+        if listed is not None:
+            listed.remove(best)
+    return [tuple(clients[position] for position in half) for half in chosen]
+
+
+def _drawn(
+    clients: int, size: int, listed: Sequence[tuple[int, ...]] | None, random: np.random.Generator
+) -> list[tuple[int, ...]]:
+    """Positions of some random halves, of those `listed` where these can be."""
+    if listed is not None:
+        return [listed[position] for position in random.permutation(len(listed))[:WINDOW].tolist()]
+    return [tuple(sorted(random.permutation(clients)[:size].tolist())) for _ in range(WINDOW)]
 
 
 def removal(clients: Sequence[int], order: Sequence[int], top: int) -> list[Subset]:
