@@ -21,6 +21,10 @@ class RunError(_Said):
     """The input was fine and the run failed all the same (exit code 1)."""
 
 
+class TrainingFailed(RunError):
+    """Clients trained and no model came of it: it diverged, or too few of them returned. Another try gives the same."""
+
+
 def brief(error: BaseException) -> str:
     """What an error of somebody else's code says, on one line: its kind, and the beginning of its words."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -21,7 +21,10 @@ from tests.runs import Result, run
 
 Captured = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.slow
-QUICK = ["federation.rounds=2", "federation.local_epochs=1", "evaluation.max_inputs=10"]
+QUICK = [
+    "federation.rounds=2", "federation.local_epochs=1", "evaluation.max_inputs=10",
+    "evaluation.counterfactual=retrain", "retrain.designs=[leave_one_out]",  # so that all files are there
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from provfl_cli.evaluation.contributions import tidy
 from provfl_cli.evaluation.metrics import localization
 from provfl_cli.reporting import console as show
 from provfl_cli.reporting.drawing import Picture, bar
-from provfl_cli.reporting.progress import RoundProgress
+from provfl_cli.reporting.progress import RetrainingProgress, RoundProgress
 from provfl_cli.reporting.rankings import example_rankings, show_rankings
 from provfl_cli.reporting.tables import escape, localization_tables, to_latex, to_markdown
 from provfl_cli.reporting.texts import Excerpt
@@ -388,6 +388,22 @@ def test_live_progress_starts_its_thread_late_and_wipes_itself():
         assert not thread.is_alive()
     assert "Round" in out.getvalue()
     assert "accuracy 0.500" in out.getvalue()
+
+
+def test_retraining_tells_what_is_left_by_what_was_trained_here() -> None:
+    out, now = io.StringIO(), [0.0]
+    with RetrainingProgress(Console(file=out, width=80), 4, clock=lambda: now[0]) as progress:
+        progress.finished(0.5, False)  # from the cache: it took no time
+        now[0] = 10.0
+        progress.finished(0.25, True)
+        progress.finished(float("nan"), False)
+        progress.finished(0.75, True)
+    assert out.getvalue().splitlines() == [
+        "1 of 4 trained again: accuracy 0.500",
+        "2 of 4 trained again: 0:00:20 left, accuracy 0.250",
+        "3 of 4 trained again: 0:00:10 left, cannot be trained",
+        "4 of 4 trained again: accuracy 0.750",
+    ]
 
 
 def test_a_console_that_cannot_print_a_character_does_not_crash():

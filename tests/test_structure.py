@@ -19,7 +19,7 @@ from .fusions import configured
 PACKAGE = Path(__file__).parents[1] / "provfl_cli"
 PARTS = (
     "fusion", "store", "provenance", "config", "data", "models", "recording", "flower", "nvflare", "federation",
-    "attribution", "evaluation", "results", "comparison", "reporting", "trackers", "run", "cli",
+    "retraining", "attribution", "evaluation", "results", "comparison", "reporting", "trackers", "run", "cli",
 )  # fmt: skip
 
 
@@ -239,6 +239,12 @@ WHOLE = {  # what takes a whole configuration, and why; all else takes the block
     "federation.round.Training": "what the rounds of a training share",
     "federation.site.make_site": "makes that on another machine",
     "federation.flower.engine.flower": "sends it there as text",
+    "retraining.subset.subset": "changes it to that of fewer clients",
+    "retraining.subset.why_not": "asks whether that can be trained",
+    "retraining.train.Whole": "what all federations that are trained again share",
+    "run.retrained.Questions.whole": "puts that together",
+    "run.open_run.OpenFederation": "keeps the run's, to train it again where somebody asks for that",
+    "run.retrained.plan_of": "asks of each federation whether it can be trained",
 }
 
 

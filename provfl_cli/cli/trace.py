@@ -30,12 +30,13 @@ else:  # torch comes with most of them, numpy with the others
     query, cache = later("provfl_cli.run.query"), later("provfl_cli.store.cache")
 
 TABLES = (".csv", ".parquet")
+VERIFY = ("fusion", "retrain")
 ADAPTERS = ("factors", "product")
 
 
 def main(arguments: list[str]) -> int:
     """Trace, and show or write the answer."""
-    args = read(_parser(), arguments)
+    args = read(_parser(), _verifying(arguments))
     if args is None:
         return 0
     _check(args)
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _answered(args: Namespace, opened: OpenFederation) -> int:
-    question = query.Query(args.method, args.target, args.without, args.verify, args.top, args.adapters)
+    question = query.Query(args.method, args.target, args.without, args.verify or "", args.top, args.adapters)
     number = opened.round(args.round).number
     inputs = _inputs(args, opened, number)
     if args.inputs is not None:
@@ -74,7 +75,9 @@ def _parser() -> ArgumentParser:
     how.add_argument("--adapters", metavar="TERMS", help="LoRA layers as factors (A and B apart) or product (B A)")
     how.add_argument("--target", metavar="LABEL", help=TARGET)
     how.add_argument("--without", metavar="CLIENTS", help="what would it be without these? such as 3,7")
-    how.add_argument("--verify", action="store_true", help="leave each of the top clients out: does the ranking hold?")
+    how.add_argument(
+        "--verify", metavar="HOW", help="leave each top client out: does the ranking hold? fusion | retrain"
+    )
     how.add_argument("--top", default=10, metavar="N", help="clients shown, and left out by --verify (default: 10)")
     out = made.add_argument_group("the answer")
     out.add_argument("--json", action="store_true", help="one JSON object, for scripts")
@@ -84,6 +87,18 @@ def _parser() -> ArgumentParser:
     run.add_argument("--checkpoint", metavar="DIR", help="or a hub id: the architecture that its model started from")
     add_recorded(made, f"{DATA}; of a run: where its dataset is now, a folder, a file or a hub id")
     return made
+
+
+def _verifying(arguments: list[str]) -> list[str]:
+    """The arguments with a word behind every `--verify`: fusion, unless it has one. What follows may be the run."""
+    words = list[str]()
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--verify":
+            word = f"--verify={rest.pop(0) if rest and rest[0] in VERIFY else VERIFY[0]}"
+        words.append(word)
+    return words
 
 
 def _check(args: Namespace) -> None:
@@ -96,6 +111,8 @@ def _check(args: Namespace) -> None:
     args.without = listed("--without", [] if args.without is None else [args.without])
     if args.adapters not in (None, *ADAPTERS):
         raise InputError(f"--adapters {args.adapters}: {did_you_mean(args.adapters, ADAPTERS)}")
+    if args.verify not in (None, *VERIFY):
+        raise InputError(f"--verify {args.verify}: {did_you_mean(args.verify, VERIFY)}")
     sources = [name for name in ("input", "image", "text", "inputs") if getattr(args, name) is not None]
     if len(sources) > 1:
         raise InputError(f"--{' and --'.join(sources)}: one of them at a time")
@@ -159,10 +176,10 @@ def _answered_alone(
     console = make_console()
     with (
         console.status("leaving clients out…")
-        if question.verify and not args.json and console.is_terminal
+        if question.verify == "fusion" and not args.json and console.is_terminal
         else nullcontext()
     ):
-        answer = query.ask_one(opened, number, inputs, question)
+        answer = query.ask_one(opened, number, inputs, question, make_console(sys.stderr))
     if args.json:
         say(files.json_text(prediction.as_json(answer)), end="")
     else:

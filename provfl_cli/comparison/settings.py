@@ -12,7 +12,8 @@ from ..results.folders import RunFolder
 
 SEED = "seed"
 NO_RESULT = ("store", "tracker", "experiment")  # groups and blocks that no result depends on
-TRACING = ("provenance", "attribution", "threshold", "tracefl_beside")  # what a trained federation does not depend on
+# What a trained federation does not depend on.
+TRACING = ("provenance", "attribution", "threshold", "tracefl_beside", "retrain")
 MISSING = "–"
 
 

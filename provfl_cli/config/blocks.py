@@ -258,15 +258,20 @@ class Store:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Which predictions are traced, how often for the clock, and from how many examples on a client holds a label."""
+    """Which predictions are traced, how often for the clock, and from how many examples on a client holds a label.
+
+    `counterfactual`: what without a client means where methods are measured: `fusion` alone, or trained again.
+    """
 
     inputs: str
     max_inputs: Annotated[int, COUNT]
     min_examples: Annotated[int, COUNT]
     repeats: Annotated[int, Range(1, 1000)] = 1
     client: Annotated[int | None, CLIENT] = None
+    counterfactual: str = "fusion"
 
     def __post_init__(self) -> None:
+        one_of("evaluation.counterfactual", self.counterfactual, ("fusion", "retrain"))
         one_of("evaluation.inputs", self.inputs, ("correct", "wrong", "all", "triggered", "faults"))
         in_range("evaluation", self)
 

@@ -19,6 +19,7 @@ from ..provenance.settings import Provenance
 from .builtin import CALLED
 from .fields import hint_of, shown, wording
 from .lora import Lora
+from .retrain import Retrain
 from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Store
 from .targets import imported_part
 from .tree import conf_dir, default_options, option_file, options
@@ -28,6 +29,7 @@ BLOCKS = {  # plain ones, of `config.yaml`
     "federation": Federation,
     "lora": Lora,
     "evaluation": Evaluation,
+    "retrain": Retrain,
     "store": Store,
 }
 SHARED = {"dataset": Dataset, "model": Model, "engine": Engine, "provenance": Provenance}  # one dataclass a group

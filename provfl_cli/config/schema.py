@@ -4,11 +4,11 @@ Blocks are plain dataclasses (`blocks.py`). A part, such as a partition, is a da
 named by `_target_` in its config file; what every part of a kind provides is in `parts.py`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from ..checks import SEEDS, Range, excerpt, in_range, one_of, require_flower
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from ..fusion.conditions import check_mode
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import Privacy
@@ -17,6 +17,7 @@ from .blocks import Dataset, Engine, Evaluation, Experiment, Federation, Model, 
 from .environment import EnvironmentValue
 from .lora import Lora
 from .parts import Injection, Method, Partition, RunSettings, Tracker
+from .retrain import LINEAGE, Retrain
 from .tree import models_for
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Federation",
     "Model",
     "Provenance",
+    "Retrain",
     "Store",
 ]
 
@@ -40,7 +42,8 @@ class Config:
     """Everything that a run depends on, validated.
 
     `attribution` are the methods that the run's own provenance is compared with, `tracker` is where else it is logged
-    (None: nowhere). `lora` are the settings of `model.adapter=lora`. `environment` are the values that came from
+    (None: nowhere). `lora` are the settings of `model.adapter=lora`, `retrain` those of
+    `evaluation.counterfactual=retrain`. `environment` are the values that came from
     environment variables: they are written nowhere.
     """
 
@@ -60,6 +63,7 @@ class Config:
     threshold: Annotated[float | None, Range(-1e6, 1e6)]
     tracefl_beside: bool
     lora: Lora
+    retrain: Retrain = field(default_factory=Retrain)
     attribution: tuple[Method, ...] = ()
     tracker: Tracker | None = None
     experiment: Experiment | None = None
@@ -114,8 +118,38 @@ class Config:
                 raise InputError(f"attribution: {name} is there twice: leave one out, or give it other settings")
         for method in self.attribution:
             method.check(self.run_settings)
+        self._check_retraining()
 
     @property
     def run_settings(self) -> RunSettings:
         """What attribution methods may look at."""
         return RunSettings(self.federation, self.fusion, self.provenance, self.tracefl_beside, self.seed)
+
+    def _check_retraining(self) -> None:
+        """Raise InputError where what is to be trained again does not go with the rest."""
+        retrain = self.retrain
+        if self.evaluation.counterfactual != "retrain":
+            if retrain.designs:
+                raise InputError(
+                    f"retrain.designs=[{','.join(retrain.designs)}]: evaluation.counterfactual=fusion trains nothing "
+                    "again: evaluation.counterfactual=retrain, or retrain.designs=[]"
+                )
+            return
+        if "clean_twin" in retrain.chosen and not hasattr(self.injection, "clean_twin"):
+            raise InputError("retrain.designs: clean_twin: this injection plants nothing that could be taken back")
+        if "removal" not in retrain.chosen:
+            return
+        if retrain.top >= self.federation.clients:
+            raise InputError(
+                f"retrain.top={retrain.top}: of federation.clients={self.federation.clients} somebody has to be left: "
+                f"at most {self.federation.clients - 1}"
+            )
+        traced = [self.provenance.name, *(["tracefl"] if self.tracefl_beside else [])]
+        traced += [method.name for method in self.attribution]
+        if self.provenance.scope == "lineage":
+            traced.append(f"{self.provenance.name}{LINEAGE}")
+        if not retrain.methods:
+            raise InputError("retrain.methods=[]: name at least one whose top clients are removed")
+        for name in retrain.methods:
+            if name not in traced:
+                raise InputError(f"retrain.methods: {name} is none that this run has, {did_you_mean(name, traced)}")

@@ -17,6 +17,7 @@ from .environment import EnvironmentValue, anchored, environment, hiding
 from .fields import converted, fitted, shown
 from .lora import Lora
 from .parts import Method
+from .retrain import Retrain
 from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Store
 from .targets import imported_part
 from .tree import conf_dir, option_file, options
@@ -29,6 +30,7 @@ BLOCKS = {
     "store": Store,
     "evaluation": Evaluation,
     "lora": Lora,
+    "retrain": Retrain,
 }
 TARGETED = ("partition", "injection", "fusion", "privacy")  # groups whose dataclass stands beside the code that uses it
 SCALARS = ("seed", "device", "threshold", "tracefl_beside")
@@ -65,7 +67,7 @@ def fitted_config(plain: Mapping[str, Any], taken: tuple[EnvironmentValue, ...] 
     for key in plain:
         if key not in expected:
             raise InputError(f"{key}: no such key, {did_you_mean(key, expected)}")
-    plain = {"lora": {}, **plain}  # which configurations of former versions do not have
+    plain = {"lora": {}, "retrain": {}, **plain}  # which configurations of former versions do not have
     for group in (*BLOCKS, *TARGETED, "model"):
         if plain.get(group) is None:
             choices = ", ".join(options(group))

@@ -15,7 +15,7 @@ from ..checks import FRACTION, LABEL, POSITIVE_FRACTION, RATE, Range, in_range, 
 from ..config.blocks import Dataset, Evaluation
 from ..config.faults import Faults
 from ..config.share import Share
-from ..errors import InputError, RunError
+from ..errors import InputError, TrainingFailed
 from ..fusion.conditions import fusion_name
 from ..fusion.federation import Federation
 from ..fusion.fuse import Fusion
@@ -163,7 +163,7 @@ class ScaledUpdate(NoInjection):
         """See `config.parts.Injection`: `W <- V + factor (W - V)`, in float64.
 
         Raises:
-            RunError: the scaled model is no longer finite.
+            TrainingFailed: the scaled model is no longer finite.
         """
         if submission.client not in self.clients:
             return
@@ -177,7 +177,7 @@ class ScaledUpdate(NoInjection):
             for name, scaled in sent.items():
                 weights[name].copy_(scaled)
         if not all(torch.isfinite(weights[name]).all() for name in sent):
-            raise RunError(
+            raise TrainingFailed(
                 f"client {submission.client}'s scaled update is no longer finite in round {submission.round}: "
                 f"try injection.factor={self.factor / 10:g}"
             )

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ..config import schema
 from ..data.federated import ClientData
-from ..errors import RunError
+from ..errors import TrainingFailed
 from ..fusion.fuse import Fusion
 from ..seeds import derived_seed, generator
 from ..store.rounds import Round
@@ -115,7 +115,7 @@ def train_client(
     apart from the rest of the round, with random draws of its own. Returns the mean loss over the last pass.
 
     Raises:
-        RunError: when the loss or a weight is no longer finite.
+        TrainingFailed: when the loss or a weight is no longer finite.
     """
     torch.manual_seed(derived_seed(seed, f"{phase}client", number, client.fingerprint))
     order = generator(seed, f"{phase}order", number, client.fingerprint)
@@ -144,7 +144,7 @@ def train_client(
             _update(weights, start, fusion, settings.clip_norm, step, correction, fused)
     mean = total.item() / len(labels)
     if not all(torch.isfinite(value).all() for value in [torch.tensor(mean), *model.state_dict().values()]):
-        raise RunError(
+        raise TrainingFailed(
             f"client {client.id} diverged in round {number} (its loss or weights are no longer finite): "
             f"try a smaller learning rate, such as federation.learning_rate={settings.learning_rate / 10:g}"
         )

@@ -5,23 +5,14 @@ Both give the same numbers: a task depends on nothing but itself and the publish
 
 from __future__ import annotations
 
-import ctypes
-import json
-import multiprocessing
-import os
-import signal
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from contextlib import contextmanager
 
 import torch
 
-from ..errors import RunError
-from ..processes import can_fork, die_with, one_thread
-from .site import EvaluateTask, Site, Task, TrainTask
+from ..processes import can_fork, one_thread
+from .forked import forked
+from .site import Site, Task, TrainTask
 
 Result = tuple[float, ...] | None
 Perform = Callable[[Sequence[Task]], Iterator[tuple[int, Result]]]
@@ -38,7 +29,7 @@ def engine(site: Site, workers: int) -> Iterator[Perform]:
     Enter it before any thread is started. On the way out the workers are gone, whatever they were doing.
     """
     if workers and next(site.model.parameters()).device.type == "cpu" and can_fork():
-        with _forked(site, workers) as perform:
+        with forked(site.perform, workers, _doing, "engine.workers=1") as perform:
             yield perform
     else:
         yield lambda tasks: perform_here(site, tasks)
@@ -52,81 +43,5 @@ def perform_here(site: Site, tasks: Sequence[Task]) -> Iterator[tuple[int, Resul
         yield position, result
 
 
-@dataclass(frozen=True, eq=False)
-class _Worker:
-    process: BaseProcess
-    pipe: Connection
-
-
-@contextmanager
-def _forked(site: Site, count: int) -> Iterator[Perform]:
-    context = multiprocessing.get_context("fork")
-    library = ctypes.CDLL(None)  # loaded before the fork: a child should do as little as possible
-    workers: list[_Worker] = []
-    try:
-        for number in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(site, theirs, os.getpid(), library), name=f"provfl-worker-{number}", daemon=True
-            )
-            process.start()
-            theirs.close()
-            workers.append(_Worker(process, ours))
-        yield lambda tasks: _perform_there(workers, tasks)
-    finally:
-        for worker in workers:
-            worker.process.kill()
-        for worker in workers:
-            worker.process.join()
-            worker.pipe.close()
-
-
-def _perform_there(workers: list[_Worker], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
-    waiting = deque(enumerate(tasks))
-    idle = list(workers)
-    busy: dict[_Worker, int] = {}
-    while waiting or busy:
-        while waiting and idle:
-            worker = idle.pop()
-            position, task = waiting.popleft()
-            busy[worker] = position
-            with suppress(BrokenPipeError):  # dead: found out below
-                worker.pipe.send_bytes(json.dumps([type(task).__name__, asdict(task)]).encode())
-        ready = wait([end for worker in busy for end in (worker.pipe, worker.process.sentinel)])
-        for worker in [worker for worker in busy if worker.pipe in ready or worker.process.sentinel in ready]:
-            try:
-                answer = json.loads(worker.pipe.recv_bytes()) if worker.pipe.poll() else None
-            except (EOFError, OSError):
-                answer = None
-            if answer is None:
-                raise RunError(_epitaph(worker, tasks[busy[worker]]))
-            if isinstance(answer, str):
-                raise RunError(answer)
-            yield busy.pop(worker), tuple(answer)
-            idle.append(worker)
-
-
-def _epitaph(worker: _Worker, task: Task) -> str:
-    worker.process.join(1)
-    code = worker.process.exitcode
-    cause = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-    doing = f"in round {task.round}" if isinstance(task, TrainTask) else "during the evaluation"
-    hint = "; if memory ran out, try engine.workers=1 or a smaller federation.batch_size" if cause == "SIGKILL" else ""
-    return f"a worker process died {doing} ({cause}){hint}; the same command continues from the last whole round"
-
-
-def _work(site: Site, pipe: Connection, parent: int, library: ctypes.CDLL) -> None:
-    """Life of a worker: perform what comes through the pipe, until killed; die with the parent."""
-    die_with(parent, library)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a job: the parent ends its workers
-    torch.set_num_threads(1)
-    while True:
-        kind, fields = json.loads(pipe.recv_bytes())
-        task: Task = TrainTask(**fields) if kind == "TrainTask" else EvaluateTask(**fields)
-        try:
-            answer: list[float] | str = list(site.perform(task))
-        except RunError as error:
-            answer = str(error)
-        except Exception as error:
-            answer = f"{kind} failed: {type(error).__name__}: {error}"
-        pipe.send_bytes(json.dumps(answer).encode())
+def _doing(task: Task) -> str:
+    return f"in round {task.round}" if isinstance(task, TrainTask) else "during the evaluation"

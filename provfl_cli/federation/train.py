@@ -38,6 +38,7 @@ def federated_rounds(
     device: torch.device,
     observe: Observe,
     logs: Path | None = None,
+    workers: int | None = None,
 ) -> Iterator[Iterator[Round]]:
     """Rounds of a federation, each as soon as it is on disk.
 
@@ -56,6 +57,7 @@ def federated_rounds(
         device: where clients train; on the CPU, on `engine.workers` processes.
         observe: is told every event as it happens, in this process.
         logs: folder for what an engine itself has to say; None: beside the rounds, in the cache.
+        workers: 0: train in this process, whatever the engine; None: as many as `engine.workers` says.
 
     Raises:
         InputError: fewer clients were left than should train in a round.
@@ -95,15 +97,15 @@ def federated_rounds(
     with open_entry(cache, key, description, config.store.max_gb, config.store.lock) as entry:
         entry.keep(kept)
         stored = set(_stored(entry, decay, bool(sharing.private)))
-        workers = 0  # where all is there
+        hands = 0  # where all is there
         if not targets <= stored:
             widest = max(len(plan.trained) + len(plan.arriving) for plan in roster)
             needed = _space(config, specs_of(initial), _models_a_round(roster), len(clients), len(kept - stored))
             needed += (len(kept - stored) + 2) * len(clients) * size_of(kept_apart)
             require_space(entry.folder, needed)
-            workers = min(config.engine.workers or available_cores(), widest)
+            hands = min(config.engine.workers or available_cores(), widest) if workers is None else workers
         site = make_site(config, data, copy.deepcopy(model).to(device), shared_tensors(specs_of(initial)))
-        with _hands(config, site, workers, key, device, logs or entry.folder, observe) as perform:
+        with _hands(config, site, hands, key, device, logs or entry.folder, observe) as perform:
             training = Training(config, site, perform, entry, initial, tuple(roster), decay, observe)
             rounds = _rounds(training, wanted, targets)
             try:

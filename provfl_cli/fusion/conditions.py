@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..errors import InputError, RunError
+from ..errors import InputError, TrainingFailed
 from .federation import Federation
 from .fuse import Fusion
 
 
-class TooFewReturned(RunError):
+class TooFewReturned(TrainingFailed):
     """A round in which fewer clients returned than its fusion needs."""
 
 

@@ -18,6 +18,7 @@ from .drawing import Picture, bar
 from .rankings import clients_table
 from .texts import Excerpt
 
+KINDS = {"refuse": "without", "withhold": "withheld", "retrain": "trained without"}  # as headings call them
 LABELS_SHOWN = 3
 LAYERS_SHOWN = 8
 PAIRS_SHOWN = 5
@@ -36,7 +37,7 @@ def show(prediction: Prediction) -> RenderableType:
         parts += [heading("What if"), _what_if(prediction)]
     if prediction.effects:
         parts += [
-            heading("Does it hold? Each of the top clients left out"),
+            heading(f"Does it hold? {_how_left_out(prediction)}"),
             _effects(prediction),
             *_agreements(prediction),
         ]
@@ -218,14 +219,22 @@ def _other_values(prediction: Prediction) -> RenderableType:
     return Group(table, Text(WITHOUT, style="dim"))
 
 
+def _how_left_out(prediction: Prediction) -> str:
+    again = "retrain" in prediction.effects[0].losses
+    return "Trained again without each of the top clients" if again else "Each of the top clients left out"
+
+
 def _effects(prediction: Prediction) -> RenderableType:
     """What each client's absence costs."""
     kinds = list(prediction.effects[0].losses)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("client", justify="right", overflow="fold")
     for kind in kinds:
-        table.add_column("without" if kind == "refuse" else "withheld", no_wrap=True)
+        table.add_column(KINDS[kind], no_wrap=True)
         table.add_column("cost", no_wrap=True)
+    classes = prediction.kind == "classes"
+    if classes:
+        table.add_column("prediction", overflow="fold")
     finite = [abs(loss) for effect in prediction.effects for loss in effect.losses.values() if np.isfinite(loss)]
     largest = max(finite, default=0.0)
     shown = _percent if prediction.kind == "classes" else _number
@@ -238,10 +247,14 @@ def _effects(prediction: Prediction) -> RenderableType:
                 continue
             length, colour = (abs(loss) / largest if largest else 0.0), "cyan" if loss >= 0 else "red"
             cells += [shown(effect.probabilities[kind]), Text.assemble(f"{loss:>+9.3g} ", (bar(length, 8), colour))]
+        if classes:
+            now = next(iter(effect.predictions.values()), "")
+            changed = now not in ("", prediction.label_names[prediction.predicted])
+            cells.append(Text(harmless(now), style="yellow" if changed else "dim"))
         table.add_row(harmless(effect.client), *cells)
     name, before = harmless(prediction.label_names[prediction.explained]), shown(prediction.value)
     below = f"{name}, {before} with all clients; cost: what it loses"
-    if prediction.kind == "classes":
+    if classes:
         below = f"probability of {name}, {before} with all clients; cost: what its log-probability loses"
     return Group(table, Text(below, style="dim"))
 
@@ -322,6 +335,7 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
             {
                 "client": effect.client,
                 "cost": dict(effect.losses),
+                **({"prediction": dict(effect.predictions)} if classes else {}),
                 "probability" if classes else "value": dict(effect.probabilities),
             }
             for effect in prediction.effects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -106,3 +107,58 @@ class RoundProgress:
 
 def _spell(seconds: float | None) -> str:
     return "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
+
+
+class RetrainingProgress:
+    """Shows how many federations have been trained again: a live line on a terminal, a few plain ones elsewhere.
+
+    Use it as a context manager. No thread starts before the first `finished`: workers are forked until then.
+    """
+
+    def __init__(self, console: Console, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._total, self._clock = console, total, clock
+        self._began = clock()
+        self._done = self._trained = 0
+        self._live: Progress | None = None
+        self._bar: TaskID | None = None
+
+    def __enter__(self) -> RetrainingProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def finished(self, accuracy: float, trained: bool) -> None:
+        """One more is there, of this accuracy (NaN: none); `trained` just now, rather than found in the cache."""
+        self._done += 1
+        self._trained += trained
+        found = "cannot be trained" if math.isnan(accuracy) else f"accuracy {accuracy:.3f}"
+        said = ", ".join(part for part in (_spell(self._left()), found) if part)
+        if self._console.is_interactive:
+            self._show(said)
+            return
+        every = max(1, -(-self._total // PLAIN_LINES))
+        if self._done % every == 0 or self._done == self._total:
+            self._console.print(Text(f"{self._done} of {self._total} trained again: {said}"))
+
+    def _show(self, said: str) -> None:
+        if self._live is None:
+            self._live = Progress(
+                TextColumn("Federations", style="bold"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[count]}", justify="right"),
+                TextColumn("{task.fields[detail]}", style="dim"),
+                console=self._console,
+                transient=True,
+            )
+            self._bar = self._live.add_task("", total=self._total, count="", detail="")
+            self._live.start()
+        assert self._bar is not None
+        self._live.update(self._bar, completed=self._done, count=f"{self._done}/{self._total}", detail=said)
+
+    def _left(self) -> float | None:
+        """Seconds left if the rest takes as long as what was trained here; None where nothing was, or is left."""
+        if not self._trained or self._done == self._total:
+            return None
+        return (self._clock() - self._began) / self._trained * (self._total - self._done)

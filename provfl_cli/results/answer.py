@@ -65,11 +65,13 @@ class Effect:
     """What leaving one client out takes from the log-probability of the label explained, by kind; NaN: no model.
 
     Of a model without classes from the value that is explained, and `probabilities` are the values without the client.
+    `predictions` are the labels predicted without it, by kind.
     """
 
     client: str
     losses: Mapping[str, float]
     probabilities: Mapping[str, float]
+    predictions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,10 @@ FORMAT = 2
 FILE = "manifest.json"
 SETTINGS = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
 FIGURES = ("summary.json", "localization.csv", "metrics.jsonl")
-TABLES = ("contributions.parquet", "inputs.parquet", "layers.parquet", "participation.csv", "clients.csv")
+TABLES = (
+    "contributions.parquet", "inputs.parquet", "layers.parquet", "participation.csv", "clients.csv", "retrainings.csv",
+    "retrained.parquet",
+)  # fmt: skip
 TOKENIZER = "tokenizer.json"  # where inputs are texts
 COVERED = (*SETTINGS, *FIGURES, *TABLES, TOKENIZER)
 

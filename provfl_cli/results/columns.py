@@ -62,6 +62,14 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "from_round": Column("whole", True, True),
     },
     "clients.csv": {"client": WHOLE, "label": WHOLE, "examples": COUNT},
+    "retrainings.csv": {
+        "retraining": WHOLE, "design": TEXT, "seed": WHOLE, "clients": Column("text", null=True),
+        "accuracy": Column("share"), "key": Column("text", null=True), "seconds": NUMBER,
+        "removes": Column("text", True, True),
+    },
+    "retrained.parquet": {
+        "retraining": WHOLE, "round": WHOLE, "input": WHOLE, "value": NUMBER, "prediction": WHOLE,
+    },
     "localization.csv": dict(IDENTITY),
 }  # fmt: skip
 METRIC = Column("number", null=True)  # every other column of localization.csv

@@ -50,6 +50,8 @@ class RunResults:
         settings: the whole configuration, by dotted key.
         labels: names of the classes by number.
         warnings: what has to be read before the rankings: parameters that the trace does not account for.
+        retrainings: federations trained again without clients, numbered; None: none were.
+        retrained: what these predict for the traced inputs; None: none were.
     """
 
     folder: Path
@@ -63,6 +65,8 @@ class RunResults:
     settings: Mapping[str, Any]
     labels: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    retrainings: pd.DataFrame | None = None
+    retrained: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
         lines = [f"warning: {line}" for line in self.warnings]
@@ -98,6 +102,10 @@ def _table(path: Path) -> pd.DataFrame:
         return run_table(path)
     except WrongContent as error:
         raise InputError(f"{path} {error}") from error
+
+
+def _there(path: Path) -> pd.DataFrame | None:
+    return _table(path) if path.is_file() else None
 
 
 def load_run(path: str | PathLike[str]) -> RunResults:
@@ -139,6 +147,8 @@ def load_run(path: str | PathLike[str]) -> RunResults:
             settings=run.settings,
             labels=tuple(map(str, manifest["dataset"]["labels"])),
             warnings=(warning,) if (warning := recorded_warning(manifest.get("trace"))) else (),
+            retrainings=_there(folder / "retrainings.csv"),
+            retrained=_there(folder / "retrained.parquet"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error

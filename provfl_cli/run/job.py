@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -29,8 +30,10 @@ from ..provenance.shared_part import load_part
 from ..reporting import console as show
 from ..results import label_counts
 from ..results.checksums import FILE, TOKENIZER, covering
-from ..results.files import plain, write_csv, write_json, write_jsonl, write_text
+from ..results.files import plain, write_csv, write_json, write_jsonl, write_parquet, write_text
 from ..results.participation import participation_frame
+from ..results.retrainings import RETRAINED, RETRAININGS
+from ..store.cache import in_use
 from ..trackers.tracking import settings_of, tracked
 from .checks import check_batches, check_precision, make_cache
 from .clearing import clear, link_rounds
@@ -38,6 +41,7 @@ from .device import choose_device
 from .findings import findings_of, newcomers
 from .manifest import architecture, inputs_read, manifest, weights_from
 from .private_part import check_client, complete, frozen_digest
+from .retrained import Questions, plan_of, removals, retrain
 from .shown import show_clients, show_files, show_findings, show_header, show_participation, show_rounds
 from .summary import costs, measured
 from .tracing import TracedRound, choose_inputs, trace_round
@@ -83,12 +87,16 @@ def run(config: Config, folder: Path) -> None:
         roster = rosters(federation, list(counts), list(examples.values()), config.seed, federation.rounds)
         planned = participation_frame(roster, list(counts), federation)
         show_participation(console, planned, list(counts), len(roster))
+        retraining = config.evaluation.counterfactual == "retrain"
+        plan = plan_of(config, data) if retraining else []
+        initial = copy.deepcopy(model) if retraining else model
         loaded = time.perf_counter()
 
         clear(folder)
         presets = _presets(own, config.tracefl_beside)
         wanted = _wanted(own.rounds, federation.rounds)
         watch, traced = Watch(console, folder, tracking), list[TracedRound]()
+        questions = Questions()
         with (
             federated_rounds(config, data, model, Path(config.store.cache), wanted, device, watch, folder) as rounds,
             watch.progress,
@@ -117,10 +125,12 @@ def run(config: Config, folder: Path) -> None:
                     device=device,
                     steps=steps_made(examples, stored, federation, config.seed) if config.attribution else (),
                 )
+                if retraining:
+                    questions.add(model, chosen, stored, device, sharing, evaluation.client, examples)
                 rivals = attributions(config.attribution)
                 traced.append(trace_round(case, chosen, data, presets, rivals, lineage, evaluation.repeats))
                 link_rounds(folder, stored)
-                history, key = stored.history, stored.folder.parent.parent.name
+                history, place = stored.history, stored.folder.parent
         write_jsonl(folder / "metrics.jsonl", map(asdict, watch.history or history))
         tracking.rounds(history)
 
@@ -129,7 +139,16 @@ def run(config: Config, folder: Path) -> None:
         roster = without(roster, failed)
         fused = [[work.position for work in members.fused] for members in roster]
         spent = config.privacy.spent(ledger_of(federation, config.fusion, len(data.clients), fused))
+        retrainings = None
+        if questions.asked:
+            whole = questions.whole(config, data, initial, device)
+            plan += removals(config.retrain, config.seed, data, traced[-1].contributions)
+            with in_use(place):  # else it might be pruned to make room
+                retrainings = retrain(whole, questions.asked, questions.full(place.parent.name), plan, console)
+            write_csv(folder / RETRAININGS, retrainings.made)
+            write_parquet(folder / RETRAINED, retrainings.predictions)
         said = [*([] if spent is None else [told(spent)]), *([whose] if whose else [])]
+        said += [] if retrainings is None else retrainings.notes
         findings = findings_of(traced, data, evaluation.min_examples, newcomers(roster, list(counts)), said)
         figures = {
             **measured(own.name, findings.scores, traced, history[-1].accuracy),
@@ -146,6 +165,7 @@ def run(config: Config, folder: Path) -> None:
             "load": loaded - began,
             "train": watch.ended.seconds,
             "trace": sum(traced_round.seconds for traced_round in traced),
+            **({} if retrainings is None else {"retrain": retrainings.seconds}),
             "total": time.perf_counter() - began,
         }
 
@@ -157,7 +177,7 @@ def run(config: Config, folder: Path) -> None:
         write_json(folder / "summary.json", figures)
         weights = weights_from(data.form, bool(config.model.pretrained))
         made_of = {
-            "key": key,
+            "key": place.parent.name,
             "seed": config.seed,
             "inputs": masked(inputs_read(data), config.environment, "dataset"),
             "model": {

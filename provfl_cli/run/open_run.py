@@ -23,7 +23,7 @@ from ..checks import excerpt
 from ..config.builtin import names
 from ..config.lora import Lora
 from ..config.parts import RunSettings
-from ..config.schema import Model
+from ..config.schema import Config, Model
 from ..config.stored_config import HYDRA, stored_config
 from ..config.targets import working_folder_searched
 from ..config.tree import options
@@ -93,6 +93,8 @@ class OpenFederation:
         key: of the run's federation; None: the run is of a time when none was written, or there was none.
         sharing: what of the model the run's clients shared; None: what the rounds hold.
         traced: the client whose private tensors complete the model (`evaluation.client`).
+        config: of the run; None: there was none.
+        published: whether the run's model started from published weights.
     """
 
     folder: Path
@@ -117,6 +119,8 @@ class OpenFederation:
     key: str | None = None
     sharing: Sharing | None = None
     traced: int | None = None
+    config: Config | None = None
+    published: bool = False
 
     @cached_property
     def rounds(self) -> tuple[int, ...]:
@@ -340,14 +344,21 @@ def open_run(
         key=manifest.get("key"),
         sharing=sharing,
         traced=config.evaluation.client,
+        config=config,
+        published=_published(described),
     )
+
+
+def _published(described: Mapping[str, Any]) -> bool:
+    """Whether a model started from published weights, as its manifest describes it."""
+    return str(described.get("weights", "")).startswith(PUBLISHED)
 
 
 def _built(
     model: Model, seed: int, lora: Lora, form: Form, classes: int, described: Mapping[str, Any], checkpoint: str | None
 ) -> nn.Module:
     """The run's model, as its manifest describes it; frozen weights, which no round holds, as they were, if at hand."""
-    published = str(described.get("weights", "")).startswith(PUBLISHED)
+    published = _published(described)
     foreign = model.target not in names()["model"]
     if checkpoint is not None and (foreign or model.input != "text"):
         why = "a model of your own is built by its own function" if foreign else "this run is about pictures"

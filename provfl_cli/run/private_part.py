@@ -33,15 +33,13 @@ def check_client(named: int | None, sharing: Sharing, examples: Mapping[int, int
 def complete(model: nn.Module, stored: Round, sharing: Sharing, named: int | None, examples: Mapping[int, int]) -> str:
     """Put what a client keeps for itself after a round into the model; returns a sentence that says whose model it is.
 
-    Without a client that is named it is the one with the most examples of those that have trained, the first of
-    several: a prediction is made by some client's own model, and this one knows its data best. The others' private
-    parts are not in the trace at all.
+    The others' private parts are not in the trace at all.
 
     Args:
         model: with the tensors of the round.
         stored: the round.
         sharing: what is private.
-        named: the client whose part is wanted (`evaluation.client`); None: see above.
+        named: the client whose part is wanted (`evaluation.client`); None: see `completing`.
         examples: of every client, by its number.
 
     Raises:
@@ -49,23 +47,34 @@ def complete(model: nn.Module, stored: Round, sharing: Sharing, named: int | Non
     """
     if not sharing.private:
         return ""
-    folder = private_folder(stored.folder.resolve().parent.parent, stored.number)
-    ranked = [named] if named is not None else sorted(examples, key=lambda client: -examples[client])
-    for client in ranked:
-        own = read_private(folder, client)
-        if own is not None:
-            break
-    else:
-        who = "any client" if named is None else f"client {named}"
-        raise RunError(
-            f"{folder}: holds nothing private of {who} after round {stored.number}: it stays with the training cache, "
-            "the same provfl run makes it again"
-        )
+    client, own = completing(stored, named, examples)
     load_part(model, {name: own[name] for name in sharing.private})
     count = len(sharing.private)
     return (
         f"the model traced is that of client {client}: {count} tensor{'s' if count > 1 else ''} of it are private, "
         "nobody else contributed to them, and the accuracy is the mean over the clients' own models by examples"
+    )
+
+
+def completing(stored: Round, named: int | None, examples: Mapping[int, int]) -> tuple[int, Mapping[str, Tensor]]:
+    """The client whose private part completes the model after a round, and that part.
+
+    Without a client that is named it is the one with the most examples of those that have trained, the first of
+    several: a prediction is made by some client's own model, and this one knows its data best.
+
+    Raises:
+        RunError: the client's part is not there.
+    """
+    folder = private_folder(stored.folder.resolve().parent.parent, stored.number)
+    ranked = [named] if named is not None else sorted(examples, key=lambda client: -examples[client])
+    for client in ranked:
+        own = read_private(folder, client)
+        if own is not None:
+            return client, own
+    who = "any client" if named is None else f"client {named}"
+    raise RunError(
+        f"{folder}: holds nothing private of {who} after round {stored.number}: it stays with the training cache, "
+        "the same provfl run makes it again"
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from ..attribution.counterfactual import logits
@@ -27,6 +28,7 @@ from .meaning import MSE, Meaning
 from .method_answer import agreements_of, method_answer
 from .open_run import OpenFederation
 from .tracing import Attributions, attributed, model_outputs
+from .verified import retrained_without
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Query:
         methods: names of presets and other methods; (): the run's own way of tracing.
         target: name or number of the label to explain; None: the predicted one.
         without: clients, by name or number, without which the prediction is made once more; (): none.
-        verify: leave each of the best clients out, and compare with the ranking.
+        verify: leave each of the best clients out, and compare with the ranking: `fusion` of the round again, `retrain`
+            from the beginning, "" not at all.
         top: how many clients are shown, and left out.
         adapters: in which terms provenance traces LoRA layers, as its setting of that name; None: as the run does.
     """
@@ -45,7 +48,7 @@ class Query:
     methods: tuple[str, ...] = ()
     target: str | None = None
     without: tuple[str, ...] = ()
-    verify: bool = False
+    verify: str = ""
     top: int = 10
     adapters: str | None = None
 
@@ -63,7 +66,9 @@ class AttributedPredictions:
     attributions: Attributions
 
 
-def ask_one(opened: OpenFederation, number: int | None, inputs: TracedInputs, question: Query) -> Prediction:
+def ask_one(
+    opened: OpenFederation, number: int | None, inputs: TracedInputs, question: Query, console: Console
+) -> Prediction:
     """Answer about a single prediction.
 
     Args:
@@ -71,6 +76,7 @@ def ask_one(opened: OpenFederation, number: int | None, inputs: TracedInputs, qu
         number: of the round; None: the last one traced.
         inputs: one input.
         question: what to find out.
+        console: where to show how far retraining is.
 
     Raises:
         InputError: a round, method, label or client that there is not.
@@ -89,9 +95,16 @@ def ask_one(opened: OpenFederation, number: int | None, inputs: TracedInputs, qu
     kinds = [kind for kind in KINDS[::-1] if kind == "withhold" or opened.fusion is not None]
     effects: tuple[Effect, ...] = ()
     agreements: tuple[Agreement, ...] = ()
+    said: tuple[str, ...] = ()
     if question.verify:
         best = [client.client for client in answers[0].clients]
-        losses, effects = _effects(opened, asked, kinds[:1], best)
+        if question.verify == "retrain":
+            kind = "retrain"
+            measured, said = _trained_again(opened, asked, best, console)
+        else:
+            kind = kinds[0]
+            measured = _left_out(opened, asked, kind, best)
+        losses, effects = _effects(opened, asked, kind, best, measured)
         agreements = tuple(agreements_of(opened, attributions.rows, best, losses))
     return Prediction(
         title=inputs.names[0],
@@ -110,6 +123,7 @@ def ask_one(opened: OpenFederation, number: int | None, inputs: TracedInputs, qu
             *_notes(opened, inputs, question),
             *_unmoved(answers, opened.label_names[explained]),
             *attributions.notes,
+            *said,
         ),
         doubts=_doubts(inputs, probabilities, opened.meaning.kind),
         kind=opened.meaning.kind,
@@ -263,35 +277,54 @@ def _without(meaning: Meaning, case: Case, kind: str, removed: Sequence[tuple[in
     return [None if output is None else _read(meaning, output, wanted)[0] for output in logits(case, kind, removed)]
 
 
+def _left_out(
+    opened: OpenFederation, asked: AttributedPredictions, kind: str, best: Sequence[int]
+) -> dict[int, np.ndarray]:
+    """Probabilities, or values, without each of the clients that took part in the round, where there is a model."""
+    case, stored = asked.case, asked.stored
+    there = [client for client in best if client in stored.clients]
+    rows = _without(opened.meaning, case, kind, [(stored.clients.index(client),) for client in there])
+    return {client: row for client, row in zip(there, rows, strict=True) if row is not None}
+
+
+def _trained_again(
+    opened: OpenFederation, asked: AttributedPredictions, best: Sequence[int], console: Console
+) -> tuple[dict[int, np.ndarray], tuple[str, ...]]:
+    """Probabilities of a federation trained again without each of the clients, and what there is to say of that."""
+    without = retrained_without(opened, asked.case, best, console)
+    read = {
+        client: _read(opened.meaning, torch.from_numpy(row)[None], None)[0] for client, row in without.logits.items()
+    }
+    return read, without.notes
+
+
 def _effects(
-    opened: OpenFederation, asked: AttributedPredictions, kinds: Sequence[str], best: Sequence[int]
+    opened: OpenFederation,
+    asked: AttributedPredictions,
+    kind: str,
+    best: Sequence[int],
+    measured: Mapping[int, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], tuple[Effect, ...]]:
     """What it costs what is explained to be without each of the clients; by kind `[clients]`, and for people."""
-    case, stored = asked.case, asked.stored
-    explained = int(case.classes[0])
-    there = [client for client in best if client in stored.clients]
-    removed = [(stored.clients.index(client),) for client in there]
+    explained = int(asked.case.classes[0])
     before = float(asked.probabilities[0, explained])
-    shares, losses = dict[str, np.ndarray](), dict[str, np.ndarray]()
-    for kind in kinds:
-        rows = _without(opened.meaning, case, kind, removed)
-        of_explained = [np.nan if row is None else float(row[explained]) for row in rows]
-        by_client = dict(zip(there, of_explained, strict=True))
-        shares[kind] = np.array([by_client.get(client, np.nan) for client in best])
-        if opened.meaning.target is not None:
-            losses[kind] = before - shares[kind]
-            continue
+    shares = np.array([float(measured[client][explained]) if client in measured else np.nan for client in best])
+    if opened.meaning.target is not None:
+        losses = before - shares
+    else:
         tiny = np.finfo(float).tiny
-        losses[kind] = np.log(max(before, tiny)) - np.log(np.maximum(shares[kind], tiny))
+        losses = np.log(max(before, tiny)) - np.log(np.maximum(shares, tiny))
+    names = opened.label_names
     effects = tuple(
         Effect(
             opened.name_of(client),
-            {kind: float(losses[kind][position]) for kind in kinds},
-            {kind: float(shares[kind][position]) for kind in kinds},
+            {kind: float(losses[position])},
+            {kind: float(shares[position])},
+            {kind: names[int(measured[client].argmax())]} if client in measured else {},
         )
         for position, client in enumerate(best)
     )
-    return losses, effects
+    return {kind: losses}, effects
 
 
 def _doubts(inputs: TracedInputs, probabilities: np.ndarray, kind: str = "classes") -> tuple[str, ...]:

@@ -26,13 +26,17 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 SAME = ("source", "path", "hub_id", "revision", "medmnist")  # fields that say where data come from
 
 
-def data_again(dataset: Dataset, fingerprint: str, named: str | None) -> Dataset:
+NOT_TRACED = "--input: the run has not traced it"
+
+
+def data_again(dataset: Dataset, fingerprint: str, named: str | None, why: str = NOT_TRACED) -> Dataset:
     """Where to read a run's data now; whether they are still the same, their fingerprint tells when they are read.
 
     Args:
         dataset: of the run's configuration.
         fingerprint: of the data, as the run recorded it.
         named: a folder, a file or a hub id that the user gave; None: nothing.
+        why: what they are needed for, as an error message begins.
 
     Raises:
         InputError: only the run's folder says where they are.
@@ -47,9 +51,10 @@ def data_again(dataset: Dataset, fingerprint: str, named: str | None) -> Dataset
     if dataset.source in ("embedded", "medmnist") or _of_tree(dataset) or _trained_on_here(dataset, fingerprint):
         return dataset
     where = excerpt(dataset.path if dataset.source == "path" else dataset.hub_id, 200)
+    other = ", or give an input that it traced (inputs.parquet)" if why == NOT_TRACED else ""
     raise InputError(
-        f"--input: the run has not traced it, and where its data are, only the run's folder says ({where}): "
-        "if they are yours, --data DIR (or --data HUB_ID), or give an input that it traced (inputs.parquet)"
+        f"{why}, and where its data are, only the run's folder says ({where}): "
+        f"if they are yours, --data DIR (or --data HUB_ID){other}"
     )
 
 

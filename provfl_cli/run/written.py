@@ -20,6 +20,7 @@ WRITTEN = {
     "contributions.parquet": "each client's contribution to each traced prediction",
     "inputs.parquet": "the traced inputs; layers.parquet: a sample of them, layer by layer",
     "summary.json": "the final figures",
+    "retrainings.csv": "federations trained again without clients; retrained.parquet: what they predict",
     "participation.csv": "who took part when; clients.csv: training examples of each client by label",
     "manifest.json": "versions, data, times, memory; metrics.jsonl: the rounds",
     TOKENIZER: "turns texts into the tokens that the model reads",

@@ -201,7 +201,7 @@ def in_use(rounds: Path) -> Iterator[None]:
         yield
         return
     try:
-        kind = _kind(folder.parent)
+        kind = lock_kind(folder.parent)
         with _lock(folder.parent / ".lock", kind):
             lease = _taken(folder, kind)
     except OSError:  # it may be read and not written, or has just been pruned: what is missing is found out on reading
@@ -221,7 +221,7 @@ def prune(home: Path, max_gb: float) -> list[str]:
     pruned: list[str] = []
     if not home.is_dir():
         return pruned
-    kind = _kind(home)
+    kind = lock_kind(home)
     with _locked(home / ".lock", kind):
         for leftover in home.glob(".*.removed"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -303,7 +303,7 @@ def _refuse_links(entry: Entry) -> None:
             raise InputError(f"{place}: is a link, which no training cache holds: remove it, or store.cache=DIR")
 
 
-def _kind(home: Path) -> str:
+def lock_kind(home: Path) -> str:
     """How a cache is locked."""
     try:
         return read_text(home / ".locks", 100).strip()
@@ -322,7 +322,7 @@ def _agree(home: Path, kind: str) -> None:
     path = home / ".locks"
     if not path.exists():
         _replace(path, kind)
-    theirs = _kind(home)
+    theirs = lock_kind(home)
     if theirs != kind:
         raise InputError(
             f"store.lock={kind}: those who share {home.parent} lock it with store.lock={theirs}: take that too, or "

@@ -1,0 +1,201 @@
+"""A run's federation trained again without some clients: which sets of them, their training, what it comes to."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.text import Text
+from torch import nn
+
+from ..checks import SEEDS
+from ..config.retrain import LINEAGE, Retrain
+from ..config.schema import Config
+from ..data.federated import FederatedData
+from ..errors import InputError
+from ..federation.sharing import Sharing
+from ..models.build import build
+from ..processes import one_thread
+from ..reporting.console import heading
+from ..reporting.progress import RetrainingProgress
+from ..results.retrainings import retraining_frames
+from ..retraining.designs import (
+    ALL,
+    FULL,
+    HALVES,
+    LEAVE_ONE_OUT,
+    REMOVAL,
+    Retraining,
+    every_subset,
+    halves,
+    leave_one_out,
+    orders_of_removal,
+    removal,
+)
+from ..retraining.predictions import Answer, Asked, answered
+from ..retraining.subset import why_not
+from ..retraining.train import Outcome, Training, Whole, retrained
+from ..store.rounds import Round
+from .private_part import completing
+from .tracing import ChosenInputs
+
+
+@dataclass(frozen=True)
+class Retrainings:
+    """What retraining came to: rows of `retrainings.csv` and `retrained.parquet`, and what there is to say of them."""
+
+    made: pd.DataFrame
+    predictions: pd.DataFrame
+    notes: tuple[str, ...]
+    seconds: float
+
+
+@dataclass
+class Questions:
+    """What the run's own models predict, round by round: every model that is trained again is asked the same."""
+
+    asked: list[Asked] = field(default_factory=list)
+    answers: dict[int, Answer] = field(default_factory=dict)
+    stored: Round | None = None
+    client: int | None = None
+
+    def add(
+        self,
+        model: nn.Module,
+        chosen: ChosenInputs,
+        stored: Round,
+        device: torch.device,
+        sharing: Sharing,
+        named: int | None,
+        examples: Mapping[int, int],
+    ) -> None:
+        """Take in the chosen predictions, if there are any, of a model with the weights of a traced round.
+
+        `sharing`, `named` and `examples` say whose private tensors it has, as for `private_part.complete`.
+        """
+        if not len(chosen.numbers):
+            return
+        asked = Asked(stored.number, chosen.inputs, chosen.numbers, chosen.predictions)
+        with one_thread():  # as the others answer
+            self.answers[stored.number] = answered(model.to(device), asked, device)
+        self.asked.append(asked)
+        self.stored = stored
+        self.client = completing(stored, named, examples)[0] if sharing.private else None
+
+    def whole(self, config: Config, data: FederatedData, initial: nn.Module, device: torch.device) -> Whole:
+        """The federation, whose training started from the model `initial`."""
+        models = {config.seed: initial}
+        if config.retrain.again:
+            second = another_seed(config.seed)
+            models[second] = build(config.model, data.form, len(data.label_names), second, config.lora)
+        return Whole(config, data, models, device, self.client)
+
+    def full(self, key: str) -> Outcome:
+        """What the run itself gives, under its key in the training cache."""
+        assert self.stored is not None
+        history = self.stored.history
+        return Outcome(key, history[-1].accuracy, sum(metrics.seconds for metrics in history), self.answers)
+
+
+def another_seed(seed: int) -> int:
+    """The seed of the second training: of initial weights, orders, dropout, who takes part; data are as they were."""
+    return seed + 1 if seed < SEEDS.most else 0
+
+
+def plan_of(config: Config, data: FederatedData) -> list[Retraining]:
+    """All that is to be trained whatever the attributions will be.
+
+    Raises:
+        InputError: a design does not work with so many clients, or no fusion of this configuration with so few.
+    """
+    clients, chosen = [client.id for client in data.clients], config.retrain.chosen
+    plan = list[Retraining]()
+    if LEAVE_ONE_OUT in chosen:
+        plan += [Retraining(LEAVE_ONE_OUT, kept, config.seed) for kept in leave_one_out(clients)]
+    if HALVES in chosen:
+        drawn = halves(clients, config.retrain.subsets, config.seed)
+        plan += [Retraining(HALVES, kept, config.seed) for kept in drawn]
+        plan += [Retraining(HALVES, kept, another_seed(config.seed)) for kept in drawn[: config.retrain.again]]
+    if ALL in chosen:
+        plan += [Retraining(ALL, kept, config.seed) for kept in every_subset(clients)]
+    reasons = [why_not(config, data, retraining.clients, config.federation.rounds) for retraining in plan]
+    if plan and all(reasons):
+        raise InputError(f"evaluation.counterfactual=retrain: none of its {len(plan)} federations can be: {reasons[0]}")
+    return plan
+
+
+def removals(settings: Retrain, seed: int, data: FederatedData, contributions: pd.DataFrame) -> list[Retraining]:
+    """Top clients gone, by each method's mean contribution to the traced predictions; random ones and the largest.
+
+    `contributions` are those of the last traced round.
+    """
+    if REMOVAL not in settings.chosen:
+        return []
+    clients = [client.id for client in data.clients]
+    ranked = dict[str, list[int]]()
+    for name in settings.methods:
+        method, scope = name.removesuffix(LINEAGE), "lineage" if name.endswith(LINEAGE) else "round"
+        rows = contributions[(contributions["method"] == method) & (contributions["scope"] == scope)]
+        rows = rows[(rows["kind"] == "client") & rows["contribution"].notna()]
+        means = rows.astype({"contribution": "float64"}).groupby("client")["contribution"].mean()
+        ranked[name] = [int(client) for client in means.sort_values(ascending=False, kind="stable").index]
+    examples = {client.id: len(client.labels) for client in data.clients}
+    orders = orders_of_removal(clients, ranked, examples, seed)
+    return [
+        Retraining(REMOVAL, kept, seed, name)
+        for name, order in orders.items()
+        for kept in removal(clients, order, settings.top)
+    ]
+
+
+def retrain(
+    whole: Whole, asked: Sequence[Asked], full: Outcome, plan: Sequence[Retraining], console: Console
+) -> Retrainings:
+    """Train all of the plan, with a display of how far it is.
+
+    Args:
+        whole: the federation.
+        asked: the predictions traced, by round; of each at least one.
+        full: what the run's own models make of them.
+        plan: what to train.
+        console: where to show it.
+
+    Raises:
+        RunError: as `retrained`.
+    """
+    began = time.perf_counter()
+    trainings = {whole.training(retraining) for retraining in plan}
+    counted = Counter(retraining.design for retraining in plan)
+    console.print(heading("Trained again without clients"))
+    designs = ", ".join(f"{count} {design}" for design, count in counted.items())
+    console.print(Text(f"{len(trainings)} federations ({designs})"))
+    if whole.config.engine.name != "local":
+        console.print(Text(f"on engine=local, not engine={whole.config.engine.name}: it gives the same models faster"))
+    outcomes = dict[Training, Outcome]()
+    with (
+        retrained(whole, asked, plan, whole.config.retrain.workers) as results,
+        RetrainingProgress(console, len(trainings)) as progress,
+    ):
+        for training, outcome in results:
+            outcomes[training] = outcome
+            progress.finished(outcome.accuracy, bool(outcome.trained))
+    all_clients = tuple(client.id for client in whole.data.clients)
+    made = [(Retraining(FULL, all_clients, whole.config.seed), full)]
+    made += [(retraining, outcomes[whole.training(retraining)]) for retraining in plan]
+    frames = retraining_frames(made, asked)
+    return Retrainings(*frames, tuple(_missing(outcomes)), time.perf_counter() - began)
+
+
+def _missing(outcomes: Mapping[Training, Outcome]) -> list[str]:
+    """What to say of federations that there is no model of, by reason."""
+    reasons = Counter(outcome.reason for outcome in outcomes.values() if not outcome.answers)
+    total = len(outcomes)
+    return [
+        f"{count} of {total} federations without some clients could not be trained ({reason})"
+        for reason, count in reasons.items()
+    ]

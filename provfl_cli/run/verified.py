@@ -1,0 +1,128 @@
+"""`provfl trace RUN --verify retrain`: the run's federation trained again without a client, and what it predicts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from ..attribution.method import Case
+from ..config.schema import Config, Store
+from ..data.federated import FederatedData
+from ..data.load import federated_data
+from ..data.network import without_network
+from ..errors import InputError
+from ..federation.key import training_key
+from ..models.build import build
+from ..reporting.progress import RetrainingProgress
+from ..retraining.designs import LEAVE_ONE_OUT, Retraining
+from ..retraining.predictions import Asked
+from ..retraining.train import Whole, retrained
+from ..store.cache import lock_kind
+from .inputs import RunInputs
+from .open_run import OpenFederation
+from .private_part import completing
+from .rebuild import data_again
+
+PLENTY = 1e6  # GB of a training cache: nothing of it is pruned for an answer
+
+
+@dataclass(frozen=True)
+class Without:
+    """Predictions of a federation trained again without each of some clients.
+
+    `logits` are `[classes]` by client, of those that there is a model of; `notes` what there is to say.
+    """
+
+    logits: Mapping[int, np.ndarray]
+    notes: tuple[str, ...] = ()
+
+
+def retrained_without(opened: OpenFederation, case: Case, clients: Sequence[int], console: Console) -> Without:
+    """Train again without each of the clients, up to the round of `case`, whose one input is predicted then.
+
+    The run's own configuration and data; in the training cache where its rounds are, so that what is there already is
+    not trained again.
+
+    Args:
+        opened: a run.
+        case: its prediction.
+        clients: who is left out, one at a time.
+        console: where to show how far it is.
+
+    Raises:
+        InputError: it is no run, or its data or initial model are not at hand.
+        RunError: as `retraining.train.retrained`.
+    """
+    config, data = _again(opened)
+    model = build(config.model, data.form, len(data.label_names), config.seed, config.lora)
+    stored = case.stored
+    sharing = opened.sharing
+    client = None
+    if sharing is not None and sharing.private:
+        client = completing(stored, opened.traced, opened.examples)[0]
+    whole = Whole(config, data, {config.seed: model}, opened.device, client)
+    notes = []
+    if training_key(config, data, model, opened.device)[0] != opened.key:
+        notes.append(
+            "trained again by another version of ProvFL or torch, or on another device, than the run: what changes "
+            "without a client holds a little of that"
+        )
+    everybody = [share.id for share in data.clients]
+    plan = [
+        Retraining(LEAVE_ONE_OUT, tuple(other for other in everybody if other != client), config.seed)
+        for client in clients
+    ]
+    asked = [Asked(stored.number, case.inputs, case.numbers, case.classes)]
+    logits = dict[int, np.ndarray]()
+    with (
+        retrained(whole, asked, plan, config.retrain.workers) as results,
+        RetrainingProgress(console, len(plan)) as progress,
+    ):
+        for (_, kept, _), outcome in results:
+            progress.finished(outcome.accuracy, bool(outcome.trained))
+            (gone,) = {*everybody} - {*kept}
+            if outcome.answers:
+                logits[gone] = outcome.answers[stored.number].logits[0]
+            else:
+                notes.append(f"without {opened.name_of(gone)}: {outcome.reason}")
+    return Without(logits, tuple(notes))
+
+
+def _again(opened: OpenFederation) -> tuple[Config, FederatedData]:
+    """The run's configuration and its data, dealt to clients as they were."""
+    config, inputs = opened.config, opened.inputs
+    if config is None or not isinstance(inputs, RunInputs):
+        raise InputError("--verify retrain: how a recorded federation was trained is not known here: --verify")
+    if opened.published:
+        raise InputError(
+            "--verify retrain: the run started from published weights, which its folder does not hold: --verify, or "
+            "provfl run with evaluation.counterfactual=retrain"
+        )
+    dataset = data_again(
+        config.dataset, inputs.fingerprint, inputs.data, "--verify retrain: it needs the clients' data"
+    )
+    store = _store(opened.folder)
+    config = replace(config, dataset=dataset, store=store)
+    with without_network() if inputs.data is None else nullcontext():
+        data = federated_data(config)
+    if data.source.fingerprint != inputs.fingerprint or data.form != opened.form:
+        raise InputError(
+            f"--verify retrain: the dataset is not what it was when the run was made ({data.source.location}): "
+            "--data DIR, where the data are now"
+        )
+    return config, data
+
+
+def _store(folder: Path) -> Store:
+    """The training cache that holds the run's rounds; where they lie in none, the one of who asks."""
+    entry = (folder / "rounds").resolve().parent
+    home = entry.parent
+    if home.name != "federations" or not (entry / "leases").is_dir():
+        home = Path(os.environ.get("PROVFL_CACHE", "outputs/cache")).absolute() / "federations"
+    return Store(str(home.parent), "last", PLENTY, lock_kind(home))

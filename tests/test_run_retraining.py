@@ -1,0 +1,192 @@
+"""`provfl run evaluation.counterfactual=retrain`, its two files, and `provfl trace RUN --verify retrain`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import provfl_cli
+from provfl_cli.cli import main
+from provfl_cli.results.columns import run_table
+
+from .commands import Command, children, gone, wait_for
+from .runs import SMALL, Result, run
+
+pytestmark = pytest.mark.slow
+Captured = pytest.CaptureFixture[str]
+SETTINGS = [
+    "federation.rounds=2", "federation.local_epochs=1", "evaluation.max_inputs=10", "partition=dirichlet",
+    "partition.min_examples_per_client=10", "federation.clients=4", "evaluation.counterfactual=retrain",
+]  # fmt: skip
+DESIGNS = ["retrain.designs=[leave_one_out,halves,removal]", "retrain.subsets=3", "retrain.again=2", "retrain.top=2"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    base = tmp_path_factory.mktemp("retrained")
+    return run(base / "first", *SETTINGS, *DESIGNS, "provenance.rounds=[1,2]", cache=base / "cache")
+
+
+def log_odds(probabilities: np.ndarray, explained: np.ndarray) -> np.ndarray:
+    own = np.stack(list(probabilities))[np.arange(len(explained)), explained]
+    return np.log(own) - np.log1p(-own)
+
+
+def test_what_is_written_fits_what_the_run_itself_has(made: Result) -> None:
+    rows, answers = (run_table(made.folder / name) for name in ("retrainings.csv", "retrained.parquet"))
+    everybody = sorted(map(int, made.manifest["clients"]["kept"]))
+    assert rows["retraining"].tolist() == list(range(len(rows)))
+    counted = rows["design"].value_counts().to_dict()
+    assert counted == {"full": 1, "leave_one_out": len(everybody), "halves": 5, "removal": 10}
+    kept = [tuple(map(int, text.split())) for text in rows["clients"]]
+    assert kept[0] == tuple(everybody)
+    assert all(len(subset) == len(everybody) // 2 for subset in np.array(kept, object)[rows["design"] == "halves"])
+    assert rows["seed"].tolist().count(1) == 2
+    assert rows["key"].iloc[0] == made.manifest["key"]
+    assert rows.groupby(["clients", "seed"])["key"].nunique().max() == 1, "the same federation has one key"
+    assert rows["key"].nunique() == len(set(zip(kept, rows["seed"], strict=True)))
+    inputs = made.frame("inputs")
+    assert len(answers) == len(rows) * len(inputs)
+    for number in (1, 2):
+        traced = inputs[inputs["round"] == number].sort_values("input")
+        own = answers[(answers["round"] == number) & (answers["retraining"] == 0)].sort_values("input")
+        assert own["prediction"].tolist() == traced["prediction"].tolist()
+        expected = log_odds(traced["probabilities"].to_numpy(), traced["prediction"].to_numpy())
+        np.testing.assert_allclose(own["value"], expected, atol=1e-4)
+    assert rows["accuracy"].iloc[0] == pytest.approx(made.metrics[-1]["accuracy"])
+
+
+def test_whose_removal_it_is_follows_the_mean_contribution(made: Result) -> None:
+    rows, contributions = run_table(made.folder / "retrainings.csv"), made.frame("contributions")
+    own = contributions[
+        (contributions["method"] == "provfl")
+        & (contributions["kind"] == "client")
+        & (contributions["round"] == 2)
+        & contributions["contribution"].notna()
+    ]
+    means = own.groupby("client")["contribution"].mean().sort_values(ascending=False)
+    removed = rows[rows["removes"] == "provfl"]["clients"].tolist()
+    everybody = set(map(int, made.manifest["clients"]["kept"]))
+    assert [everybody - set(map(int, text.split())) for text in removed] == [
+        set(map(int, means.index[:1])),
+        set(map(int, means.index[:2])),
+    ]
+
+
+def test_called_again_nothing_is_trained_and_other_commands_are_not_disturbed(
+    made: Result, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = made.folder.parent
+    before = sorted((base / "cache" / "federations").glob("*/rounds/*/round.json"))
+    stamps = [path.stat().st_mtime_ns for path in before]
+    again = run(base / "again", *SETTINGS, *DESIGNS, "provenance.rounds=[1,2]", cache=base / "cache")
+    assert [path.stat().st_mtime_ns for path in before] == stamps
+    assert sorted((base / "cache" / "federations").glob("*/rounds/*/round.json")) == before
+    for name in ("retrainings.csv", "retrained.parquet"):
+        assert (again.folder / name).read_bytes() == (made.folder / name).read_bytes()
+    monkeypatch.chdir(base)
+    loaded = provfl_cli.load_run("first")
+    assert loaded.retrained is not None
+    assert loaded.retrainings is not None
+    assert set(loaded.retrained["retraining"]) == set(loaded.retrainings["retraining"])
+    for command in (["table", "first"], ["report", "first"], ["trace", "first"]):
+        assert main(command) == 0, command
+    capsys.readouterr()
+
+
+def test_one_prediction_is_verified_by_retraining(
+    made: Result, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made.folder.parent)
+    entries = set((made.folder.parent / "cache" / "federations").iterdir())
+    number = int(made.frame("inputs").query("round == 2")["input"].iloc[0])
+    asked = ["trace", "first", "--input", str(number), "--verify", "retrain", "--json"]
+    assert main(asked) == 0
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert {*(made.folder.parent / "cache" / "federations").iterdir()} == entries, "all of it is in the run's cache"
+    rows, answers = (run_table(made.folder / name) for name in ("retrainings.csv", "retrained.parquet"))
+    everybody = set(map(int, made.manifest["clients"]["kept"]))
+    of_input = answers[(answers["round"] == 2) & (answers["input"] == number)].set_index("retraining")
+    alone = rows[rows["design"] == "leave_one_out"].set_index("retraining")
+    assert len(answer["verified"]) == len(everybody)
+    for verified in answer["verified"]:
+        kept = " ".join(str(client) for client in sorted(everybody - {int(verified["client"])}))
+        found = of_input.loc[alone.index[alone["clients"] == kept][0]]
+        share = verified["probability"]["retrain"]
+        assert np.log(share) - np.log1p(-share) == pytest.approx(found["value"], abs=1e-4)
+        assert int(verified["prediction"]["retrain"]) == found["prediction"]
+        before = answer["probabilities"][answer["explained"]]
+        assert verified["cost"]["retrain"] == pytest.approx(np.log(before) - np.log(share))
+    assert {agreement["kind"] for agreement in answer["agreement"]} == {"retrain"}
+    assert main(asked[:-1]) == 0
+    assert "Trained again without each of the top clients" in capsys.readouterr().out
+
+
+def test_a_killed_run_trains_only_what_is_missing(tmp_path: Path) -> None:
+    few = [*SETTINGS, "retrain.designs=[leave_one_out]"]
+    whole = run(tmp_path / "whole", *few, cache=tmp_path / "cache")
+    rows = pd.read_csv(whole.folder / "retrainings.csv")
+    gone = rows["key"].iloc[2]
+    entry = tmp_path / "cache" / "federations" / gone
+    stamps = {path: path.stat().st_mtime_ns for path in entry.parent.glob("*/rounds/*/round.json")}
+    for path in entry.rglob("*"):  # as if it had been killed before this one
+        if path.is_file():
+            path.unlink()
+    (entry / "rounds" / "0002").rmdir()
+    again = run(tmp_path / "again", *few, cache=tmp_path / "cache")
+    renewed = [path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp]
+    assert [path.parents[2].name for path in renewed] == [gone]
+    name = "retrained.parquet"
+    assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert whole.manifest["seconds"]["retrain"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["retrain.designs=[all]", "federation.clients=12"], "all of 12 clients are 4,096 federations"),
+        (["fusion=krum", "fusion.attackers=1", "retrain.designs=[halves]"], "none of its 10 federations can be"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(
+    settings: list[str], says: str, workspace: Path, capsys: Captured
+) -> None:
+    assert main(["run", "dataset=digits", "partition=iid", "federation.clients=5", "hydra.run.dir=out",
+                 "evaluation.counterfactual=retrain", *settings]) == 2  # fmt: skip
+    said = capsys.readouterr()
+    assert says in said.err
+    assert not list(workspace.glob("outputs/cache/federations/*/rounds/*"))
+
+
+def test_the_run_may_stand_behind_verify(made: Result, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made.folder.parent)
+    assert main(["trace", "--verify", "first", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verified"][0]["cost"].keys() == {"refuse"}
+    assert main(["trace", "first", "--verify=retrian"]) == 2
+    assert "did you mean retrain?" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_it_leaves_nobody_at_work_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    settings = [*SMALL, *SETTINGS, "federation.local_epochs=8", "retrain.workers=2", "store.cache=cache"]
+    started = Command(tmp_path, "run", *settings, "hydra.run.dir=result")
+    started.until_it_says("trained again:")
+    workers = children(started.pid)
+    os.kill(started.pid, signal.SIGKILL)
+    assert started.wait() == -signal.SIGKILL
+    assert len(workers) == 2
+    assert wait_for(lambda: all(gone(pid) for pid in workers)), "an orphan goes on"
+    there = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/federations/*/rounds/0002/round.json")}
+    assert len(there) >= 2
+    again = run(tmp_path / "result", *settings, cache=tmp_path / "cache")
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in there.items())
+    keys = {path.parents[2].name for path in there}
+    assert keys < set(pd.read_csv(again.folder / "retrainings.csv")["key"])
