@@ -30,7 +30,7 @@ from provfl_cli.evaluation.rank_correlation import correlation, ordered
 from provfl_cli.evaluation.ranking import order
 from provfl_cli.evaluation.removal import fall, random_fall, random_sets, top_sets
 from provfl_cli.evaluation.truth import Retrained, retrained_from, rounds_retrained
-from tests.retrainings import LinearFederation, Plan, halves, linear_federation, tables, usual_plan
+from tests.linear_federations import LinearFederation, Plan, halves, linear_federation, tables, usual_plan
 
 NOTHING = Faults((), ())
 

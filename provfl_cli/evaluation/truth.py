@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,6 +25,8 @@ class Retrained:
         seeds: int64 `[m]`, of its training.
         values: float64 `[n, m]`, margin (log-odds) of the class that the whole federation's model predicted.
         predictions: int64 `[n, m]`.
+        removes: object `[m]`, of `removal`, whose first clients are gone: a method's, `largest`, `random 1`, …; ""
+            where it is none, None where there is no removal at all.
     """
 
     inputs: np.ndarray
@@ -34,6 +36,7 @@ class Retrained:
     seeds: np.ndarray
     values: np.ndarray
     predictions: np.ndarray
+    removes: np.ndarray | None = None
 
     @cached_property
     def seed(self) -> int:
@@ -68,6 +71,13 @@ class Retrained:
     def without_each(self) -> np.ndarray:
         """int64 `[K]`: the retraining without each client, -1 where there is none."""
         return self.rows(~np.eye(len(self.clients), dtype=bool))
+
+    def removals(self, whose: str, count: int) -> np.ndarray:
+        """int64 `[r]`: retrainings without the first `count` clients of the orders whose name begins so."""
+        if self.removes is None:
+            return np.empty(0, dtype=np.int64)
+        named = np.fromiter((str(name).startswith(whose) for name in self.removes), bool, len(self.removes))
+        return np.flatnonzero(named & ((~self.subsets).sum(axis=1) == count) & (self.seeds == self.seed))
 
     @cached_property
     def random_rows(self) -> np.ndarray:
@@ -110,9 +120,7 @@ class Retrained:
             raise ValueError(
                 f"retraining measured the inputs {self.inputs.tolist()}, not {np.asarray(inputs).tolist()}"
             )
-        return Retrained(
-            self.inputs[at], self.clients, self.subsets, self.designs, self.seeds, self.values[at], self.predictions[at]
-        )
+        return replace(self, inputs=self.inputs[at], values=self.values[at], predictions=self.predictions[at])
 
 
 def retrained_from(
@@ -123,8 +131,8 @@ def retrained_from(
     Retrainings that were not measured in that round, or that diverged (a value is not finite), are left out.
 
     Args:
-        retrainings: `retrainings.csv`: `retraining, design, seed, clients` (numbers kept, separated by spaces), a row
-            for each retraining.
+        retrainings: `retrainings.csv`: `retraining, design, seed, clients` (numbers kept, separated by spaces), and
+            `removes` where something was removed; a row for each retraining.
         retrained: `retrained.parquet`: `retraining, round, input, value, prediction`.
         number: of the traced round.
         clients: all clients of the federation; None: all that any retraining kept.
@@ -164,6 +172,7 @@ def retrained_from(
         seeds=retrainings["seed"].to_numpy(np.int64)[keep],
         values=values[:, keep],
         predictions=predictions[:, keep],
+        removes=retrainings["removes"].fillna("").to_numpy(object)[keep] if "removes" in retrainings else None,
     )
 
 
