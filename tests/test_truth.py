@@ -28,7 +28,7 @@ from provfl_cli.evaluation.metrics import localization
 from provfl_cli.evaluation.planted import auroc, error_rates, parts, stated_by_votes, votes
 from provfl_cli.evaluation.rank_correlation import correlation, ordered
 from provfl_cli.evaluation.ranking import order
-from provfl_cli.evaluation.removal import fall, random_fall, random_sets, top_sets
+from provfl_cli.evaluation.removal import fall, first_clients, random_fall
 from provfl_cli.evaluation.truth import Retrained, retrained_from, rounds_retrained
 from tests.linear_federations import LinearFederation, Plan, halves, linear_federation, tables, usual_plan
 
@@ -243,11 +243,10 @@ def test_the_exact_effect_scores_one(federation: LinearFederation, truth: Retrai
     assert beside[(DATAMODEL, "lds")]["mean"] > 0.95  # a linear model of what is linear
     assert 0.5 < beside[(SEED_CEILING, "lds")]["mean"] < 1
     assert beside[(SEED_CEILING, "lds")]["subsets"] == 10
-    # the margin falls by (the client's effect minus the mean of the others) / 8 without the top one
-    effects = federation.effects
-    top = effects.max(axis=1)
-    fallen = (top - (effects.sum(axis=1) - top) / 7) / 8
-    assert own["removal_margin_1"]["mean"] == pytest.approx(fallen.mean())
+    # without a client the margin falls by (its effect minus the mean of the others') / 8
+    top = federation.effects.mean(axis=0).max()
+    rest = (federation.effects.sum(axis=1).mean() - top) / 7
+    assert own["removal_margin_1"]["mean"] == pytest.approx((top - rest) / 8)
     assert own["removal_margin_1"]["chance"] == pytest.approx(0.0, abs=1e-12)  # the mean over all clients
     assert "removal_margin_2" not in own  # nobody retrained without two
 
@@ -344,50 +343,68 @@ def test_a_datamodel_knows_nothing_of_noise() -> None:
 
 def test_removal_by_hand() -> None:
     truth = small_truth()  # inputs 3 and 9
-    contributions = np.array([[1.0, 3.0, 2.0], [5.0, 0.0, 0.0]])
-    top = top_sets(contributions, 1)
-    np.testing.assert_array_equal(top, [[False, True, False], [True, False, False]])
-    fallen = fall(truth, top)
-    np.testing.assert_allclose(fallen.margin, [1.0 - (-0.5), 2.0 - (-1.0)])
-    np.testing.assert_array_equal(fallen.flips, [1, 1])  # 5 becomes 2, 4 becomes 1
+    np.testing.assert_array_equal(first_clients(np.array([1.0, 3.0, 2.0]), 1), [False, True, False])
+    np.testing.assert_array_equal(first_clients(np.array([1.0, 3.0, 3.0, 1.0]), 3), [True, True, True, False])
+    without_1 = fall(truth, "mine", np.array([1.0, 3.0, 2.0]), 1)
+    assert without_1 is not None
+    np.testing.assert_allclose(without_1.margin, [1.0 - (-0.5), 2.0 - 1.5])
+    np.testing.assert_array_equal(without_1.flips, [1, 0])  # 5 becomes 2, 4 stays
     drawn = random_fall(truth, 1)
+    assert drawn is not None
     np.testing.assert_allclose(drawn.margin, [1.0 - (0.5 - 0.5 + 0.75) / 3, 2.0 - (-1.0 + 1.5 + 2.0) / 3])
     np.testing.assert_allclose(drawn.flips, [1 / 3, 1 / 3])
-    assert np.isnan(fall(truth, top_sets(contributions, 2)).margin).all()  # nobody was retrained without two
-    assert np.isnan(random_fall(truth, 2).margin).all()
-    assert not top_sets(contributions, 3).any()
-    np.testing.assert_array_equal(top_sets(contributions, 2)[1], [True, True, False])  # a tie: the smaller number
+    assert fall(truth, "mine", np.array([1.0, 3.0, 2.0]), 2) is None  # the half without 2 has another seed
+    assert random_fall(truth, 2) is None
 
 
-def test_random_sets() -> None:
-    assert len(random_sets(5, 2, 0)) == 10  # all there are
-    drawn = random_sets(10, 3, 0)
-    assert len(np.unique(drawn, axis=0)) == 10
-    assert (drawn.sum(axis=1) == 3).all()
-    np.testing.assert_array_equal(drawn, random_sets(10, 3, 0))
-    assert len(random_sets(3, 3, 0)) == 0
+def test_orders_of_removal_are_known_by_their_names() -> None:
+    plan: Plan = [
+        ("full", 0, [0, 1, 2, 3]),
+        *(("removal", 0, kept) for kept in ([0, 1], [2, 3], [0, 2], [1, 3], [0, 3])),
+    ]
+    values = np.array([[5.0, 4, 3, 1, 2, 0]])
+    listed, measured = tables(plan, values, np.array([[1, 1, 2, 2, 1, 1]]), np.array([8]))
+    listed["removes"] = ["", "provfl", "provfl:lineage", "random 1", "random 2", "largest"]
+    listed["removes"] = listed["removes"].replace("", None)  # as a CSV gives it back
+    truth = retrained_from(listed, measured, 5)
+    nobody = np.zeros(4)  # 2 and 3 would stay: the names count
+    found = {name: fall(truth, name, nobody, 2) for name in ("provfl", "provfl:lineage", "largest", "other")}
+    assert [None if one is None else one.margin[0] for one in found.values()] == [1.0, 2.0, 5.0, 2.0]
+    assert [None if one is None else one.flips[0] for one in found.values()] == [0.0, 1.0, 0.0, 1.0]
+    drawn = random_fall(truth, 2)
+    assert drawn is not None
+    assert (drawn.margin[0], drawn.flips[0], drawn.sets) == (3.5, 0.5, 2)
+    frames = [traced([[0.0, 0, 1, 1]], np.array([8])), traced([[0.0, 0, 1, 1]], np.array([8]))]
+    frames[1]["scope"] = "lineage"
+    rows = truth_frame(pd.concat(frames), counts_of(4), NOTHING, {5: truth}, 0)
+    shown = rows[rows["metric"] == "removal_margin_2"].set_index(["method", "scope"])["mean"]
+    assert shown.to_dict() == {
+        ("provfl", "round"): 1.0,
+        ("provfl", "lineage"): 2.0,
+        (LARGEST, "retrained"): 5.0,
+    }
 
 
 def test_removal_over_all_subsets(federation: LinearFederation) -> None:
     small = dataclasses.replace(federation, updates=federation.updates[:5])
     plan = [("all", 0, kept) for size in range(6) for kept in combinations(range(5), size)]
     truth = retrained_from(*small.retrained(plan), number=5)
+    whole = truth.values[:, [truth.full]]
     own, beside = figures(traced(small.effects, truth.inputs), truth)
+    order_of = np.argsort(-small.effects.mean(axis=0))
     for count in (1, 2, 3):
         row = own[f"removal_margin_{count}"]
-        removed = top_sets(small.effects, count)
-        without = [truth.values[at, truth.row(~removed[at])] for at in range(30)]
-        assert row["mean"] == pytest.approx(np.mean(truth.values[:, truth.full] - without))
+        without = truth.values[:, [truth.row(~np.isin(range(5), order_of[:count]))]]
+        assert row["mean"] == pytest.approx((whole - without).mean())
         assert row["mean"] > row["chance"]
         assert row["low"] < row["mean"] < row["high"]
-        every = list(combinations(range(5), 5 - count))
-        fallen = [truth.values[:, truth.full] - truth.values[:, truth.row(np.isin(range(5), kept))] for kept in every]
+        fallen = [
+            whole[:, 0] - truth.values[:, truth.row(np.isin(range(5), kept))]
+            for kept in combinations(range(5), 5 - count)
+        ]
         assert row["chance"] == pytest.approx(np.mean(fallen))
-        # counts_of makes the last clients the largest
-        kept = np.arange(5) < 5 - count
-        assert beside[(LARGEST, f"removal_margin_{count}")]["mean"] == pytest.approx(
-            (truth.values[:, truth.full] - truth.values[:, truth.row(kept)]).mean()
-        )
+        largest = truth.values[:, [truth.row(np.arange(5) < 5 - count)]]  # counts_of makes the last ones the largest
+        assert beside[LARGEST, f"removal_margin_{count}"]["mean"] == pytest.approx((whole - largest).mean())
 
 
 # Planted behaviours

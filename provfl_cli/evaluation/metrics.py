@@ -60,7 +60,7 @@ def localization(
     Raises:
         ValueError: a contribution is missing, or a candidate has no label counts.
     """
-    rows, retrained = [], retrained or {}
+    rows = []
     found_traces = list(traces(frame))
     measured = {(key[0], key[3]): trace for key, trace in found_traces if key[0] in EFFECTS.values()}
     for key, trace in found_traces:
@@ -79,7 +79,11 @@ def localization(
             | fault_metrics(trace, ranking, faults, _measured_beside(trace, key[3], measured))
             | planted_metrics(trace, ranking, faults)
             | blame_metrics(trace, ranking, faults)
-            | (truth_columns(trace, retrained[key[3]], faults, label_counts) if key[3] in retrained else {})
+            | (
+                truth_columns(key[0], key[1], trace, retrained[key[3]], faults, label_counts)
+                if key[3] in retrained
+                else {}
+            )
         )
     return pd.DataFrame(rows, columns=[*TRACE, *METRICS, *(TRUTH_METRICS if retrained else ())])
 
