@@ -53,9 +53,8 @@ def localization(
 
     Returns:
         One row for each method, scope, target and round, with the columns `METRICS`, and where something was
-        retrained `TRUTH_METRICS`. NaN where there is nothing to
-        measure, such as `chance_corrected` when every client holds every label, or `spearman_refuse` where no
-        `leave_one_out` is among the methods.
+        retrained `TRUTH_METRICS`. NaN where there is nothing to measure, such as `chance_corrected` when every client
+        holds every label, or `spearman_refuse` where no `leave_one_out` is among the methods.
 
     Raises:
         ValueError: a contribution is missing, or a candidate has no label counts.
@@ -79,11 +78,7 @@ def localization(
             | fault_metrics(trace, ranking, faults, _measured_beside(trace, key[3], measured))
             | planted_metrics(trace, ranking, faults)
             | blame_metrics(trace, ranking, faults)
-            | (
-                truth_columns(key[0], key[1], trace, retrained[key[3]], faults, label_counts)
-                if key[3] in retrained
-                else {}
-            )
+            | truth_columns(key[0], key[1], trace, (retrained or {}).get(key[3]), faults, label_counts)
         )
     return pd.DataFrame(rows, columns=[*TRACE, *METRICS, *(TRUTH_METRICS if retrained else ())])
 

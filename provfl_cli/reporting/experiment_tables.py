@@ -16,7 +16,8 @@ from ..results.files import write_csv, write_text
 from .experiment_figure import drawn
 from .figure_files import write_figure
 from .joined_views import below, cell, figure_of, tidy_csv
-from .tables import Table, to_latex, to_markdown
+from .table import Table
+from .tables import to_latex, to_markdown
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,7 +17,7 @@ from rich.text import Text
 from ..comparison.join import CHANCE, HEADINGS, LARGEST, JoinedRuns, grouped, plain, records
 from ..comparison.settings import MISSING, short
 from ..harmless import harmless
-from .tables import Table
+from .table import Table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -26,11 +26,13 @@ else:
     pd = lazy.load("pandas")
 
 FIGURES = (  # of the summary: the key, that of its chance level, and what it is called
-    ("localization_accuracy", "chance_accuracy", "localization accuracy"),
+    ("lds", "", "retrained with other clients (LDS)"),
+    ("spearman_retrain", "", "rank correlation with retraining without each client"),
     ("majority_accuracy", "majority_chance", "largest holder on top"),
     ("fault_accuracy", "fault_chance", "faulty client on top"),
+    ("spearman_leave_one_out", "", "rank correlation with same-round fusion without each client"),
+    ("localization_accuracy", "chance_accuracy", "localization accuracy (saturates)"),
     ("global_accuracy", "", "accuracy of the global model"),
-    ("spearman_leave_one_out", "", "rank correlation with leaving clients out"),
 )
 
 
@@ -82,7 +84,16 @@ class RunResults:
         ]
         columns = [
             name
-            for name in ("method", "scope", "round", "inputs", "localization_accuracy", "chance_accuracy", "ndcg")
+            for name in (
+                "method",
+                "scope",
+                "round",
+                "inputs",
+                "lds",
+                "ndcg",
+                "localization_accuracy",
+                "chance_accuracy",
+            )
             if name in self.localization
         ]
         methods = self.localization[columns].itertuples(index=False)

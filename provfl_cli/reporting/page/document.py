@@ -20,7 +20,8 @@ from ...config.stored_config import leaves
 from ...harmless import harmless_lines, harmless_values
 from ...results.folders import MissingRun, RunFolder
 from ...results.run import RunContents, read_contents
-from ..tables import Table, localization_tables
+from ..table import Table
+from ..tables import localization_tables
 from . import clients, sweeps
 from .summary import Figure, figures
 from .traces import layer_profiles, shown_inputs, shown_traces
@@ -128,7 +129,7 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
         title=common([run], ()) or name,
         figures=figures(opened),
         facts=_facts(opened) if opened.recorded is None else opened.recorded,
-        tables=localization_tables(scores) if len(scores) else [],
+        tables=localization_tables(scores, opened.truth) if len(scores) else [],
         config=[(key, written(value)) for key, value in run.settings.items()],
         manifest=[(key, written(value)) for key, value in leaves(opened.manifest)],
         warnings=opened.warnings,
