@@ -13,6 +13,8 @@ import numpy as np
 from ..comparison.join import plain
 from ..comparison.reproduction import PublishedFigure, Reproduction, fits, in_order, name_of, same
 from ..config.schema import Experiment
+from ..evaluation.intervals import FEWEST_SEEDS
+from ..evaluation.ranges import range_of
 from .figure_files import COLOURS, MARKERS, default_style, figure_text
 
 if TYPE_CHECKING:
@@ -136,7 +138,7 @@ def _lines(
                 "linewidth": 1.3,
                 "markersize": 4 + look.order if len(own) <= 20 else 0,
             }
-            axes.errorbar(at, own["mean"], yerr=_half(own), label=figure_text(name), **look.drawing, **shape)
+            axes.errorbar(at, own["mean"], yerr=_bars(own), label=figure_text(name), **look.drawing, **shape)
         chance = part.groupby(part[x].map(place))["chance"].mean().sort_index()
         if chance.notna().any():
             name = f"chance, {other}" if len(others) > 1 else "chance"
@@ -198,7 +200,7 @@ def _dots(
             axes.errorbar(
                 own["mean"],
                 where,
-                xerr=_half(own),
+                xerr=_bars(own),
                 linestyle="",
                 markersize=5,
                 label=figure_text(method),
@@ -221,14 +223,17 @@ def _dots(
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
-def _half(rows: pd.DataFrame) -> np.ndarray:
-    return (rows["high"] - rows["mean"]).fillna(0).to_numpy(float)
+def _bars(rows: pd.DataFrame) -> np.ndarray:
+    """How far each interval reaches below its mean and above it, `[2, rows]`; not at all where there is none."""
+    reach = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
+    bars: np.ndarray = np.maximum(np.stack([side.fillna(0).to_numpy(float) for side in reach]), 0.0)
+    return bars
 
 
 def _label(axes: Axes, metric: str, x: str | None) -> None:
     """Axes named and, for scores, cut to where scores can be."""
     name = fill(figure_text(name_of(metric).partition(":")[0]), 40)
-    bounded = metric.endswith(("accuracy", "top", "ties", "share")) or metric == "ndcg"
+    bounded = range_of(metric) == (0.0, 1.0)
     axes.set_xlabel(figure_text(_short(x)) if x else name, fontsize=9)
     axes.tick_params(labelsize=8)
     if x:
@@ -249,5 +254,5 @@ def _short(key: str) -> str:
 
 def _caption(reproduction: Reproduction) -> str:
     seeds = max((seeds for _, seeds in reproduction.joined.sizes.values()), default=1)
-    bars = f" Bars: 95% t intervals over {seeds} seeds." if seeds > 1 else ""
+    bars = f" Bars: 95% intervals over {seeds} seeds." if seeds >= FEWEST_SEEDS else ""
     return f"{reproduction.experiment.shows}{bars}"

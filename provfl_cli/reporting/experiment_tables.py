@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import lazy_loader as lazy
 import numpy as np
 
-from ..comparison.join import HEADINGS, LARGEST, grouped, plain, records
+from ..comparison.join import HEADINGS, LARGEST, SATURATES, grouped, plain, records
 from ..comparison.reproduction import PUBLISHED, PublishedFigure, Reproduction, fits, in_order, name_of
 from ..comparison.settings import MISSING, short
 from ..results.files import write_csv, write_text
@@ -29,10 +29,12 @@ BESIDE = ("inputs", "global_accuracy", "epsilon")  # columns of the first table,
 
 
 def tables(reproduction: Reproduction) -> list[Table]:
-    """One table a metric: a row a setting, a column a method, chance and published figures behind."""
-    return [
-        _table(reproduction, metric, first=not number) for number, metric in enumerate(reproduction.experiment.metrics)
-    ]
+    """One table a metric: a row a setting, a column a method, chance and published figures behind.
+
+    Label-holding stands last, since it saturates; published figures are of the experiment's first metric.
+    """
+    metrics = sorted(reproduction.experiment.metrics, key=lambda metric: metric == SATURATES)
+    return [_table(reproduction, metric, first=not number) for number, metric in enumerate(metrics)]
 
 
 def _table(reproduction: Reproduction, metric: str, first: bool) -> Table:
@@ -41,7 +43,8 @@ def _table(reproduction: Reproduction, metric: str, first: bool) -> Table:
     methods = in_order(experiment.methods, own["method"])
     beside = [name for name in BESIDE if first and name in set(joined.frame["metric"])]
     scored = own["chance"].notna().any()
-    names = list(dict.fromkeys(figure.name for figure in reproduction.published)) if first else []
+    reported = metric == experiment.metrics[0]
+    names = list(dict.fromkeys(figure.name for figure in reproduction.published)) if reported else []
     keys = [word for word in joined.words if word != "method"]
     settings = plain(keys)
     plain_keys = [HEADINGS.get(name, name.replace("_", " ")) for name in beside]
@@ -67,7 +70,7 @@ def _table(reproduction: Reproduction, metric: str, first: bool) -> Table:
             cells.append(figure_of(metric, reproduction.published[fitting[0]].value) if fitting else MISSING)
         rows.append(tuple(cells))
     width = len(keys) + 1 + len(beside) + len(methods) + int(scored)
-    if first:
+    if reported:
         rows += _alone(reproduction.published, matched, settings, names, width, metric)
     headings = (*heads, "seeds", *plain_keys, *methods, *(["chance"] if scored else ()))
     return Table(

@@ -34,6 +34,7 @@ FIGURES = (  # of the summary: the key, that of its chance level, and what it is
     ("localization_accuracy", "chance_accuracy", "localization accuracy (saturates)"),
     ("global_accuracy", "", "accuracy of the global model"),
 )
+COLUMNS = ("method", "scope", "round", "inputs", "lds", "ndcg", "localization_accuracy", "chance_accuracy")
 
 
 @dataclass(frozen=True)
@@ -82,20 +83,7 @@ class RunResults:
             for key, chance, name in FIGURES
             if self.summary.get(key) is not None
         ]
-        columns = [
-            name
-            for name in (
-                "method",
-                "scope",
-                "round",
-                "inputs",
-                "lds",
-                "ndcg",
-                "localization_accuracy",
-                "chance_accuracy",
-            )
-            if name in self.localization
-        ]
+        columns = [name for name in COLUMNS if name in self.localization]
         methods = self.localization[columns].itertuples(index=False)
         frames = ("contributions", "inputs", "layers", "localization", "participation", "metrics")
         title = f"{self.settings.get('dataset.name')} on {self.settings.get('model.name')}: {self.folder}"

@@ -11,7 +11,7 @@ from ...results.run import RunContents
 MEASURED = (  # key of summary.json, heading, key or value of chance, what it says ({min}: examples that make a holder)
     (
         "lds", "Retrained with others (LDS)", 0.0,
-        "How well contributions, summed over some clients, tell what a federation of these alone predicts, from -1 to 1.",
+        "How well contributions, summed over some clients, tell what these alone would predict, from -1 to 1.",
     ),
     (
         "lineage_lds", "The same over all rounds", 0.0,
@@ -47,7 +47,7 @@ MEASURED = (  # key of summary.json, heading, key or value of chance, what it sa
     ),
     (
         "spearman_leave_one_out", "Agreement with same-round fusion", 0.0,
-        "Rank correlation with fusing the round again without each client, which tracing nearly computes; from -1 to 1.",
+        "Rank correlation with fusing the round again without each client (nearly what a trace is), from -1 to 1.",
     ),
     (
         "localization_accuracy", "Localization accuracy (saturates)", "chance_accuracy",
@@ -67,8 +67,8 @@ MEASURED = (  # key of summary.json, heading, key or value of chance, what it sa
     ("epsilon", "Epsilon", None, "Bound on what the model gives away about one client; smaller is more private."),
 )  # fmt: skip
 HIDDEN_AT = {"tie_rate": 0.0, "covered": 1.0}  # nothing to tell
-PERCENT = ("localization_accuracy", "caused_accuracy", "majority_accuracy", "fault_accuracy", "exclusive_accuracy", "global_accuracy",
-           "lineage_localization_accuracy", "tie_rate", "covered")  # fmt: skip
+PERCENT = ("localization_accuracy", "caused_accuracy", "majority_accuracy", "fault_accuracy", "exclusive_accuracy",
+           "global_accuracy", "lineage_localization_accuracy", "tie_rate", "covered")  # fmt: skip
 
 
 @dataclass(frozen=True)
