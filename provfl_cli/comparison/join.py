@@ -13,7 +13,7 @@ import lazy_loader as lazy
 from ..coverage import coverage_warning
 from ..errors import InputError, did_you_mean
 from ..evaluation.intervals import over_seeds
-from ..evaluation.ranges import cut, inputs_of, range_of
+from ..evaluation.ranges import counted_things, cut, inputs_of, range_of
 from ..evaluation.removal import REMOVED
 from ..results.folders import IDENTITY, MissingRun, RunFolder
 from .settings import SEED, TRACING, asked_for, common, differing, federations, identity, value
@@ -330,6 +330,8 @@ def _aggregated(rows: pd.DataFrame, words: Sequence[str], metrics: Sequence[str]
         row["chance"] = by_row[key][chance] if isinstance(chance, str) else math.nan if chance is None else chance
         if not with_chance:
             row["low"], row["high"] = cut(row["metric"], row["low"], row["high"], difference=True)
+        if counted_things(row["metric"]):
+            row["low"], row["high"] = math.nan, math.nan
         if row["metric"] == LARGEST:
             row |= {"mean": largest[key], "low": math.nan, "high": math.nan}
         aggregated.append(row)

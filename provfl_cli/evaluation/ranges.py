@@ -38,9 +38,14 @@ INPUTS = {  # of what a share is, by the beginning of its name
 }
 
 
+def counted_things(metric: str) -> bool:
+    """Whether a metric says of how many things others are: it has no interval."""
+    return metric in ("inputs", "no_holder", "clients", "clients_kept", "lds_subsets") or metric.endswith("_inputs")
+
+
 def range_of(metric: str) -> tuple[float, float]:
     """The least and the largest value that a metric can have."""
-    if metric.endswith("_inputs") or metric == "lds_subsets":
+    if counted_things(metric) or metric == "stated_clients":
         return (0.0, math.inf)
     return next((bounds for starts, bounds in BOUNDED if metric.startswith(starts)), WHOLE)
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ..comparison.join import CHANCE, HEADINGS, LARGEST, JoinedRuns, grouped, plain, records
 from ..comparison.settings import MISSING, short
+from ..evaluation.ranges import counted_things
 from ..harmless import harmless
 from .table import Table
 
@@ -76,7 +77,7 @@ def figure_of(metric: str, number: float, signed: bool = False) -> str:
         return f"{number:{sign}.1e}"
     if metric in ("epsilon", "delta"):
         return f"{number:{sign}.4g}"
-    if abs(number) >= 2 and float(number).is_integer():
+    if counted_things(metric) or (abs(number) >= 2 and float(number).is_integer()):
         return f"{number:{sign},.0f}"
     return f"{number:{sign},.3f}" if abs(number) < 100 else f"{number:{sign},.1f}"
 

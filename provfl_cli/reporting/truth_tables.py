@@ -90,10 +90,7 @@ def _removal(rows: Mapping[Key, Mapping[str, Row]], scopes: bool) -> Table:
     if chances:
         at_random = (_number(chances.get(name), "chance") for name, *_ in columns)
         cells.append((*([f"({RANDOM})", ABSENT] if scopes else [f"({RANDOM})"]), *at_random))
-    headings = [
-        *_words(scopes),
-        *(f"{'less margin' if of == 'margin' else of}, top {count}" for _, of, count in columns),
-    ]
+    headings = [*_words(scopes), *(f"{of}, top {count}" for _, of, count in columns)]
     return Table(
         "Retrained without the top clients: how much margin is lost, how many predictions flip?",
         tuple(headings),
