@@ -446,6 +446,10 @@ def test_nobody_is_stated_where_everybody_is_on_top_equally_often() -> None:
     always = np.tile([2, 1, 3], (9, 1))
     np.testing.assert_array_equal(stated_by_votes(order(always)), [False, True, False])
     assert not stated_by_votes(order(np.ones((9, 3), dtype=int))).any()  # all tied
+    # of 9 inputs and 3 clients 7 or more are on one by chance with 0.008, 6 or more with 0.042; 0.05 / 3 is 0.017
+    seven, six = (np.array([[1, 2, 3]] * count + [[3, 2, 1]] * (9 - count)) for count in (7, 6))
+    np.testing.assert_array_equal(stated_by_votes(order(seven)), [True, False, False])
+    assert not stated_by_votes(order(six)).any()
     assert not stated_by_votes(order(np.empty((0, 3), dtype=int))).any()
 
 

@@ -132,12 +132,12 @@ def test_a_run_is_scored_against_its_retrainings(workspace: Path, capsys: pytest
     truth = run_table(workspace / "run" / TRUTH).set_index(["method", "metric"])
     assert {"provfl", "tracefl", "random", "datamodel"} <= set(truth.index.get_level_values("method"))
     listed = pd.read_csv(workspace / "run" / "retrainings.csv", dtype={"clients": str})
-    values = pd.read_parquet(workspace / "run" / "retrained.parquet").pivot(
+    values: Any = pd.read_parquet(workspace / "run" / "retrained.parquet").pivot(
         index="input", columns="retraining", values="value"
     )
     contributions = pd.read_parquet(workspace / "run" / "contributions.parquet")
     own = contributions[(contributions["method"] == "provfl") & (contributions["kind"] == "client")]
-    each = own.pivot(index="input", columns="client", values="contribution")
+    each: Any = own.pivot(index="input", columns="client", values="contribution")
     every = listed[listed["design"] == "all"]
     kept = [set(map(int, text.split())) if isinstance(text, str) else set() for text in every["clients"]]
     by_hand = [
