@@ -16,7 +16,7 @@ from ..coverage import recorded_warning
 from ..errors import InputError
 from ..markup import Markup, cell, table
 from .checksums import read_manifest
-from .columns import run_table
+from .columns import TRUTH, run_table
 from .folders import MissingRun, read_run
 from .wrong import WrongContent
 
@@ -55,6 +55,7 @@ class RunResults:
         warnings: what has to be read before the rankings: parameters that the trace does not account for.
         retrainings: federations trained again without clients, numbered; None: none were.
         retrained: what these predict for the traced inputs; None: none were.
+        truth: how well each method tells what they changed (`retraining.csv`); None: none were.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class RunResults:
     warnings: tuple[str, ...] = ()
     retrainings: pd.DataFrame | None = None
     retrained: pd.DataFrame | None = None
+    truth: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
         lines = [f"warning: {line}" for line in self.warnings]
@@ -148,6 +150,7 @@ def load_run(path: str | PathLike[str]) -> RunResults:
             warnings=(warning,) if (warning := recorded_warning(manifest.get("trace"))) else (),
             retrainings=_there(folder / "retrainings.csv"),
             retrained=_there(folder / "retrained.parquet"),
+            truth=_there(folder / TRUTH),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error
