@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from provfl_cli.cli import main
-from provfl_cli.comparison.curves import bounds, picture, read
+from provfl_cli.comparison.curves import picture, read
 from provfl_cli.config.schema import Experiment
 from provfl_cli.errors import InputError
+from provfl_cli.evaluation.ranges import range_of
 from provfl_cli.reporting.experiment_figure import WIDTH, drawn
 from provfl_cli.reporting.experiment_marks import CHANCE, looks, scale_of
 from provfl_cli.reporting.figure_files import COLOURS
@@ -233,9 +234,9 @@ def test_a_table_without_what_is_drawn() -> None:
 
 @pytest.mark.parametrize("metric", ["localization_accuracy", "fault_share", "hit@3", "duplicate_ties", "newcomer_top"])
 def test_shares_go_from_0_to_1(metric: str) -> None:
-    assert bounds(metric) == (0, 1)
-    assert bounds("spearman_counts") == (-1, 1)
-    assert bounds("seconds") == (0, math.inf)
+    assert range_of(metric) == (0, 1)
+    assert range_of("spearman_counts") == (-1, 1)
+    assert range_of("seconds") == (0, math.inf)
 
 
 @pytest.mark.slow

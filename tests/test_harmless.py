@@ -27,7 +27,8 @@ from provfl_cli.errors import InputError, RunError
 from provfl_cli.harmless import harmless, harmless_json, harmless_lines, spreadsheet_cell
 from provfl_cli.markup import cell
 from provfl_cli.reporting.figure_files import figure_text
-from provfl_cli.reporting.tables import Table, to_latex, to_markdown
+from provfl_cli.reporting.table import Table
+from provfl_cli.reporting.tables import to_latex, to_markdown
 from provfl_cli.reporting.terminal import make_console
 from provfl_cli.results.files import csv_text, for_people, json_text
 from tests.made_runs import whole_run

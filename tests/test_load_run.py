@@ -82,7 +82,11 @@ def test_a_run_shows_its_figures_and_runs_nothing(tmp_path: Path) -> None:
     read = Texts(run._repr_html_())
     assert "script" not in read.tags
     assert SCRIPT in read.texts
-    assert read.texts[read.texts.index("localization accuracy") :][:3] == ["localization accuracy", "0.75", "0.25"]
+    assert read.texts[read.texts.index("localization accuracy (saturates)") :][:3] == [
+        "localization accuracy (saturates)",
+        "0.75",
+        "0.25",
+    ]
     assert "accuracy of the global model" not in read.texts
 
 

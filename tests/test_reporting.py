@@ -119,11 +119,12 @@ def test_tables_show_chance_beside_every_accuracy(example):
     scores = example[2]
     tables = localization_tables(scores)
     assert [table.title.split(":")[0] for table in tables] == [
-        "Localization",
+        "Planted faults",
+        "Planted faults",
+        "Mispredictions",
+        "Same-round fusion",  # leave-one-out is among the methods
         "Ranking",
-        "Faithfulness",  # leave-one-out is among the methods
-        "Planted faults",
-        "Planted faults",
+        "Localization (saturates)",
     ]
     markdown, latex = to_markdown(tables, NOTE), to_latex(tables, NOTE)
     for table in tables:
@@ -136,15 +137,15 @@ def test_tables_show_chance_beside_every_accuracy(example):
     assert markdown.rstrip().endswith(NOTE)
     assert "dataset.source=hub" in latex
     assert r"leave\_one\_out" in latex
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == latex.count(r"\toprule") == 5
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == latex.count(r"\toprule") == 6
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert {line.count(" & ") for line in body[:3]} == {len(tables[0].headings) - 1}
     without = localization_tables(scores.assign(fault_inputs=0, spearman_refuse=np.nan, spearman_withhold=np.nan))
-    assert len(without) == 2
-    assert tables[-2].headings[-1] == "chance", "what was not measured is not shown"
+    assert len(without) == 3
+    assert tables[0].headings[-1] == "chance", "what was not measured is not shown"
     corrected = localization_tables(scores.assign(corrected_inputs=[1.0, np.nan], corrected_accuracy=[0.25, np.nan]))
-    assert corrected[-2].headings[-2:] == ("corrected", "their accuracy")
-    assert [row[-2:] for row in corrected[-2].rows] == [("1", "0.250"), ("–", "–")]
+    assert corrected[0].headings[-2:] == ("corrected", "their accuracy")
+    assert [row[-2:] for row in corrected[0].rows] == [("1", "0.250"), ("–", "–")]
 
 
 def test_nothing_traced_is_no_crash(example):
@@ -157,7 +158,7 @@ def test_nothing_traced_is_no_crash(example):
 
 def test_missing_values_are_a_dash(example):
     scores = example[2].assign(chance_corrected=np.nan)
-    table = localization_tables(scores)[0]
+    table = localization_tables(scores)[-1]
     assert table.rows[0][table.headings.index("corrected")] == "–"
     assert "nan" not in to_markdown([table], NOTE) + to_latex([table], NOTE)
 

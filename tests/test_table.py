@@ -17,6 +17,7 @@ from scipy import stats
 from provfl_cli.cli import COMMANDS, main
 from provfl_cli.cli.completion import words
 from provfl_cli.comparison.settings import differing
+from provfl_cli.evaluation.intervals import wilson
 from provfl_cli.results.folders import read_run, run_folders
 from tests.conftest import REPOSITORY
 
@@ -51,18 +52,28 @@ def test_seeds_are_averaged_within_the_settings_that_differ(workspace: Path, cap
     first, second = rows(capsys, "sweep")
     assert (first["fusion"], first["method"], first["seeds"], second["fusion"]) == ("fedavg", "provfl", "3", "scaffold")
     assert "learning_rate" not in " ".join(first), "brought by the option"
-    half = stats.t.ppf(0.975, 2) * 0.05 / 3**0.5
+    # s = 0.05: as good as 0.85 * 0.15 / (0.05^2 / 3) = 153 inputs, fewer for knowing s from three; 120 there are
+    low, high = wilson(0.85, 153 * (1.959964 / stats.t.ppf(0.975, 2)) ** 2)
     assert float(first["localization_accuracy"]) == pytest.approx(0.85)
-    assert float(first["localization_accuracy_high"]) == pytest.approx(0.85 + half)
+    assert float(first["localization_accuracy_low"]) == pytest.approx(low, abs=1e-6)
+    assert float(first["localization_accuracy_high"]) == pytest.approx(high, abs=1e-6)
+    assert second["localization_accuracy_high"] == "", "of two seeds"
     assert float(first["chance_accuracy"]) == 0.5
     assert float(first["spearman_counts_chance"]) == 0
     assert float(first["global_accuracy"]) == 0.5, "of the last round"
     text = table(capsys, "sweep")
-    assert f"0.850 ± {half:.3f}" in text
+    assert f"0.850 [{low:.3f}, {high:.3f}]" in text
+    assert "optimizer" not in text, "not said in these runs"
+    assert "rounds: 5\n" in text
     assert "brought their own federation.learning_rate" in text
     assert max(map(len, text.splitlines())) <= 80
-    ends = {line.rstrip().rfind("0.500") for line in text.splitlines() if line.startswith(("fedavg", "scaffold"))}
-    assert len(ends - {-1}) <= 2, "numbers stand below each other in each part"
+    own = [
+        line
+        for line in text.splitlines()
+        if line.startswith(("fedavg", "scaffold")) and ("0.850" in line or "0.800" in line)
+    ]
+    places = {line.find("0.500", 40) for line in own} - {-1}
+    assert len(places) == 1, "numbers stand below each other in each part"
 
 
 def test_which_settings_differ(workspace: Path) -> None:
@@ -94,9 +105,8 @@ def test_by_averages_within_a_seed_first(workspace: Path, capsys: Captured) -> N
         made(workspace / f"{alpha}-{seed}", {"provfl": value}, (f"partition.alpha={alpha}", f"seed={seed}"))
     (only,) = rows(capsys, ".", "--by", "fusion")
     assert (only["seeds"], only["runs"]) == ("2", "4")
-    half = stats.t.ppf(0.975, 1) * (0.15 * 2**0.5) / 2**0.5
     assert float(only["localization_accuracy"]) == pytest.approx(0.55)
-    assert float(only["localization_accuracy_high"]) == pytest.approx(0.55 + half)
+    assert not any(name.endswith("_high") for name in only), "two seeds have no interval"
     assert "averaged over partition.alpha" in table(capsys, ".", "--by", "fusion")
     assert [row["partition.alpha"] for row in rows(capsys, ".", "--by", "alpha")] == ["0.1", "1.0"]
     assert [row["seed"] for row in rows(capsys, ".", "--by", "alpha,seed")] == ["0", "1", "0", "1"]
@@ -122,7 +132,8 @@ def test_paired_differences(workspace: Path, capsys: Captured) -> None:
     assert float(only["localization_accuracy"]) == pytest.approx(differences.mean())
     assert float(only["localization_accuracy_low"]) == pytest.approx(differences.mean() - half)
     assert "chance_accuracy" not in only
-    assert f"+{differences.mean():.3f} ± {half:.3f}" in table(capsys, ".", "--paired", "tracefl")
+    shown = f"+{differences.mean():.3f} [{differences.mean() - half:+.3f}, {differences.mean() + half:+.3f}]"
+    assert shown in table(capsys, ".", "--paired", "tracefl")
 
 
 def test_pairs_over_runs_of_the_same_federation(workspace: Path, capsys: Captured) -> None:
@@ -212,10 +223,11 @@ def test_formats(workspace: Path, capsys: Captured) -> None:
     for number, path in enumerate(("a|b_c%", "[1,5]", "*")):
         made(workspace / str(number), None, (f"dataset.name='{path}'",))
     markdown = table(capsys, ".", "--format", "markdown")
-    assert "| a\\|b_c% | provfl | 1 | 0.900 | 0.500 |" in markdown
+    assert "| a\\|b_c% | provfl | 1 | 0.450 | 0.100 |" in markdown
+    assert markdown.index("| majority |") < markdown.index("| holds label (saturates) |"), "last"
     assert "| :-- | :-- | --: |" in markdown
     latex = table(capsys, ".", "--format", "latex")
-    assert r"a|b\_c\% & provfl & 1 & 0.900" in latex
+    assert r"a|b\_c\% & provfl & 1 & 0.450" in latex
     assert "\n{[}1,5] & provfl" in latex, "else an argument of the line's end before it"
     assert "\n{*} & provfl" in latex
     tidy = list(csv.DictReader(io.StringIO(table(capsys, ".", "--tidy", "--metric", "ndcg"))))

@@ -19,6 +19,8 @@ import numpy as np
 from ..bounded import read_text
 from ..config.schema import Experiment
 from ..errors import InputError
+from ..evaluation.intervals import FEWEST_SEEDS
+from ..evaluation.ranges import range_of
 from .join import OF_RUN, POOLED_BY
 from .reproduction import PUBLISHED, in_order
 
@@ -28,7 +30,6 @@ else:
     pd = lazy.load("pandas")
 
 NUMBERS = ("mean", "low", "high", "seeds", "chance")
-LEAST_SEEDS = 3  # with fewer an interval says nothing
 MOST_METRICS = 2  # that are drawn, beside the global accuracy
 TIMES = ("seconds", "ms_per_input")
 CROWDED = 20  # with more values on the axis intervals are bands, and marks stand on a few of them
@@ -242,7 +243,7 @@ def _panel(
     here = ours[ours["metric"] == metric]
     if experiment.facet:
         here = here[here[experiment.facet] == facet]
-    few = here["seeds"] < LEAST_SEEDS
+    few = here["seeds"] < FEWEST_SEEDS
     here = here.assign(low=here["low"].mask(few), high=here["high"].mask(few))
     curves: list[Curve] = []
     for (method, values), (name, variant) in named.items():
@@ -301,24 +302,12 @@ def _counted(metric: str, frame: pd.DataFrame, settings: Sequence[str]) -> Count
     return Counted(kind, inputs, (int(own["seeds"].min()), int(own["seeds"].max())))
 
 
-def bounds(metric: str) -> tuple[float, float]:
-    """The least and the largest value that a metric can have."""
-    if metric.startswith(("spearman", "lds")):
-        return -1.0, 1.0
-    if metric == "chance_corrected":
-        return -math.inf, 1.0
-    shares = ("accuracy", "_top", "_ties", "_share", "_rate", "_top1")
-    if metric.endswith(shares) or metric.startswith("hit@") or metric in ("ndcg", "auroc", "fpr", "fnr", "top1"):
-        return 0.0, 1.0
-    return (0.0, math.inf) if metric in TIMES else (-math.inf, math.inf)
-
-
 def is_student(panel: Panel) -> bool:
     """Whether a panel's intervals are Student's, and not Wilson's, which lean away from the ends of the scale.
 
     A table does not say so. On a scale of times, which has no two ends, all are Student's.
     """
-    if not all(map(math.isfinite, bounds(panel.metric))):
+    if not all(map(math.isfinite, range_of(panel.metric))):
         return True
     rows = [curve.rows.dropna(subset=["low", "high"]) for curve in panel.curves]
     return all(np.allclose(own["high"] - own["mean"], own["mean"] - own["low"], atol=1e-9) for own in rows)

@@ -13,8 +13,10 @@ import lazy_loader as lazy
 from ..coverage import coverage_warning
 from ..errors import InputError, did_you_mean
 from ..evaluation.intervals import over_seeds
+from ..evaluation.ranges import counted_things, cut, inputs_of, range_of
+from ..evaluation.removal import REMOVED
 from ..results.folders import IDENTITY, MissingRun, RunFolder
-from .settings import SEED, TRACING, asked_for, common, differing, identity, value
+from .settings import SEED, TRACING, asked_for, common, differing, federations, identity, value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,18 +36,35 @@ CHANCE: Mapping[str, str | float] = {  # metric: column with what chance scores,
     "spearman_withhold": 0.0,
     "spearman_refuse": 0.0,
     "spearman_leave_one_out": 0.0,
+    "spearman_retrain": 0.0,
+    "lds": 0.0,
+    "caused_accuracy": "caused_chance",
+    "caused_corrected": 0.0,
+    "fault_corrected": 0.0,
+    "caused_auroc": 0.5,
+    "blamed_auroc": 0.5,
+    "stated_clients": 0.0,
+    **{
+        f"removal_{what}_{count}": f"removal_{what}_{count}_random" for what in ("margin", "flips") for count in REMOVED
+    },
 }
-USUAL = ("localization_accuracy", "majority_accuracy", "spearman_counts")
+USUAL = ("lds", "spearman_retrain", "caused_accuracy", "majority_accuracy", "spearman_counts")
+SATURATES = "localization_accuracy"  # stands last: nearly every method scores 1
 OF_RUN = ("global_accuracy", "epsilon", "conservation_residual")  # stand in every row of the run
 LARGEST = "conservation_residual"  # not averaged: the worst says whether all was accounted for
 SECONDS = "seconds_"  # how the keys of summary.json begin that say how long each method took
-POOLED_SUMS = ("inputs", "no_holder", "fault_inputs", "corrected_inputs", "exclusive_inputs")
+POOLED_SUMS = (
+    "inputs", "no_holder", "fault_inputs", "corrected_inputs", "exclusive_inputs", "blamed_inputs", "caused_inputs",
+)  # fmt: skip
 POOLED_BY = {  # what other inputs than all those traced weigh, by the beginning of the metric's name
     "fault_share": "inputs",
     "fault": "fault_inputs",
     "hit@": "fault_inputs",
     "corrected": "corrected_inputs",
     "exclusive": "exclusive_inputs",
+    "caused": "caused_inputs",
+    "blamed": "blamed_inputs",
+    "stated": "blamed_inputs",
 }
 
 
@@ -100,9 +119,9 @@ def _incomplete(runs: Sequence[RunFolder]) -> list[str]:
 def join(runs: Sequence[RunFolder], asked: TableQuery, absent: Sequence[MissingRun] = ()) -> JoinedRuns:
     """The table of `runs` that is asked for.
 
-    Seeds are averaged with a 95% t interval over them. Where `by` leaves out settings in which runs differ, the runs
-    of one seed are averaged first, so that the interval counts seeds and not runs. Of runs of the same settings and
-    seed the last counts, once.
+    Seeds are averaged with a 95% interval, from three seeds on (`evaluation/intervals.py`). Where `by` leaves out
+    settings in which runs differ, the runs of one seed are averaged first, so that the interval counts seeds and not
+    runs. Of runs of the same settings and seed the last counts, once.
 
     Raises:
         InputError: an unknown setting, metric, method or scope, or no run has what was asked for.
@@ -117,6 +136,8 @@ def join(runs: Sequence[RunFolder], asked: TableQuery, absent: Sequence[MissingR
     notes = _incomplete(runs)
     if shared := common(runs, keys):
         notes.append(f"all runs: {shared}")
+    if size := federations(runs, keys):
+        notes.append(size)
     notes.append(_which_rounds(rows, asked))
     if averaged := [key for key in differences.keys if key not in keys]:
         notes.append(f"averaged over {', '.join(averaged)} (within a seed first)")
@@ -136,7 +157,7 @@ def join(runs: Sequence[RunFolder], asked: TableQuery, absent: Sequence[MissingR
     frame = _aggregated(rows, words, metrics, with_chance=asked.paired is None)
     sizes = {key: (group["run"].nunique(), group[SEED].nunique()) for key, group in grouped(rows, words)}
     if any(seeds > 1 for _, seeds in sizes.values()):
-        notes.append("mean ± half of the 95% t interval over seeds; (n): there in n of the seeds only")
+        notes.append("mean over seeds [95% interval, from three seeds on]; (n): there in n of the seeds only")
     if asked.paired is None and LARGEST in metrics:
         notes.append("residual: the largest of any run, of its own method")
     return JoinedRuns(keys, words, metrics, frame, sizes, title, counted, tuple(notes), (*absent, *untraced))
@@ -277,7 +298,8 @@ def _chosen_metrics(asked: TableQuery, rows: pd.DataFrame, known: Sequence[str],
             raise InputError(f"--metric {name}: no such metric, {did_you_mean(name, known, limit=40)}")
     faults = ["fault_accuracy"] if "fault_inputs" in known and (rows["fault_inputs"] > 0).any() else []
     of_run = [name for name in OF_RUN if name in known and (name != "epsilon" or private)]
-    usual = [*(name for name in USUAL if name in known), *faults]
+    usual = [name for name in USUAL if name in known and rows[name].notna().any()]
+    usual += [*faults, *([SATURATES] if SATURATES in known else [])]
     return tuple(dict.fromkeys([*(asked.metrics or usual), *of_run]))
 
 
@@ -294,15 +316,22 @@ def _words(keys: Sequence[str], rows: pd.DataFrame, by_round: bool) -> tuple[str
 def _aggregated(rows: pd.DataFrame, words: Sequence[str], metrics: Sequence[str], with_chance: bool) -> pd.DataFrame:
     """Means and intervals over seeds, of the means within each seed."""
     chances = {name: _chance(name, rows) for name in metrics if with_chance}
-    columns = list(dict.fromkeys([*metrics, *(column for column in chances.values() if isinstance(column, str))]))
+    counted = {name: column for name in metrics if with_chance and (column := inputs_of(name)) and column in rows}
+    others = [*(column for column in chances.values() if isinstance(column, str)), *counted.values()]
+    columns = list(dict.fromkeys([*metrics, *others]))
     by_seed = rows.groupby([*words, SEED], sort=False)[columns].mean().reset_index()
-    frame = over_seeds(by_seed, words, metrics)
+    ranges = {name: range_of(name) for name in metrics} if with_chance else {}
+    frame = over_seeds(by_seed, words, metrics, ranges, counted)
     by_row = {key: group[columns].mean() for key, group in grouped(by_seed, words)}
     largest = {key: group[LARGEST].max() for key, group in grouped(rows, words)} if LARGEST in metrics else {}
     aggregated = []
     for row in records(frame):
         key, chance = tuple(str(row[word]) for word in words), chances.get(row["metric"])
         row["chance"] = by_row[key][chance] if isinstance(chance, str) else math.nan if chance is None else chance
+        if not with_chance:
+            row["low"], row["high"] = cut(row["metric"], row["low"], row["high"], difference=True)
+        if counted_things(row["metric"]):
+            row["low"], row["high"] = math.nan, math.nan
         if row["metric"] == LARGEST:
             row |= {"mean": largest[key], "low": math.nan, "high": math.nan}
         aggregated.append(row)
@@ -356,7 +385,15 @@ def _paired(
 
 
 HEADINGS = {
-    "localization_accuracy": "accuracy",
+    "lds": "LDS",
+    "spearman_retrain": "Spearman, retrained",
+    "top1_retrain": "top-1, retrained",
+    "lds_seed_ceiling": "LDS of another seed",
+    "lds_datamodel": "LDS of a datamodel",
+    "caused_accuracy": "caused: accuracy",
+    "spearman_withhold": "same-round fusion, withheld",
+    "spearman_refuse": "same-round fusion, without",
+    "localization_accuracy": "holds label (saturates)",
     "majority_accuracy": "majority",
     "chance_corrected": "corrected",
     "fault_accuracy": "fault accuracy",

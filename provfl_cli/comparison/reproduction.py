@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..config.schema import Experiment
+from ..evaluation.removal import REMOVED
 from ..results.folders import MissingRun, RunFolder
 from .join import HEADINGS, JoinedRuns, TableQuery, join
 
@@ -15,14 +16,33 @@ if TYPE_CHECKING:
 
 PUBLISHED = "published: "  # how methods begin whose figures others reported
 LONGER = {
-    "localization_accuracy": "localization accuracy: the top client holds the label",
+    "localization_accuracy": "localization accuracy (saturates): the top client holds the label",
+    "lds": "linear datamodeling score: contributions against retraining with some clients",
+    "lds_seed_ceiling": "linear datamodeling score of the same subsets with another training seed",
+    "lds_datamodel": "linear datamodeling score of a datamodel fitted to other subsets",
+    "spearman_retrain": "rank correlation with retraining without each client",
+    "top1_retrain": "the top client is the one that retraining misses most",
+    **{
+        name: text
+        for count in REMOVED
+        for name, text in (
+            (f"removal_margin_{count}", f"margin lost when retraining without the top {count}"),
+            (f"removal_flips_{count}", f"predictions that flip when retraining without the top {count}"),
+        )
+    },
+    "caused_accuracy": "caused by the fault (right in the clean twin): the top client is the planted one",
+    "caused_corrected": "caused by the fault: accuracy, corrected for chance",
+    "caused_auroc": "caused by the fault: area under the curve over clients",
+    "fault_corrected": "fault accuracy, corrected for chance",
+    "named_most": "inputs with the client on top that is so most often",
+    "stated_clients": "clients that are on top of mispredictions significantly often",
     "majority_accuracy": "majority accuracy: the top client is the largest holder",
     "fault_accuracy": "fault accuracy: the top client is faulty",
     "corrected_accuracy": "fault accuracy, of mispredictions that leaving a faulty client out corrects",
     "exclusive_accuracy": "exclusive label: the top client is its only holder",
     "spearman_counts": "rank correlation with label counts",
-    "spearman_withhold": "rank correlation with leave-one-out, the client withheld",
-    "spearman_refuse": "rank correlation with leave-one-out, fused without the client",
+    "spearman_withhold": "same-round fusion: rank correlation with withholding each client",
+    "spearman_refuse": "same-round fusion: rank correlation with fusing without each client",
     "newcomer_top": "the top client takes part for the first time",
     "duplicate_ties": "clients with the same data are tied",
     "chance_corrected": "localization accuracy, corrected for chance",

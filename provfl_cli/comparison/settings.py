@@ -99,6 +99,20 @@ def common(runs: Sequence[RunFolder], keys: Sequence[str]) -> str:
     return ", ".join(f"{group}={first[group]}" for group in shared if first[group] not in (None, "none"))
 
 
+def federations(runs: Sequence[RunFolder], keys: Sequence[str]) -> str:
+    """How large the federations are and how they are trained, of what the rows do not say already.
+
+    Clients, rounds and optimizer; where runs differ, all their values.
+    """
+    said = []
+    for name in ("clients", "clients_per_round", "rounds", "optimizer"):
+        key = f"federation.{name}"
+        values = list(dict.fromkeys(written(run.settings[key]) for run in runs if run.settings.get(key) is not None))
+        if values and key not in keys:
+            said.append(f"{name.replace('_', ' ')}: {', '.join(values)}")
+    return "; ".join(said)
+
+
 def short(keys: Sequence[str], taken: Iterable[str]) -> list[str]:
     """The ends of dotted keys, whole keys where an end says too little."""
     ends = [key.rpartition(".")[2] for key in keys]

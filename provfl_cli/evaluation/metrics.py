@@ -8,8 +8,12 @@ import numpy as np
 import pandas as pd
 
 from ..config.faults import Faults
+from .against_truth import TRUTH_METRICS, truth_columns
 from .contributions import TRACE, Trace, traces
+from .intervals import mean_there
+from .planted import BLAME_METRICS, blame_metrics, corrected
 from .ranking import Order, hit, ndcg, no_order, order, spearman
+from .truth import Retrained
 
 HIT_AT = (3, 5)
 METRICS = (
@@ -18,10 +22,12 @@ METRICS = (
     "majority_accuracy", "majority_chance", "ndcg", "ndcg_chance", "spearman_counts", "tie_rate", "gap",
     "newcomer_top", "newcomer_chance",
     "spearman_withhold", "spearman_refuse",
-    "fault_inputs", "fault_accuracy", "fault_chance", *(f"hit@{k}{end}" for k in HIT_AT for end in ("", "_chance")),
-    "fault_share", "corrected_inputs", "corrected_accuracy",
+    "fault_inputs", "fault_accuracy", "fault_chance", "fault_corrected",
+    *(f"hit@{k}{end}" for k in HIT_AT for end in ("", "_chance")), "fault_share",
+    "corrected_inputs", "corrected_accuracy",
     "exclusive_inputs", "exclusive_accuracy", "exclusive_chance",
     "free_rider_top", "free_rider_chance", "duplicate_ties",
+    *BLAME_METRICS,
 )  # fmt: skip
 EFFECTS = {"spearman_withhold": "leave_one_out_withhold", "spearman_refuse": "leave_one_out"}
 """Where a frame holds the effects that were measured: the method that measured them, by the metric it is for."""
@@ -33,6 +39,7 @@ def localization(
     min_examples: int,
     faults: Faults,
     newcomers: Mapping[int, Collection[int]] | None = None,
+    retrained: Mapping[int, Retrained] | None = None,
 ) -> pd.DataFrame:
     """Score every trace in a tidy frame: the rows of `localization.csv`.
 
@@ -42,11 +49,12 @@ def localization(
         min_examples: from so many on a client holds a label.
         faults: what was planted.
         newcomers: by round, the clients whose work is fused there for the first time; None: not known.
+        retrained: by round, what retraining the federation without clients changed; None: nothing was retrained.
 
     Returns:
-        One row for each method, scope, target and round, with the columns `METRICS`. NaN where there is nothing to
-        measure, such as `chance_corrected` when every client holds every label, or `spearman_refuse` where no
-        `leave_one_out` is among the methods.
+        One row for each method, scope, target and round, with the columns `METRICS`, and where something was
+        retrained `TRUTH_METRICS`. NaN where there is nothing to measure, such as `chance_corrected` when every client
+        holds every label, or `spearman_refuse` where no `leave_one_out` is among the methods.
 
     Raises:
         ValueError: a contribution is missing, or a candidate has no label counts.
@@ -69,8 +77,10 @@ def localization(
             | faithfulness(trace, ranking, {name: measured.get((method, key[3])) for name, method in EFFECTS.items()})
             | fault_metrics(trace, ranking, faults, _measured_beside(trace, key[3], measured))
             | planted_metrics(trace, ranking, faults)
+            | blame_metrics(trace, ranking, faults)
+            | truth_columns(key[0], key[1], trace, (retrained or {}).get(key[3]), faults, label_counts)
         )
-    return pd.DataFrame(rows, columns=[*TRACE, *METRICS])
+    return pd.DataFrame(rows, columns=[*TRACE, *METRICS, *(TRUTH_METRICS if retrained else ())])
 
 
 def holder_metrics(
@@ -101,20 +111,20 @@ def holder_metrics(
     largest = holders & (counts == counts.max(axis=1, keepdims=True))
     accuracy, by_chance = hit(ranking, holders), hit(chance, holders)
     contested = ~holders.all(axis=1)
-    room = 1.0 - _mean(by_chance[contested])
+    room = 1.0 - mean_there(by_chance[contested])
     return {
         "inputs": n,
-        "localization_accuracy": _mean(accuracy),
-        "chance_accuracy": _mean(by_chance),
-        "chance_corrected": (_mean(accuracy[contested]) - _mean(by_chance[contested])) / room,
+        "localization_accuracy": mean_there(accuracy),
+        "chance_accuracy": mean_there(by_chance),
+        "chance_corrected": (mean_there(accuracy[contested]) - mean_there(by_chance[contested])) / room,
         "best_constant": float(holders.mean(axis=0).max()) if n else np.nan,
-        "majority_accuracy": _mean(hit(ranking, largest)),
-        "majority_chance": _mean(hit(chance, largest)),
-        "ndcg": _mean(ndcg(ranking, counts)),
-        "ndcg_chance": _mean(ndcg(chance, counts)),
-        "spearman_counts": _mean(spearman(ranking, counts)),
-        "tie_rate": _mean(((ranking.first == 1).sum(axis=1) > 1).astype(float)),
-        "gap": _mean(_gap(contributions)),
+        "majority_accuracy": mean_there(hit(ranking, largest)),
+        "majority_chance": mean_there(hit(chance, largest)),
+        "ndcg": mean_there(ndcg(ranking, counts)),
+        "ndcg_chance": mean_there(ndcg(chance, counts)),
+        "spearman_counts": mean_there(spearman(ranking, counts)),
+        "tie_rate": mean_there(((ranking.first == 1).sum(axis=1) > 1).astype(float)),
+        "gap": mean_there(_gap(contributions)),
     }
 
 
@@ -135,7 +145,7 @@ def newcomer_metrics(trace: Trace, ranking: Order, newcomers: Collection[int] | 
         return {"newcomer_top": np.nan, "newcomer_chance": np.nan}
     new = np.isin(trace.clients, np.fromiter(newcomers, dtype=np.int64))
     return {
-        "newcomer_top": _mean(hit(ranking, np.broadcast_to(new, trace.rank.shape))),
+        "newcomer_top": mean_there(hit(ranking, np.broadcast_to(new, trace.rank.shape))),
         "newcomer_chance": float(new.mean()),
     }
 
@@ -154,7 +164,7 @@ def faithfulness(trace: Trace, ranking: Order, effects: Mapping[str, Trace | Non
         other inputs or candidates than were measured, such as those over all rounds.
     """
     return {
-        name: _mean(spearman(ranking, -effect.rank)) if effect is not None and _same(trace, effect) else np.nan
+        name: mean_there(spearman(ranking, -effect.rank)) if effect is not None and _same(trace, effect) else np.nan
         for name, effect in effects.items()
     }
 
@@ -172,6 +182,7 @@ def fault_metrics(trace: Trace, ranking: Order, faults: Faults, effect: Trace | 
     Returns:
         fault_inputs: predictions looked at; 0 where no faulty client is a candidate: what follows but the share is NaN.
         fault_accuracy, fault_chance: is the top client faulty? Chance is `f / K`, with `f` of `K` candidates faulty.
+        fault_corrected: the accuracy on a scale on which 0 is chance and 1 is perfect.
         hit@k, hit@k_chance: is one of the top `k`? Chance is `1 - C(K-f, k) / C(K, k)`.
         fault_share: share of all predictions traced that faulty clients, candidates or not, are responsible for; of
             triggered inputs the success rate of the backdoor. NaN where nothing was planted.
@@ -189,16 +200,17 @@ def fault_metrics(trace: Trace, ranking: Order, faults: Faults, effect: Trace | 
     here, chance = _rows(ranking, caused), no_order(n, len(faulty))
     result: dict[str, float | int] = {
         "fault_inputs": n,
-        "fault_accuracy": _mean(hit(here, wanted)),
-        "fault_chance": _mean(hit(chance, wanted)),
+        "fault_accuracy": mean_there(hit(here, wanted)),
+        "fault_chance": mean_there(hit(chance, wanted)),
         "fault_share": share,
     }
+    result["fault_corrected"] = corrected(result["fault_accuracy"], result["fault_chance"])
     for k in HIT_AT:
-        result[f"hit@{k}"] = _mean(hit(here, wanted, k))
-        result[f"hit@{k}_chance"] = _mean(hit(chance, wanted, k))
+        result[f"hit@{k}"] = mean_there(hit(here, wanted, k))
+        result[f"hit@{k}_chance"] = mean_there(hit(chance, wanted, k))
     if effect is not None and effect.without is not None and n:
         mended = ((effect.without == trace.labels[:, None]) & faulty).any(axis=1)[caused]
-        result |= {"corrected_inputs": int(mended.sum()), "corrected_accuracy": _mean(hit(here, wanted)[mended])}
+        result |= {"corrected_inputs": int(mended.sum()), "corrected_accuracy": mean_there(hit(here, wanted)[mended])}
     return result
 
 
@@ -226,16 +238,16 @@ def planted_metrics(trace: Trace, ranking: Order, faults: Faults) -> dict[str, f
     hit_exclusive = np.concatenate(hits)
     result: dict[str, float | int] = {
         "exclusive_inputs": len(hit_exclusive),
-        "exclusive_accuracy": _mean(hit_exclusive),
+        "exclusive_accuracy": mean_there(hit_exclusive),
         "exclusive_chance": 1 / count if len(hit_exclusive) else np.nan,
     }
     idle = np.isin(trace.clients, np.asarray(faults.free_riders, dtype=np.int64))
     if idle.any():
         wanted = np.broadcast_to(idle, trace.rank.shape)
-        result |= {"free_rider_top": _mean(hit(ranking, wanted)), "free_rider_chance": float(idle.mean())}
+        result |= {"free_rider_top": mean_there(hit(ranking, wanted)), "free_rider_chance": float(idle.mean())}
     same = np.isin(trace.clients, np.asarray(faults.duplicates, dtype=np.int64))
     if same.sum() > 1:
-        result["duplicate_ties"] = _mean((np.ptp(trace.rank[:, same], axis=1) == 0).astype(float))
+        result["duplicate_ties"] = mean_there((np.ptp(trace.rank[:, same], axis=1) == 0).astype(float))
     return result
 
 
@@ -264,9 +276,3 @@ def _gap(contributions: np.ndarray) -> np.ndarray:
     total = np.abs(contributions).sum(axis=1)
     gap: np.ndarray = (best - second) / np.where(total > 0, total, 1.0)
     return gap
-
-
-def _mean(values: np.ndarray) -> float:
-    """Mean of what is there; NaN, without a warning, where nothing is."""
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if len(there) else np.nan

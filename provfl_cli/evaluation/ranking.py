@@ -22,7 +22,7 @@ class Order:
 
 def order(rank: np.ndarray) -> Order:
     """The order that ranks `[inputs, candidates]` leave (1 is best; only `<` and `==` between ranks matter)."""
-    return Order(_ranks(rank, "min").astype(np.int64), _ranks(rank, "max").astype(np.int64))
+    return Order(ranks_of(rank, "min").astype(np.int64), ranks_of(rank, "max").astype(np.int64))
 
 
 def no_order(inputs: int, candidates: int) -> Order:
@@ -80,7 +80,7 @@ def spearman(order: Order, values: np.ndarray) -> np.ndarray:
     NaN where all values are equal: no order would be right. 0 where all candidates are tied: the order says nothing.
     """
     ours = _centred(-(order.first + order.last) / 2.0)
-    theirs = _centred(_ranks(values, "average"))
+    theirs = _centred(ranks_of(values, "average"))
     ours_size, theirs_size = (np.sqrt((x * x).sum(axis=1)) for x in (ours, theirs))
     product = (ours * theirs).sum(axis=1) / np.where(ours_size * theirs_size > 0, ours_size * theirs_size, 1.0)
     return np.where(theirs_size > 0, product, np.nan)
@@ -91,6 +91,6 @@ def _centred(values: np.ndarray) -> np.ndarray:
     return centred
 
 
-def _ranks(values: np.ndarray, ties: Literal["min", "max", "average"]) -> np.ndarray:
-    """Rank of each value in its row, from 1 for the smallest. By pandas: importing scipy.stats takes half a second."""
+def ranks_of(values: np.ndarray, ties: Literal["min", "max", "average"]) -> np.ndarray:
+    """Rank of each value in its row, `[n, m]`, from 1 for the smallest. By pandas: scipy.stats takes half a second."""
     return pd.DataFrame(values).rank(axis=1, method=ties).to_numpy()

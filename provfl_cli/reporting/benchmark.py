@@ -16,7 +16,8 @@ from ..imports import later
 from ..results.files import write_csv, write_text
 from .figure_files import write_figure
 from .joined_views import cell, figure_of
-from .tables import ABSENT, Table, to_markdown
+from .table import ABSENT, Table
+from .tables import to_markdown
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..harmless import harmless
-from . import tables
 from .drawing import bar, heat, in_colour, shade
+from .table import Table as TextTable
 from .terminal import make_console as make_console
 
 ROUNDS_SHOWN = 20
@@ -126,7 +126,7 @@ def _cell(count: int, most: int, colour: bool) -> Text:
     return Text(f"{shade(fraction)}{count:>4,}")
 
 
-def localization(shown: Sequence[tables.Table], note: str) -> RenderableType:
+def localization(shown: Sequence[TextTable], note: str) -> RenderableType:
     """The localization tables, what chance means in them, and where the data came from."""
     parts: list[RenderableType] = []
     for section in map(_without_round, shown):
@@ -147,7 +147,7 @@ def localization(shown: Sequence[tables.Table], note: str) -> RenderableType:
     return Group(*parts, Text(explained, style="dim"), Text(note, style="dim"))
 
 
-def _without_round(table: tables.Table) -> tables.Table:
+def _without_round(table: TextTable) -> TextTable:
     """`table` with the round in its title, where there is only one: methods with long names need the room."""
     if "round" not in table.headings:
         return table
@@ -157,7 +157,7 @@ def _without_round(table: tables.Table) -> tables.Table:
         return table
     rows = tuple((*row[:at], *row[at + 1 :]) for row in table.rows)
     headings = (*table.headings[:at], *table.headings[at + 1 :])
-    return tables.Table(f"Round {rounds.pop()}. {table.title}", headings, rows, table.words)
+    return TextTable(f"Round {rounds.pop()}. {table.title}", headings, rows, table.words)
 
 
 def files(folder: Path, written: Mapping[str, str], start: Path) -> RenderableType:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import lazy_loader as lazy
 import numpy as np
 
-from ..comparison.curves import TIMES, Panel, Picture, bounds, picture
+from ..comparison.curves import TIMES, Panel, Picture, picture
 from ..config.schema import Experiment
+from ..evaluation.ranges import range_of
 from . import experiment_marks as marks
 from . import experiment_words as words
 from .figure_files import default_style, figure_text
@@ -174,7 +175,7 @@ def _plain(axes: Axes) -> None:
 
 def _along(axis: Axis, panel: Panel) -> None:
     """The scale of a metric: as far as it goes; of times, which differ by magnitudes, a logarithm."""
-    least, most = bounds(panel.metric)
+    least, most = range_of(panel.metric)
     vertical = axis is axis.axes.yaxis
     limits = axis.axes.set_ylim if vertical else axis.axes.set_xlim
     if panel.metric in TIMES:

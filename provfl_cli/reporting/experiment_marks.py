@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..comparison.curves import CROWDED, MODEL, TIMES, Curve, Panel, Published, bounds, short_name
+from ..comparison.curves import CROWDED, MODEL, TIMES, Curve, Panel, Published, short_name
+from ..evaluation.ranges import range_of
 from .figure_files import COLOURS, MARKERS, figure_text
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def ends(rows: pd.DataFrame, metric: str) -> tuple[np.ndarray, np.ndarray, np.nd
 
     NaN where there is no interval. On a scale of times, which has no zero, a lower end is cut at a third of the least.
     """
-    least, most = bounds(metric)
+    least, most = range_of(metric)
     if metric in TIMES:
         least = float(rows["mean"].min()) / 3
     low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import lazy_loader as lazy
 import numpy as np
 
-from ..comparison.curves import LEAST_SEEDS, metric_of, read
-from ..comparison.join import HEADINGS, LARGEST, POOLED_SUMS, grouped, plain, records
+from ..comparison.curves import metric_of, read
+from ..comparison.join import HEADINGS, LARGEST, POOLED_SUMS, SATURATES, grouped, plain, records
 from ..comparison.reproduction import PUBLISHED, PublishedFigure, Reproduction, fits, in_order, name_of
 from ..comparison.settings import MISSING, short
 from ..config.schema import Experiment
@@ -19,7 +19,8 @@ from ..results.files import write_csv, write_text
 from .experiment_figure import drawn
 from .figure_files import write_figure
 from .joined_views import below, cell, figure_of, tidy_csv
-from .tables import Table, to_latex, to_markdown
+from .table import Table
+from .tables import to_latex, to_markdown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,12 +35,12 @@ BESIDE = ("inputs", "global_accuracy", "epsilon")  # columns of the first table,
 def tables(reproduction: Reproduction) -> list[Table]:
     """One table a metric: a row a setting, a column a method, chance and published figures behind.
 
-    What all methods share has no table of its own: it is a column of the first.
+    What all methods share has no table of its own: it is a column of the first. Label-holding stands last, since it
+    saturates; published figures are of the experiment's first metric.
     """
-    first, *others = reproduction.experiment.metrics
-    return [_table(reproduction, first, first=True)] + [
-        _table(reproduction, metric, first=False) for metric in others if metric not in BESIDE
-    ]
+    metrics = sorted(reproduction.experiment.metrics, key=lambda metric: metric == SATURATES)
+    shown = [metrics[0], *(metric for metric in metrics[1:] if metric not in BESIDE)]
+    return [_table(reproduction, metric, first=not number) for number, metric in enumerate(shown)]
 
 
 def _table(reproduction: Reproduction, metric: str, first: bool) -> Table:
@@ -48,7 +49,8 @@ def _table(reproduction: Reproduction, metric: str, first: bool) -> Table:
     methods = in_order(experiment.methods, own["method"])
     beside = [name for name in BESIDE if first and name in set(joined.frame["metric"])]
     scored = own["chance"].notna().any()
-    names = list(dict.fromkeys(figure.name for figure in reproduction.published)) if first else []
+    reported = metric == experiment.metrics[0]
+    names = list(dict.fromkeys(figure.name for figure in reproduction.published)) if reported else []
     keys = [word for word in joined.words if word != "method"]
     settings = plain(keys)
     plain_keys = [HEADINGS.get(name, name.replace("_", " ")) for name in beside]
@@ -74,7 +76,7 @@ def _table(reproduction: Reproduction, metric: str, first: bool) -> Table:
             cells.append(figure_of(metric, reproduction.published[fitting[0]].value) if fitting else MISSING)
         rows.append(tuple(cells))
     width = len(keys) + 1 + len(beside) + len(methods) + int(scored)
-    if first:
+    if reported:
         rows += _alone(reproduction.published, matched, settings, names, width, metric)
     headings = (*heads, "seeds", *plain_keys, *methods, *(["chance"] if scored else ()))
     return Table(
@@ -126,8 +128,7 @@ def _cell(record: Mapping[str, Any], seeds: int) -> str:
         return _total(record)
     if record["metric"] in WHOLE and not math.isnan(record["mean"]):
         return f"{record['mean']:,.0f}"
-    shown = record if record["count"] >= LEAST_SEEDS else {**record, "low": math.nan, "high": math.nan}
-    return cell(shown, seeds, signed=False)
+    return cell(record, seeds, signed=False)
 
 
 def _total(record: Mapping[str, Any]) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from textwrap import wrap
 
-from ..comparison.curves import CLOSE, LEAST_SEEDS, TIMES, Counted, Picture, bounds, coinciding, is_student, short_name
+from ..comparison.curves import CLOSE, TIMES, Counted, Picture, coinciding, is_student, short_name
 from ..comparison.reproduction import name_of
 from ..config.schema import Experiment
+from ..evaluation.intervals import FEWEST_SEEDS
+from ..evaluation.ranges import range_of
 from .figure_files import figure_text
 
 STUDENT, WILSON = "95% t intervals over seeds", "95% Wilson intervals over seeds"
@@ -76,7 +78,7 @@ def unit_of(metric: str) -> str:
         return "ms an input" if metric == "ms_per_input" else "seconds"
     if metric.startswith(("spearman", "lds")):
         return "Spearman"
-    return "share of inputs" if bounds(metric) == (0.0, 1.0) else ""
+    return "share of inputs" if range_of(metric) == (0.0, 1.0) else ""
 
 
 def caption(experiment: Experiment, drawn: Picture, dodged: bool, cut: bool) -> str:
@@ -128,14 +130,14 @@ def _range(numbers: tuple[int, int]) -> str:
 def _intervals(drawn: Picture, cut: bool) -> str:
     rows = [curve.rows for panel in drawn.panels for curve in panel.curves]
     if not any(own["low"].notna().any() for own in rows):
-        return f"No intervals: fewer than {_word(LEAST_SEEDS)} seeds."
-    few = any((own["seeds"] < LEAST_SEEDS).any() for own in rows)
+        return f"No intervals: fewer than {_word(FEWEST_SEEDS)} seeds."
+    few = any((own["seeds"] < FEWEST_SEEDS).any() for own in rows)
     same = any((own["low"] == own["high"]).any() for own in rows)
     with_some = [panel for panel in drawn.panels if any(curve.rows["low"].notna().any() for curve in panel.curves)]
     kinds = dict.fromkeys((STUDENT if is_student(panel) else WILSON) for panel in with_some)
     parts = [f"{'Bands' if drawn.crowded else 'Bars'}: {' or '.join(kinds)}"]
     if few:
-        parts.append(f"none for fewer than {_word(LEAST_SEEDS)}")
+        parts.append(f"none for fewer than {_word(FEWEST_SEEDS)}")
     if cut:
         parts.append("cut where the scale ends" + ("" if drawn.crowded else " (no cap)"))
     if same:

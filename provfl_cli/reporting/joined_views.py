@@ -16,8 +16,9 @@ from rich.text import Text
 
 from ..comparison.join import CHANCE, HEADINGS, LARGEST, JoinedRuns, grouped, plain, records
 from ..comparison.settings import MISSING, short
+from ..evaluation.ranges import counted_things
 from ..harmless import harmless
-from .tables import Table
+from .table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,10 +58,11 @@ def _with_chance(joined: JoinedRuns) -> set[str]:
 
 
 def cell(row: Mapping[str, Any], seeds: int, signed: bool) -> str:
-    """A mean with half of its interval, and of how many of the `seeds` where it is not all."""
+    """A mean with its interval, and of how many of the `seeds` where it is not all."""
     text = figure_of(row["metric"], row["mean"], signed)
     if not math.isnan(row["low"]):
-        text += f" ± {figure_of(row['metric'], row['high'] - row['mean'])}"
+        bounds = (figure_of(row["metric"], row[bound], signed) for bound in ("low", "high"))
+        text += f" [{', '.join(bounds)}]"
     return f"{text} ({row['count']})" if 0 < row["count"] < seeds else text
 
 
@@ -75,7 +77,7 @@ def figure_of(metric: str, number: float, signed: bool = False) -> str:
         return f"{number:{sign}.1e}"
     if metric in ("epsilon", "delta"):
         return f"{number:{sign}.4g}"
-    if abs(number) >= 2 and float(number).is_integer():
+    if counted_things(metric) or (abs(number) >= 2 and float(number).is_integer()):
         return f"{number:{sign},.0f}"
     return f"{number:{sign},.3f}" if abs(number) < 100 else f"{number:{sign},.1f}"
 
@@ -192,7 +194,7 @@ def _blocks(table: Table, widths: Sequence[int], room: int) -> list[list[int]]:
 def _padded(cells: list[str]) -> list[str]:
     """Numbers with and without an interval, one below the other by their last digit."""
     heads, tails = zip(
-        *((head, sign + tail) for head, sign, tail in (cell.partition(" ±") for cell in cells)), strict=True
+        *((head, sign + tail) for head, sign, tail in (cell.partition(" [") for cell in cells)), strict=True
     )
     width = max(map(cell_len, tails))
     return [head + tail + " " * (width - cell_len(tail)) for head, tail in zip(heads, tails, strict=True)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..harmless import harmless, harmless_lines
+from .table import ABSENT, Table
+from .truth_tables import truth_tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,38 +67,28 @@ EFFECTS: tuple[Column, ...] = (
     ("spearman_withhold", "Spearman, withheld", _share),
     ("spearman_refuse", "Spearman, fused without it", _share),
 )
+BLAMED: tuple[Column, ...] = (
+    ("blamed_inputs", "inputs", _whole),
+    ("named_most", "most named", _share),
+    ("stated_clients", "stated", _whole),
+    ("stated_fpr", "others stated", _share),
+    ("stated_fnr", "planted missed", _share),
+    ("blamed_auroc", "AUROC", _share),
+)
+BLAMED_TITLE = "Mispredictions: which clients are on top significantly often (stated)?"
 COUNTS = ("exclusive_inputs",)  # say nothing alone
-ABSENT = "–"
 
 
-@dataclass(frozen=True)
-class Table:
-    """Cells as text. The first `words` columns are words and stand left, the others are numbers."""
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    words: int = 1
-
-
-def localization_tables(frame: pd.DataFrame) -> list[Table]:
-    """From the rows of `localization.csv`: who is on top, the whole ranking, and faults where any were looked for.
+def localization_tables(frame: pd.DataFrame, truth: pd.DataFrame | None = None) -> list[Table]:
+    """From the rows of `localization.csv`: faults where any were looked for, the ranking, label holders last.
 
     A column that the file has not is left out, and a table of which none is there.
+
+    Args:
+        frame: the rows.
+        truth: those of `retraining.csv` for the last round, whose tables come first; None: nothing was retrained.
     """
-    tables = [
-        _table(title, there, frame)
-        for title, columns in (
-            ("Localization: is the top client a holder of the label?", HOLDERS),
-            ("Ranking: does it follow how many examples of the label clients have?", RANKING),
-        )
-        if (there := _columns(columns, frame))
-    ]
-    effects = _there(EFFECTS, frame)
-    if effects:
-        tables.append(
-            _table("Faithfulness: does it follow what leaving a client out changes? (chance 0)", effects, frame)
-        )
+    tables = [] if truth is None or not len(frame) else truth_tables(truth[truth["round"] == frame["round"].max()])
     if "fault_inputs" in frame and (frame["fault_inputs"] > 0).any():
         faults, title = _there(FAULTS, frame), "Planted faults: is the top client faulty?"
         if any(key == "corrected_inputs" for key, *_ in faults):
@@ -108,6 +99,16 @@ def localization_tables(frame: pd.DataFrame) -> list[Table]:
     planted = _there(PLANTED, frame)
     if any(key not in COUNTS for key, *_ in planted):
         tables.append(_table("Planted clients: is their part seen?", planted, frame))
+    if "blamed_inputs" in frame and (frame["blamed_inputs"] > 0).any():
+        tables.append(_table(BLAMED_TITLE, _there(BLAMED, frame), frame))
+    if effects := _there(EFFECTS, frame):
+        tables.append(_table("Same-round fusion: does it follow fusing again without a client? (0)", effects, frame))
+    for title, columns in (
+        ("Ranking: does it follow how many examples of the label clients have?", RANKING),
+        ("Localization (saturates): is the top client a holder of the label?", HOLDERS),
+    ):
+        if there := _columns(columns, frame):
+            tables.append(_table(title, there, frame))
     return tables
 
 

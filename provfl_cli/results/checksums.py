@@ -22,7 +22,7 @@ SETTINGS = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
 FIGURES = ("summary.json", "localization.csv", "metrics.jsonl")
 TABLES = (
     "contributions.parquet", "inputs.parquet", "layers.parquet", "participation.csv", "clients.csv", "retrainings.csv",
-    "retrained.parquet",
+    "retrained.parquet", "retraining.csv",
 )  # fmt: skip
 TOKENIZER = "tokenizer.json"  # where inputs are texts
 COVERED = (*SETTINGS, *FIGURES, *TABLES, TOKENIZER)

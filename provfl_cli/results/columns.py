@@ -40,6 +40,7 @@ class Column:
 
 WHOLE, NUMBER, TEXT = Column("whole"), Column("number"), Column("text")
 COUNT = Column("whole", most=LARGEST_COUNT)
+TRUTH = "retraining.csv"  # every method against what retraining changed
 IDENTITY = {"method": TEXT, "scope": TEXT, "target": TEXT, "round": WHOLE}
 TABLES: Mapping[str, Mapping[str, Column]] = {
     "contributions.parquet": {
@@ -71,6 +72,10 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "retraining": WHOLE, "round": WHOLE, "input": WHOLE, "value": NUMBER, "prediction": WHOLE,
     },
     "localization.csv": dict(IDENTITY),
+    TRUTH: {
+        **IDENTITY, "metric": TEXT, "mean": NUMBER, "low": Column("number", null=True),
+        "high": Column("number", null=True), "chance": Column("number", null=True), "inputs": COUNT, "subsets": COUNT,
+    },
 }  # fmt: skip
 METRIC = Column("number", null=True)  # every other column of localization.csv
 

@@ -16,7 +16,7 @@ from ..coverage import recorded_warning
 from ..errors import InputError
 from ..markup import Markup, cell, table
 from .checksums import read_manifest
-from .columns import run_table
+from .columns import TRUTH, run_table
 from .folders import MissingRun, read_run
 from .wrong import WrongContent
 
@@ -26,12 +26,15 @@ else:
     pd = lazy.load("pandas")
 
 FIGURES = (  # of the summary: the key, that of its chance level, and what it is called
-    ("localization_accuracy", "chance_accuracy", "localization accuracy"),
+    ("lds", "", "retrained with other clients (LDS)"),
+    ("spearman_retrain", "", "rank correlation with retraining without each client"),
     ("majority_accuracy", "majority_chance", "largest holder on top"),
     ("fault_accuracy", "fault_chance", "faulty client on top"),
+    ("spearman_leave_one_out", "", "rank correlation with same-round fusion without each client"),
+    ("localization_accuracy", "chance_accuracy", "localization accuracy (saturates)"),
     ("global_accuracy", "", "accuracy of the global model"),
-    ("spearman_leave_one_out", "", "rank correlation with leaving clients out"),
 )
+COLUMNS = ("method", "scope", "round", "inputs", "lds", "ndcg", "localization_accuracy", "chance_accuracy")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class RunResults:
         warnings: what has to be read before the rankings: parameters that the trace does not account for.
         retrainings: federations trained again without clients, numbered; None: none were.
         retrained: what these predict for the traced inputs; None: none were.
+        truth: how well each method tells what they changed (`retraining.csv`); None: none were.
     """
 
     folder: Path
@@ -67,6 +71,7 @@ class RunResults:
     warnings: tuple[str, ...] = ()
     retrainings: pd.DataFrame | None = None
     retrained: pd.DataFrame | None = None
+    truth: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
         lines = [f"warning: {line}" for line in self.warnings]
@@ -80,11 +85,7 @@ class RunResults:
             for key, chance, name in FIGURES
             if self.summary.get(key) is not None
         ]
-        columns = [
-            name
-            for name in ("method", "scope", "round", "inputs", "localization_accuracy", "chance_accuracy", "ndcg")
-            if name in self.localization
-        ]
+        columns = [name for name in COLUMNS if name in self.localization]
         methods = self.localization[columns].itertuples(index=False)
         frames = ("contributions", "inputs", "layers", "localization", "participation", "metrics")
         title = f"{self.settings.get('dataset.name')} on {self.settings.get('model.name')}: {self.folder}"
@@ -149,6 +150,7 @@ def load_run(path: str | PathLike[str]) -> RunResults:
             warnings=(warning,) if (warning := recorded_warning(manifest.get("trace"))) else (),
             retrainings=_there(folder / "retrainings.csv"),
             retrained=_there(folder / "retrained.parquet"),
+            truth=_there(folder / TRUTH),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error

@@ -14,7 +14,7 @@ from ..coverage import recorded_warning
 from ..errors import InputError
 from ..evaluation.contributions import Trace, traces
 from . import label_counts
-from .columns import run_table
+from .columns import TRUTH, run_table
 from .documents import check_manifest, read_metrics
 from .folders import RunFolder
 from .wrong import WrongContent
@@ -38,6 +38,7 @@ class RunContents:
         faulty: those that were planted.
         counts: training examples by label of each client, None where `clients.csv` is missing.
         contributions, inputs, layers, participation: the tables, None where missing.
+        truth: the rows of `retraining.csv`, None where nothing was retrained.
         traces: of `contributions`, the run's own method first, then the others, each with its last round first.
         notes: what could not be read, and why.
         warnings: what has to be read before the rankings: parameters that the trace does not account for.
@@ -63,6 +64,7 @@ class RunContents:
     recorded: Sequence[tuple[str, str]] | None = None
     explains: str = "classes"
     warnings: tuple[str, ...] = ()
+    truth: pd.DataFrame | None = None
 
     @property
     def last_round(self) -> int | None:
@@ -146,6 +148,7 @@ def read_contents(run: RunFolder) -> RunContents:
         layers=table("layers.parquet"),
         participation=table("participation.csv"),
         traces=traced,
+        truth=table(TRUTH),
         notes=(*_of_pictures(manifest), *notes),
         warnings=(warning,) if (warning := recorded_warning(manifest.get("trace"))) else (),
     )

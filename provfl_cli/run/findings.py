@@ -10,8 +10,10 @@ import pandas as pd
 
 from ..config.faults import Faults
 from ..data.federated import FederatedData
+from ..evaluation.against_truth import truth_frame
 from ..evaluation.fading import Fading, fading
 from ..evaluation.metrics import localization
+from ..evaluation.truth import Retrained
 from ..federation.participation import Roster
 from .tracing import TracedRound
 
@@ -24,6 +26,7 @@ class Findings:
         traced: the rounds, of which there is at least one.
         contributions: the rows of all of them.
         scores: the metrics, by method and round.
+        truth: the same against retraining, with intervals; None where nothing was retrained.
         faded: how clients' shares of a label fade over the rounds; None where only the round itself is traced.
         note: what stands below the tables.
     """
@@ -31,6 +34,7 @@ class Findings:
     traced: tuple[TracedRound, ...]
     contributions: pd.DataFrame
     scores: pd.DataFrame
+    truth: pd.DataFrame | None
     faded: list[Fading] | None
     note: str
 
@@ -51,6 +55,7 @@ def findings_of(
     min_examples: int,
     newcomers: Mapping[int, Collection[int]],
     said: Sequence[str] = (),
+    retrained: Mapping[int, Retrained] | None = None,
 ) -> Findings:
     """Put the rounds together, and score them.
 
@@ -60,6 +65,7 @@ def findings_of(
         min_examples: from how many a client holds a label.
         newcomers: by round, the clients whose work is fused there for the first time.
         said: what else there is to say of the run, in sentences.
+        retrained: by round, what retraining without clients changed; None: nothing was retrained.
     """
     counts = {client.id: client.label_counts for client in data.clients}
     contributions = pd.concat([traced_round.contributions for traced_round in traced], ignore_index=True)
@@ -68,7 +74,8 @@ def findings_of(
     return Findings(
         traced=tuple(traced),
         contributions=contributions,
-        scores=_scores(contributions, traced, counts, min_examples, data.faults, newcomers),
+        scores=_scores(contributions, traced, counts, min_examples, data.faults, newcomers, retrained),
+        truth=truth_frame(contributions, counts, data.faults, retrained) if retrained else None,
         faded=fading(contributions[contributions["scope"] == "lineage"], counts, last.last) if last.last else None,
         note="; ".join([*warnings, data.source.note, *said, *last.notes]),
     )
@@ -81,9 +88,10 @@ def _scores(
     min_examples: int,
     faults: Faults,
     newcomers: Mapping[int, Collection[int]],
+    retrained: Mapping[int, Retrained] | None,
 ) -> pd.DataFrame:
     """The metrics; predictions whose label nobody holds were passed over before the trace, and are counted here."""
-    scores = localization(contributions, counts, min_examples, faults, newcomers)
+    scores = localization(contributions, counts, min_examples, faults, newcomers, retrained)
     passed_over = {traced_round.number: traced_round.selection.no_holder for traced_round in traced}
     scores["no_holder"] += scores["round"].map(passed_over).astype(scores["no_holder"].dtype)
     return scores

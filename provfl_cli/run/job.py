@@ -15,6 +15,7 @@ from ..config.schema import Config
 from ..config.validate import provenance_preset
 from ..data.federated import FederatedData
 from ..data.load import check_functions, federated_data
+from ..evaluation.truth import rounds_retrained
 from ..federation.client import steps_made
 from ..federation.participation import rosters, without
 from ..federation.sharing import sharing_of
@@ -149,7 +150,10 @@ def run(config: Config, folder: Path) -> None:
             write_parquet(folder / RETRAINED, retrainings.predictions)
         said = [*([] if spent is None else [told(spent)]), *([whose] if whose else [])]
         said += [] if retrainings is None else retrainings.notes
-        findings = findings_of(traced, data, evaluation.min_examples, newcomers(roster, list(counts)), said)
+        truth = (
+            None if retrainings is None else rounds_retrained(retrainings.made, retrainings.predictions, list(counts))
+        )
+        findings = findings_of(traced, data, evaluation.min_examples, newcomers(roster, list(counts)), said, truth)
         figures = {
             **measured(own.name, findings.scores, traced, history[-1].accuracy),
             "threshold": config.threshold,

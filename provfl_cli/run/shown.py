@@ -93,7 +93,7 @@ def show_findings(
         shown = dict(zip(data.test.indices.tolist(), data.test.shown, strict=True))
         console.print(show_rankings(example_rankings(own, counts, data.label_names, shown, data.faults.clients)))
         console.print()
-        tables = localization_tables(findings.scores[findings.scores["round"] == last.number])
+        tables = localization_tables(findings.scores[findings.scores["round"] == last.number], findings.truth)
         took = [cost_table(last.method_seconds, len(last.selection.inputs))] if costs else []
         console.print(show.localization([*tables, *took], findings.note))
     if findings.faded is not None:

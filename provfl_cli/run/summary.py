@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 
 from ..coverage import listed
+from ..evaluation.against_truth import TRUTH_METRICS
 from ..evaluation.metrics import METRICS
 from .tracing import TracedRound
 
 FIGURES = tuple(name for name in METRICS if not name.startswith("hit@"))  # those are for the tables
+LINEAGE_TOO = ("lds", "spearman_retrain")  # where the federation was retrained
 
 
 def measured(
@@ -27,10 +29,11 @@ def measured(
         "method": method,
         "round": last.number,
         **{name: figures.get(name) for name in FIGURES},
+        **{name: figures[name] for name in TRUTH_METRICS if name in figures and not pd.isna(figures[name])},
         "spearman_leave_one_out": _faithfulness(figures),
         **{
             f"lineage_{name}": lineage.iloc[0][name]
-            for name in ("localization_accuracy", "chance_accuracy")
+            for name in (*(name for name in LINEAGE_TOO if name in lineage), "localization_accuracy", "chance_accuracy")
             if len(lineage)
         },
         "global_accuracy": global_accuracy,
@@ -56,7 +59,7 @@ def costs(traced: Sequence[TracedRound], train_seconds: float, cached_train_seco
 
 
 def _faithfulness(figures: Mapping[Any, Any]) -> float | None:
-    """The correlation with the effect of refusing clients (design section 2); where that was not measured, withholding.
+    """Same-round fusion: the correlation with the effect of refusing clients (design section 2), else of withholding.
 
     None where neither was, or no input has one.
     """

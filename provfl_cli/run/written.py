@@ -11,12 +11,14 @@ from ..reporting.figure_files import write_figure
 from ..reporting.lineage import figure
 from ..reporting.tables import localization_tables, to_latex, to_markdown
 from ..results.checksums import TOKENIZER
+from ..results.columns import TRUTH
 from ..results.files import write_csv, write_parquet, write_text
 from .findings import Findings
 
 WRITTEN = {
     "table.md": "localization accuracy beside chance (table.tex: the same for a paper)",
     "localization.csv": "every metric, by method and round",
+    TRUTH: "each method against retraining, with 95% intervals",
     "contributions.parquet": "each client's contribution to each traced prediction",
     "inputs.parquet": "the traced inputs; layers.parquet: a sample of them, layer by layer",
     "summary.json": "the final figures",
@@ -40,7 +42,9 @@ def write_findings(folder: Path, findings: Findings, label_names: Sequence[str])
     layers = pd.concat([traced_round.layers for traced_round in findings.traced], ignore_index=True)
     write_parquet(folder / "layers.parquet", layers)
     write_csv(folder / "localization.csv", findings.scores)
-    tables = localization_tables(findings.scores)
+    if findings.truth is not None:
+        write_csv(folder / TRUTH, findings.truth)
+    tables = localization_tables(findings.scores, findings.truth)
     write_text(folder / "table.md", to_markdown(tables, findings.note))
     write_text(folder / "table.tex", to_latex(tables, findings.note))
     if findings.faded is not None:

@@ -20,7 +20,8 @@ from ...config.stored_config import leaves
 from ...harmless import harmless_lines, harmless_values
 from ...results.folders import MissingRun, RunFolder
 from ...results.run import RunContents, read_contents
-from ..tables import Table, localization_tables
+from ..table import Table
+from ..tables import localization_tables
 from . import clients, sweeps
 from .summary import Figure, figures
 from .traces import layer_profiles, shown_inputs, shown_traces
@@ -118,6 +119,7 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
         "history": [{key: row.get(key) for key in ("round", "accuracy", "loss", "clients")} for row in opened.history],
         "scores": _scores(run),
         "several": several_rounds and "localization_accuracy" in run.scores,
+        "truth": "lds" in scores and bool(scores["lds"].notna().any()),
         "faults": "fault_accuracy" in scores and bool(scores["fault_accuracy"].notna().any()),
         "traces": traces,
         "inputs": inputs,
@@ -128,7 +130,7 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
         title=common([run], ()) or name,
         figures=figures(opened),
         facts=_facts(opened) if opened.recorded is None else opened.recorded,
-        tables=localization_tables(scores) if len(scores) else [],
+        tables=localization_tables(scores, opened.truth) if len(scores) else [],
         config=[(key, written(value)) for key, value in run.settings.items()],
         manifest=[(key, written(value)) for key, value in leaves(opened.manifest)],
         warnings=opened.warnings,
@@ -142,11 +144,12 @@ def _scores(run: RunFolder) -> list[dict[str, Any]]:
     wanted = [
         name
         for name in ("localization_accuracy", "chance_accuracy", "majority_accuracy", "majority_chance",
-                     "spearman_counts", "fault_accuracy", "fault_chance")
+                     "spearman_counts", "fault_accuracy", "fault_chance", "lds")
         if name in run.scores and run.scores[name].notna().any()
     ]  # fmt: skip
     rows = run.scores[["method", "scope", "round", *wanted]].to_dict("records")
-    return [{str(key): value for key, value in row.items()} for row in rows]
+    chance = {"lds_chance": 0.0} if "lds" in wanted else {}
+    return [{str(key): value for key, value in row.items()} | chance for row in rows]
 
 
 def _facts(opened: RunContents) -> list[tuple[str, str]]:

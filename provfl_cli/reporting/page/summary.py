@@ -10,8 +10,20 @@ from ...results.run import RunContents
 
 MEASURED = (  # key of summary.json, heading, key or value of chance, what it says ({min}: examples that make a holder)
     (
-        "localization_accuracy", "Localization accuracy", "chance_accuracy",
-        "How often the top-ranked client holds at least {min} training examples of the input's label.",
+        "lds", "Retrained with others (LDS)", 0.0,
+        "How well contributions, summed over some clients, tell what these alone would predict, from -1 to 1.",
+    ),
+    (
+        "lineage_lds", "The same over all rounds", 0.0,
+        "The same for the contributions of what each client sent in all rounds.",
+    ),
+    (
+        "spearman_retrain", "Retrained without each", 0.0,
+        "Rank correlation with what retraining the federation without each client changes, from -1 to 1.",
+    ),
+    (
+        "caused_accuracy", "Cause found", "caused_chance",
+        "How often a planted client is on top of a prediction that is right where the same client is clean.",
     ),
     (
         "majority_accuracy", "Largest holder found", "majority_chance",
@@ -34,11 +46,15 @@ MEASURED = (  # key of summary.json, heading, key or value of chance, what it sa
         "Rank correlation of contributions with clients' examples of the label, from -1 to 1.",
     ),
     (
-        "spearman_leave_one_out", "Agreement with leaving out", 0.0,
-        "Rank correlation with the measured effect of leaving each client out, from -1 to 1.",
+        "spearman_leave_one_out", "Agreement with same-round fusion", 0.0,
+        "Rank correlation with fusing the round again without each client (nearly what a trace is), from -1 to 1.",
     ),
     (
-        "lineage_localization_accuracy", "Localization over all rounds", "lineage_chance_accuracy",
+        "localization_accuracy", "Localization accuracy (saturates)", "chance_accuracy",
+        "How often the top-ranked client holds at least {min} training examples of the input's label.",
+    ),
+    (
+        "lineage_localization_accuracy", "Localization over all rounds (saturates)", "lineage_chance_accuracy",
         "The same as localization accuracy, with every client that ever took part as a candidate.",
     ),
     ("global_accuracy", "Global accuracy", None, "Share of test examples that the global model predicts right."),
@@ -51,8 +67,8 @@ MEASURED = (  # key of summary.json, heading, key or value of chance, what it sa
     ("epsilon", "Epsilon", None, "Bound on what the model gives away about one client; smaller is more private."),
 )  # fmt: skip
 HIDDEN_AT = {"tie_rate": 0.0, "covered": 1.0}  # nothing to tell
-PERCENT = ("localization_accuracy", "majority_accuracy", "fault_accuracy", "exclusive_accuracy", "global_accuracy",
-           "lineage_localization_accuracy", "tie_rate", "covered")  # fmt: skip
+PERCENT = ("localization_accuracy", "caused_accuracy", "majority_accuracy", "fault_accuracy", "exclusive_accuracy",
+           "global_accuracy", "lineage_localization_accuracy", "tie_rate", "covered")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ...comparison.join import HEADINGS, JoinedRuns, TableQuery, join
 from ...comparison.settings import differing, value, written
 from ...results.folders import MissingRun, RunFolder
 from ..joined_views import below, wide
-from ..tables import Table
+from ..table import Table
 
 CURVES = 6  # settings that have one
 

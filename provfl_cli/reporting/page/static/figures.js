@@ -165,19 +165,20 @@ const FIGURES = {
   },
 
   methods(index) {
-    const { scores, faults } = DATA.runs[index], last = Math.max(...scores.map((one) => one.round));
-    const [metric, chance] = faults ? ["fault_accuracy", "fault_chance"] : ["localization_accuracy", "chance_accuracy"];
+    const { scores, faults, truth } = DATA.runs[index], last = Math.max(...scores.map((one) => one.round));
+    const [metric, chance, title] = truth ? ["lds", "lds_chance", "LDS"] : faults ? ["fault_accuracy", "fault_chance", "fault accuracy"] : ["localization_accuracy", "chance_accuracy", "localization accuracy (saturates)"];
+    const least = Math.min(0, ...scores.map((one) => one[metric] ?? 0)), what = truth ? "LDS" : "accuracy";
     const shown = scores.filter((one) => one.round === last && (one[metric] ?? null) !== null);
     const name = (one) => (one.scope === "lineage" ? `${one.method} (all rounds)` : one.method);
     return {
-      draw(host, title) {
+      draw(host, heading) {
         const y = shown.map((one) => plain(name(one)));
         drawChart(host, [
-          { type: "bar", orientation: "h", name: "accuracy", x: shown.map((one) => one[metric]), y, marker: { color: COLOURS[0] } },
+          { type: "bar", orientation: "h", name: what, x: shown.map((one) => one[metric]), y, marker: { color: COLOURS[0] } },
           { mode: "markers", name: "chance", x: shown.map((one) => one[chance]), y, marker: { symbol: "diamond", size: 12, color: COLOURS[4], line: { color: theme("ink"), width: 1.5 } } },
-        ], { x: { title: faults ? "fault accuracy" : "localization accuracy", range: [0, 1.02] }, y: { autorange: "reversed", type: "category" } }, title, 150 + 34 * shown.length);
+        ], { x: { title, range: [least * 1.05, 1.02] }, y: { autorange: "reversed", type: "category" } }, heading, 150 + 34 * shown.length);
       },
-      table: () => tableOf("Accuracy beside chance", ["method", "accuracy", "chance"], shown.map((one) => [name(one), one[metric], one[chance]])),
+      table: () => tableOf(`${title} beside chance`, ["method", what, "chance"], shown.map((one) => [name(one), one[metric], one[chance]])),
     };
   },
 

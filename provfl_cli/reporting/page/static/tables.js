@@ -45,7 +45,7 @@ function sortable(table) {
 function valueOf(cell) {
   if (typeof cell.value === "number") return cell.value;
   const text = cell.textContent.trim();
-  const number = Number(text.replace(/[,%+]/g, "").replace(/ ±.*| \(.*/, ""));
+  const number = Number(text.replace(/[,%+]/g, "").replace(/ \[.*| \(.*/, ""));
   return text === "" || Number.isNaN(number) ? text : number;
 }
 
