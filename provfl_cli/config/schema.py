@@ -118,4 +118,6 @@ class Config:
     @property
     def run_settings(self) -> RunSettings:
         """What attribution methods may look at."""
-        return RunSettings(self.federation, self.fusion, self.provenance, self.tracefl_beside, self.seed)
+        return RunSettings(
+            self.federation, self.fusion, self.provenance, self.tracefl_beside, self.seed, self.store.keep
+        )

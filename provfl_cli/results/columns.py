@@ -62,6 +62,10 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "from_round": Column("whole", True, True),
     },
     "clients.csv": {"client": WHOLE, "label": WHOLE, "examples": COUNT},
+    "suspicion.csv": {
+        "round": WHOLE, "client": WHOLE, "score": TEXT, "value": NUMBER, "z": Column("number", null=True),
+        "suspect": Column("truth"),
+    },
     "localization.csv": dict(IDENTITY),
 }  # fmt: skip
 METRIC = Column("number", null=True)  # every other column of localization.csv

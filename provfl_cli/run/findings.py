@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..config.faults import Faults
 from ..data.federated import FederatedData
-from ..evaluation.fading import Fading, fading
+from ..evaluation.fading import Fading, fading, over_rounds
 from ..evaluation.metrics import localization
 from ..federation.participation import Roster
 from .tracing import TracedRound
@@ -33,6 +33,12 @@ class Findings:
     scores: pd.DataFrame
     faded: list[Fading] | None
     note: str
+
+    @property
+    def suspicion(self) -> pd.DataFrame | None:
+        """What is suspected of clients, round by round: the rows of `suspicion.csv`; None: nobody asked."""
+        found = [each.suspicion.frame(each.number) for each in self.traced if each.suspicion is not None]
+        return pd.concat(found, ignore_index=True) if found else None
 
     @property
     def last(self) -> TracedRound:
@@ -69,7 +75,7 @@ def findings_of(
         traced=tuple(traced),
         contributions=contributions,
         scores=_scores(contributions, traced, counts, min_examples, data.faults, newcomers),
-        faded=fading(contributions[contributions["scope"] == "lineage"], counts, last.last) if last.last else None,
+        faded=fading(over_rounds(contributions), counts, last.last) if last.last else None,
         note="; ".join([*warnings, data.source.note, *said, *last.notes]),
     )
 

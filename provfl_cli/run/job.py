@@ -116,6 +116,8 @@ def run(config: Config, folder: Path) -> None:
                     seed=config.seed,
                     device=device,
                     steps=steps_made(examples, stored, federation, config.seed) if config.attribution else (),
+                    label_counts=counts,
+                    unlabelled=data.evaluated.inputs,
                 )
                 rivals = attributions(config.attribution)
                 traced.append(trace_round(case, chosen, data, presets, rivals, lineage, evaluation.repeats))

@@ -192,6 +192,7 @@ class OpenFederation:
             device=self.device,
             steps=() if settings is None else steps_made(self.examples, stored, settings.federation, settings.seed),
             wanted=None if wanted is None else torch.from_numpy(wanted),
+            label_counts=self.label_counts,
         )
 
     def methods(self, names: Sequence[str]) -> tuple[list[Provenance], list[Attribution]]:

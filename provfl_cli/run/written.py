@@ -19,6 +19,7 @@ WRITTEN = {
     "localization.csv": "every metric, by method and round",
     "contributions.parquet": "each client's contribution to each traced prediction",
     "inputs.parquet": "the traced inputs; layers.parquet: a sample of them, layer by layer",
+    "suspicion.csv": "what is suspected of each client, by score",
     "summary.json": "the final figures",
     "participation.csv": "who took part when; clients.csv: training examples of each client by label",
     "manifest.json": "versions, data, times, memory; metrics.jsonl: the rounds",
@@ -39,6 +40,8 @@ def write_findings(folder: Path, findings: Findings, label_names: Sequence[str])
     layers = pd.concat([traced_round.layers for traced_round in findings.traced], ignore_index=True)
     write_parquet(folder / "layers.parquet", layers)
     write_csv(folder / "localization.csv", findings.scores)
+    if (suspicion := findings.suspicion) is not None:
+        write_csv(folder / "suspicion.csv", suspicion)
     tables = localization_tables(findings.scores)
     write_text(folder / "table.md", to_markdown(tables, findings.note))
     write_text(folder / "table.tex", to_latex(tables, findings.note))

@@ -1,0 +1,145 @@
+"""Which clients of a round are unlike the others, whatever is predicted; it can say that nobody is.
+
+Nothing here is about one prediction, and no label is looked at. Every client's own model `W_k` and its update
+`W_k - V_k` are measured over many unlabelled inputs (the server's test inputs), and compared with those of the other
+clients of the round by robust z (`suspects.py`). What the scores find, and how often they accuse clients of clean
+federations, is measured in `attribution/README.md`.
+
+That servers look at clients' norms and directions is old (Blanchard et al. 2017; Sun et al. 2019); the entropy of
+predictions tells noisy labels (Northcutt et al. 2021 use confidence of single examples so).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+import lazy_loader as lazy
+
+from ..checks import COUNT, Range, in_range
+from ..config.parts import RunSettings
+from ..config.validate import provenance_preset
+from ..imports import later
+from ..seeds import derived_seed
+from .client_models import cosines_to_others, global_outputs, own_outputs, update_products
+from .method import AttributionResult, Case, for_every_input, shared_parameters, used_clients
+from .provenance import for_case, traced
+from .suspects import FEWEST, Score, Suspicion, suspicion_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from ..provenance import outputs
+    from ..provenance.outputs import Inputs
+else:
+    np = lazy.load("numpy")
+    torch = lazy.load("torch")
+    outputs = later("provfl_cli.provenance.outputs")
+
+ENTROPY = Score("entropy", "high", threshold=8.0, least=0.02)
+MARGIN = Score("margin", "both", threshold=8.0, least=0.05, relative=True)
+NORM = Score("norm", "both", threshold=8.0, least=0.05, relative=True)
+DIRECTION = Score("direction", "low", threshold=8.0, least=0.02)
+DISAGREEMENT = Score("disagreement", "high", threshold=8.0, least=0.02)
+
+
+@dataclass(frozen=True)
+class ClientSuspicion:
+    """The degree of suspicion of each client, the same for every prediction; and the table of scores behind it.
+
+    Attributes:
+        name: of the method.
+        inputs: how many unlabelled inputs are looked at, drawn from the seed where there are more.
+        strictness: what all thresholds are multiplied by: above 1 fewer clients are suspected.
+    """
+
+    name: str = "suspicion"
+    inputs: Annotated[int, COUNT] = 500
+    strictness: Annotated[float, Range(0, 1e6, open_least=True)] = 1.0
+
+    def __post_init__(self) -> None:
+        in_range(f"attribution.{self.name}", self)
+
+    def check(self, run: RunSettings) -> None:
+        """Nothing to check."""
+
+    def attribute(self, case: Case) -> AttributionResult:
+        """Nobody is ranked where there are too few clients to compare."""
+        began = time.perf_counter()
+        found = suspicion(case, self.inputs, self.strictness)
+        few = len(found.clients) < FEWEST
+        note = f"suspected in round {case.stored.number}: {found.said}"
+        if few:
+            note = f"{self.name}: {len(found.clients)} clients are too few to tell who is unlike the others"
+        return AttributionResult(
+            for_every_input(found.degrees, case),
+            used_clients(case) & (not few),
+            time.perf_counter() - began,
+            note=note,
+            suspicion=found,
+        )
+
+
+def suspicion(case: Case, inputs: int = 500, strictness: float = 1.0) -> Suspicion:
+    """Measure the clients of a round, and say who is suspected.
+
+    Args:
+        case: the round, and inputs: `case.unlabelled`, else `case.inputs`; labels and classes are not looked at.
+        inputs: at most so many of them.
+        strictness: what all thresholds are multiplied by.
+    """
+    return suspicion_of(case.stored.clients, measured(case, _chosen(case, inputs)), strictness)
+
+
+def measured(case: Case, inputs: Inputs) -> dict[Score, np.ndarray]:
+    """What is measured of each client of a round, float64 `[clients]`, by score.
+
+    entropy: the mean entropy, in nats, of the predictions of the client's own model.
+    margin: the mean contribution of its update, whatever its number of examples, to the log-odds of what the global
+        model predicts: the preset `faithful` without `q_k`.
+    norm: the length of its update.
+    direction: the cosine of its update with the sum of the others'.
+    disagreement: the share of inputs for which its own model predicts something else than the global model.
+
+    Entropy and disagreement are of classes; models without have the other three.
+    """
+    values: dict[Score, np.ndarray] = {}
+    whole = global_outputs(case, inputs)
+    if case.tells_classes:
+        entropies, disagreements = list[float](), list[float]()
+        for own in own_outputs(case, inputs):
+            logs = own.log_softmax(1)
+            entropies.append(float(-(logs.exp() * logs).sum(1).mean()))
+            disagreements.append(float((own.argmax(1) != whole.argmax(1)).double().mean()))
+        values[ENTROPY], values[DISAGREEMENT] = np.array(entropies), np.array(disagreements)
+        values[MARGIN] = _margins(case, inputs, whole.argmax(1))
+    products = update_products(case.stored, shared_parameters(case))
+    values[NORM] = products.diagonal().sqrt().numpy()
+    values[DIRECTION] = cosines_to_others(products).numpy()
+    return values
+
+
+def _margins(case: Case, inputs: Inputs, predicted: Tensor) -> np.ndarray:
+    settings = replace(provenance_preset("faithful"), client_weighting="none")
+    spread = replace(settings, shards=case.provenance.shards, shard_on=case.provenance.shard_on)
+    count = outputs.count_of(inputs)
+    asked = replace(case, inputs=inputs, numbers=np.arange(count), classes=predicted.numpy())
+    margins: np.ndarray = traced(asked, for_case(case, spread)).values.mean(axis=0)
+    return margins
+
+
+def _chosen(case: Case, most: int) -> Inputs:
+    """The inputs to look at."""
+    inputs = case.inputs if case.unlabelled is None else case.unlabelled
+    count = outputs.count_of(inputs)
+    if count <= most:
+        return inputs
+    random = np.random.default_rng(derived_seed(case.seed, "suspicion"))
+    where = torch.from_numpy(np.sort(random.permutation(count)[:most]))
+    if isinstance(inputs, Mapping):
+        return {name: tensor[where.to(tensor.device)] for name, tensor in inputs.items()}
+    return inputs[where.to(inputs.device)]
