@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from provfl_cli.attribution.lineage import OverRounds
 from provfl_cli.attribution.method import Case
@@ -17,23 +16,14 @@ from provfl_cli.config.validate import provenance_preset
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.evaluation.fading import over_rounds
 from provfl_cli.fusion.fedavg import FedAvg
-from provfl_cli.fusion.privacy import NoPrivacy
 from provfl_cli.provenance.lineage import lineage_decayed, lineage_round
 from provfl_cli.provenance.tracing import trace
 from provfl_cli.run.tracing import attributed
 from provfl_cli.store.rounds import Round
 
+from .cases import double_case, double_network
 from .lineages import Work, chain, composed_fusion, perturbed
 from .runs import run
-
-CPU = torch.device("cpu")
-
-
-def network() -> nn.Module:
-    """8x8 pictures to 10 classes, one hidden layer, in float64."""
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        return nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.ReLU(), nn.Linear(7, 10)).double()
 
 
 def works(number: int, model: dict[str, Tensor], past: list[dict[str, Tensor]]) -> Work:
@@ -45,24 +35,11 @@ def works(number: int, model: dict[str, Tensor], past: list[dict[str, Tensor]]) 
 
 
 def made(folder: Path, fusion: str, decay: float) -> list[Round]:
-    return chain(folder, composed_fusion(fusion), network().state_dict(), works, 4, decay)
+    return chain(folder, composed_fusion(fusion), double_network().state_dict(), works, 4, decay)
 
 
-def make_case(stored: Round, count: int = 5) -> Case:
-    return Case(
-        model=network(),
-        inputs=torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64),
-        numbers=np.arange(count),
-        labels=np.zeros(count, dtype=np.int64),
-        classes=np.arange(count),
-        stored=stored,
-        fusion=FedAvg(),
-        privacy=NoPrivacy(),
-        form=None,
-        provenance=replace(provenance_preset("provfl"), scope="lineage"),
-        seed=0,
-        device=CPU,
-    )
+def make_case(stored: Round) -> Case:
+    return double_case(stored, provenance=replace(provenance_preset("provfl"), scope="lineage"))
 
 
 @pytest.mark.parametrize("fusion", ["fedavg", "fedadam", "trimmed_mean"])
@@ -89,10 +66,10 @@ def test_the_stored_decay_needs_no_other_round(tmp_path: Path) -> None:
 
 def test_rounds_that_are_missing_are_told(tmp_path: Path) -> None:
     stored = made(tmp_path, "fedavg", 1.0)
-    with pytest.raises(RunError, match="store.keep=all"):
+    with pytest.raises(RunError, match=r"store\.keep=all"):
         lineage_decayed(stored[-1], stored[1:-1], 0.5)
-    without = chain(tmp_path / "without", FedAvg(), network().state_dict(), works, 2, None)
-    with pytest.raises(RunError, match="provenance.scope=lineage"):
+    without = chain(tmp_path / "without", FedAvg(), double_network().state_dict(), works, 2, None)
+    with pytest.raises(RunError, match=r"provenance\.scope=lineage"):
         lineage_decayed(without[-1], without[:-1], 0.5)
 
 
@@ -159,9 +136,7 @@ def test_what_cannot_be_traced_over_rounds_is_refused_before_training(
 
 @pytest.mark.slow
 def test_a_run_traces_presets_and_decays_over_all_rounds_at_once(tmp_path: Path) -> None:
-    names = [
-        f"lineage_{preset}{decay}" for preset in ("provfl", "faithful") for decay in ("", "_decay90", "_decay50")
-    ]
+    names = [f"lineage_{preset}{decay}" for preset in ("provfl", "faithful") for decay in ("", "_decay90", "_decay50")]
     result = run(
         tmp_path / "run",
         "federation.clients=4",

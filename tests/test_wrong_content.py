@@ -57,7 +57,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(base)
         patch.delenv("PROVFL_CACHE", raising=False)
-        assert main(["run", *SMALLEST, "dataset.name=digits", f"hydra.run.dir={base / 'run'}"]) == 0
+        assert (
+            main(["run", *SMALLEST, "dataset.name=digits", "attribution=[suspicion]", f"hydra.run.dir={base / 'run'}"])
+            == 0
+        )
     return base / "run"
 
 

@@ -59,9 +59,7 @@ def update_products(stored: Round, parameters: Collection[str]) -> Tensor:
         parameters: over which, a tied one once.
     """
     updates = unclipped(
-        ReturnedModels(
-            stored.previous(), stored.client_stack(), stored.examples, (), stored.buffers, stored.bases()
-        )
+        ReturnedModels(stored.previous(), stored.client_stack(), stored.examples, (), stored.buffers, stored.bases())
     )
     count = len(stored.clients)
     products = torch.zeros(count, count, dtype=torch.float64)
@@ -72,15 +70,19 @@ def update_products(stored: Round, parameters: Collection[str]) -> Tensor:
     return products
 
 
-def cosines_to_others(products: Tensor) -> Tensor:
+def cosines_to_others(products: Tensor, shares: Tensor | None = None) -> Tensor:
     """The cosine of each update with the sum of the others', float64 `[clients]`; 0 where one of them is 0.
 
     Args:
         products: inner products of the updates, `[clients, clients]`.
+        shares: what each counts in the sum, `[clients]`; None: all the same.
     """
     own = products.diagonal()
-    with_all = products.sum(1)
-    others = products.sum() - 2 * with_all + own  # |sum of the others|^2
-    lengths = (own.clamp(min=0) * others.clamp(min=0)).sqrt()
-    along = with_all - own
-    return torch.where(lengths > 0, along / lengths.where(lengths > 0, torch.ones(())), 0.0)
+    weights = torch.ones_like(own) if shares is None else shares.to(own)
+    with_all = products @ weights
+    others = weights @ with_all - 2 * weights * with_all + weights.square() * own  # |sum of the others|^2
+    # What is left of a difference of equal numbers is no direction.
+    others = others.where(others > 1e-12 * (weights.square() * own).sum(), torch.zeros(()).to(own))
+    lengths = (own * others).sqrt()
+    along = with_all - weights * own
+    return torch.where(lengths > 0, along / lengths.where(lengths > 0, torch.ones(()).to(own)), 0.0)

@@ -68,7 +68,8 @@ class Suspicion:
         """How suspect each client is, float64 `[clients]`: its largest z in units of the threshold, above 1 a suspect;
         0 where nobody can be."""
         thresholds = np.array([score.threshold for score in self.scores])
-        return np.nan_to_num((self.z / thresholds[:, None]).max(axis=0, initial=0.0))
+        degrees: np.ndarray = np.nan_to_num((self.z / thresholds[:, None]).max(axis=0, initial=0.0))
+        return degrees
 
     @property
     def said(self) -> str:
@@ -104,8 +105,8 @@ def suspicion_of(clients: Sequence[int], values: Mapping[Score, np.ndarray], str
     z = np.full_like(measured, np.nan)
     if len(clients) >= FEWEST:
         z = np.stack([robust_z(row, score) for row, score in zip(measured, scores, strict=True)])
-    above = z > np.array([score.threshold for score in scores])[:, None]  # NaN is not
-    suspects = tuple(sorted(client for client, is_one in zip(clients, above.any(axis=0), strict=True) if is_one))
+    above = (z > np.array([score.threshold for score in scores])[:, None]).any(axis=0)  # NaN is not
+    suspects = tuple(sorted(clients[at] for at in np.flatnonzero(above).tolist()))
     return Suspicion(tuple(clients), scores, measured, z, suspects)
 
 
@@ -120,5 +121,7 @@ def robust_z(values: np.ndarray, score: Score) -> np.ndarray:
     spread = max(NORMAL * float(np.median(np.abs(values - middle))), least)
     if spread == 0:
         return np.zeros_like(values)
-    z: np.ndarray = (values - middle) / spread
-    return {"high": z, "low": -z, "both": np.abs(z)}[score.suspicious]
+    z: np.ndarray = np.asarray((values - middle) / spread)
+    if score.suspicious == "both":
+        return np.abs(z)
+    return z if score.suspicious == "high" else -z

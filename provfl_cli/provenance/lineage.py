@@ -133,11 +133,11 @@ class _Decayed(Mapping[str, Tensor]):
             factor = (self.last.rows.decay - decay) * decay**age
             old = lineage.tensors[name]
             moved = [row for row, at in lineage.rows.positions.items() if row != FORGOTTEN and at < len(old)]
-            kept[[positions[row] for row in moved]] -= factor * old[[lineage.rows.positions[row] for row in moved]]
+            to, of = ([each[row] for row in moved] for each in (positions, lineage.rows.positions))
+            kept[to] -= factor * old[of]
         if not name.startswith(f"{WEIGHTED}/"):
             return kept.to(stored.dtype)
-        same = [positions[row] for row in (*self.rows.clients, *self.rows.kinds) if row != FORGOTTEN]
-        kept = kept[same]
+        kept = kept[[at for row, at in positions.items() if row != FORGOTTEN]]
         if FORGOTTEN in self.rows.kinds:
             kept = torch.cat([kept, (total - kept.sum(0))[None]])
         return kept.to(stored.dtype)

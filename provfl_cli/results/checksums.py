@@ -22,7 +22,8 @@ SETTINGS = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
 FIGURES = ("summary.json", "localization.csv", "metrics.jsonl")
 TABLES = ("contributions.parquet", "inputs.parquet", "layers.parquet", "participation.csv", "clients.csv")
 TOKENIZER = "tokenizer.json"  # where inputs are texts
-COVERED = (*SETTINGS, *FIGURES, *TABLES, TOKENIZER)
+SUSPICION = "suspicion.csv"  # where clients are suspected
+COVERED = (*SETTINGS, *FIGURES, *TABLES, TOKENIZER, SUSPICION)
 
 
 def covering(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ..trackers.tensorboard import FOLDER as TENSORBOARD
 ROUNDS = "rounds"
 WRITTEN = (  # by a run, or of it, into its folder; `.hydra` is Hydra's
     *(name for name in COVERED if name not in SETTINGS),
-    "table.md", "table.tex", "lineage.png", "lineage.pdf", "suspicion.csv", "flower.log", "report.html", FILE,
+    "table.md", "table.tex", "lineage.png", "lineage.pdf", "flower.log", "report.html", FILE,
 )  # fmt: skip
 
 

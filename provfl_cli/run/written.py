@@ -10,7 +10,7 @@ import pandas as pd
 from ..reporting.figure_files import write_figure
 from ..reporting.lineage import figure
 from ..reporting.tables import localization_tables, to_latex, to_markdown
-from ..results.checksums import TOKENIZER
+from ..results.checksums import SUSPICION, TOKENIZER
 from ..results.files import write_csv, write_parquet, write_text
 from .findings import Findings
 
@@ -19,7 +19,7 @@ WRITTEN = {
     "localization.csv": "every metric, by method and round",
     "contributions.parquet": "each client's contribution to each traced prediction",
     "inputs.parquet": "the traced inputs; layers.parquet: a sample of them, layer by layer",
-    "suspicion.csv": "what is suspected of each client, by score",
+    SUSPICION: "what is suspected of each client, by score",
     "summary.json": "the final figures",
     "participation.csv": "who took part when; clients.csv: training examples of each client by label",
     "manifest.json": "versions, data, times, memory; metrics.jsonl: the rounds",
@@ -41,7 +41,7 @@ def write_findings(folder: Path, findings: Findings, label_names: Sequence[str])
     write_parquet(folder / "layers.parquet", layers)
     write_csv(folder / "localization.csv", findings.scores)
     if (suspicion := findings.suspicion) is not None:
-        write_csv(folder / "suspicion.csv", suspicion)
+        write_csv(folder / SUSPICION, suspicion)
     tables = localization_tables(findings.scores)
     write_text(folder / "table.md", to_markdown(tables, findings.note))
     write_text(folder / "table.tex", to_latex(tables, findings.note))
