@@ -6,7 +6,7 @@ Plain numbers: what is measured of clients is in `suspicion.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
@@ -20,6 +20,7 @@ else:
 
 COLUMNS = ("round", "client", "score", "value", "z", "suspect")
 NORMAL = 1.4826  # times the median absolute deviation is the standard deviation of a normal distribution
+NOTHING = 1e-6  # of the median, counts as so much where logarithms are compared
 FEWEST = 5  # clients, of which fewer have no spread to speak of
 NOBODY = "nobody"
 
@@ -33,16 +34,17 @@ class Score:
         suspicious: which side is: `high`, `low` or `both`.
         threshold: of the robust z on that side, above which a client is suspected; see `attribution/README.md` for
             where it comes from.
-        least: the smallest spread that is believed, in units of the score, or of its median's size where `relative`:
-            clients that hardly differ are not told apart by how much less still most of them do.
-        relative: whether `least` is a share of the median's size.
+        least: the smallest spread that is believed, in units of the score or of its logarithm: where most clients
+            hardly differ, one that differs a little is not suspected for it.
+        logarithm: whether clients are compared by the logarithms of their values: ten times as much is then as far away
+            as a tenth, and nothing at all as far as a millionth of the median.
     """
 
     name: str
     suspicious: str
     threshold: float
     least: float
-    relative: bool = False
+    logarithm: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def suspicion_of(clients: Sequence[int], values: Mapping[Score, np.ndarray], str
         values: what was measured of each, float64 `[clients]`, by score.
         strictness: all thresholds are multiplied by it: above 1 fewer clients are suspected.
     """
-    scores = tuple(Score(s.name, s.suspicious, s.threshold * strictness, s.least, s.relative) for s in values)
+    scores = tuple(replace(score, threshold=score.threshold * strictness) for score in values)
     measured = np.stack([np.asarray(row, dtype=np.float64) for row in values.values()])
     z = np.full_like(measured, np.nan)
     if len(clients) >= FEWEST:
@@ -116,11 +118,10 @@ def robust_z(values: np.ndarray, score: Score) -> np.ndarray:
     These are 1.4826 times the median absolute deviation, which up to half of the clients cannot move far, however
     wrong they are; but no less than `score.least`.
     """
+    if score.logarithm:
+        values = np.log(np.maximum(values, max(NOTHING * float(np.median(values)), np.finfo(float).tiny)))
     middle = np.median(values)
-    least = score.least * abs(middle) if score.relative else score.least
-    spread = max(NORMAL * float(np.median(np.abs(values - middle))), least)
-    if spread == 0:
-        return np.zeros_like(values)
+    spread = max(NORMAL * float(np.median(np.abs(values - middle))), score.least)
     z: np.ndarray = np.asarray((values - middle) / spread)
     if score.suspicious == "both":
         return np.abs(z)

@@ -40,11 +40,12 @@ else:
     torch = lazy.load("torch")
     outputs = later("provfl_cli.provenance.outputs")
 
-ENTROPY = Score("entropy", "high", threshold=8.0, least=0.02)
-MARGIN = Score("margin", "both", threshold=8.0, least=0.05, relative=True)
-NORM = Score("norm", "both", threshold=8.0, least=0.05, relative=True)
-DIRECTION = Score("direction", "low", threshold=8.0, least=0.02)
-DISAGREEMENT = Score("disagreement", "high", threshold=8.0, least=0.02)
+# Thresholds were chosen on clean federations (`attribution/README.md`), above all z that were seen there.
+ENTROPY = Score("entropy", "high", threshold=5.0, least=0.05)
+DISAGREEMENT = Score("disagreement", "high", threshold=6.0, least=0.03)
+MARGIN = Score("margin", "high", threshold=10.0, least=0.1)
+NORM = Score("norm", "both", threshold=6.0, least=0.15, logarithm=True)
+DIRECTION = Score("direction", "low", threshold=5.0, least=0.03)
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,13 @@ def suspicion(case: Case, inputs: int = 500, strictness: float = 1.0) -> Suspici
 def measured(case: Case, inputs: Inputs) -> dict[Score, np.ndarray]:
     """What is measured of each client of a round, float64 `[clients]`, by score.
 
-    entropy: the mean entropy, in nats, of the predictions of the client's own model.
-    margin: the mean contribution of its update, whatever its number of examples, to the log-odds of what the global
-        model predicts: the preset `faithful` without `q_k`.
-    norm: the length of its update.
-    direction: the cosine of its update with the sum of the others'.
+    entropy: the mean entropy, in nats, of the predictions of the client's own model: wrong labels blur it.
     disagreement: the share of inputs for which its own model predicts something else than the global model.
+    margin: the mean contribution of its update, whatever its number of examples, to the log-odds of what the global
+        model predicts: the preset `faithful` without `q_k`. Far above the others' it has taken the model over; below
+        it, clients with few labels are too.
+    norm: the length of its update, compared by logarithms: scaled ones, and those of who did nothing.
+    direction: the cosine of its update with the sum of the others'.
 
     Entropy and disagreement are of classes; models without have the other three.
     """
