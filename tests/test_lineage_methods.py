@@ -11,7 +11,7 @@ from torch import Tensor
 
 from provfl_cli.attribution.lineage import OverRounds
 from provfl_cli.attribution.method import Case
-from provfl_cli.config.compose import compose_jobs, validated
+from provfl_cli.config.compose import compose_jobs
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.evaluation.fading import over_rounds
@@ -106,11 +106,6 @@ def test_several_lineages_stand_beside_each_other_in_a_frame(tmp_path: Path) -> 
     assert len(over_rounds(asked.rows.head(0))) == 0
 
 
-def method(*argv: str) -> None:
-    ((_, cfg),) = compose_jobs(argv)
-    validated(cfg)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "message"),
@@ -131,7 +126,7 @@ def test_what_cannot_be_traced_over_rounds_is_refused_before_training(
     argv: list[str], message: str, workspace: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        method(*argv)
+        compose_jobs(argv)
 
 
 @pytest.mark.slow
