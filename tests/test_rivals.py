@@ -171,7 +171,7 @@ def test_shapfed_needs_a_row_for_each_class(tmp_path: Path) -> None:
 def test_fedce_is_direction_and_error_without_the_client(combine: str, tmp_path: Path) -> None:
     stored = rounds_of(tmp_path, some)
     unlabelled = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
-    case = double_case(stored[-1], unlabelled=unlabelled)
+    case = double_case(stored[-1], unlabelled=lambda: unlabelled)
     found = FedCE(combine=combine).attribute(case).values
     apart, errors = dict[int, list[float]](), dict[int, list[float]]()
     model = double_network()

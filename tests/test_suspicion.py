@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from torch import Tensor, nn
 
 from provfl_cli.attribution.suspects import Score, suspicion_of
 from provfl_cli.attribution.suspicion import ClientSuspicion, measured, suspicion
+from provfl_cli.cli import main
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.provenance.targets import target_value
@@ -81,6 +82,7 @@ def test_of_few_clients_nobody_is_suspected() -> None:
     assert (found.degrees == 0).all()
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(-1e6, 1e6), min_size=5, max_size=30), st.floats(0.01, 100), st.floats(-1e3, 1e3))
 def test_units_do_not_matter(values: list[float], factor: float, shift: float) -> None:
     plain = z_of(replace(HIGH, least=1.0), *values)
@@ -143,7 +145,7 @@ def test_what_is_measured_is_what_it_says(tmp_path: Path) -> None:
     ("how", "by"), [("scaled", {"norm"}), ("idle", {"norm", "direction"}), ("against", {"direction"})]
 )
 def test_a_client_unlike_the_others_is_named_and_nobody_else(how: str, by: set[str], tmp_path: Path) -> None:
-    case = double_case(made(tmp_path, crowd(3, how)), unlabelled=unlabelled())
+    case = double_case(made(tmp_path, crowd(3, how)), unlabelled=unlabelled)
     found = suspicion(case)
     assert found.suspects == (3,)
     above = {score.name for score, z in zip(found.scores, found.z[:, 3], strict=True) if z > score.threshold}
@@ -156,18 +158,18 @@ def test_a_client_unlike_the_others_is_named_and_nobody_else(how: str, by: set[s
 
 
 def test_among_equals_nobody_is_named(tmp_path: Path) -> None:
-    assert suspicion(double_case(made(tmp_path, crowd()), unlabelled=unlabelled())).suspects == ()
+    assert suspicion(double_case(made(tmp_path, crowd()), unlabelled=unlabelled)).suspects == ()
 
 
 def test_no_label_and_no_class_is_looked_at(tmp_path: Path) -> None:
     stored = made(tmp_path, crowd(2, "against"))
-    plain = suspicion(double_case(stored, unlabelled=unlabelled()))
-    other = double_case(stored, unlabelled=unlabelled(), labels=np.full(5, 3), classes=np.full(5, 7))
+    plain = suspicion(double_case(stored, unlabelled=unlabelled))
+    other = double_case(stored, unlabelled=unlabelled, labels=np.full(5, 3), classes=np.full(5, 7))
     assert (suspicion(other).values == plain.values).all()
 
 
 def test_inputs_are_drawn_from_the_seed(tmp_path: Path) -> None:
-    case = double_case(made(tmp_path, crowd()), unlabelled=unlabelled())
+    case = double_case(made(tmp_path, crowd()), unlabelled=unlabelled)
     few, again = suspicion(case, 20), suspicion(case, 20)
     assert (few.values == again.values).all()
     assert (few.values[0] != suspicion(replace(case, seed=1), 20).values[0]).all()
@@ -176,8 +178,8 @@ def test_inputs_are_drawn_from_the_seed(tmp_path: Path) -> None:
 
 
 def test_models_without_classes_have_length_and_direction(tmp_path: Path) -> None:
-    settings = replace(provenance_preset("provfl"), target="output")
-    case = double_case(made(tmp_path, crowd(3, "scaled")), provenance=settings)
+    output = replace(provenance_preset("provfl"), target="output")
+    case = double_case(made(tmp_path, crowd(3, "scaled")), provenance=output)
     found = suspicion(case)
     assert [score.name for score in found.scores] == ["norm", "direction"]
     assert found.suspects == (3,)
@@ -192,7 +194,7 @@ def test_a_single_client_is_not_compared(tmp_path: Path) -> None:
 
 
 def test_the_terminal_marks_what_is_above_a_threshold(tmp_path: Path) -> None:
-    found = suspicion(double_case(made(tmp_path, crowd(3, "scaled")), unlabelled=unlabelled()))
+    found = suspicion(double_case(made(tmp_path, crowd(3, "scaled")), unlabelled=unlabelled))
     console = Console(width=80, no_color=True, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(table(found))
     text = console.export_text()
@@ -227,3 +229,18 @@ def test_a_run_writes_and_shows_whom_it_suspects(tmp_path: Path, capsys: pytest.
     assert f"suspected: {last}" in capsys.readouterr().out
     scores = result.scores.set_index(["method", "round"])
     assert ("suspicion", 3) in scores.index
+
+
+@pytest.mark.slow
+def test_an_opened_run_is_asked_again_over_what_it_traced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(
+        tmp_path / "run", "federation.clients=6", "injection=free_rider", "injection.clients=[2]", "store.keep=all"
+    )
+    capsys.readouterr()
+    methods = ("suspicion", "label_counts", "shapfed", "fedce", "fldetector", "flforensics", "protoken")
+    assert main(["trace", str(result.folder), "--method", *methods]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "suspected in round 3: 2" in said
+    assert all(name in said for name in methods)
+    assert main(["trace", str(result.folder), "--method", "lineage_faithful"]) == 2
+    assert "provenance.scope=lineage" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from ..store.rounds import Round, read_round, stored_rounds
 def check_all_kept(method: str, run: RunSettings) -> None:
     """Raise InputError unless a run keeps all of its rounds: what a method says must not depend on what is there."""
     if run.keep != "all" and run.federation.rounds > 1:
-        raise InputError(f"attribution={method}: looks at all rounds, and store.keep={run.keep}: store.keep=all")
+        raise InputError(f"attribution={method}: looks at all rounds, which are kept with store.keep=all")
 
 
 def rounds_before(stored: Round) -> list[Round]:

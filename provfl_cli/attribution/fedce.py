@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..provenance import outputs, shared_part
+    from ..provenance.outputs import Inputs
 else:
     np = lazy.load("numpy")
     torch = lazy.load("torch")
@@ -77,10 +78,13 @@ class FedCE:
             seconds = time.perf_counter() - began
             return AttributionResult(nothing, candidates & False, seconds, note=f"{self.name}: {why}")
         rounds = [*rounds_before(case.stored), case.stored]
+        inputs = case.many
         directions, errors = dict[int, list[float]](), dict[int, list[float]]()
         for stored in rounds:
             one = replace(case, stored=stored)
-            for client, apart, error in zip(stored.clients, apart_from_others(one), errors_without(one), strict=True):
+            for client, apart, error in zip(
+                stored.clients, apart_from_others(one), errors_without(one, inputs), strict=True
+            ):
                 directions.setdefault(client, []).append(apart)
                 errors.setdefault(client, []).append(error)
         shared_part.load_part(case.model, case.stored.weights())
@@ -106,13 +110,12 @@ def apart_from_others(case: Case) -> np.ndarray:
     return apart
 
 
-def errors_without(case: Case) -> np.ndarray:
-    """The share of unlabelled inputs for which the model without a client predicts something else, `[clients]`.
+def errors_without(case: Case, inputs: Inputs) -> np.ndarray:
+    """The share of `inputs` for which the model without a client predicts something else, `[clients]`.
 
     Without a client the model is `(W - q_k W_k) / (1 - q_k)`; of buffers, which are averaged by examples under every
     fusion, with that share in place of `q_k`; whole numbers stay. A client that is all there is has no such model: 1.
     """
-    inputs = case.inputs if case.unlabelled is None else case.unlabelled
     whole, stack, shares = case.stored.weights(), case.stored.client_stack(), case.stored.decomposition.example_weights
 
     def predicted() -> torch.Tensor:

@@ -5,7 +5,7 @@ Imported when a configuration is checked: what is heavy is loaded on its first u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -54,8 +54,8 @@ class Case:
         wanted: of the target `mse` what the model should put out, `[inputs, numbers]`; None: of any other.
         label_counts: training examples by label of each client, int `[classes]`, which no server knows: for methods
             that say that they need the data; {}: not known.
-        unlabelled: the server's test inputs, all of them, for methods that look at clients and not at predictions;
-            None: there are none beside `inputs`.
+        unlabelled: reads all test inputs of the server that are at hand, for methods that look at clients and not at
+            predictions, see `many`; None: there are none beside `inputs`.
     """
 
     model: nn.Module
@@ -73,12 +73,18 @@ class Case:
     steps: Sequence[int] = ()
     wanted: Tensor | None = None
     label_counts: Mapping[int, np.ndarray] = field(default_factory=dict)
-    unlabelled: Inputs | None = None
+    unlabelled: Callable[[], Inputs | None] | None = None
 
     @property
     def explained(self) -> Tensor:
         """What is explained of each input, as `trace` takes it."""
         return torch.from_numpy(self.classes) if self.wanted is None else self.wanted
+
+    @property
+    def many(self) -> Inputs:
+        """Many inputs, without labels: those of the server's test set, else the ones that are attributed."""
+        found = None if self.unlabelled is None else self.unlabelled()
+        return self.inputs if found is None else found
 
     @property
     def tells_classes(self) -> bool:

@@ -89,7 +89,7 @@ def suspicion(case: Case, inputs: int = 500, strictness: float = 1.0) -> Suspici
     """Measure the clients of a round, and say who is suspected.
 
     Args:
-        case: the round, and inputs: `case.unlabelled`, else `case.inputs`; labels and classes are not looked at.
+        case: the round, and inputs (`case.many`); labels and classes are not looked at.
         inputs: at most so many of them.
         strictness: what all thresholds are multiplied by.
     """
@@ -136,7 +136,7 @@ def _margins(case: Case, inputs: Inputs, predicted: Tensor) -> np.ndarray:
 
 def _chosen(case: Case, most: int) -> Inputs:
     """The inputs to look at."""
-    inputs = case.inputs if case.unlabelled is None else case.unlabelled
+    inputs = case.many
     count = outputs.count_of(inputs)
     if count <= most:
         return inputs

@@ -117,7 +117,7 @@ def run(config: Config, folder: Path) -> None:
                     device=device,
                     steps=steps_made(examples, stored, federation, config.seed) if config.attribution else (),
                     label_counts=counts,
-                    unlabelled=data.evaluated.inputs,
+                    unlabelled=lambda: data.evaluated.inputs,
                 )
                 rivals = attributions(config.attribution)
                 traced.append(trace_round(case, chosen, data, presets, rivals, lineage, evaluation.repeats))
