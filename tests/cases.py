@@ -41,3 +41,15 @@ def double_case(stored: Round, model: nn.Module | None = None, count: int = 5, *
         "device": CPU,
     }
     return Case(**{**fields, **changed})
+
+
+def small_net() -> nn.Module:
+    """What `--model tests.cases:small_net` calls: four numbers to three classes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def small_data() -> dict[str, torch.Tensor]:
+    """What `--data tests.cases:small_data` calls."""
+    return {"inputs": torch.linspace(-1, 1, 80).view(20, 4), "labels": torch.arange(20) % 3}

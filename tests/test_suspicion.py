@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from provfl_cli.attribution.suspects import Score, suspicion_of
@@ -24,7 +25,7 @@ from provfl_cli.reporting.suspicion import table
 from provfl_cli.results.columns import run_table
 from provfl_cli.store.rounds import Round
 
-from .cases import double_case, double_network
+from .cases import double_case, double_network, small_net
 from .lineages import Work, chain, perturbed
 from .runs import run
 
@@ -244,3 +245,23 @@ def test_an_opened_run_is_asked_again_over_what_it_traced(tmp_path: Path, capsys
     assert all(name in said for name in methods)
     assert main(["trace", str(result.folder), "--method", "lineage_faithful"]) == 2
     assert "provenance.scope=lineage" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_clients_of_a_recording_are_suspected_by_their_names(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = small_net().state_dict()
+    names = ("ada", "bob", "cyd", "dan", "eve", "fay")
+    sent = [perturbed(perturbed(before, 0.1, 1), 0.02, 10 + at) for at in range(6)]
+    sent[4] = {name: before[name] + 20 * (sent[4][name] - before[name]) for name in before}
+    after = {name: sum(client[name].double() for client in sent) / 6 for name in before}
+    for name, tensors in {"before": before, "after": after, **dict(zip(names, sent, strict=True))}.items():
+        save_file({key: torch.as_tensor(tensor).float() for key, tensor in tensors.items()}, f"{name}.safetensors")
+    files = [f"{name}={name}.safetensors:10" for name in names]
+    whole = ["--global", "after.safetensors", "--previous", "before.safetensors"]
+    assert main(["import", *whole, "--client", *files, "--out", "made"]) == 0
+    capsys.readouterr()
+    where = ["--model", "tests.cases:small_net", "--data", "tests.cases:small_data"]
+    assert main(["trace", "made", *where, "--method", "suspicion"]) == 0
+    assert "suspected in round 1: eve" in " ".join(capsys.readouterr().out.split())

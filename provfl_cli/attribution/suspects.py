@@ -76,7 +76,11 @@ class Suspicion:
     @property
     def said(self) -> str:
         """The suspects in a few words: their numbers, or `nobody`."""
-        return ", ".join(map(str, self.suspects)) or NOBODY
+        return self.called({})
+
+    def called(self, names: Mapping[int, str]) -> str:
+        """The same with names, of those that have one."""
+        return ", ".join(names.get(client, str(client)) for client in self.suspects) or NOBODY
 
     def frame(self, number: int) -> pd.DataFrame:
         """Rows of `suspicion.csv` for the round of that number: one for each score and client."""

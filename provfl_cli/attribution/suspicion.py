@@ -21,6 +21,7 @@ import lazy_loader as lazy
 from ..checks import COUNT, Range, in_range
 from ..config.parts import RunSettings
 from ..config.validate import provenance_preset
+from ..coverage import printable
 from ..imports import later
 from ..seeds import derived_seed
 from .client_models import cosines_to_others, global_outputs, own_outputs, update_products
@@ -73,7 +74,8 @@ class ClientSuspicion:
         began = time.perf_counter()
         found = suspicion(case, self.inputs, self.strictness)
         few = len(found.clients) < FEWEST
-        note = f"suspected in round {case.stored.number}: {found.said}"
+        names = dict(zip(case.stored.clients, map(printable, case.stored.names), strict=False))
+        note = f"suspected in round {case.stored.number}: {found.called(names)}"
         if few:
             note = f"{self.name}: {len(found.clients)} clients are too few to tell who is unlike the others"
         return AttributionResult(
