@@ -210,10 +210,10 @@ def test_fedce_of_a_single_client_ranks_nobody(tmp_path: Path) -> None:
 def bfgs(moves: np.ndarray, changes: np.ndarray) -> np.ndarray:
     """The BFGS Hessian, one rank-two update after the other (Nocedal and Wright 2006, 6.19), from `sigma I`."""
     sigma = changes[-1] @ moves[-1] / (moves[-1] @ moves[-1])
-    hessian = sigma * np.eye(moves.shape[1])
+    hessian: np.ndarray = sigma * np.eye(moves.shape[1])
     for s, y in zip(moves, changes, strict=True):
         along = hessian @ s
-        hessian = hessian - np.outer(along, along) / (s @ along) + np.outer(y, y) / (y @ s)
+        hessian = np.asarray(hessian - np.outer(along, along) / (s @ along) + np.outer(y, y) / (y @ s))
     return hessian
 
 
@@ -310,9 +310,9 @@ def test_protoken_is_gradient_times_every_clients_activations(tmp_path: Path) ->
     stack = stored.client_stack()
     for row, picture in enumerate(case.inputs):
         z = picture.flatten()
-        a = model[1](z).detach().requires_grad_()  # type: ignore[operator, index]
+        a = model[1](z).detach().requires_grad_()  # type: ignore[index]
         hidden = torch.tanh(a)
-        (g,) = torch.autograd.grad(model[3](hidden)[row], [a])  # type: ignore[operator, index]
+        (g,) = torch.autograd.grad(model[3](hidden)[row], [a])  # type: ignore[index]
         for client in range(3):
             first = stack["1.weight"][client] @ z + stack["1.bias"][client]
             last = stack["3.weight"][client] @ hidden + stack["3.bias"][client]

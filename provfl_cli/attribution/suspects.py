@@ -128,5 +128,5 @@ def robust_z(values: np.ndarray, score: Score) -> np.ndarray:
     spread = max(NORMAL * float(np.median(np.abs(values - middle))), score.least)
     z: np.ndarray = np.asarray((values - middle) / spread)
     if score.suspicious == "both":
-        return np.abs(z)
-    return z if score.suspicious == "high" else -z
+        z = np.asarray(np.abs(z))
+    return -z if score.suspicious == "low" else z

@@ -278,7 +278,8 @@ class RunInputs:
             rows = run_table(path, ["round", "input", "label", kind])
         of_round = rows[rows["round"] == number]
         chosen = of_round if len(of_round) else rows
-        return self._of_rows(chosen.to_dict("records")).inputs if len(chosen) else None
+        records = [{str(name): cell for name, cell in row.items()} for row in chosen.to_dict("records")]
+        return self._of_rows(records).inputs if records else None
 
     def _traced(self) -> pd.DataFrame:
         """Round and number of every input that the run traced."""
