@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
 
 from ..fusion.updates import ReturnedModels, unclipped
 from ..imports import later
+from ..seeds import derived_seed
 from ..store.rounds import Round
 from .method import Case
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
     from ..provenance import outputs, shared_part
     from ..provenance.outputs import Inputs
 else:
+    np = lazy.load("numpy")
     torch = lazy.load("torch")
     outputs = later("provfl_cli.provenance.outputs")
     shared_part = later("provfl_cli.provenance.shared_part")
+
+
+def some_inputs(case: Case, most: int, purpose: str) -> Inputs:
+    """At most so many of the unlabelled inputs of a case, drawn from its seed and what they are for."""
+    inputs = case.many
+    count = outputs.count_of(inputs)
+    if count <= most:
+        return inputs
+    drawn = np.random.default_rng(derived_seed(case.seed, purpose)).permutation(count)[:most]
+    where = torch.from_numpy(np.sort(drawn))
+    if isinstance(inputs, Mapping):
+        return {name: tensor[where.to(tensor.device)] for name, tensor in inputs.items()}
+    return inputs[where.to(inputs.device)]
 
 
 def own_outputs(case: Case, inputs: Inputs) -> Iterator[Tensor]:

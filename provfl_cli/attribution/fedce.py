@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import lazy_loader as lazy
 
-from ..checks import one_of
+from ..checks import COUNT, in_range, one_of
 from ..config.parts import RunSettings
 from ..imports import later
-from .client_models import cosines_to_others, update_products
+from .client_models import cosines_to_others, some_inputs, update_products
 from .earlier import check_all_kept, rounds_before, said_of
 from .method import AttributionResult, Case, for_every_input, shared_parameters, used_clients
 
@@ -56,12 +56,15 @@ class FedCE:
     Attributes:
         name: of the method.
         combine: the two terms are multiplied (`times`) or added (`plus`).
+        inputs: of so many unlabelled inputs at most is the error, drawn from the seed where there are more.
     """
 
     name: str = "fedce"
     combine: str = "times"
+    inputs: Annotated[int, COUNT] = 500
 
     def __post_init__(self) -> None:
+        in_range(f"attribution.{self.name}", self)
         one_of(f"attribution.{self.name}.combine", self.combine, COMBINED)
 
     def check(self, run: RunSettings) -> None:
@@ -78,7 +81,7 @@ class FedCE:
             seconds = time.perf_counter() - began
             return AttributionResult(nothing, candidates & False, seconds, note=f"{self.name}: {why}")
         rounds = [*rounds_before(case.stored), case.stored]
-        inputs = case.many
+        inputs = some_inputs(case, self.inputs, self.name)
         directions, errors = dict[int, list[float]](), dict[int, list[float]]()
         for stored in rounds:
             one = replace(case, stored=stored)

@@ -12,7 +12,6 @@ predictions tells noisy labels (Northcutt et al. 2021 use confidence of single e
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,8 +22,7 @@ from ..config.parts import RunSettings
 from ..config.validate import provenance_preset
 from ..coverage import printable
 from ..imports import later
-from ..seeds import derived_seed
-from .client_models import cosines_to_others, global_outputs, own_outputs, update_products
+from .client_models import cosines_to_others, global_outputs, own_outputs, some_inputs, update_products
 from .method import AttributionResult, Case, for_every_input, shared_parameters, used_clients
 from .provenance import for_case, traced
 from .suspects import FEWEST, Score, Suspicion, suspicion_of
@@ -95,7 +93,7 @@ def suspicion(case: Case, inputs: int = 500, strictness: float = 1.0) -> Suspici
         inputs: at most so many of them.
         strictness: what all thresholds are multiplied by.
     """
-    return suspicion_of(case.stored.clients, measured(case, _chosen(case, inputs)), strictness)
+    return suspicion_of(case.stored.clients, measured(case, some_inputs(case, inputs, "suspicion")), strictness)
 
 
 def measured(case: Case, inputs: Inputs) -> dict[Score, np.ndarray]:
@@ -134,16 +132,3 @@ def _margins(case: Case, inputs: Inputs, predicted: Tensor) -> np.ndarray:
     asked = replace(case, inputs=inputs, numbers=np.arange(count), classes=predicted.numpy())
     margins: np.ndarray = traced(asked, for_case(case, spread)).values.mean(axis=0)
     return margins
-
-
-def _chosen(case: Case, most: int) -> Inputs:
-    """The inputs to look at."""
-    inputs = case.many
-    count = outputs.count_of(inputs)
-    if count <= most:
-        return inputs
-    random = np.random.default_rng(derived_seed(case.seed, "suspicion"))
-    where = torch.from_numpy(np.sort(random.permutation(count)[:most]))
-    if isinstance(inputs, Mapping):
-        return {name: tensor[where.to(tensor.device)] for name, tensor in inputs.items()}
-    return inputs[where.to(inputs.device)]
