@@ -12,6 +12,7 @@ from provfl_cli.attribution.method import Case
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.privacy import NoPrivacy
+from provfl_cli.models.text import sequence_classifier
 from provfl_cli.store.rounds import Round
 
 CPU = torch.device("cpu")
@@ -41,6 +42,14 @@ def double_case(stored: Round, model: nn.Module | None = None, count: int = 5, *
         "device": CPU,
     }
     return Case(**{**fields, **changed})
+
+
+def small_gpt() -> nn.Module:
+    """A text model of three small blocks, eight tokens of thirty to four classes."""
+    small = {"n_layer": 3, "n_embd": 8, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return sequence_classifier(4, 30, 8, 0, architecture="openai-gpt", config=small)
 
 
 def small_net() -> nn.Module:

@@ -24,10 +24,9 @@ from provfl_cli.config.compose import compose_jobs
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.errors import InputError
 from provfl_cli.fusion.fedavg import FedAvg
-from provfl_cli.models.text import sequence_classifier
 from provfl_cli.store.rounds import Round
 
-from .cases import double_case, double_network
+from .cases import double_case, double_network, small_gpt
 from .lineages import Work, chain, perturbed
 from .runs import run
 
@@ -50,14 +49,6 @@ def some(number: int, model: dict[str, Tensor], past: list[dict[str, Tensor]]) -
 
 def rounds_of(folder: Path, work: Any = everybody, rounds: int = 4) -> list[Round]:
     return chain(folder, FedAvg(), double_network().state_dict(), work, rounds)
-
-
-def gpt() -> nn.Module:
-    """A text model of three small blocks, tokens to 4 classes."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        small = {"n_layer": 3, "n_embd": 8, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-        return sequence_classifier(4, 30, 8, 0, architecture="openai-gpt", config=small)
 
 
 def flat(state: Any) -> np.ndarray:
@@ -326,7 +317,7 @@ def test_protoken_is_gradient_times_every_clients_activations(tmp_path: Path) ->
 
 
 def test_protoken_looks_at_the_feed_forward_parts_of_the_last_blocks() -> None:
-    model = gpt()
+    model = small_gpt()
     names = list(chosen_modules(model, 1))
     assert len(names) == 2
     assert names[0].endswith(".mlp")
@@ -342,7 +333,7 @@ def test_protoken_looks_at_the_feed_forward_parts_of_the_last_blocks() -> None:
 
 
 def test_protoken_of_a_transformer_is_the_same_input_by_input(tmp_path: Path) -> None:
-    model = gpt().double()
+    model = small_gpt().double()
 
     def work(*_: Any) -> Work:
         return Work({k: (9, perturbed(model.state_dict(), 0.02, k)) for k in range(3)})

@@ -25,7 +25,7 @@ from provfl_cli.reporting.suspicion import table
 from provfl_cli.results.columns import run_table
 from provfl_cli.store.rounds import Round
 
-from .cases import double_case, double_network, small_net
+from .cases import double_case, double_network, small_gpt, small_net
 from .lineages import Work, chain, perturbed
 from .runs import run
 
@@ -265,3 +265,21 @@ def test_clients_of_a_recording_are_suspected_by_their_names(
     where = ["--model", "tests.cases:small_net", "--data", "tests.cases:small_data"]
     assert main(["trace", "made", *where, "--method", "suspicion"]) == 0
     assert "suspected in round 1: eve" in " ".join(capsys.readouterr().out.split())
+
+
+def test_clients_that_read_texts_are_compared(tmp_path: Path) -> None:
+    model = small_gpt().double()
+    start = model.state_dict()
+
+    def work(*_: Any) -> Work:
+        sent = {k: (9, perturbed(perturbed(start, 0.02, 1), 0.005, 10 + k)) for k in range(6)}
+        sent[2] = (9, perturbed(start, 0.2, 2))
+        return Work(sent)
+
+    (stored,) = chain(tmp_path, FedAvg(), start, work, 1)
+    tokens = torch.randint(1, 30, (40, 8), generator=torch.Generator().manual_seed(1))
+    case = double_case(stored, model, inputs=tokens[:5], classes=np.arange(5) % 4, unlabelled=lambda: tokens)
+    found = suspicion(case)
+    assert [score.name for score in found.scores] == ["entropy", "disagreement", "margin", "norm", "direction"]
+    assert np.isfinite(found.values).all()
+    assert found.suspects == (2,)

@@ -30,7 +30,6 @@ import lazy_loader as lazy
 from ..checks import Range, in_range
 from ..config.parts import RunSettings
 from ..errors import InputError
-from ..federation.sharing import head_names
 from ..imports import later
 from .method import AttributionResult, Case, used_clients
 
@@ -39,12 +38,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from ..federation import sharing
     from ..provenance import outputs, shared_part, structure, targets
 else:
     np = lazy.load("numpy")
     torch = lazy.load("torch")
     outputs = later("provfl_cli.provenance.outputs")
     shared_part = later("provfl_cli.provenance.shared_part")
+    sharing = later("provfl_cli.federation.sharing")
     structure = later("provfl_cli.provenance.structure")
     targets = later("provfl_cli.provenance.targets")
 
@@ -107,7 +108,7 @@ def chosen_modules(model: nn.Module, blocks: int) -> dict[str, nn.Module]:
         if isinstance(module, torch.nn.ModuleList)
         and any(_feed_forward(f"{name}.{k}", b) for k, b in enumerate(module))
     }
-    head = dict.fromkeys(name.rpartition(".")[0] for name in head_names(model))
+    head = dict.fromkeys(name.rpartition(".")[0] for name in sharing.head_names(model))
     leaves = [name for name, module in named.items() if any(True for _ in module.parameters(recurse=False))]
     last = [name for name in leaves if name in head][-1:]
     if lists:

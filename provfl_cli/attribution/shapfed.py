@@ -24,7 +24,6 @@ import lazy_loader as lazy
 
 from ..checks import BELOW_ONE, in_range
 from ..config.parts import RunSettings
-from ..federation.sharing import head_names
 from ..fusion.updates import ReturnedModels, unclipped
 from ..imports import later
 from ..store.rounds import Round
@@ -36,11 +35,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ..federation import sharing
     from ..provenance import shared_part
 else:
     np = lazy.load("numpy")
     torch = lazy.load("torch")
     shared_part = later("provfl_cli.provenance.shared_part")
+    sharing = later("provfl_cli.federation.sharing")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class LastLayer:
 def last_layer(case: Case) -> LastLayer | None:
     """The last layer of a model; None where clients do not share it, or it has not a row for each class."""
     own = case.model.state_dict()
-    heads = head_names(case.model)
+    heads = sharing.head_names(case.model)
     weights = [name for name in own if name in heads and name.endswith("weight") and own[name].dim() == 2]
     if not weights:
         return None
