@@ -57,8 +57,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(base)
         patch.delenv("PROVFL_CACHE", raising=False)
-        again = ["evaluation.counterfactual=retrain", "retrain.designs=[leave_one_out]"]  # so that all tables are there
-        assert main(["run", *SMALLEST, *again, "dataset.name=digits", f"hydra.run.dir={base / 'run'}"]) == 0
+        # so that all tables are there
+        more = ["evaluation.counterfactual=retrain", "retrain.designs=[leave_one_out]", "attribution=[suspicion]"]
+        assert main(["run", *SMALLEST, *more, "dataset.name=digits", f"hydra.run.dir={base / 'run'}"]) == 0
     return base / "run"
 
 

@@ -5,8 +5,8 @@ Imported when a configuration is checked: what is heavy is loaded on its first u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import lazy_loader as lazy
@@ -18,6 +18,7 @@ from ..fusion.privacy import Privacy
 from ..imports import later
 from ..provenance.settings import CLASS_TARGETS, Provenance
 from ..store.rounds import Round
+from .suspects import Suspicion
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +52,10 @@ class Case:
         device: where to compute.
         steps: optimizer steps that each client of the round made, to fuse it again; (): not known.
         wanted: of the target `mse` what the model should put out, `[inputs, numbers]`; None: of any other.
+        label_counts: training examples by label of each client, int `[classes]`, which no server knows: for methods
+            that say that they need the data; {}: not known.
+        unlabelled: reads all test inputs of the server that are at hand, for methods that look at clients and not at
+            predictions, see `many`; None: there are none beside `inputs`.
     """
 
     model: nn.Module
@@ -67,11 +72,19 @@ class Case:
     device: torch.device
     steps: Sequence[int] = ()
     wanted: Tensor | None = None
+    label_counts: Mapping[int, np.ndarray] = field(default_factory=dict)
+    unlabelled: Callable[[], Inputs | None] | None = None
 
     @property
     def explained(self) -> Tensor:
         """What is explained of each input, as `trace` takes it."""
         return torch.from_numpy(self.classes) if self.wanted is None else self.wanted
+
+    @property
+    def many(self) -> Inputs:
+        """Many inputs, without labels: those of the server's test set, else the ones that are attributed."""
+        found = None if self.unlabelled is None else self.unlabelled()
+        return self.inputs if found is None else found
 
     @property
     def tells_classes(self) -> bool:
@@ -84,7 +97,7 @@ class AttributionResult:
     """What a method says: the larger a client's value, the more the prediction is that client's doing.
 
     Attributes:
-        values: float64 `[inputs, clients]`, clients in the order of `Case.stored.clients`.
+        values: float64 `[inputs, clients]`, clients in the order of `Case.stored.clients`, or of `clients`.
         candidates: bool `[clients]`, which clients are ranked: those that fusion used.
         seconds: wall clock that it took.
         errors: float64 `[inputs, clients]`, standard errors of values that were estimated; None: they are exact.
@@ -92,6 +105,10 @@ class AttributionResult:
         target: the scalar of the prediction that was explained, such as `margin`; `none`: the method looks at none.
         without: int64 `[inputs, clients]`, the class predicted without each client, -1 where there is no such model;
             None: not measured.
+        scope: `round`, or `lineage` where clients of earlier rounds are ranked as well.
+        clients: who is ranked, by number; None: the clients of the round.
+        rows: of a trace also what no client sent, float64 `[inputs]` by kind.
+        suspicion: what is suspected of each client of the round, of the method that does; None: of others.
     """
 
     values: np.ndarray
@@ -101,6 +118,10 @@ class AttributionResult:
     note: str = ""
     target: str = "none"
     without: np.ndarray | None = None
+    scope: str = "round"
+    clients: tuple[int, ...] | None = None
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict)
+    suspicion: Suspicion | None = None
 
 
 @runtime_checkable

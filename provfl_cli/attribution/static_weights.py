@@ -12,9 +12,15 @@ from .norms import update_norms
 
 @dataclass(frozen=True)
 class StaticWeights:
-    """`|A_k o (W_k - V_k)|`, the Euclidean norm of the client's update as fusion took it, over all parameters."""
+    """`|A_k o (W_k - V_k)|`, the Euclidean norm of the client's update as fusion took it, over all parameters.
+
+    Attributes:
+        name: of the method.
+        weighted: with the client's share `q_k` in `A_k`; without, how far it went itself (`update_norm`).
+    """
 
     name: str = "static_weights"
+    weighted: bool = True
 
     def check(self, run: RunSettings) -> None:
         """Nothing to check."""
@@ -22,5 +28,5 @@ class StaticWeights:
     def attribute(self, case: Case) -> AttributionResult:
         """The same for every input."""
         began = time.perf_counter()
-        values = for_every_input(update_norms(case.stored, shared_parameters(case), weighted=True).numpy(), case)
+        values = for_every_input(update_norms(case.stored, shared_parameters(case), self.weighted).numpy(), case)
         return AttributionResult(values, used_clients(case), time.perf_counter() - began)

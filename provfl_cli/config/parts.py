@@ -133,6 +133,7 @@ class RunSettings:
         provenance: the run's own settings of tracing.
         tracefl_beside: whether the run traces by the preset `tracefl` as well.
         seed: of everything random.
+        keep: which rounds are kept (`store.keep`).
     """
 
     federation: blocks.Federation
@@ -140,6 +141,7 @@ class RunSettings:
     provenance: Provenance
     tracefl_beside: bool
     seed: int
+    keep: str | int = "last"
 
 
 class Method(Protocol):

@@ -123,7 +123,9 @@ class Config:
     @property
     def run_settings(self) -> RunSettings:
         """What attribution methods may look at."""
-        return RunSettings(self.federation, self.fusion, self.provenance, self.tracefl_beside, self.seed)
+        return RunSettings(
+            self.federation, self.fusion, self.provenance, self.tracefl_beside, self.seed, self.store.keep
+        )
 
     def _check_retraining(self) -> None:
         """Raise InputError where what is to be trained again does not go with the rest."""

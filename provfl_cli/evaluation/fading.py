@@ -36,6 +36,12 @@ class Fading:
     shares: tuple[float, ...]
 
 
+def over_rounds(contributions: pd.DataFrame) -> pd.DataFrame:
+    """Of contributions of a run those in scope `lineage` of its own method, which comes before the others."""
+    found = contributions[contributions["scope"] == "lineage"]
+    return found[found["method"] == found["method"].iloc[0]] if len(found) else found
+
+
 def fading(frame: pd.DataFrame, label_counts: Mapping[int, np.ndarray], last: Mapping[int, int]) -> list[Fading]:
     """How clients' shares went; those that have not taken part for longest come first.
 

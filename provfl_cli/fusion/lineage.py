@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 else:
     torch = lazy.load("torch")
 
-KINDS = ("noise", "stale", "forgotten")
+FORGOTTEN = "forgotten"
+KINDS = ("noise", "stale", FORGOTTEN)
 WEIGHTED, PLAIN = "weighted", "plain"
 VELOCITY = {WEIGHTED: "velocity", PLAIN: "plain_velocity"}
 

@@ -25,7 +25,8 @@ TABLES = (
     "retrained.parquet", "retraining.csv",
 )  # fmt: skip
 TOKENIZER = "tokenizer.json"  # where inputs are texts
-COVERED = (*SETTINGS, *FIGURES, *TABLES, TOKENIZER)
+SUSPICION = "suspicion.csv"  # where clients are suspected
+COVERED = (*SETTINGS, *FIGURES, *TABLES, TOKENIZER, SUSPICION)
 
 
 def covering(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,10 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
     "retrained.parquet": {
         "retraining": WHOLE, "round": WHOLE, "input": WHOLE, "value": NUMBER, "prediction": WHOLE,
     },
+    "suspicion.csv": {
+        "round": WHOLE, "client": WHOLE, "score": TEXT, "value": NUMBER, "z": Column("number", null=True),
+        "suspect": Column("truth"),
+    },
     "localization.csv": dict(IDENTITY),
     TRUTH: {
         **IDENTITY, "metric": TEXT, "mean": NUMBER, "low": Column("number", null=True),

@@ -11,7 +11,7 @@ import pandas as pd
 from ..config.faults import Faults
 from ..data.federated import FederatedData
 from ..evaluation.against_truth import truth_frame
-from ..evaluation.fading import Fading, fading
+from ..evaluation.fading import Fading, fading, over_rounds
 from ..evaluation.metrics import localization
 from ..evaluation.truth import Retrained
 from ..federation.participation import Roster
@@ -37,6 +37,12 @@ class Findings:
     truth: pd.DataFrame | None
     faded: list[Fading] | None
     note: str
+
+    @property
+    def suspicion(self) -> pd.DataFrame | None:
+        """What is suspected of clients, round by round: the rows of `suspicion.csv`; None: nobody asked."""
+        found = [each.suspicion.frame(each.number) for each in self.traced if each.suspicion is not None]
+        return pd.concat(found, ignore_index=True) if found else None
 
     @property
     def last(self) -> TracedRound:
@@ -76,7 +82,7 @@ def findings_of(
         contributions=contributions,
         scores=_scores(contributions, traced, counts, min_examples, data.faults, newcomers, retrained),
         truth=truth_frame(contributions, counts, data.faults, retrained) if retrained else None,
-        faded=fading(contributions[contributions["scope"] == "lineage"], counts, last.last) if last.last else None,
+        faded=fading(over_rounds(contributions), counts, last.last) if last.last else None,
         note="; ".join([*warnings, data.source.note, *said, *last.notes]),
     )
 

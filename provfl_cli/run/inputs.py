@@ -91,6 +91,9 @@ class Inputs(Protocol):
     def many(self, path: Path) -> TracedInputs:
         """All inputs of a table, or of a folder of pictures."""
 
+    def at_hand(self, number: int) -> NamedInputs | None:
+        """All that are at hand without the data set, for who looks at the clients of round `number`; None: none are."""
+
 
 @dataclass(frozen=True)
 class RunInputs:
@@ -267,6 +270,16 @@ class RunInputs:
         elif pixels.shape[-1] > self.form.channels:
             pixels = _grey(pixels)
         return pixels, (*read.lines, *_unlike(pixels, read.shapes, names, self.pictures.look))
+
+    def at_hand(self, number: int) -> NamedInputs | None:
+        """Those that the run traced of that round, or of any."""
+        kind = "text" if isinstance(self.form, Texts) else "picture"
+        with _readable(self.folder / "inputs.parquet") as path:
+            rows = run_table(path, ["round", "input", "label", kind])
+        of_round = rows[rows["round"] == number]
+        chosen = of_round if len(of_round) else rows
+        records = [{str(name): cell for name, cell in row.items()} for row in chosen.to_dict("records")]
+        return self._of_rows(records).inputs if records else None
 
     def _traced(self) -> pd.DataFrame:
         """Round and number of every input that the run traced."""

@@ -125,6 +125,8 @@ def run(config: Config, folder: Path) -> None:
                     seed=config.seed,
                     device=device,
                     steps=steps_made(examples, stored, federation, config.seed) if config.attribution else (),
+                    label_counts=counts,
+                    unlabelled=lambda: data.evaluated.inputs,
                 )
                 if retraining:
                     questions.add(model, chosen, stored, device, sharing, evaluation.client, examples)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,8 @@ class OpenFederation:
             device=self.device,
             steps=() if settings is None else steps_made(self.examples, stored, settings.federation, settings.seed),
             wanted=None if wanted is None else torch.from_numpy(wanted),
+            label_counts=self.label_counts,
+            unlabelled=partial(self.inputs.at_hand, stored.number),
         )
 
     def methods(self, names: Sequence[str]) -> tuple[list[Provenance], list[Attribution]]:
@@ -228,7 +230,9 @@ class OpenFederation:
 
     def _check(self, rival: Attribution) -> None:
         if self.settings is not None:
-            rival.check(self.settings)
+            # What was asked to be kept is not known of a folder, but what is there.
+            whole = self.rounds == tuple(range(1, len(self.rounds) + 1))
+            rival.check(replace(self.settings, keep="all" if whole else len(self.rounds)))
         elif self.fusion is None and getattr(rival, "counterfactual", None) == "refuse":
             raise InputError(
                 f"--method {rival.name}: how the rounds were fused is recorded, not how to do it again: "

@@ -66,6 +66,10 @@ class TensorInputs:
             raise InputError(f"--inputs {path}: {_NOT_KNOWN}; --inputs all traces all of --data")
         return self._rows(slice(None))
 
+    def at_hand(self, number: int) -> NamedInputs | None:
+        """All of them."""
+        return self.inputs
+
     def _rows(self, where: slice, chosen: bool = False) -> TracedInputs:
         numbers = np.arange(len(self.labels))[where]
         inputs = rows_of(self.inputs, where)

@@ -14,7 +14,7 @@ from rich.text import Text
 from ..config.schema import Federation
 from ..data.federated import FederatedData
 from ..reporting import console as show
-from ..reporting import participation
+from ..reporting import participation, suspicion
 from ..reporting.lineage import show_fading
 from ..reporting.rankings import example_rankings, show_rankings
 from ..reporting.tables import cost_table, localization_tables
@@ -96,6 +96,10 @@ def show_findings(
         tables = localization_tables(findings.scores[findings.scores["round"] == last.number], findings.truth)
         took = [cost_table(last.method_seconds, len(last.selection.inputs))] if costs else []
         console.print(show.localization([*tables, *took], findings.note))
+    if last.suspicion is not None:
+        console.print(show.heading(f"Suspicion: which clients of round {last.number} are unlike the others"))
+        console.print(suspicion.table(last.suspicion))
+        console.print()
     if findings.faded is not None:
         console.print(show.heading("Forgetting: clients' shares of a label over the rounds"))
         console.print(show_fading(findings.faded, data.label_names))

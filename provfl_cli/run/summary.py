@@ -41,6 +41,7 @@ def measured(
         "covered": None if last.trace is None else last.trace.covered,
         "uncovered": None if last.trace is None else (listed(last.trace.uncovered) or None),
         "not_shared": None if last.trace is None else (listed(last.trace.not_shared) or None),
+        **({} if last.suspicion is None else {"suspects": last.suspicion.said}),
     }
 
 

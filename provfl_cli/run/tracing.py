@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..attribution.method import Attribution, AttributionResult, Case
 from ..attribution.provenance import for_case
+from ..attribution.suspects import Suspicion
 from ..config.schema import Evaluation
 from ..data.federated import FederatedData, TestData
 from ..evaluation.contributions import COLUMNS, nullable, tidy
@@ -37,7 +38,7 @@ class TracedRound:
     `seconds` is all that was spent. `notes` is what there is to know of methods: one that could rank nobody has a note
     and no rows.
     `lineage` is that method's trace over all rounds, and `last` the last round in which each client took part; None and
-    empty where `provenance.scope` is `round`.
+    empty where `provenance.scope` is `round`. `suspicion` is what is suspected of the clients; None: nobody asked.
     """
 
     number: int
@@ -51,6 +52,7 @@ class TracedRound:
     notes: tuple[str, ...] = ()
     lineage: Contributions | None = None
     last: Mapping[int, int] = field(default_factory=dict)
+    suspicion: Suspicion | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def trace_round(
         notes=asked.notes,
         lineage=asked.traces.get((presets[0].name, "lineage")),
         last={} if lineage is None else dict(zip(lineage.clients, lineage.lineage.rows.last, strict=True)),
+        suspicion=asked.suspicion,
     )
 
 
@@ -160,13 +163,14 @@ class Attributions:
 
     `rows` are those of `contributions.parquet`; `traces` those of presets, and `seconds` what each method took, by name
     and scope, the median of its turns; `notes` what there is to know of methods. A method that could rank nobody has a
-    note and no rows.
+    note and no rows. `suspicion` is what the method of that name found; None: it was not asked.
     """
 
     rows: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COLUMNS)))
     traces: Mapping[tuple[str, str], Contributions] = field(default_factory=dict)
     seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    suspicion: Suspicion | None = None
 
 
 def attributed(
@@ -206,20 +210,22 @@ def attributed(
         traces[preset.name, scope] = contributions
         frames.append(_rows(case, preset.name, scope, spread.target, contributions))
     notes = list(dict.fromkeys(note for contributions in traces.values() for note in contributions.notes))
+    suspicion: Suspicion | None = None
     for rival in rivals:
         if (rival.name, "round") in traces:
             continue
         results = [rival.attribute(case) for _ in range(repeats)]
         result = results[-1]
+        suspicion = result.suspicion or suspicion
         notes += [result.note] if result.note else []
         if not result.candidates.any():
             notes.append(f"{rival.name} could rank nobody in round {case.stored.number}")
             continue
-        seconds[rival.name, "round"] = median(turn.seconds for turn in results)
-        frames.append(_with_more(_rows(case, rival.name, "round", result.target, result), result))
+        seconds[rival.name, result.scope] = median(turn.seconds for turn in results)
+        frames.append(_with_more(_rows(case, rival.name, result.scope, result.target, result), result))
     if not frames:
-        return Attributions(notes=tuple(notes))
-    return Attributions(pd.concat(frames, ignore_index=True), traces, seconds, tuple(notes))
+        return Attributions(notes=tuple(notes), suspicion=suspicion)
+    return Attributions(pd.concat(frames, ignore_index=True), traces, seconds, tuple(notes), suspicion)
 
 
 def _rows(case: Case, name: str, scope: str, target: str, result: Contributions | AttributionResult) -> pd.DataFrame:
@@ -232,10 +238,10 @@ def _rows(case: Case, name: str, scope: str, target: str, result: Contributions 
         case.numbers,
         case.labels,
         case.classes,
-        result.clients if isinstance(result, Contributions) else case.stored.clients,
+        case.stored.clients if result.clients is None else result.clients,
         result.candidates,
         result.values,
-        result.rows if isinstance(result, Contributions) else {},
+        result.rows,
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from ..reporting.figure_files import write_figure
 from ..reporting.lineage import figure
 from ..reporting.tables import localization_tables, to_latex, to_markdown
-from ..results.checksums import TOKENIZER
+from ..results.checksums import SUSPICION, TOKENIZER
 from ..results.columns import TRUTH
 from ..results.files import write_csv, write_parquet, write_text
 from .findings import Findings
@@ -21,6 +21,7 @@ WRITTEN = {
     TRUTH: "each method against retraining, with 95% intervals",
     "contributions.parquet": "each client's contribution to each traced prediction",
     "inputs.parquet": "the traced inputs; layers.parquet: a sample of them, layer by layer",
+    SUSPICION: "what is suspected of each client, by score",
     "summary.json": "the final figures",
     "retrainings.csv": "federations trained again without clients; retrained.parquet: what they predict",
     "participation.csv": "who took part when; clients.csv: training examples of each client by label",
@@ -44,6 +45,8 @@ def write_findings(folder: Path, findings: Findings, label_names: Sequence[str])
     write_csv(folder / "localization.csv", findings.scores)
     if findings.truth is not None:
         write_csv(folder / TRUTH, findings.truth)
+    if (suspicion := findings.suspicion) is not None:
+        write_csv(folder / SUSPICION, suspicion)
     tables = localization_tables(findings.scores, findings.truth)
     write_text(folder / "table.md", to_markdown(tables, findings.note))
     write_text(folder / "table.tex", to_latex(tables, findings.note))

@@ -8,7 +8,7 @@ import lazy_loader as lazy
 import numpy as np
 
 from ...evaluation.contributions import Trace
-from ...evaluation.fading import fading
+from ...evaluation.fading import fading, over_rounds
 from ...results.run import RunContents, last_part
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def lineage(opened: RunContents) -> list[dict[str, Any]] | None:
     """How clients' shares of a label went over the rounds traced, see `reporting.lineage`; None in a single one."""
     if opened.contributions is None or opened.counts is None:
         return None
-    frame = opened.contributions[opened.contributions["scope"] == "lineage"]
+    frame = over_rounds(opened.contributions)
     last = {client: number for client, number in last_part(opened).items() if client in opened.counts}
     if frame["round"].nunique() < 2 or not last:
         return None

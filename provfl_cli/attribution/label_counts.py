@@ -1,0 +1,42 @@
+"""The client with the most training examples of the predicted label: an oracle, since no server knows it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
+
+from ..config.parts import RunSettings
+from .method import AttributionResult, Case, used_clients
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy.load("numpy")
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """How many training examples a client has of the class that is explained, as it trained on them.
+
+    It needs the clients' data, which a server in a federation does not have: something to compare with, not a rival
+    that anybody could use. Where only a federation's rounds are known it ranks nobody.
+    """
+
+    name: str = "label_counts"
+
+    def check(self, run: RunSettings) -> None:
+        """Nothing to check."""
+
+    def attribute(self, case: Case) -> AttributionResult:
+        """Counts of each input's class."""
+        began = time.perf_counter()
+        values = np.zeros((len(case.classes), len(case.stored.clients)))
+        known = case.tells_classes and all(client in case.label_counts for client in case.stored.clients)
+        if known:
+            counts = np.stack([case.label_counts[client] for client in case.stored.clients])
+            values = counts[:, case.classes].T.astype(np.float64)
+        note = "" if known else f"{self.name}: how many examples of a label clients have is not known here"
+        return AttributionResult(values, used_clients(case) & known, time.perf_counter() - began, note=note)
