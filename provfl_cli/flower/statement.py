@@ -19,8 +19,8 @@ from ..fusion.buffered import Buffered
 from ..fusion.decomposition import DIFFERENCE, ROUNDING, Decomposition, Multiplier
 from ..fusion.fuse import Fusion, FusionResult, Shares, combined, fuse
 from ..fusion.updates import ReturnedModels, Updates, norms, unclipped
+from ..recording.rounds import NotRecorded
 from .choices import ChosenClients, MeasuredShares
-from .messages import NotRecorded
 
 SAMPLE = 1 << 23  # numbers of all clients together by which shares are measured
 COORDINATES = 1 << 16  # and of one client

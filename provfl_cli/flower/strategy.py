@@ -14,6 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, Metadata, Metric
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from ..recording.rounds import NotRecorded
 from .inversion import (
     StrategyRecord,
     aggregating,
@@ -27,7 +28,7 @@ from .inversion import (
     weight_key_of,
 )
 from .journal import brief_reason, train_loss
-from .messages import Node, NotRecorded, Reply, arrays_of, log, metrics_of, same_arrays
+from .messages import Node, Reply, arrays_of, log, metrics_of, same_arrays
 from .naming import Names
 from .recorder import Recorder, checked_manner
 from .recording import AggregatedRound, AskedRound, check_free, check_replies, counted
