@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from ..attribution.method import Attribution, AttributionResult, Case
 from ..attribution.provenance import for_case
 from ..config.schema import Evaluation
-from ..data.federated import FederatedData, TestData
+from ..data.federated import FederatedData, Form, TestData
 from ..evaluation.contributions import COLUMNS, nullable, tidy
 from ..evaluation.selection import Selection, select_inputs
+from ..fusion.fuse import Fusion
+from ..fusion.privacy import Privacy
 from ..provenance.contributions import Contributions
 from ..provenance.lineage import LineageRound
 from ..provenance.outputs import Inputs, outputs_of
@@ -25,6 +27,7 @@ from ..provenance.settings import Provenance
 from ..provenance.stack import Source
 from ..provenance.tracing import trace
 from ..results.frames import input_frame, layer_frame
+from ..store.rounds import Round
 
 LAYER_SAMPLE = 20  # inputs whose layers are recorded
 
@@ -112,6 +115,36 @@ def choose_inputs(
         labels=labels[positions],
         predictions=predictions[positions],
         seconds=time.perf_counter() - began,
+    )
+
+
+def case_of(
+    chosen: ChosenInputs,
+    model: nn.Module,
+    stored: Round,
+    form: Form,
+    fusion: Fusion,
+    privacy: Privacy,
+    provenance: Provenance,
+    seed: int,
+    device: torch.device,
+    steps: Sequence[int] = (),
+) -> Case:
+    """The question that `trace_round` asks presets and methods: the inputs chosen of a stored round; see `Case`."""
+    return Case(
+        model=model,
+        inputs=chosen.inputs,
+        numbers=chosen.numbers,
+        labels=chosen.labels,
+        classes=chosen.predictions,
+        stored=stored,
+        form=form,
+        fusion=fusion,
+        privacy=privacy,
+        provenance=provenance,
+        seed=seed,
+        device=device,
+        steps=steps,
     )
 
 
