@@ -108,6 +108,23 @@ def test_an_imported_round_is_traced_as_its_state_dicts_are(files: Path, capsys:
     assert list(refused["probabilities"].values()) == pytest.approx(without, abs=1e-5)
 
 
+@pytest.mark.parametrize("command", ["ls", "table"])
+def test_what_a_recording_holds_is_listed(files: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main(arguments()) == 0
+    lines = [{"round": 1, "reason": None}, {"round": 2, "reason": "bob sent \x1b[2Jnothing"}]
+    (files / "made" / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    capsys.readouterr()
+    assert main([command, "made"]) == 0
+    shown = capsys.readouterr().out
+    assert "made: 3 clients, 1 round, recorded by import" in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["1", "alice", "10", "16.7%"] in rows
+    assert ["carol", "30", "50.0%"] in rows
+    assert "2 not recorded: bob sent ␛[2Jnothing" in [" ".join(row) for row in rows]
+    assert main(["table", "made", "--out", "x.csv"]) == 2
+    assert "is a recorded federation" in capsys.readouterr().err
+
+
 def test_without_all_clients_nobody_is_left(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments()) == 0
     capsys.readouterr()
