@@ -295,5 +295,16 @@ def test_a_run_whose_heads_are_private_says_whose_model_it_traces(
     a, b = (run.frame("contributions").set_index(["input", "client", "kind"]) for run in (most, other))
     assert not np.allclose(a["contribution"].to_numpy()[:4], b["contribution"].to_numpy()[:4])
     agrees(other.folder, capsys)
+    chosen = str((int(client) + 1) % 4)
+    number, answers = str(most.frame("contributions")["input"].iloc[0]), []
+    for folder, options in ((most.folder, ["--client", chosen]), (other.folder, []), (most.folder, [])):
+        assert main(["trace", str(folder), "--input", number, "--json", *options]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    values = [[row["contribution"] for row in answer["methods"][0]["clients"]] for answer in answers]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    assert values[0] != pytest.approx(values[2], rel=1e-2)
+    for word, said in (("9", "--client 9: no such client"), ("mine", "no such client")):
+        assert main(["trace", str(most.folder), "--client", word]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
     assert main(["run", *PICTURES, "evaluation.client=1"]) == 2
     assert "nothing of the model is private" in " ".join(capsys.readouterr().err.split())

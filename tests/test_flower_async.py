@@ -12,8 +12,8 @@ from .fusions import whole_shares
 
 pytest.importorskip("flwr")
 
-from provfl_cli.flower.messages import NotRecorded
 from provfl_cli.flower.statement import Server, state_round
+from provfl_cli.recording.rounds import NotRecorded
 
 
 def test_a_recorded_server_that_adds_updates_of_any_age_is_recognised() -> None:

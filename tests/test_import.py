@@ -108,6 +108,61 @@ def test_an_imported_round_is_traced_as_its_state_dicts_are(files: Path, capsys:
     assert list(refused["probabilities"].values()) == pytest.approx(without, abs=1e-5)
 
 
+@pytest.mark.parametrize("command", ["ls", "table"])
+def test_what_a_recording_holds_is_listed(files: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main(arguments()) == 0
+    lines = [{"round": 1, "reason": None}, {"round": 2, "reason": "bob sent \x1b[2Jnothing"}]
+    (files / "made" / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    capsys.readouterr()
+    assert main([command, "made"]) == 0
+    shown = capsys.readouterr().out
+    assert "made: 3 clients, 1 round, recorded by import" in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["1", "alice", "10", "16.7%"] in rows
+    assert ["carol", "30", "50.0%"] in rows
+    assert "2 not recorded: bob sent ␛[2Jnothing" in [" ".join(row) for row in rows]
+    assert main(["table", "made", "--out", "x.csv"]) == 2
+    assert "is a recorded federation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("updates", [False, True])
+@pytest.mark.parametrize("added", [False, True])
+def test_a_client_may_have_started_from_an_older_model(
+    files: Path, capsys: pytest.CaptureFixture[str], added: bool, updates: bool
+) -> None:
+    """The server averages models, of which the older base is a row; or it adds what each has changed."""
+    before = load_file("before.safetensors")
+    bases = [before, perturbed(before, 0.05, 9), before]
+    sent = [load_file(f"{name}.safetensors") for name in "abc"]
+    changes = [{n: t - base[n] for n, t in client.items()} for client, base in zip(sent, bases, strict=True)]
+    after = averaged(sent, EXAMPLES)
+    if added:
+        after = {name: before[name] + change for name, change in averaged(changes, EXAMPLES).items()}
+    save_file(after, "after.safetensors")
+    save_file(bases[1], "older.safetensors")
+    for name, change in zip("abc", changes, strict=True) if updates else ():
+        save_file(change, f"{name}.safetensors")
+    more = ["--clients-are", "updates"] if updates else []
+    if added != updates:  # else it is what the server made, with another share of it the client's own
+        assert main(arguments(*more)) == 2
+    assert main(arguments(*more, "--base", "b<b>=older.safetensors")) == 0
+    assert ("the server has added" in capsys.readouterr().out) == added
+    stored = read_round(files / "made" / "rounds", 1)
+    assert list(stored.decomposition.unsent) == ([] if added else ["stale"])
+    ours = trace(net(), data()["inputs"], stored, "faithful")
+    if added:
+        moved = [{n: before[n] + t for n, t in change.items()} for change in changes]
+        expected = trace(net(), data()["inputs"], from_state_dicts(moved, EXAMPLES, before, after), "faithful")
+        assert ours.values == pytest.approx(expected.values, abs=1e-5)
+    else:
+        whole = trace(net(), data()["inputs"], from_state_dicts(sent, EXAMPLES, before, after), "faithful")
+        assert ours.values[:, [0, 2]] == pytest.approx(whole.values[:, [0, 2]], abs=1e-5)
+        assert ours.values[:, 1] + ours.rows["stale"] == pytest.approx(whole.values[:, 1], abs=1e-5)
+    for wrong, said in (("bob=older.safetensors", "no --client has that name"), ("carol", "give NAME=FILE")):
+        assert main(arguments("--base", wrong)) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_without_all_clients_nobody_is_left(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments()) == 0
     capsys.readouterr()

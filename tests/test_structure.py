@@ -233,7 +233,6 @@ WHOLE = {  # what takes a whole configuration, and why; all else takes the block
     "data.load._size": "part of these two",
     "data.load._lines": "part of these two",
     "federation.train.federated_rounds": "puts a training together",
-    "federation.train._hands": "chooses where clients train; workers elsewhere get all of it",
     "federation.train._space": "part of `federated_rounds`",
     "federation.key.training_key": "hashes every setting that a training depends on",
     "federation.round.Training": "what the rounds of a training share",

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from provfl_cli.attribution.method import Case
 from provfl_cli.config.schema import Config
 from provfl_cli.data.federated import FederatedData
 from provfl_cli.federation.client import steps_made
 from provfl_cli.provenance.lineage import lineage_round
 from provfl_cli.provenance.settings import Provenance
-from provfl_cli.run.tracing import TracedRound, choose_inputs, trace_round
+from provfl_cli.run.tracing import TracedRound, case_of, choose_inputs, trace_round
 from provfl_cli.store.rounds import Round
 
 from .federations import CPU
@@ -28,19 +27,8 @@ def traced_round(
     holders = {client: counts[client] for client in (stored.clients if lineage is None else lineage.clients)}
     chosen = choose_inputs(model, data.test, holders, config.evaluation, config.seed, CPU)
     examples = {client.id: len(client.labels) for client in data.clients}
-    case = Case(
-        model=model,
-        inputs=chosen.inputs,
-        numbers=chosen.numbers,
-        labels=chosen.labels,
-        classes=chosen.predictions,
-        stored=stored,
-        form=data.form,
-        fusion=config.fusion,
-        privacy=config.privacy,
-        provenance=config.provenance,
-        seed=config.seed,
-        device=CPU,
-        steps=steps_made(examples, stored, config.federation, config.seed) if config.attribution else (),
+    steps = steps_made(examples, stored, config.federation, config.seed) if config.attribution else ()
+    case = case_of(
+        chosen, model, stored, data, config.fusion, config.privacy, config.provenance, config.seed, CPU, steps
     )
     return trace_round(case, chosen, data, presets, config.attribution, lineage, config.evaluation.repeats)

@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> int:
         require_file(flag, Path(file), folder_too=True)
     for name, path, _ in clients:
         require_file(f"--client {name}", path, folder_too=True)
+    bases = _bases([text for words in args.base for text in words], [name for name, _, _ in clients])
     done = imported.import_round(
         imported.Import(
             after=Path(args.after),
@@ -64,6 +65,7 @@ def main(arguments: list[str]) -> int:
             updates=args.clients_are == "updates",
             renaming=renaming,
             model=args.model,
+            bases=bases,
         )
     )
     stored = done.stored
@@ -93,10 +95,18 @@ def _parser() -> ArgumentParser:
         help="what a client returned, and its number of training examples; once for each client",
     )
     made.add_argument(
+        "--base",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE",
+        help="the model that a client started from, where that is not --previous but an older one",
+    )
+    made.add_argument(
         "--clients-are",
         default="weights",
         metavar="WHAT",
-        help="what clients returned: weights (default) | updates: differences from --previous",
+        help="what clients returned: weights (default) | updates: differences from --previous, or their --base",
     )
     made.add_argument(
         "--as-names",
@@ -140,6 +150,22 @@ def _parts(text: str) -> tuple[str, Path, int | None]:
     if not (name and equals and file):
         raise InputError(f"--client {text}: give NAME=FILE or NAME=FILE:EXAMPLES")
     return (name, Path(file), whole(f"client {name}", count, 1, 10**12) if count else None)
+
+
+def _bases(texts: list[str], clients: list[str]) -> dict[str, Path]:
+    """The file of each client that started from another model than the others."""
+    bases = dict[str, Path]()
+    for text in texts:
+        name, _, file = text.partition("=")
+        if not (name and file):
+            raise InputError(f"--base {text}: give NAME=FILE")
+        if name not in clients:
+            raise InputError(f"--base {text}: no --client has that name, {did_you_mean(name, clients, 20)}")
+        if name in bases:
+            raise InputError(f"--base {text}: {name} has one already")
+        require_file(f"--base {name}", Path(file), folder_too=True)
+        bases[name] = Path(file)
+    return bases
 
 
 def _check_names(labels: list[str], clients: list[str], mismatch: str) -> None:

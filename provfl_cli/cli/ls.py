@@ -1,6 +1,10 @@
-"""`provfl ls [GROUP]`: the config groups, their options, and a line on each; `--keys`: every key."""
+"""`provfl ls [GROUP]`: the config groups, their options, and a line on each; `--keys`: every key.
+
+`provfl ls FOLDER`: what a recording holds.
+"""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -12,15 +16,18 @@ from ..config.tree import block, blocks, described, groups, options
 from ..errors import InputError, did_you_mean
 from ..imports import later
 from ..reporting.terminal import make_console
+from ..store.recorded import is_recorded
 from .saying import say
 
 if TYPE_CHECKING:
     from ..config import reference
-else:  # all of the configuration comes with it
-    reference = later("provfl_cli.config.reference")
+    from . import recorded
+else:  # all of the configuration comes with them
+    reference, recorded = later("provfl_cli.config.reference"), later("provfl_cli.cli.recorded")
 
 USAGE = (
     "provfl ls [GROUP]: lists the config groups and their options, or those of one group\n"
+    "provfl ls FOLDER: the clients and rounds of a recorded federation (provfl import, Flower, NVFlare)\n"
     "provfl ls --keys: every key with what is accepted, its default and its meaning, as Markdown"
 )
 KEYS = "--keys"
@@ -42,6 +49,10 @@ def main(arguments: list[str]) -> int:
         say(block(arguments[0]))
         return 0
     known = groups()
+    for place in (Path(argument) for argument in arguments if argument not in known):
+        if place.is_dir() and is_recorded(place):
+            recorded.show_recording(place)
+            return 0
     for group in arguments:
         if group not in known:
             raise InputError(f"{group}: no such config group, {where_else(group, [*known, *blocks()])}")

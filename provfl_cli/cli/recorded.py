@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
 from ..errors import InputError
+from ..harmless import harmless
 from ..imports import later
 from ..reporting.terminal import make_console
 from ..run.place import require_model_and_data, require_place
-from ..store.recorded import read_recorded
+from ..store.recorded import missed_rounds, read_recorded, read_whole, why_nothing
+from ..store.rounds import read_round, stored_rounds
 from .arguments import whole
+from .saying import say
 
 if TYPE_CHECKING:
     from ..results.run import RunContents
@@ -49,6 +57,32 @@ def refuse_run(args: Namespace, *names: str) -> None:
     for name in names:
         if getattr(args, name):
             raise InputError(f"--{name} is for runs (provfl run), this is a recorded federation: leave it out")
+
+
+def show_recording(folder: Path) -> None:
+    """Say what a folder has of a federation that others trained: its clients, its rounds, and how to ask about them."""
+    require_place(folder)
+    recorded = read_whole(folder, every=True)
+    if recorded is None:
+        reason = why_nothing(folder)
+        raise InputError(f"{folder}: no round of it could be recorded" + (f" ({reason})" if reason else ""))
+    numbers, missed = stored_rounds(folder / "rounds"), missed_rounds(folder)
+    clients = f"{_counted(len(recorded.clients), 'client')}, {_counted(len(numbers), 'round')}"
+    say(f"{folder}: {clients}, recorded by {recorded.source}")
+    table = Table("round", "client", "examples", "share", box=box.SIMPLE_HEAD)
+    for number in sorted({*numbers, *missed}):
+        if number in missed:
+            table.add_row(str(number), escape(harmless(f"not recorded: {missed[number]}")), "", "")
+            continue
+        stored = read_round(folder / "rounds", number)
+        columns = zip(stored.clients, stored.examples, stored.example_weights, strict=True)
+        for position, (client, examples, share) in enumerate(columns):
+            name = recorded.clients.get(client, str(client))
+            known = f"{examples:,}" if examples else "not known"
+            table.add_row("" if position else str(number), escape(harmless(name)), known, f"{share:.1%}")
+        table.add_section()
+    make_console(width=None if sys.stdout.isatty() else 120, markup=True).print(table)
+    say(f"one prediction: provfl trace {folder} --model MODEL --data DATA; all of them: provfl report with the same")
 
 
 def traced(folder: Path, args: Namespace, last_only: bool = False) -> tuple[RunContents, str]:

@@ -16,6 +16,7 @@ from ..errors import InputError, RunError, did_you_mean
 from ..imports import later
 from ..reporting.tables import to_latex, to_markdown
 from ..reporting.terminal import make_console
+from ..store.recorded import is_recorded
 from .arguments import check_out, listed, parser, read, whole
 from .saying import complain, say
 
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from ..reporting import console, experiment_tables, joined_views
     from ..results import files, folders
     from ..results.folders import MissingRun, RunFolder
+    from . import recorded
     from .job import Failure
 else:  # pandas comes with most of them, numpy and Hydra with the others
     join, reproduction = later("provfl_cli.comparison.join"), later("provfl_cli.comparison.reproduction")
     console, joined_views = later("provfl_cli.reporting.console"), later("provfl_cli.reporting.joined_views")
     experiment_tables = later("provfl_cli.reporting.experiment_tables")
     files, folders = later("provfl_cli.results.files"), later("provfl_cli.results.folders")
+    recorded = later("provfl_cli.cli.recorded")
 
 FORMATS = {"console": ".txt", "csv": ".csv", "markdown": ".md", "latex": ".tex"}
 SCOPES = ("round", "lineage")
@@ -43,7 +46,12 @@ def main(arguments: list[str]) -> int:
         return 0
     chosen, number = _format(args), _round(args.round)
     by, metrics, methods = (listed(f"--{name}", getattr(args, name)) for name in ("by", "metric", "method"))
-    runs, absent = read_places([Path(place) for place in args.runs])
+    places = [Path(place) for place in args.runs]
+    if args.out is None and all(is_recorded(place) for place in places):  # nothing was measured: what there is
+        for place in places:
+            recorded.show_recording(place)
+        return 0
+    runs, absent = read_places(places)
     query = join.TableQuery(by, metrics, methods, args.scope, number, args.paired)
     joined = join.join(runs, query, absent)
     if args.out is not None:

@@ -85,6 +85,7 @@ def _parser() -> ArgumentParser:
     run = made.add_argument_group("of a run (provfl run)")
     run.add_argument("--trust", action="store_true", help="it is mine: call its own model and methods, by their names")
     run.add_argument("--checkpoint", metavar="DIR", help="or a hub id: the architecture that its model started from")
+    run.add_argument("--client", metavar="NUMBER", help="whose private tensors complete the model, such as its head")
     add_recorded(made, f"{DATA}; of a run: where its dataset is now, a folder, a file or a hub id")
     return made
 
@@ -149,10 +150,11 @@ def _check_places(args: Namespace) -> None:
 def _opened(args: Namespace) -> OpenFederation:
     folder = Path(args.run)
     if is_recorded(folder):
-        refuse_run(args, "trust", "checkpoint")
+        refuse_run(args, "trust", "checkpoint", "client")
         return open_recording.open_recorded(folder, args.model, args.data, args.target, args.tokenizer)
     refuse_recorded(args, "model", "tokenizer")
-    return open_run.open_run(folder, args.trust, args.data, args.checkpoint)
+    opened = open_run.open_run(folder, args.trust, args.data, args.checkpoint)
+    return opened if args.client is None else opened.with_private_of(args.client)
 
 
 def _inputs(args: Namespace, opened: OpenFederation, number: int) -> TracedInputs:

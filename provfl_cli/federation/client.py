@@ -124,11 +124,7 @@ def train_client(
     start = [weight.detach().clone() for weight in weights]
     step = make_step([weight.detach() for weight in weights], settings)
     device = weights[0].device
-    inputs, labels = client.inputs.to(device), client.labels.to(device)
-    lengths = None if padding is None else text_lengths(client.inputs, padding)
-    mixed = _mixed(settings, device)
-    model.train()
-    stand_still(model, frozen)
+    inputs, labels, lengths, mixed = _ready(model, client, settings, device, padding, frozen)
     for _ in range(epochs or settings.local_epochs):
         total = torch.zeros((), device=device)
         indices = batches(len(labels), settings.batch_size, order, lengths)
@@ -171,11 +167,7 @@ def full_gradient(
     weights = list(trained_weights(model).values())
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     device = weights[0].device
-    inputs, labels = client.inputs.to(device), client.labels.to(device)
-    lengths = None if padding is None else text_lengths(client.inputs, padding)
-    mixed = _mixed(settings, device)
-    model.train()
-    stand_still(model, frozen)
+    inputs, labels, lengths, mixed = _ready(model, client, settings, device, padding, frozen)
     for batch in batches(len(labels), settings.batch_size, order, lengths):
         chosen = batch.to(device)
         with mixed:
@@ -196,6 +188,21 @@ def full_gradient(
 def _backward(loss: Tensor, part: float) -> None:
     """Add `part` of the gradient of a loss to the weights'. Given it as a gradient, torch would first import sympy."""
     (loss if part == 1 else loss * part).backward()
+
+
+def _ready(
+    model: nn.Module,
+    client: ClientData,
+    settings: schema.Federation,
+    device: torch.device,
+    padding: int | None,
+    frozen: Collection[str],
+) -> tuple[Tensor, Tensor, Tensor | None, AbstractContextManager[object]]:
+    """A client's inputs, labels and lengths of texts, and what outputs are computed in; the model is set to train."""
+    model.train()
+    stand_still(model, frozen)
+    lengths = None if padding is None else text_lengths(client.inputs, padding)
+    return client.inputs.to(device), client.labels.to(device), lengths, _mixed(settings, device)
 
 
 def _mixed(settings: schema.Federation, device: torch.device) -> AbstractContextManager[object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from ..processes import available_cores
 from ..store.cache import Entry, open_entry, require_space
 from ..store.rounds import Metrics, Round, has_lineage
 from ..store.tensorfile import Specs, size_of, specs_of
-from .engine import Perform, engine
+from .engine import engine
 from .events import RoundFinished, RoundMissing, RoundsReused, TrainingEnded, WaitingForProcess
 from .flower.engine import flower
 from .key import training_key
@@ -25,7 +25,7 @@ from .participation import Roster, rosters
 from .private import has_private, tidy_private
 from .round import Observe, State, Training, state_after, train_round
 from .sharing import sharing_of
-from .site import Site, make_site, shared_tensors
+from .site import make_site, shared_tensors
 
 
 @contextmanager
@@ -105,28 +105,16 @@ def federated_rounds(
             require_space(entry.folder, needed)
             hands = min(config.engine.workers or available_cores(), widest) if workers is None else workers
         site = make_site(config, data, copy.deepcopy(model).to(device), shared_tensors(specs_of(initial)))
-        with _hands(config, site, hands, key, device, logs or entry.folder, observe) as perform:
+        here = not hands or config.engine.name == "local"  # nothing to train needs no other engine
+        with (
+            engine(site, hands) if here else flower(config, site, hands, key, device, logs or entry.folder, observe)
+        ) as perform:
             training = Training(config, site, perform, entry, initial, tuple(roster), decay, observe)
             rounds = _rounds(training, wanted, targets)
             try:
                 yield rounds
             finally:
                 rounds.close()
-
-
-def _hands(
-    config: schema.Config,
-    site: Site,
-    workers: int,
-    key: str,
-    device: torch.device,
-    logs: Path,
-    observe: Observe,
-) -> AbstractContextManager[Perform]:
-    """The engine that the configuration asks for, where there is something to train."""
-    if not workers or config.engine.name == "local":
-        return engine(site, workers)
-    return flower(config, site, workers, key, device, logs, observe)
 
 
 def _rounds(training: Training, wanted: set[int], targets: set[int]) -> Generator[Round]:

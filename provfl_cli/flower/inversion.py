@@ -21,8 +21,9 @@ from ..fusion.fedyogi import FedYogi
 from ..fusion.fuse import Fusion
 from ..fusion.median import Median
 from ..fusion.trimmed_mean import TrimmedMean
+from ..recording.rounds import NotRecorded
 from .choices import ChosenClients, FairAverage, NearestClients
-from .messages import EXAMPLES, NotRecorded, Reply, weight_of
+from .messages import EXAMPLES, Reply, weight_of
 
 NOISED = (
     flower.DifferentialPrivacyServerSideFixedClipping,

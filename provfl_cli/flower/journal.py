@@ -1,28 +1,20 @@
-"""What is written down of a recorded Flower app beside its rounds: who the clients are, and a line a round."""
+"""A line a round, which is written down of a recorded Flower app, and what Flower says of a round in a word."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..harmless import harmless_json
-from ..store.recorded import JOURNAL, RecordedFederation, write_recorded
-from ..store.rounds import remove_round, stored_rounds
+from ..recording import rounds
+from ..store.recorded import JOURNAL
 from .messages import Node
 from .naming import Register
 from .recording import AskedRound, WrittenRound
 
 LONGEST = 300  # characters of a client's error that are kept
-
-
-def describe(folder: Path, register: Register, labels: tuple[str, ...]) -> None:
-    """Write who the clients are."""
-    names = {number: name for name, number in register.numbers.items()}
-    write_recorded(folder, RecordedFederation("flower", names, dict(register.examples), labels))
 
 
 def note(
@@ -43,15 +35,7 @@ def note(
     if written is not None:
         line["not_shared"] = list(written.not_shared)
         line["difference"] = written.difference if math.isfinite(written.difference) else None
-    with (folder / JOURNAL).open("a", encoding="utf-8") as file:
-        file.write(harmless_json(json.dumps(line, ensure_ascii=False)) + "\n")
-
-
-def forget(rounds: Path, keep: str | int) -> None:
-    """Delete the rounds before the last `keep`; `all` keeps them."""
-    if keep != "all":
-        for number in stored_rounds(rounds)[: -(1 if keep == "last" else int(keep))]:
-            remove_round(rounds, number)
+    rounds.note(folder / JOURNAL, line)
 
 
 def brief_reason(reason: str) -> str:

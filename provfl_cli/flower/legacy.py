@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from logging import INFO
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array
@@ -31,6 +30,7 @@ from .journal import brief_reason, train_loss
 from .legacy_rules import expected, require_known, state_of
 from .messages import EXAMPLES, Node, Reply, log, same_arrays
 from .naming import Names
+from .recorded import Recorded
 from .recorder import Recorder, checked_manner
 from .recording import AggregatedRound, AskedRound, check_free, check_replies, counted
 from .serialized import shape_of
@@ -42,7 +42,7 @@ Results = list[tuple[ClientProxy, FitRes]]
 Failures = list[tuple[ClientProxy, FitRes] | BaseException]
 
 
-class ProvenanceStrategy(Strategy):
+class ProvenanceStrategy(Recorded, Strategy):
     """A strategy of Flower's old interface that trains as the one it wraps, and records every round into a folder.
 
     As `provfl_cli.flower.ProvenanceStrategy`, but for the names. Whom the strategy averaged is seen where it hands
@@ -76,6 +76,8 @@ class ProvenanceStrategy(Strategy):
         >>> ProvenanceStrategy(FedAvg(), tempfile.mkdtemp(), names=["weight", "bias"])
         ProvenanceStrategy(FedAvg)
     """
+
+    strategy: Strategy
 
     def __init__(
         self,
@@ -113,28 +115,6 @@ class ProvenanceStrategy(Strategy):
         self._asked: AskedRound | None = None
         self._latest: Mapping[str, Array] | None = None
         self._replied = False
-
-    def __repr__(self) -> str:
-        return f"ProvenanceStrategy({type(self.strategy).__name__})"
-
-    @property
-    def folder(self) -> Path:
-        """Where it is recorded."""
-        return self._recorder.folder
-
-    @property
-    def recorded(self) -> list[int]:
-        """Numbers of the rounds that are recorded; the last may still be on its way to disk (`close`)."""
-        return self._recorder.recorded
-
-    @property
-    def missed(self) -> dict[int, str]:
-        """Why other rounds are not, by number."""
-        return self._recorder.missed
-
-    def close(self) -> None:
-        """Wait until the last round is on disk, and let others write into the folder; the end of a process does so."""
-        self._recorder.close()
 
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters | None:
         """As the wrapped strategy does.

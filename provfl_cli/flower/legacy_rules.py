@@ -14,8 +14,8 @@ from ..fusion.fedavg import FedAvg
 from ..fusion.fuse import Fusion
 from ..fusion.median import Median
 from ..fusion.trimmed_mean import TrimmedMean
+from ..recording.rounds import NotRecorded
 from .inversion import adagrad, adam, momentum, yogi
-from .messages import NotRecorded
 
 TREES = (legacy.FedXgbBagging, legacy.FedXgbCyclic, legacy.FedXgbNnAvg)
 

@@ -9,8 +9,8 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.supercore import log as flower_log
 from torch import Tensor
 
-from ..errors import RunError
 from ..harmless import harmless
+from ..recording.rounds import NotRecorded
 from .serialized import tensor
 
 EXAMPLES = "num-examples"  # the metric by which Flower's strategies weigh clients unless they are told another
@@ -31,10 +31,6 @@ class Reply:
 def log(level: int, text: str, *values: object) -> None:
     """Flower's log; `values`, which may come from clients, made harmless."""
     flower_log(level, text, *(value if isinstance(value, int) else harmless(str(value)) for value in values))
-
-
-class NotRecorded(RunError):
-    """Why a round cannot be recorded; the federation itself may go on."""
 
 
 def tensors(record: Mapping[str, Array]) -> dict[str, Tensor]:

@@ -8,8 +8,9 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
+from ..recording.rounds import NotRecorded
 from ..store.stored_values import LARGEST_NUMBER
-from .messages import Node, NotRecorded
+from .messages import Node
 
 Names = Mapping[Any, str] | Callable[[Node], object] | str | None
 """Names by node id, a function of the node id, or the key of a metric that every client sends; None: by node id."""

@@ -16,14 +16,15 @@ from filelock import BaseFileLock
 from ..coverage import listed
 from ..errors import InputError, RunError, did_you_mean
 from ..processes import one_thread
+from ..recording.rounds import NotRecorded, describe, forget, require_keep, require_labels
 from ..store.locks import give_back
 from ..store.recorded import read_whole
 from ..store.rounds import Metrics, read_round, remove_leftovers, stored_rounds
 from ..store.tensorfile import Specs
-from .journal import describe, forget, note
-from .messages import NotRecorded, log
+from .journal import note
+from .messages import log
 from .naming import Names, Register
-from .place import check_continues, take
+from .place import RECORDER, check_continues, take
 from .place import look as look_at
 from .recording import SENT, AggregatedRound, AskedRound, Manner, write_round
 
@@ -67,12 +68,11 @@ class Recorder:
         first_round: int | None,
         strict: bool,
     ) -> None:
-        if keep not in ("all", "last") and not (type(keep) is int and keep >= 1):
-            raise InputError(f"ProvenanceStrategy: keep={keep!r}: all, last, or the number of last rounds to keep")
+        require_keep(RECORDER, keep)
         self.folder = Path(folder)
         self.manner = manner
         self.keep = keep
-        self.labels = _different(labels)
+        self.labels = require_labels(RECORDER, labels)
         self.strict = strict
         self.recorded: list[int] = []
         self.missed: dict[int, str] = {}
@@ -205,7 +205,7 @@ class Recorder:
         self._ended_with = written.specs
         self._history.append(written.metrics)
         register.examples |= written.examples
-        describe(self.folder, register, self.labels)
+        describe(self.folder, "flower", register.numbers, register.examples, self.labels)
         left_out = (*aggregated.left_out, *written.left_out)
         note(self.folder, asked, register, None, written, list(written.examples), left_out)
         forget(self.rounds, self.keep)
@@ -235,17 +235,9 @@ class Recorder:
             self._held = None
 
 
-def _different(labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels; InputError where one is there twice."""
-    for label in labels:
-        if list(labels).count(label) > 1:
-            raise InputError(f"ProvenanceStrategy: labels: {label!r} is there twice: classes need different names")
-    return tuple(labels)
-
-
 def checked_manner(parameters: Collection[str] | torch.nn.Module | None, clients_send: str, mismatch: str) -> Manner:
     """How a federation is recorded; InputError where a setting is none of those there are."""
     for setting, value, accepted in (("clients_send", clients_send, SENT), ("mismatch", mismatch, MISMATCH)):
         if value not in accepted:
-            raise InputError(f"ProvenanceStrategy: {setting}={value!r}: {did_you_mean(str(value), accepted)}")
+            raise InputError(f"{RECORDER}: {setting}={value!r}: {did_you_mean(str(value), accepted)}")
     return Manner(parameters, clients_send == "updates", mismatch == "row")

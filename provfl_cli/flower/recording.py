@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,20 +12,27 @@ import torch
 from flwr.app import Array
 from torch import Tensor
 
-from ..coverage import listed
 from ..fusion.fuse import Fusion
-from ..fusion.state_dicts import not_finite
 from ..fusion.updates import ReturnedModels
-from ..store.new_round import begin_round, commit_round
+from ..recording.rounds import (
+    MOST_EXAMPLES,
+    NotRecorded,
+    discard,
+    parameter_names,
+    require_finite,
+    require_shapes,
+    temporary_folder,
+    whole_rounded,
+    write_clients,
+)
+from ..store.new_round import commit_round
 from ..store.rounds import CLIENTS, PREVIOUS, STATE, Metrics, round_folder, stored_rounds
-from ..store.tensorfile import Specs, keep_slots, open_tensors, specs_of, write_slot
-from .messages import EXAMPLES, Node, NotRecorded, Reply, tensors, weight_of
+from ..store.tensorfile import Specs, keep_slots, open_tensors, specs_of
+from .messages import EXAMPLES, Node, Reply, tensors, weight_of
 from .naming import Register
 from .serialized import tensor
 from .statement import Server, state_round
 
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # torch's own names of statistics
-MOST_EXAMPLES = 10**12  # of one client
 SENT = ("weights", "updates")  # what clients send: their models, or how far these are from what they were sent
 
 
@@ -191,15 +197,16 @@ def write_round(
         raise NotRecorded("the strategy made no model of this round")
     names = _shared(aggregated, register)
     parameters = parameter_names({name: tensor(asked.previous[name]) for name in names}, manner.parameters, known)
-    previous = _finite({name: asked.previous[name] for name in names}, "the global model before the round")
+    previous = _read({name: asked.previous[name] for name in names}, "the global model before the round")
     bases = {
         slot: tensors({name: asked.others[reply.node][name] for name in names})
         for slot, reply in enumerate(aggregated.replies)
         if reply.node in asked.others and not _same(asked.others[reply.node], asked.previous, names)
     }
-    temporary = rounds / f".{asked.number:04d}.partial"
+    temporary = temporary_folder(rounds, asked.number)
     try:
-        _write_clients(aggregated, rounds, register, names, previous, bases, manner.updates)
+        models = _models(aggregated, register, names, previous, bases, manner.updates)
+        write_clients(rounds, asked.number, previous, models, len(aggregated.replies))
         clients = open_tensors(temporary / CLIENTS)
         made = tensors({name: aggregated.result[name] for name in names})
         statement = state_round(
@@ -242,7 +249,7 @@ def write_round(
             round(time.perf_counter() - asked.began, 4),
             tuple(sorted(failed)),
         )
-        before, after = _whole_rounded(previous, types), _whole_rounded(made, types)
+        before, after = whole_rounded(previous, types), whole_rounded(made, types)
         if chained is None or chained != specs_of(before):  # files that are there are written, not linked to those
             (temporary / PREVIOUS).touch()  # of the round before
             (temporary / STATE).touch()
@@ -258,12 +265,12 @@ def write_round(
             decomposition=statement.decomposition,
             buffers=frozenset(types) - set(parameters),
             history=[*history, entry],
-            bases={at: _whole_rounded(bases[slot], types) for at, slot in enumerate(slots) if slot in bases},
+            bases={at: whole_rounded(bases[slot], types) for at, slot in enumerate(slots) if slot in bases},
             names=[register.nodes[node] for node in kept],
             source="flower",
         )
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        discard(rounds, asked.number)
     return WrittenRound(
         metrics=entry,
         examples=dict(zip(numbers, examples, strict=True)),
@@ -300,33 +307,23 @@ def _shared(aggregated: AggregatedRound, register: Register) -> list[str]:
     return names
 
 
-def _write_clients(
+def _models(
     aggregated: AggregatedRound,
-    rounds: Path,
     register: Register,
     names: Sequence[str],
     previous: Mapping[str, Tensor],
     bases: Mapping[int, Mapping[str, Tensor]],
     updates: bool,
-) -> None:
-    """Write the clients' models to disk, one after the other."""
-    specs: Specs | None = None
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """What each client is called and the model that it arrived at, one after the other."""
     for slot, reply in enumerate(aggregated.replies):
         client = register.called(reply.node)
-        returned = _finite({name: reply.arrays[name] for name in names}, client)
-        shapes = {name: tuple(value.shape) for name, value in returned.items()}
-        if shapes != {name: tuple(value.shape) for name, value in previous.items()}:
-            raise NotRecorded("clients return other arrays, or other shapes, than the global model's")
+        returned = _read({name: reply.arrays[name] for name in names}, client)
+        require_shapes(returned, previous)
         if updates:
             base = bases.get(slot, previous)
             returned = {name: _moved(base[name], update) for name, update in returned.items()}
-        own = specs_of(returned)
-        if specs is None:
-            specs = own
-            begin_round(rounds, aggregated.asked.number, specs, len(aggregated.replies))
-        if own != specs:
-            raise NotRecorded(f"{client} returned other arrays, shapes or types than the clients before it")
-        write_slot(rounds / f".{aggregated.asked.number:04d}.partial" / CLIENTS, returned, slot)
+        yield client, returned
 
 
 def _moved(base: Tensor, update: Tensor) -> Tensor:
@@ -339,49 +336,12 @@ def _moved(base: Tensor, update: Tensor) -> Tensor:
     return moved.to(torch.promote_types(dtype, torch.float32))
 
 
-def parameter_names(
-    arrays: Mapping[str, Tensor], parameters: Collection[str] | torch.nn.Module | None, known: Collection[str]
-) -> list[str]:
-    """Names of the arrays that are parameters; the others are buffers and are not attributed.
-
-    `parameters`: their names, or the model; None: all but those of whole numbers and those that torch's layers name as
-    running statistics. What clients do not share may be among them; `known` are the names of all arrays.
-
-    Raises:
-        NotRecorded: some of those named are not among the global model's arrays, or none is among those shared.
-    """
-    floating = [name for name, value in arrays.items() if value.is_floating_point()]
-    if parameters is None:
-        return [name for name in floating if name.rpartition(".")[2] not in BUFFERS]
-    if isinstance(parameters, torch.nn.Module):
-        named = {name for name, _ in parameters.named_parameters(remove_duplicate=False)}
-    else:
-        named = set(parameters)
-        if missing := [name for name in parameters if name not in known]:
-            raise NotRecorded(
-                f"parameters= names {missing[0]!r}, which is not among the federation's arrays ({', '.join(known)})"
-            )
-    if not named.intersection(floating):
-        raise NotRecorded(f"parameters= names none of the arrays that clients share{listed(arrays, ': ')}")
-    return [name for name in floating if name in named]
-
-
 def _same(record: Mapping[str, Array], other: Mapping[str, Array], names: Sequence[str]) -> bool:
     return all(record[name] is other[name] or record[name].data == other[name].data for name in names)
 
 
-def _finite(arrays: Mapping[str, Array], whose: str) -> dict[str, Tensor]:
+def _read(arrays: Mapping[str, Array], whose: str) -> dict[str, Tensor]:
     """Arrays as tensors; NotRecorded where they hold what is no number."""
     read = tensors(arrays)
-    for name, value in read.items():
-        if said := not_finite(value):
-            raise NotRecorded(f"{whose}: {name} holds {said}")
+    require_finite(read, whose)
     return read
-
-
-def _whole_rounded(arrays: Mapping[str, Tensor], types: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
-    """Arrays in their own type, but for those that clients keep as whole numbers, whose averages come as fractions."""
-    return {
-        name: value if types[name].is_floating_point or not value.is_floating_point() else value.round().to(types[name])
-        for name, value in arrays.items()
-    }

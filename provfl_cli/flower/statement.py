@@ -17,10 +17,11 @@ from ..errors import InputError
 from ..fusion.average import example_shares
 from ..fusion.buffered import Buffered
 from ..fusion.decomposition import DIFFERENCE, ROUNDING, Decomposition, Multiplier
-from ..fusion.fuse import Fusion, FusionResult, Shares, combined, fuse
+from ..fusion.fuse import Fusion, FusionResult, Shares, fuse
 from ..fusion.updates import ReturnedModels, Updates, norms, unclipped
+from ..recording.comparison import explained, rounding_errors
+from ..recording.rounds import NotRecorded
 from .choices import ChosenClients, MeasuredShares
-from .messages import NotRecorded
 
 SAMPLE = 1 << 23  # numbers of all clients together by which shares are measured
 COORDINATES = 1 << 16  # and of one client
@@ -134,21 +135,9 @@ def _attempt(
     plain, shares = unclipped(returned), Shares(parts.example_weights, parts.multipliers)
     worst, where, exact = 0.0, "", {}
     for name in parameters:
-        before, stack = returned.previous[name].double(), returned.clients[name]
-        moved, stale = combined(plain, shares, name)
-        again = before + moved - (0.0 if stale is None else stale)
-        for unsent in parts.unsent.values():
-            if name in unsent:
-                again = again + unsent[name].double()
-        exact[name] = again
-        # Strategies compute in the type of the model; an adaptive one scales the rounding of the average with its step.
-        least, most = torch.aminmax(stack, dim=0)  # in one pass, and without a copy of the stack
-        largest = torch.maximum(before.abs(), torch.maximum(-least, most).double())
-        step = torch.as_tensor(fused.scales[name], dtype=torch.float64).abs() * server.fusion.gain
-        allowed = (updates.count + 16) * (1 + step) * largest + 16 * (again - before).abs()
-        coarsest = torch.finfo(_coarsest(name, server, returned, result))
-        allowed = coarsest.eps * allowed + coarsest.tiny
-        excess = float(((again - result[name].double()).abs() / allowed).max()) if again.numel() else 0.0
+        exact[name] = explained(plain, shares, parts, name)
+        dtype, step = _coarsest(name, server, returned, result), fused.scales[name] * server.fusion.gain
+        excess = rounding_errors(plain, name, exact[name], result[name], dtype, step)
         if not excess <= worst:
             worst, where = excess, name
     return _Attempt(parts, fused, exact, worst, where)

@@ -7,13 +7,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from logging import INFO, WARNING
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from ..recording.rounds import NotRecorded
 from .inversion import (
     StrategyRecord,
     aggregating,
@@ -27,8 +27,9 @@ from .inversion import (
     weight_key_of,
 )
 from .journal import brief_reason, train_loss
-from .messages import Node, NotRecorded, Reply, arrays_of, log, metrics_of, same_arrays
+from .messages import Node, Reply, arrays_of, log, metrics_of, same_arrays
 from .naming import Names
+from .recorded import Recorded
 from .recorder import Recorder, checked_manner
 from .recording import AggregatedRound, AskedRound, check_free, check_replies, counted
 
@@ -45,7 +46,7 @@ class _Arrived:
     seen: StrategyRecord
 
 
-class ProvenanceStrategy(Strategy):
+class ProvenanceStrategy(Recorded, Strategy):
     """A Flower strategy that trains exactly as the one it wraps, and records every round into a folder.
 
     The folder is what `provfl trace FOLDER --model module:callable --data module:callable` works on: rounds in ProvFL's
@@ -96,6 +97,8 @@ class ProvenanceStrategy(Strategy):
         ProvenanceStrategy(FedAvg)
     """
 
+    strategy: Strategy
+
     def __init__(
         self,
         strategy: Strategy,
@@ -120,28 +123,6 @@ class ProvenanceStrategy(Strategy):
         self._asked: AskedRound | None = None
         self._sent: list[Metadata] = []  # Flower gives messages their ids when it sends them
         self._latest: ArrayRecord | None = None
-
-    def __repr__(self) -> str:
-        return f"ProvenanceStrategy({type(self.strategy).__name__})"
-
-    @property
-    def folder(self) -> Path:
-        """Where it is recorded."""
-        return self._recorder.folder
-
-    @property
-    def recorded(self) -> list[int]:
-        """Numbers of the rounds that are recorded; the last may still be on its way to disk (`close`)."""
-        return self._recorder.recorded
-
-    @property
-    def missed(self) -> dict[int, str]:
-        """Why other rounds are not, by number."""
-        return self._recorder.missed
-
-    def close(self) -> None:
-        """Wait until the last round is on disk, and let others write into the folder; `start` does so at its end."""
-        self._recorder.close()
 
     def summary(self) -> None:
         """Log what is recorded where, and the wrapped strategy's own summary."""

@@ -166,6 +166,21 @@ def _settings(checkpoint: str | None, architecture: str | None, changes: dict[st
     return settings
 
 
+def from_folder(folder: Path, settings: Any) -> tuple[Any, Mapping[str, Any]]:
+    """A text classifier with the weights of a local folder, and what transformers says of those that do not fit."""
+    network, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        config=settings,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    return network, loading
+
+
 def _drawn(settings: Any, vocabulary: int, padding: int) -> Any:
     """A network with weights as its architecture draws them."""
     settings.vocab_size, settings.pad_token_id = vocabulary, padding
@@ -176,16 +191,7 @@ def _published(settings: Any, checkpoint: str, vocabulary: int, padding: int) ->
     """A network with the weights in the folder `checkpoint`, but for a head of another number of classes."""
     if not any(Path(checkpoint).glob("*.safetensors")):
         raise InputError(f"model.checkpoint={checkpoint}: no weights in it (*.safetensors); or model.pretrained=false")
-    network, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
-        checkpoint,
-        config=settings,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
+    network, loading = from_folder(Path(checkpoint), settings)
     # Transformers draws whatever does not fit; that is meant for the head alone. A pooler is a head in all but name:
     # checkpoints trained on masked words have none.
     body = f"{network.base_model_prefix}."

@@ -33,33 +33,51 @@ BESIDE = (
 
 
 def check_deterministic(
-    structure: Structure, batch: Mapping[str, Tensor], logits: Tensor, again: Tensor | None, drawn: Sequence[str]
+    structure: Structure,
+    batch: Mapping[str, Tensor],
+    alone: Mapping[int, Tensor],
+    together: Tensor | None,
+    drawn: Sequence[str],
 ) -> None:
     """Refuse a model that answers the same input in two ways, alone or beside others, or that draws random numbers.
 
     Args:
         structure: of the model.
-        batch: inputs by argument name; each is asked alone too.
-        logits: what the model gave for them, `[inputs, classes]`.
-        again: what it gave for them another time; None: not asked.
+        batch: inputs by argument name.
+        alone: what the model gave for some of them, each asked alone, `[1, classes]` by row.
+        together: what it gave for all of them at once, `[inputs, classes]`; None: not asked.
         drawn: generators of random numbers that it drew from the second time.
 
     Raises:
         InputError: it is not deterministic.
         RunError: an input's logits depend on the inputs beside it.
     """
-    again = _once_more(structure, batch) if again is None else again
-    differs = not _same(logits, again)
-    if differs or drawn:
-        where, draws = _random(structure, batch)
-        if differs or draws:
-            raise InputError(_not_deterministic(where))
-    if len(logits) == 1:
+    together = _once_more(structure, batch) if together is None else together
+    differs = others_change(together, alone)
+    if not differs and not drawn:
         return
-    if any(True for _ in depending(structure, batch, logits, range(len(logits)))):
-        if not _same(logits, _once_more(structure, batch)):
-            raise InputError(_not_deterministic(_random(structure, batch)[0]))
+    where, draws = _random(structure, batch)
+    again = _once_more(structure, batch)
+    if draws or not same(together, again):
+        raise InputError(_not_deterministic(where))
+    if differs:
         raise RunError(BESIDE)
+
+
+def others_change(logits: Tensor, alone: Mapping[int, Tensor]) -> bool:
+    """Whether inputs that were asked alone, by row, have got other logits in a batch."""
+    least = 1e-2 * float(logits.abs().max())
+    return any(not same(logits[row : row + 1], answer, least) for row, answer in alone.items() if row < len(logits))
+
+
+def answers(structure: Structure, batch: Mapping[str, Tensor]) -> bool:
+    """Whether the model can compute a batch at all."""
+    try:
+        with torch.no_grad():
+            _once_more(structure, batch)
+    except Exception:
+        return False
+    return True
 
 
 def depending(structure: Structure, batch: Mapping[str, Tensor], logits: Tensor, rows: Sequence[int]) -> Iterator[int]:
@@ -78,7 +96,7 @@ def depending(structure: Structure, batch: Mapping[str, Tensor], logits: Tensor,
             except Exception:  # it needs others beside it
                 yield row
                 continue
-            if not _same(logits[row : row + 1], alone, least):
+            if not same(logits[row : row + 1], alone, least):
                 yield row
 
 
@@ -147,8 +165,10 @@ def _row(batch: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
     return {name: tensor[row : row + 1] for name, tensor in batch.items()}
 
 
-def _same(logits: Tensor, others: Tensor, least: float = 0.0) -> bool:
+def same(logits: Tensor, others: Tensor, least: float = 0.0) -> bool:
     """Equal but for rounding, beside logits of the size `least` at least."""
+    if logits.shape != others.shape:
+        return False
     tolerance = 1e-3 if logits.dtype.itemsize >= 4 else 5e-2
     largest = max(float(logits.abs().max()), least)
     return bool((logits - others).abs().max() <= tolerance * largest) or not bool(logits.isfinite().all())

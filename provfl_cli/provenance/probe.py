@@ -19,7 +19,7 @@ from ..errors import InputError, RunError
 from .by_autograd import differentiated, logits_of
 from .calls import Call, TooLarge
 from .checks import explain_failure
-from .deterministic import BESIDE, check_deterministic, check_weights_kept, failing_layer
+from .deterministic import BESIDE, answers, check_deterministic, check_weights_kept, failing_layer, others_change
 from .directions import DIRECTIONS, Directions, along, scores, weights_of
 from .factors import contract
 from .gradients import per_input
@@ -28,10 +28,12 @@ from .own_functions import own_functions
 from .random_state import drawn_from, random_states
 from .recording import Recorder, check_unchanged
 from .stack import Stack
+from .structure import Structure
 from .sums import DRAWS, WRITES, Setup, Sums
 
 MIXED = "inputs are traced one at a time: the model mixes those of a batch in a way that is not followed"
 PROBED = 3  # inputs; of one alone it would not be seen that a batch is reordered
+ALONE = (0, 2)  # those of them that autograd is asked about: who reorders three of a batch moves one of any two
 # Relative to a parameter's own gradient, and to the largest of all: by how much two ways of computing it may differ.
 TOLERANCE = {torch.float64: (1e-6, 1e-9), torch.float32: (2e-3, 1e-5)}
 COARSE = (2e-2, 1e-3)  # TensorFloat-32, which GPUs may use for convolutions
@@ -44,7 +46,8 @@ class Verdict:
 
     `wrong` are parameters that the recorder cannot follow; `recorded` says whether it can follow any, `mixed` whether
     only input by input; `shown` is what the model did with these inputs, in words that are compared with what it does
-    with others; `unproven` are parameters that had no gradient, so that nothing is known of them.
+    with others; `unproven` are parameters that had no gradient, so that nothing is known of them. `alone` are the
+    logits of inputs that were asked alone, by their row, while it is about the weights and inputs that are traced.
     """
 
     wrong: frozenset[str]
@@ -52,6 +55,7 @@ class Verdict:
     mixed: bool
     shown: frozenset[str]
     unproven: frozenset[str]
+    alone: Mapping[int, Tensor] = field(default_factory=dict, compare=False)
 
     def with_other(self, other: Verdict) -> Verdict:
         """Of both sets of inputs together."""
@@ -85,10 +89,18 @@ class _Seen:
 
 @dataclass
 class _Truth:
-    """The same by autograd: for each parameter its derivatives and the norm of its gradient; none where it has none."""
+    """The same by autograd, some rows of the batch one at a time.
 
-    logits: Tensor
+    For each parameter the sum of its derivatives, and the root of the sum of squares of its gradients; none where it
+    has none.
+    """
+
+    logits: dict[int, Tensor]  # [1, classes], by row
     along: dict[str, tuple[Tensor, float]]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.logits.values())).dtype
 
 
 def probed(setup: Setup, inputs: Mapping[str, Tensor]) -> Verdict:
@@ -96,7 +108,7 @@ def probed(setup: Setup, inputs: Mapping[str, Tensor]) -> Verdict:
 
     Args:
         setup: of the trace, as it was asked for.
-        inputs: `[inputs, …]` by argument name; the first three at most are looked at.
+        inputs: `[inputs, …]` by argument name; the first three at most are looked at, two of them each alone.
 
     Raises:
         InputError: the model cannot compute the inputs, is not deterministic, or changes its weights.
@@ -106,9 +118,11 @@ def probed(setup: Setup, inputs: Mapping[str, Tensor]) -> Verdict:
     key = _key(setup, inputs)
     if key in known:
         return known[key]
-    verdict = _looked_at(setup, {name: tensor[:PROBED] for name, tensor in inputs.items()})
+    first = {name: tensor[:PROBED] for name, tensor in inputs.items()}
+    count = len(next(iter(first.values())))
+    verdict = _looked_at(setup, first, ALONE if count == PROBED else range(count))
     if not verdict.unproven:  # else it does not hold for other weights: a gradient is zero by chance
-        known[key] = verdict
+        known[key] = replace(verdict, alone={})
     return verdict
 
 
@@ -116,7 +130,8 @@ def probed_again(setup: Setup, inputs: Mapping[str, Tensor], verdict: Verdict, p
     """The verdict with what each batch has shown that the inputs looked at before have not.
 
     Such as a layer that only some inputs are sent to, or random numbers that are not drawn each time. So what is said
-    of an input does not depend on the inputs in front of it.
+    of an input does not depend on the inputs in front of it. Inputs that were asked alone must have got the same
+    answer in their batch.
 
     Args:
         setup: of the trace, as it was asked for.
@@ -130,8 +145,8 @@ def probed_again(setup: Setup, inputs: Mapping[str, Tensor], verdict: Verdict, p
     start, before = 0, verdict
     for sums in parts:
         stop = start + len(sums.rows)
-        if not sums.shown <= verdict.shown:
-            seen = _looked_at(setup, {name: tensor[start:stop] for name, tensor in inputs.items()})
+        if not sums.shown <= verdict.shown or (start == 0 and others_change(sums.logits, before.alone)):
+            seen = _looked_at(setup, {name: tensor[start:stop] for name, tensor in inputs.items()}, range(stop - start))
             verdict = verdict.with_other(replace(seen, shown=seen.shown | sums.shown))
         start = stop
     known, key = _VERDICTS.get(setup.structure.model, {}), _key(setup, inputs)
@@ -145,37 +160,38 @@ def _key(setup: Setup, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
     return (setup.settings.batch_size == 1, *read, *((n, t.shape[1:], t.dtype, len(t) > 1) for n, t in inputs.items()))
 
 
-def _looked_at(setup: Setup, inputs: Mapping[str, Tensor]) -> Verdict:
-    """What these inputs show of a model."""
+def _looked_at(setup: Setup, inputs: Mapping[str, Tensor], rows: Sequence[int]) -> Verdict:
+    """What these inputs show of a model; those at `rows` are asked alone too, and compared with autograd."""
     structure, device = setup.structure, setup.stack.device
     batch = {name: tensor.to(device) for name, tensor in inputs.items()}
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # whatever the model draws, what comes after is as without
-        truth = _by_autograd(setup, batch)
+        truth = _by_autograd(setup, batch, rows)
         check_weights_kept(structure, setup.stack.source.weights())
         stack = along(setup)
         apart = setup.settings.batch_size == 1
         states = random_states(structure, device)
-        seen = _attempt(lambda: (_one_by_one if apart else _by_recorder)(setup, batch, stack))
+        seen = _attempt(lambda: (_one_by_one if apart else _by_recorder)(setup, batch, stack, rows))
         drawn = drawn_from(states, random_states(structure, device))
-        check_deterministic(structure, batch, truth.logits, None if seen is None or apart else seen.logits, drawn)
+        together = None if seen is None or apart else seen.logits
+        check_deterministic(structure, batch, truth.logits, together, drawn)
         wrong = _wrong(truth, seen, device)
         mixed = False
         shown = set(seen.shown) if seen is not None else set()
-        if wrong and len(truth.logits) > 1 and not apart:
-            single = _attempt(lambda: _one_by_one(setup, batch, stack))
+        if wrong and len(rows) > 1 and not apart:
+            single = _attempt(lambda: _one_by_one(setup, batch, stack, rows))
             wrong_apart = _wrong(truth, single, device)
             if len(wrong_apart) < len(wrong) or seen is None:
                 seen, wrong, mixed = single, wrong_apart, True
                 shown |= single.shown if single is not None else set()
     unproven = _unproven(truth)
     shown |= {f"gradient of {name}" for name in truth.along if name not in unproven}
-    return Verdict(frozenset(wrong), seen is not None, mixed, frozenset(shown), unproven)
+    return Verdict(frozenset(wrong), seen is not None, mixed, frozenset(shown), unproven, truth.logits)
 
 
 def _unproven(truth: _Truth) -> frozenset[str]:
     largest = max((norm for _, norm in truth.along.values()), default=0.0)
-    _, least = TOLERANCE.get(truth.logits.dtype, HALF)
+    _, least = TOLERANCE.get(truth.dtype, HALF)
     return frozenset(name for name, (_, norm) in truth.along.items() if norm <= least * largest)
 
 
@@ -205,36 +221,61 @@ def _attempt(look: Callable[[], _Seen]) -> _Seen | None:
         return None
 
 
-def _by_autograd(setup: Setup, batch: Mapping[str, Tensor]) -> _Truth:
-    structure = setup.structure
+def _by_autograd(setup: Setup, batch: Mapping[str, Tensor], rows: Sequence[int]) -> _Truth:
+    structure, dtype = setup.structure, setup.stack.dtype
     parameters = {name: p for name, p in structure.parameters.items() if p.is_floating_point()}
-    with differentiated(structure, list(parameters.values())):
-        try:
-            logits = logits_of(structure, {name: tensor.clone() for name, tensor in batch.items()})
-        except (RunError, InputError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            explain_failure(structure.model, batch, error, f"{failing_layer(structure, batch)}: ")
-            raise
-        if not logits.requires_grad:
-            unused = ", or does not use what clients share, such as adapters that are merged or switched off"
-            raise InputError(
-                "no gradient of the logits reaches any parameter: the model's forward runs under no_grad"
-                + (unused if structure.constants else "")
-            )
-        gradients = torch.autograd.grad(scores(logits), list(parameters.values()), allow_unused=True)
     directions = Directions(structure.parameters)
-    toward_direction = {}
-    for name, gradient in zip(parameters, gradients, strict=True):
-        if gradient is not None:
-            gradient = gradient.to_dense() if gradient.is_sparse else gradient
-            wide = gradient.to(setup.stack.dtype)
-            toward = directions[name].to(wide.device, wide.dtype)
-            toward_direction[name] = ((toward * wide).reshape(DIRECTIONS, -1).sum(1).cpu().double(), float(wide.norm()))
-    return _Truth(logits.detach(), toward_direction)
+    weights = _weights(batch)
+    logits, along, squares = dict[int, Tensor](), dict[str, Tensor](), dict[str, float]()
+    reached = False
+    for row in rows:
+        with differentiated(structure, list(parameters.values())):
+            answer = _answer_alone(structure, batch, row)
+            logits[row] = answer.detach()
+            if not answer.requires_grad:
+                continue
+            reached = True
+            score = weights[row] * scores(answer)
+            gradients = torch.autograd.grad(score, list(parameters.values()), allow_unused=True)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                wide = (gradient.to_dense() if gradient.is_sparse else gradient).to(dtype)
+                toward = directions[name].to(wide.device, wide.dtype)
+                part = (toward * wide).reshape(DIRECTIONS, -1).sum(1).cpu().double()
+                along[name] = along[name] + part if name in along else part
+                squares[name] = squares.get(name, 0.0) + float(wide.norm()) ** 2
+        del gradients
+    if not reached:
+        unused = ", or does not use what clients share, such as adapters that are merged or switched off"
+        raise InputError(
+            "no gradient of the logits reaches any parameter: the model's forward runs under no_grad"
+            + (unused if structure.constants else "")
+        )
+    return _Truth(logits, {name: (part, squares[name] ** 0.5) for name, part in along.items()})
 
 
-def _by_recorder(setup: Setup, batch: Mapping[str, Tensor], stack: Stack, weight: float = 1.0) -> _Seen:
+def _answer_alone(structure: Structure, batch: Mapping[str, Tensor], row: int) -> Tensor:
+    """What the model gives for one input of a batch, with its graph.
+
+    Raises:
+        RunError: it needs others beside it.
+        InputError: it cannot compute the batch.
+    """
+    try:
+        return logits_of(structure, {name: tensor[row : row + 1].clone() for name, tensor in batch.items()})
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if len(next(iter(batch.values()))) > 1 and answers(structure, batch):
+            raise RunError(BESIDE) from error
+        if not isinstance(error, (RunError, InputError)):
+            explain_failure(structure.model, batch, error, f"{failing_layer(structure, batch)}: ")
+        raise
+
+
+def _by_recorder(
+    setup: Setup, batch: Mapping[str, Tensor], stack: Stack, rows: Sequence[int], weight: float = 1.0
+) -> _Seen:
     size = len(next(iter(batch.values())))
     seen, zero = _Seen(torch.empty(0)), torch.zeros(DIRECTIONS, dtype=torch.float64)
 
@@ -251,7 +292,7 @@ def _by_recorder(setup: Setup, batch: Mapping[str, Tensor], stack: Stack, weight
             seen.failed.update(name for w in call.weights.values() for name in w.names)
             return
         for names, part in parts.items():
-            seen.along[names] = seen.along.get(names, zero) + weight * part.sum(0).cpu().double()
+            seen.along[names] = seen.along.get(names, zero) + weight * part[list(rows)].sum(0).cpu().double()
 
     def record(call: Call, output: Tensor) -> None:
         for w in call.weights.values():
@@ -271,12 +312,11 @@ def _by_recorder(setup: Setup, batch: Mapping[str, Tensor], stack: Stack, weight
     return seen
 
 
-def _one_by_one(setup: Setup, batch: Mapping[str, Tensor], stack: Stack) -> _Seen:
-    size = len(next(iter(batch.values())))
-    whole = _Seen(torch.empty(0))
-    weights = weights_of(size, torch.empty(0, dtype=torch.float64)).tolist()
-    for b, weight in enumerate(weights):
-        seen = _by_recorder(setup, {name: tensor[b : b + 1] for name, tensor in batch.items()}, stack, weight)
+def _one_by_one(setup: Setup, batch: Mapping[str, Tensor], stack: Stack, rows: Sequence[int]) -> _Seen:
+    whole, weights = _Seen(torch.empty(0)), _weights(batch)
+    for row in rows:
+        single = {name: tensor[row : row + 1] for name, tensor in batch.items()}
+        seen = _by_recorder(setup, single, stack, (0,), weights[row])
         whole.failed |= seen.failed
         whole.shown |= seen.shown
         whole.narrow |= seen.narrow
@@ -285,11 +325,17 @@ def _one_by_one(setup: Setup, batch: Mapping[str, Tensor], stack: Stack) -> _See
     return whole
 
 
+def _weights(batch: Mapping[str, Tensor]) -> list[float]:
+    """The factor of each input in the score of a batch."""
+    rows = len(next(iter(batch.values())))
+    return [float(weight) for weight in weights_of(rows, torch.empty(0, dtype=torch.float64))]
+
+
 def _wrong(truth: _Truth, seen: _Seen | None, device: torch.device) -> set[str]:
     """Parameters whose gradient the recorder does not know, or computes wrongly."""
     if seen is None:
         return set(truth.along)
-    own, all_together = _tolerance(truth.logits, seen.narrow, device)
+    own, all_together = _tolerance(truth.dtype, seen.narrow, device)
     largest = max((norm for _, norm in truth.along.values()), default=0.0)
     zero = torch.zeros(DIRECTIONS, dtype=torch.float64)
     wrong = {name for name in seen.failed if name in truth.along}
@@ -313,7 +359,7 @@ def _groups(along: Mapping[tuple[str, ...], Tensor]) -> list[set[str]]:
     return groups
 
 
-def _tolerance(logits: Tensor, narrow: bool, device: torch.device) -> tuple[float, float]:
-    if narrow or logits.dtype not in TOLERANCE:
+def _tolerance(dtype: torch.dtype, narrow: bool, device: torch.device) -> tuple[float, float]:
+    if narrow or dtype not in TOLERANCE:
         return HALF
-    return COARSE if device.type != "cpu" else TOLERANCE[logits.dtype]
+    return COARSE if device.type != "cpu" else TOLERANCE[dtype]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..fusion.decomposition import Decomposition
 from ..fusion.fuse import Shares, combined
-from ..fusion.updates import ReturnedModels, unclipped
+from ..fusion.updates import ReturnedModels, Updates, unclipped
 
 
 def worst_difference(
@@ -34,18 +34,34 @@ def worst_difference(
     updates, shares = unclipped(returned), Shares(stated.example_weights, stated.multipliers)
     worst, where = 0.0, ""
     for name, dtype in coarsest.items():
-        before, stack = returned.previous[name].double(), returned.clients[name]
-        moved, stale = combined(updates, shares, name)
-        again = before + moved - (0.0 if stale is None else stale)
-        for parts in stated.unsent.values():
-            if name in parts:
-                again = again + parts[name].double()
-        # Servers compute in the type of the model; an adaptive one scales the rounding of the average with its step.
-        largest = torch.maximum(before.abs(), stack.abs().amax(0).double())
-        step = torch.as_tensor(1.0 if steps is None else steps[name], dtype=torch.float64).abs()
-        allowed = (updates.count + 16) * (1 + step) * largest + 16 * (again - before).abs()
-        allowed = torch.finfo(dtype).eps * allowed + torch.finfo(dtype).tiny
-        excess = float(((again - result[name].double()).abs() / allowed).max()) if again.numel() else 0.0
+        again = explained(updates, shares, stated, name)
+        excess = rounding_errors(updates, name, again, result[name], dtype, 1.0 if steps is None else steps[name])
         if not excess <= worst:
             worst, where = excess, name
     return worst, where
+
+
+def explained(updates: Updates, shares: Shares, stated: Decomposition, name: str) -> Tensor:
+    """`W_prev + U + sum_k A_k o (W_k - V_k)` of one parameter, in float64; `shares` are those of `stated`."""
+    moved, stale = combined(updates, shares, name)
+    again = updates.returned.previous[name].double() + moved - (0.0 if stale is None else stale)
+    for parts in stated.unsent.values():
+        if name in parts:
+            again = again + parts[name].double()
+    return again
+
+
+def rounding_errors(
+    updates: Updates, name: str, again: Tensor, made: Tensor, dtype: torch.dtype, step: Tensor | float
+) -> float:
+    """By how many times the rounding error of `dtype` a parameter as it is explained differs from the one made.
+
+    Servers compute in the type of the model; an adaptive one scales the rounding of the average with its `step`.
+    """
+    before, stack = updates.returned.previous[name].double(), updates.returned.clients[name]
+    least, most = torch.aminmax(stack, dim=0)  # in one pass, and without a copy of the stack
+    largest = torch.maximum(before.abs(), torch.maximum(-least, most).double())
+    step = torch.as_tensor(step, dtype=torch.float64).abs()
+    allowed = (updates.count + 16) * (1 + step) * largest + 16 * (again - before).abs()
+    allowed = torch.finfo(dtype).eps * allowed + torch.finfo(dtype).tiny
+    return float(((again - made.double()).abs() / allowed).max()) if again.numel() else 0.0

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..coverage import listed
 from ..errors import InputError, RunError
 from ..fusion.state_dicts import not_finite
 from ..harmless import harmless_json
@@ -41,28 +42,34 @@ def require_labels(recorder: str, labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def parameter_names(arrays: Mapping[str, Tensor], parameters: Collection[str] | torch.nn.Module | None) -> list[str]:
+def parameter_names(
+    arrays: Mapping[str, Tensor],
+    parameters: Collection[str] | torch.nn.Module | None,
+    known: Collection[str] | None = None,
+) -> list[str]:
     """Names of the arrays that are parameters; the others are buffers and are not attributed.
 
-    `parameters`: their names, or the model, of which clients may share a part; None: all but those of whole numbers and
-    those that torch's layers name as running statistics.
+    `arrays` are those that clients share. `parameters`: their names, or the model; None: all but those of whole numbers
+    and those that torch's layers name as running statistics. What clients do not share may be among them; `known` are
+    the names of all arrays of the federation, None: those that clients share are all.
 
     Raises:
-        NotRecorded: some of the `parameters` are not among the arrays, or none of the model's is.
+        NotRecorded: some of those named are not among the federation's arrays, or none is among those shared.
     """
-    floating = [name for name, tensor in arrays.items() if tensor.is_floating_point()]
+    known = arrays if known is None else known
+    floating = [name for name, value in arrays.items() if value.is_floating_point()]
     if parameters is None:
         return [name for name in floating if name.rpartition(".")[2] not in BUFFERS]
     if isinstance(parameters, torch.nn.Module):
         named = {name for name, _ in parameters.named_parameters(remove_duplicate=False)}
     else:
         named = set(parameters)
-        if missing := [name for name in parameters if name not in arrays]:
+        if missing := [name for name in parameters if name not in known]:
             raise NotRecorded(
-                f"parameters= names {missing[0]!r}, which is not among the federation's arrays ({', '.join(arrays)})"
+                f"parameters= names {missing[0]!r}, which is not among the federation's arrays ({', '.join(known)})"
             )
     if not named.intersection(floating):
-        raise NotRecorded(f"parameters= names none of the arrays that clients share ({', '.join(arrays)})")
+        raise NotRecorded(f"parameters= names none of the arrays that clients share{listed(arrays, ': ')}")
     return [name for name in floating if name in named]
 
 
@@ -71,6 +78,12 @@ def require_finite(arrays: Mapping[str, Tensor], whose: str) -> None:
     for name, tensor in arrays.items():
         if said := not_finite(tensor):
             raise NotRecorded(f"{whose}: {name} holds {said}")
+
+
+def require_shapes(returned: Mapping[str, Tensor], previous: Mapping[str, Tensor]) -> None:
+    """Raise NotRecorded where a client's arrays are not, by name and shape, those of the model that it began with."""
+    if {name: value.shape for name, value in returned.items()} != {name: t.shape for name, t in previous.items()}:
+        raise NotRecorded("clients return other arrays, or other shapes, than the global model's")
 
 
 def whole_rounded(arrays: Mapping[str, Tensor], types: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
@@ -105,14 +118,12 @@ def write_clients(
     Raises:
         NotRecorded: arrays do not belong together, or numbers are not finite.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in previous.items()}
     specs = None
     for slot, (client, returned) in enumerate(models):
         own = specs_of(returned)
         if specs is None:
             specs = own
-            if {name: shape for name, (_, shape) in own.items()} != shapes:
-                raise NotRecorded("clients return other arrays, or other shapes, than the global model's")
+            require_shapes(returned, previous)
             begin_round(rounds, number, specs, count)
         if own != specs:
             raise NotRecorded(f"{client} returned other arrays, shapes or types than the clients before it")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..bounded import read_end, read_json
 from ..config.stored_config import settings_view
 from ..errors import InputError, did_you_mean
+from ..store.recorded import is_recorded
 from ..store.sealed import Damaged
 from .checksums import COVERED, FIGURES, FILE, SETTINGS, damage, read_manifest
 from .columns import run_table
@@ -85,6 +86,11 @@ def run_folders(places: Sequence[Path]) -> list[Path]:
         for folder in folders_below(place):
             folders.setdefault(folder.resolve(), folder)
     if not folders:
+        for place in filter(is_recorded, places):
+            raise InputError(
+                f"{place}: is a recorded federation, of which nothing was measured: provfl ls {place} lists its "
+                f"rounds, provfl report {place} --model MODEL --data DATA traces them"
+            )
         where = " ".join(map(str, places))
         raise InputError(f"{where}: no run in it; give folders that provfl run made, such as outputs/DATE/TIME")
     return list(folders.values())

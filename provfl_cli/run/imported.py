@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..coverage import printable
 from ..errors import InputError, RunError
+from ..fusion.buffered import Buffered
 from ..fusion.decomposition import DIFFERENCE, Decomposition
-from ..fusion.fuse import fuse
+from ..fusion.fuse import FusionResult, fuse
 from ..fusion.updates import ReturnedModels
 from ..provenance.shared_part import fitted
 from ..provenance.state_dicts import RoundInMemory
@@ -60,9 +61,10 @@ class Import:
         labels: names of the classes; (): not known.
         mismatch: where the global model is not what the fusion gives: `refuse`; `fusion`, to trace what the fusion
             gives in its place; `row`, to give the difference a row of its own.
-        updates: whether clients sent differences from `before`, and not weights.
+        updates: whether clients sent differences from the model that they started from, and not weights.
         renaming: of all tensors.
         model: a function that returns the model, MODULE:FUNCTION, to check what is imported against; None: it is not.
+        bases: by the name of a client the model that it started from, where that is not `before`.
     """
 
     after: Path
@@ -78,6 +80,7 @@ class Import:
     updates: bool = False
     renaming: tuple[Substitution, ...] = ()
     model: str | None = None
+    bases: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,11 @@ def _import(asked: Import) -> ImportedRound:
         File(f"--previous {asked.before}", asked.before),
         File(f"--global {asked.after}", asked.after),
         [File(f"--client {printable(client.name)}={client.file}", client.file) for client in order],
+        {
+            slot: File(f"--base {printable(client.name)}={asked.bases[client.name]}", asked.bases[client.name])
+            for slot, client in enumerate(order)
+            if client.name in asked.bases
+        },
         asked.renaming,
         asked.updates,
     )
@@ -144,9 +152,22 @@ def _import(asked: Import) -> ImportedRound:
                 begin_round(rounds, number, specs_of(tensors), len(order))
             write_slot(temporary / CLIENTS, tensors, slot)
         sent = open_tensors(temporary / CLIENTS)
-        returned = ReturnedModels(_wide(before), sent, counts, [1] * len(order), buffers)
-        fused = fuse(asked.fusion, returned, {})
-        fit = explained(before, after, fused.weights, sent, buffers, files.types, asked.updates)
+        bases = {slot: _wide(base) for slot, base in files.bases.items()}
+        returned = ReturnedModels(_wide(before), sent, counts, [1] * len(order), buffers, bases)
+
+        def tried(how: ReturnedModels) -> tuple[FusionResult, Explained]:
+            made = fuse(asked.fusion, how, {})
+            return made, explained(before, after, made.weights, sent, buffers, files.types, asked.updates)
+
+        fused, fit = tried(returned)
+        buffered = None
+        if bases and fit.worst and asked.fusion.averages:  # an asynchronous server adds updates, others average models
+            buffered = Buffered((0,) * len(order), (1.0,) * len(order))
+            added, other = tried(replace(returned, buffered=buffered))
+            if other.worst < fit.worst:
+                fused, fit = added, other
+            else:
+                buffered = None
         weights, parts, lines = _reconciled(asked, after, fused.weights, fused.decomposition, buffers, fit)
         empty = Metrics(number, math.nan, math.nan, math.nan, len(order), 0.0)
         stored = commit_round(
@@ -161,6 +182,8 @@ def _import(asked: Import) -> ImportedRound:
             decomposition=parts,
             buffers=buffers,
             history=[empty],
+            bases=files.bases,
+            buffered=buffered,
             names=[client.name for client in order],
             source="import",
         )
@@ -171,6 +194,8 @@ def _import(asked: Import) -> ImportedRound:
     exact = not fit.worst or asked.mismatch == "fusion"
     _record(asked, recorded, numbers, dict(zip((numbers[client.name] for client in order), counts, strict=True)), exact)
     lines = (*files.lines, *fits, *lines)
+    if buffered is not None:
+        lines = (*lines, "the server has added what each client changed since its own --base (asynchronous)")
     if all(client.examples is None for client in order):
         lines = (*lines, "no examples were given, so every client counts the same: --client NAME=FILE:EXAMPLES")
     return ImportedRound(stored, fit.worst, lines)

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..attribution.method import Case, attributions
+from ..attribution.method import attributions
 from ..config.environment import EnvironmentValue, masked
 from ..config.schema import Config
 from ..config.validate import provenance_preset
@@ -45,7 +45,7 @@ from .private_part import check_client, complete, frozen_digest
 from .retrained import Questions, plan_of, removals, retrain
 from .shown import show_clients, show_files, show_findings, show_header, show_participation, show_rounds
 from .summary import costs, measured
-from .tracing import TracedRound, choose_inputs, trace_round
+from .tracing import TracedRound, case_of, choose_inputs, trace_round
 from .watch import Watch
 from .written import write_findings
 
@@ -111,22 +111,9 @@ def run(config: Config, folder: Path) -> None:
                 taking_part = stored.clients if lineage is None else lineage.clients
                 holders = {client: counts[client] for client in taking_part}
                 chosen = choose_inputs(model, data.test, holders, evaluation, config.seed, device)
-                case = Case(
-                    model=model,
-                    inputs=chosen.inputs,
-                    numbers=chosen.numbers,
-                    labels=chosen.labels,
-                    classes=chosen.predictions,
-                    stored=stored,
-                    form=data.form,
-                    fusion=config.fusion,
-                    privacy=config.privacy,
-                    provenance=own,
-                    seed=config.seed,
-                    device=device,
-                    steps=steps_made(examples, stored, federation, config.seed) if config.attribution else (),
-                    label_counts=counts,
-                    unlabelled=lambda: data.evaluated.inputs,
+                steps = steps_made(examples, stored, config.federation, config.seed) if config.attribution else ()
+                case = case_of(
+                    chosen, model, stored, data, config.fusion, config.privacy, own, config.seed, device, steps
                 )
                 if retraining:
                     questions.add(model, chosen, stored, device, sharing, evaluation.client, examples)

@@ -239,11 +239,17 @@ class OpenFederation:
                 f"--method {rival.name}_withhold"
             )
 
+    def with_private_of(self, word: str) -> OpenFederation:
+        """The same, with the private tensors of the client of that number; InputError where none has any."""
+        if self.sharing is None or not self.sharing.private:
+            raise InputError(f"--client {excerpt(word)}: nothing of the model is private to a client: leave it out")
+        return replace(self, traced=self.client(word, "--client"))
+
     def name_of(self, client: int) -> str:
         """What a client is called."""
         return self.client_names.get(client, str(client))
 
-    def client(self, word: str) -> int:
+    def client(self, word: str, flag: str = "--without") -> int:
         """The number of the client of that name or number; InputError where there is none."""
         for number, name in self.client_names.items():
             if word == name:
@@ -252,7 +258,7 @@ class OpenFederation:
         if word.isdecimal() and int(word) in known:
             return int(word)
         names = [self.name_of(number) for number in sorted(known)]
-        raise InputError(f"--without {word}: no such client, {did_you_mean(word, names, 20)}")
+        raise InputError(f"{flag} {word}: no such client, {did_you_mean(word, names, 20)}")
 
     def label(self, word: str) -> int:
         """The number of the label of that name or, where none has it, number; InputError where there is none."""

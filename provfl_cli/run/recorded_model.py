@@ -19,7 +19,7 @@ from ..data.federated import Form, Pictures
 from ..errors import InputError, brief
 from ..imports import later
 from ..models.build import build
-from ..models.text import quiet
+from ..models.text import from_folder, quiet
 from ..provenance.outputs import Inputs
 from .called import called_model
 
@@ -135,16 +135,7 @@ def _network(
     if not has_weights(folder):
         network = factory.from_config(settings, dtype=torch.float32, trust_remote_code=False)
         return network, set(network.state_dict())
-    network, loading = factory.from_pretrained(
-        folder,
-        config=settings,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
+    network, loading = from_folder(folder, settings)
     return network, {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
 
 

@@ -34,6 +34,7 @@ class RoundFiles:
     Attributes:
         before, after: the global model, of what clients hold, by the names that `--previous` has for it.
         clients: the clients' files, in the order of their slots.
+        bases: by slot the model that a client started from, where that is not `before`, by the names of that.
         called: the name in `before` of each tensor of a client.
         types: in which each of them was sent, by those names.
         adapters: `adapter_config.json` of each file that has one, by what it is called.
@@ -46,6 +47,7 @@ class RoundFiles:
     before: dict[str, Tensor]
     after: dict[str, Tensor]
     clients: tuple[File, ...]
+    bases: Mapping[int, dict[str, Tensor]]
     called: Mapping[str, str]
     types: Mapping[str, torch.dtype]
     adapters: tuple[tuple[str, Mapping[str, object]], ...]
@@ -63,7 +65,8 @@ class RoundFiles:
             InputError: a file does not fit the others, or holds numbers that are not finite.
         """
         first: dict[str, Tensor] = {}
-        for file in self.clients:
+        for slot, file in enumerate(self.clients):
+            base = self.bases.get(slot, self.before)
             tensors = filled(_renamed(file, read_checkpoint(file.path, file.what), self.renaming), self.tied)
             expected, other = self.before, self.previous.what
             if first and self.cut:
@@ -76,7 +79,7 @@ class RoundFiles:
             first = first or {name: tensor.to("meta") for name, tensor in tensors.items()}  # without their numbers
             require_same(first, tensors, file.what, self.clients[0].what)
             require_finite(tensors, file.what)
-            yield {n: _moved(self.before[n], t) for n, t in tensors.items()} if self.updates else tensors
+            yield {n: _moved(base[n], t) for n, t in tensors.items()} if self.updates else tensors
 
     def continuing(self, ended: Collection[str]) -> RoundFiles:
         """The same by the names that the round before has for its tensors, where wrappers alone make the difference."""
@@ -90,21 +93,28 @@ class RoundFiles:
             self,
             before={names[name]: tensor for name, tensor in self.before.items()},
             after={names[name]: tensor for name, tensor in self.after.items()},
+            bases={slot: {names[name]: t for name, t in base.items()} for slot, base in self.bases.items()},
             types={names[name]: dtype for name, dtype in self.types.items()},
             called={name: names[called] for name, called in self.called.items()},
         )
 
 
 def open_round(
-    previous: File, following: File, clients: Sequence[File], renaming: Sequence[Substitution], updates: bool
+    previous: File,
+    following: File,
+    clients: Sequence[File],
+    bases: Mapping[int, File],
+    renaming: Sequence[Substitution],
+    updates: bool,
 ) -> RoundFiles:
     """Open the files of a round, and fit the global models to what the clients hold.
 
     Args:
         previous, following: the global model before and after.
         clients: what clients returned, in the order of their slots.
+        bases: by slot the model that a client started from, where that is not the one before.
         renaming: of all tensors.
-        updates: whether clients sent differences from the model before.
+        updates: whether clients sent differences from the model that they started from.
 
     Raises:
         InputError: a file cannot be read, or the files do not fit each other.
@@ -140,12 +150,22 @@ def open_round(
     require_finite(shared, previous.what)
     require_same(shared, ended, following.what, previous.what, mixed=True)
     require_finite(ended, following.what)
+    started = dict[int, dict[str, Tensor]]()
+    for slot, file in bases.items():
+        held = filled(_renamed(file, read_checkpoint(file.path, file.what), renaming), tied)
+        of_base = _matched(part, held, file, clients[0])
+        if of_base is None:
+            raise InputError(f"{file.what}: has no tensor {_strange(part, held)}, which {clients[0].what} has")
+        started[slot] = {called[name]: held[of_base[name]] for name in part}
+        require_same(shared, started[slot], file.what, previous.what, mixed=True)
+        require_finite(started[slot], file.what)
     lines = [f"filled in from their ties{listed([f'{n} (of {c})' for n, c in tied.items()], ': ')}"] if tied else []
     lines += _cut(before, after, shared.keys(), set(of_after.values()))
     return RoundFiles(
         before=shared,
         after=ended,
         clients=tuple(clients),
+        bases=started,
         called=called,
         types={called[name]: types[tied.get(name, name) if name not in types else name] for name in part},
         adapters=tuple(adapters),

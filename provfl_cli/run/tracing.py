@@ -19,6 +19,8 @@ from ..config.schema import Evaluation
 from ..data.federated import FederatedData, TestData
 from ..evaluation.contributions import COLUMNS, nullable, tidy
 from ..evaluation.selection import Selection, select_inputs
+from ..fusion.fuse import Fusion
+from ..fusion.privacy import Privacy
 from ..provenance.contributions import Contributions
 from ..provenance.lineage import LineageRound
 from ..provenance.outputs import Inputs, outputs_of
@@ -26,6 +28,7 @@ from ..provenance.settings import Provenance
 from ..provenance.stack import Source
 from ..provenance.tracing import trace
 from ..results.frames import input_frame, layer_frame
+from ..store.rounds import Round
 
 LAYER_SAMPLE = 20  # inputs whose layers are recorded
 
@@ -114,6 +117,38 @@ def choose_inputs(
         labels=labels[positions],
         predictions=predictions[positions],
         seconds=time.perf_counter() - began,
+    )
+
+
+def case_of(
+    chosen: ChosenInputs,
+    model: nn.Module,
+    stored: Round,
+    data: FederatedData,
+    fusion: Fusion,
+    privacy: Privacy,
+    provenance: Provenance,
+    seed: int,
+    device: torch.device,
+    steps: Sequence[int] = (),
+) -> Case:
+    """The question that `trace_round` asks presets and methods: the inputs chosen of a stored round; see `Case`."""
+    return Case(
+        model=model,
+        inputs=chosen.inputs,
+        numbers=chosen.numbers,
+        labels=chosen.labels,
+        classes=chosen.predictions,
+        stored=stored,
+        form=data.form,
+        fusion=fusion,
+        privacy=privacy,
+        provenance=provenance,
+        seed=seed,
+        device=device,
+        steps=steps,
+        label_counts={client.id: client.label_counts for client in data.clients},
+        unlabelled=lambda: data.evaluated.inputs,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,11 +178,33 @@ def why_nothing(folder: Path) -> str:
 
     The text is of whoever trained: see that it does nothing to a terminal.
     """
-    journal = next((name for name in JOURNALS if (folder / name).exists()), JOURNAL)
     try:
-        lines = [line for line in read_end(folder / journal, JOURNAL_BYTES).split("\n") if line.strip()]
-        last = block(json.loads(lines[-1]), journal)
-        reason = " ".join(str(last["reason"]).split())[:LONGEST]
-        return f"round {whole(last['round'], 'round')}: {reason}"
+        number, reason = _why(_journal(folder)[-1])
     except (OSError, ValueError, KeyError, IndexError, RecursionError):
         return ""
+    return f"round {number}: {reason}"
+
+
+def missed_rounds(folder: Path) -> dict[int, str]:
+    """Why rounds were not recorded, by number, as far as the end of the journal says; the texts as `why_nothing`'s."""
+    missed = dict[int, str]()
+    with suppress(OSError):
+        for line in _journal(folder):
+            with suppress(ValueError, KeyError, RecursionError):
+                number, reason = _why(line)
+                missed[number] = reason
+    for number in stored_rounds(folder / "rounds"):
+        missed.pop(number, None)
+    return missed
+
+
+def _journal(folder: Path) -> list[str]:
+    """The last lines of the journal."""
+    journal = next((name for name in JOURNALS if (folder / name).exists()), JOURNAL)
+    return [line for line in read_end(folder / journal, JOURNAL_BYTES).split("\n") if line.strip()]
+
+
+def _why(line: str) -> tuple[int, str]:
+    """The number of the round that a line of the journal is on, and why it was not recorded."""
+    entry = block(json.loads(line), "a line of the journal")
+    return whole(entry["round"], "round"), " ".join(str(entry["reason"]).split())[:LONGEST]

@@ -1,5 +1,7 @@
 """What only some inputs show of a model, wherever in the batch they stand: traced right, or refused in one line."""
 
+import contextlib
+import itertools
 import random
 from collections.abc import Callable
 
@@ -86,6 +88,52 @@ def by_moments(m: nn.Module, x: Tensor) -> Tensor:
 def test_the_place_in_the_batch_and_the_others_decide(forward: Callable[..., Tensor]) -> None:
     with pytest.raises(RunError, match="inputs beside it"):
         traced(model_of(forward), vectors())
+
+
+def first_takes_the_later(m: nn.Module, x: Tensor) -> Tensor:
+    """Only the first answer depends on others, and those are not looked at together with it."""
+    mixed = torch.eye(len(x), dtype=x.dtype)
+    mixed[0, 3:] = -1
+    return m.b((mixed @ m.a(x)).relu())
+
+
+def needs_two(m: nn.Module, x: Tensor) -> Tensor:
+    if len(x) == 1:
+        raise ValueError("two inputs at least")
+    return m.b(m.a(x).relu())
+
+
+@pytest.mark.parametrize("forward", [first_takes_the_later, needs_two])
+@pytest.mark.parametrize("batch_size", [None, 6])
+def test_answers_in_a_batch_are_those_to_the_same_input_alone(
+    forward: Callable[..., Tensor], batch_size: int | None
+) -> None:
+    with pytest.raises(RunError, match="inputs beside it"):
+        traced(model_of(forward), vectors(), batch_size=batch_size)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("hidden", [True, False])
+def test_any_order_in_which_gradients_come_back_is_seen(order: tuple[int, ...], hidden: bool) -> None:
+    """The first three of a batch get each other's gradients; an input alone gets its own."""
+
+    class Mixed(torch.autograd.Function):
+        @staticmethod
+        def forward(context: object, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(context: object, gradient: Tensor) -> Tensor:
+            return gradient if len(gradient) < 3 else torch.cat([gradient[list(order)], gradient[3:]])
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        h = m.a(x).tanh()
+        with torch._C.DisableTorchFunction() if hidden else contextlib.nullcontext():
+            h = Mixed.apply(h)
+        return m.b(h)
+
+    (*notes,) = assert_all_covered(model_of(forward), vectors()).notes
+    assert hidden or (order != (0, 1, 2)) == any("one at a time" in note for note in notes)
 
 
 # -- paths that only later inputs take -------------------------------------------------------------------------------
