@@ -146,7 +146,7 @@ class Round:
 
         The round itself, but where products of adapters were summed.
         """
-        return replace(self, products=False) if self.products else self
+        return self._as_sent if self.products else self
 
     def merged(self) -> Mapping[str, Tensor]:
         """Factors of adapters that former rounds put into the base of the model, by name; empty where none did."""
@@ -195,6 +195,10 @@ class Round:
     @cached_property
     def _global(self) -> Mapping[str, Tensor]:
         return self._open(GLOBAL)
+
+    @cached_property
+    def _as_sent(self) -> Round:
+        return replace(self, products=False)
 
     @cached_property
     def _fused(self) -> dict[str, Tensor]:
