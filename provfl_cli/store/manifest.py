@@ -50,6 +50,8 @@ def round_values(content: Mapping[str, Any]) -> dict[str, Any]:
     products = content.get("products", False)
     if not isinstance(products, bool):
         raise wrong("products", products, "true or false")
+    if products and source:
+        raise wrong("products", products, "false in rounds that others trained")
     return {
         "number": whole(value_of(content, "number"), "number", 1),
         "clients": clients,
