@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -30,33 +28,15 @@ from provfl_cli.models.build import build
 from provfl_cli.provenance import trace
 from provfl_cli.seeds import derived_seed, generator
 from provfl_cli.store.rounds import Round
+from tests.adapted import COMMON, RUN, adapter_config, agrees, of, ran, without_dropout
 from tests.federations import make_config, make_texts, train
 from tests.refusals import refusal
-from tests.runs import Result
 from tests.text_networks import FORM, SMALL, some_texts, text_model
 
 if find_spec("peft") is None:
     pytest.skip("no peft: pip install 'provfl[peft]'", allow_module_level=True)
 
-COMMON = shlex.split(
-    "partition=pathological partition.classes_per_client=3 federation.clients=4"
-    " federation.rounds=2 federation.local_epochs=1 partition.max_examples_per_client=100"
-    " dataset.max_test_examples=60 evaluation.max_inputs=6 evaluation.inputs=all tracefl_beside=false device=cpu"
-)
-RUN = [*COMMON, *shlex.split("dataset=languages model=gpt_mini dataset.public_examples=300 dataset.vocabulary=400")]
 PICTURES = [*COMMON, "dataset=digits", "model=lenet"]
-
-
-def of(kind: str, **settings: Any) -> nn.Module:
-    """A small network of an architecture, with adapters; the same for the same settings."""
-    return build(replace(text_model(kind), adapter="lora"), FORM, 10, 0, Lora(**settings))
-
-
-def adapter_config(**changes: Any) -> schema.Config:
-    """A federation of texts with adapters; `lora` are settings of them."""
-    config = make_config(rounds=2)
-    dataset, model = replace(config.dataset, input="text"), replace(text_model("openai-gpt"), adapter="lora")
-    return replace(config, dataset=dataset, model=model, **changes)
 
 
 def trained(folder: Path, model: nn.Module, **changes: Any) -> Round:
@@ -106,9 +86,7 @@ def test_settings_reach_the_adapters() -> None:
 def test_a_federation_of_adapters_is_a_plain_loop_of_peft(tmp_path: Path) -> None:
     """FedIT: PEFT's model and torch's optimizer, A and B averaged apart; a round holds these and the head alone."""
     model, data = of("openai-gpt", rank=4), make_texts()
-    for module in model.modules():  # dropout is drawn from the same generator, in another order
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    without_dropout(model)
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     stored = trained(tmp_path, model, lora=Lora(rank=4))
     names = [name for name, weight in model.named_parameters() if weight.requires_grad]
@@ -234,24 +212,6 @@ def test_what_cannot_have_adapters_is_refused_in_one_line(
 
 
 # --- from the command line
-
-
-def ran(folder: Path, *overrides: str) -> Result:
-    assert main(["run", *overrides, f"hydra.run.dir={folder}"]) == 0
-    return Result(folder)
-
-
-def agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """`provfl trace` opens the run again, and says of an input what the run has said."""
-    capsys.readouterr()
-    rows = pd.read_parquet(folder / "contributions.parquet")
-    asked = int(rows["input"].iloc[0])
-    assert main(["trace", str(folder), "--input", str(asked), "--json"]) == 0
-    said: dict[str, Any] = json.loads(capsys.readouterr().out)
-    rows = rows[(rows["input"] == asked) & (rows["kind"] == "client")].set_index("client")
-    for client in said["methods"][0]["clients"]:
-        assert client["contribution"] == pytest.approx(rows.loc[client["client"], "contribution"], rel=1e-3, abs=1e-6)
-    return said
 
 
 @pytest.mark.slow

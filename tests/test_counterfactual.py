@@ -130,6 +130,9 @@ class RoundOf:
     def server_state(self) -> dict[str, Tensor]:
         return {}
 
+    def as_sent(self) -> RoundOf:
+        return self
+
 
 def refusing(values: list[Any], examples: list[int], fusion: Any, left: list[int], **changes: Any) -> list[Any]:
     """What becomes of the one parameter `w`, 0 before, when only the clients `left` take part."""

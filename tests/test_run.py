@@ -273,7 +273,7 @@ USUAL = {"fusion": "fedavg", "injection": "none", "partition": "iid", "provenanc
 """What every other test here runs with."""
 
 
-OF_TEXTS = ("ffa_lora",)  # run through in test_adapters
+OF_TEXTS = ("ffa_lora", "flora")  # run through in test_adapters and test_flora
 EXTRA = {"injection=scaled_update": "injection.factor=2"}  # 10 of seven clients overshoots, and training diverges
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import lazy_loader as lazy
 
 from ..errors import RunError
+from ..fusion.adapters import row_of
 from ..fusion.conditions import TooFewReturned, fusion_name
 from ..fusion.decomposition import Multiplier
 from ..fusion.fuse import fuse
@@ -107,7 +108,7 @@ def outcomes(case: Case, kind: str, removed: Iterable[Coalition], value: str) ->
 def sent_part(stored: Round, client: int, name: str) -> Tensor:
     """`A_k o (W_k - V_k)` for one client and parameter: what that client moved it by, float64 in its shape."""
     base = stored.bases().get(client, stored.previous())[name]
-    own = stored.client_stack()[name][client].double() - base.double()
+    own = row_of(stored.client_stack(), name, client).double() - base.double()
     parts = stored.decomposition
     moved = parts.example_weights[client] * own
     if name not in parts.multipliers:
@@ -170,7 +171,7 @@ def fused_again(case: Case, left: Sequence[int]) -> dict[str, Tensor]:
         TooFewReturned: the fusion needs more clients.
         RunError: it needs `Case.steps`, which are not known.
     """
-    stored, state, fusion = case.stored, case.stored.server_state(), case.fusion
+    stored, state, fusion = case.stored.as_sent(), case.stored.server_state(), case.fusion
     assert fusion is not None  # else such a method is refused (`run.open_run`)
     everybody = len(stored.clients)
     steps = list(case.steps)

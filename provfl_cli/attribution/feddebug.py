@@ -78,7 +78,7 @@ class FedDebug:
         """Each client's share of the votes."""
         began = time.perf_counter()
         generated = self._generated(case).to(case.device)
-        network, stack = structure.Structure.of(case.model.to(case.device)), case.stored.client_stack()
+        network, stack = structure.Structure.of(case.model.to(case.device)), case.stored.as_sent().client_stack()
 
         def active() -> Iterator[Tensor]:
             for client in range(len(case.stored.clients)):

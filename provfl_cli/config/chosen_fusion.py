@@ -26,8 +26,8 @@ def chosen_fusion(words: Sequence[str]) -> Fusion:
             file's own.
 
     Raises:
-        InputError: no such fusion, a setting that it does not have, or a value that is none; nothing but what the file
-            itself names has been imported.
+        InputError: no such fusion, a setting that it does not have, a value that is none, or a fusion of which rounds
+            of others hold too little; nothing but what the file itself names has been imported.
     """
     name, *settings = words
     if name not in options("fusion"):
@@ -41,6 +41,11 @@ def chosen_fusion(words: Sequence[str]) -> Fusion:
         if refers(value):
             raise InputError(f"fusion={name}: fusion.{key} follows from how clients train: give fusion.{key}=VALUE")
     fusion: Fusion = fitted(imported_part(target, "fusion"), block, "fusion")
+    if fusion.sums_products:
+        raise InputError(
+            f"fusion={name}: what it sums goes into the base of the model, which recorded rounds do not hold: it is "
+            "for provfl run"
+        )
     return fusion
 
 

@@ -13,6 +13,7 @@ from ..fusion.conditions import check_mode
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import Privacy
 from ..provenance.settings import Provenance
+from .adapters import check_adapters
 from .blocks import Dataset, Engine, Evaluation, Experiment, Federation, Model, Store
 from .environment import EnvironmentValue
 from .lora import Lora
@@ -89,11 +90,7 @@ class Config:
                 f"model={self.model.name} reads {self.model.input}, dataset={self.dataset.name} is "
                 f"{self.dataset.input}: models for {self.dataset.input}: {', '.join(models_for(self.dataset.input))}"
             )
-        if self.model.adapter is None and (self.lora.freeze_a or self.federation.share == "adapters"):
-            key = "lora.freeze_a=true (fusion=ffa_lora)" if self.lora.freeze_a else "federation.share=adapters"
-            raise InputError(f"{key}: needs adapters: model.adapter=lora")
-        if getattr(self.fusion, "freezes_a", False) and not self.lora.freeze_a:
-            raise InputError("lora.freeze_a=false: fusion=ffa_lora is for adapters whose A is frozen: or fusion=fedavg")
+        check_adapters(self.model, self.lora, self.federation, self.fusion, self.privacy, self.provenance)
         if self.evaluation.client is not None and self.evaluation.client >= self.federation.clients:
             raise InputError(
                 f"evaluation.client={self.evaluation.client}: clients are numbered 0 to {self.federation.clients - 1}"

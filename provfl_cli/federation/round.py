@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from ..config import schema
 from ..errors import RunError
+from ..fusion.adapters import fresh
+from ..fusion.adapters import merged as merged_factors
 from ..fusion.buffered import Buffered, staleness_weight
 from ..fusion.fuse import FusionResult, fuse
 from ..fusion.lineage import NextLineage, next_lineage
@@ -18,8 +20,8 @@ from ..fusion.updates import ReturnedModels
 from ..processes import one_thread
 from ..store.cache import Entry
 from ..store.new_round import begin_round, commit_round
-from ..store.rounds import CLIENTS, Metrics, Round
-from ..store.tensorfile import keep_slots, open_tensors, specs_of, write_slot
+from ..store.rounds import CLIENTS, NEXT_STATE, Metrics, Round
+from ..store.tensorfile import keep_slots, open_tensors, specs_of, write_slot, write_tensors
 from .client import fused_steps
 from .controls import begin_controls, end_controls, write_corrections
 from .engine import Perform
@@ -69,7 +71,7 @@ class State:
 
 def state_after(stored: Round) -> State:
     """Where the server stands after a stored round."""
-    return State(stored.number, stored.weights(), stored.next_server_state(), stored.history, stored)
+    return State(stored.number, stored.as_sent().weights(), stored.next_server_state(), stored.history, stored)
 
 
 def train_round(training: Training, state: State) -> Round:
@@ -94,7 +96,8 @@ def train_round(training: Training, state: State) -> Round:
     with one_thread():
         fused, server = _fuse(training, state, roster, temporary, bases)
     publish(site, fused.weights)
-    loss, accuracy = _evaluate(training, private)
+    merged = str(temporary / NEXT_STATE) if config.fusion.sums_products else None
+    loss, accuracy = _evaluate(training, private, merged)
     metrics = Metrics(
         number,
         loss,
@@ -172,6 +175,9 @@ def _train_clients(
     controls = None
     if config.fusion.client_state is not None:
         controls = begin_controls(temporary, state.folder, _shared(site), len(site.data.clients))
+    merged = None
+    if config.fusion.sums_products and state.folder is not None:
+        merged = str(state.folder / NEXT_STATE)
     # The largest first: the last to finish then keeps the others waiting for the shortest time.
     everybody = sorted(
         roster.trained,
@@ -186,6 +192,7 @@ def _train_clients(
             participant.epochs,
             controls,
             None if private is None else str(private),
+            merged,
         )
         for participant in everybody
     ]
@@ -244,6 +251,10 @@ def _fuse(
         server |= end_controls(temporary, state.folder, state.server, positions, shares)
         rates = [total_rate(config.federation, steps) for steps in returned.steps]
         write_corrections(client_state, temporary, state.folder, number, positions, rates)
+    if config.fusion.sums_products:
+        server |= merged_factors(state.server, fused.weights)
+        write_tensors(temporary / NEXT_STATE, server)  # already here: the model is evaluated with it
+        fused = replace(fused, weights=fresh(fused.weights, state.weights, config.seed, number + 1))
     # Slots were given to all who should have been late; of those who failed nothing is outstanding.
     late = [participant.position for participant in training.rosters[number - 1].trained if participant.delay]
     there = [*rosters_after(training.rosters, site, state.history)[: number - 1], roster]
@@ -274,26 +285,30 @@ def _shared(site: Site) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in site.shared_weights().items()}
 
 
-def _evaluate(training: Training, private: Path | None) -> tuple[float, float]:
+def _evaluate(training: Training, private: Path | None, merged: str | None) -> tuple[float, float]:
     """Mean cross entropy and accuracy of the published weights on the server's test set.
 
     Where clients keep tensors for themselves, in the folder `private`, each has a model of its own: the mean over all
-    clients by their examples.
+    clients by their examples. `merged` as of `EvaluateTask`.
     """
     count = len(training.site.data.evaluated.labels)
-    chunks = [EvaluateTask(chunk) for chunk in range(-(-count // CHUNK))]
+    chunks = [EvaluateTask(chunk, merged=merged) for chunk in range(-(-count // CHUNK))]
     if private is not None:
-        return _evaluate_clients(training, private, len(chunks), count)
+        return _evaluate_clients(training, private, len(chunks), count, merged)
     # Summed in the order of the chunks, whoever was first; a chunk does not fail without ending the run.
     results = [result for _, result in sorted(training.perform(chunks)) if result is not None]
     return sum(loss for loss, _ in results) / count, sum(correct for _, correct in results) / count
 
 
-def _evaluate_clients(training: Training, private: Path, chunks: int, count: int) -> tuple[float, float]:
+def _evaluate_clients(
+    training: Training, private: Path, chunks: int, count: int, merged: str | None
+) -> tuple[float, float]:
     """The same of every client's own model, averaged by their examples."""
     clients = training.site.data.clients
     tasks = [
-        EvaluateTask(chunk, position, str(private)) for position, _ in enumerate(clients) for chunk in range(chunks)
+        EvaluateTask(chunk, position, str(private), merged)
+        for position, _ in enumerate(clients)
+        for chunk in range(chunks)
     ]
     total, loss, accuracy = sum(len(client.labels) for client in clients), 0.0, 0.0
     for number, result in sorted(training.perform(tasks)):

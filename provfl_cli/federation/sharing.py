@@ -17,6 +17,9 @@ from torch import nn
 
 from ..config.schema import Federation
 from ..errors import InputError, did_you_mean
+from ..fusion.adapters import adapter_pairs
+from ..fusion.conditions import fusion_name
+from ..fusion.fuse import Fusion
 
 FREEZING = ("adapters", "head")
 WORDS = ("all", "adapters", "head", "body", "norms")
@@ -89,6 +92,20 @@ def sharing_of(model: nn.Module, settings: Federation, adapter: str | None) -> S
             "federation.share=body, or federation.head_epochs=0"
         )
     return sharing
+
+
+def check_products(fusion: Fusion, sharing: Sharing, model: nn.Module) -> None:
+    """Raise InputError where the fusion sums products of adapters and clients do not share both factors of each."""
+    if not fusion.sums_products:
+        return
+    named = f"fusion={fusion_name(fusion)}"
+    pairs = adapter_pairs(model.state_dict())
+    apart = sorted({name for pair in pairs.items() for name in pair} - set(sharing.shared))
+    if not pairs or apart:
+        which = f": {apart[0]} is not shared" if apart else ""
+        raise InputError(f"{named}: needs adapters of which A and B are shared{which}: federation.share=adapters")
+    if sharing.whole:
+        raise InputError(f"{named}: moves the base of adapters itself, all is shared: federation.share=adapters")
 
 
 def freeze(model: nn.Module, sharing: Sharing) -> None:

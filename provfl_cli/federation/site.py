@@ -19,7 +19,8 @@ from ..errors import RunError
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import Privacy
 from ..fusion.submission import Submission
-from ..store.tensorfile import Specs, write_slot
+from ..provenance.merged import load_merged, merged_of
+from ..store.tensorfile import Specs, open_tensors, write_slot
 from .client import evaluate, full_gradient, local_steps, train_client, trained_weights
 from .controls import CONTROLS, Controls, controls_before
 from .optimizers import total_rate
@@ -36,7 +37,8 @@ class TrainTask:
 
     `epochs`: passes over its data, None for all of `local_epochs`. `controls`: the file with the clients' control
     variates before the round, see `controls.py`; None where the fusion has none. `private`: the folder of the round
-    into which clients write what they keep for themselves, see `private.py`; None where they keep nothing.
+    into which clients write what they keep for themselves, see `private.py`; None where they keep nothing. `merged`:
+    the file with the factors that former rounds put into the base of adapted layers; None where none did.
     """
 
     round: int
@@ -46,18 +48,21 @@ class TrainTask:
     epochs: int | None = None
     controls: str | None = None
     private: str | None = None
+    merged: str | None = None
 
 
 @dataclass(frozen=True)
 class EvaluateTask:
     """Evaluate the global model on chunk number `chunk` of the server's test set.
 
-    With what the client at `position` keeps for itself in the folder `private`, where clients keep anything.
+    With what the client at `position` keeps for itself in the folder `private`, where clients keep anything; `merged`
+    as of `TrainTask`.
     """
 
     chunk: int
     position: int = 0
     private: str | None = None
+    merged: str | None = None
 
 
 Task = TrainTask | EvaluateTask
@@ -98,25 +103,33 @@ class Site:
             RunError: where it fails, naming client and round.
         """
         if isinstance(task, EvaluateTask):
-            self._load(None if task.private is None else read_private(Path(task.private), self._client(task)))
+            own = None if task.private is None else read_private(Path(task.private), self._client(task))
+            self._load(own, read_merged(task))
             part = slice(task.chunk * CHUNK, (task.chunk + 1) * CHUNK)
             # Cloned, so that torch's own allocation decides the alignment, on which the last digit may depend.
             test = self.data.evaluated
             return evaluate(self.model, test.inputs[part].clone(), test.labels[part])
         with self._named(task):
             controls = read_controls(task)
-            trained = self.train(task, controls)
+            trained = self.train(task, controls, read_merged(task))
             write_trained(task, trained)
         return (trained.loss,)
 
-    def train(self, task: TrainTask, controls: Controls | None) -> TrainedClient:
-        """Train a client; `controls` are those before the round, None where the fusion has none. Writes nothing.
+    def train(
+        self, task: TrainTask, controls: Controls | None, merged: Mapping[str, Tensor] | None = None
+    ) -> TrainedClient:
+        """Train a client. Writes nothing.
+
+        Args:
+            task: which client, and how.
+            controls: those before the round, None where the fusion has none.
+            merged: the factors that former rounds put into the base of adapted layers, by name; None: none did.
 
         Raises:
             RunError: where it fails, naming client and round.
         """
         client = self.data.clients[task.position]
-        self._load(None if task.private is None else before_round(task.private, task.round, client.id))
+        self._load(None if task.private is None else before_round(task.private, task.round, client.id), merged)
         padding = self.data.form.padding if isinstance(self.data.form, Texts) else None
         with self._named(task):
             if controls is None:
@@ -150,8 +163,13 @@ class Site:
     def _client(self, task: TrainTask | EvaluateTask) -> int:
         return self.data.clients[task.position].id
 
-    def _load(self, own: Mapping[str, Tensor] | None) -> None:
-        """Put the global weights into the model, and what a client keeps for itself, None where it has not trained."""
+    def _load(self, own: Mapping[str, Tensor] | None, merged: Mapping[str, Tensor] | None) -> None:
+        """Put the global weights into the model, and what a client keeps for itself, None where it has not trained.
+
+        And `merged` beside the base of adapted layers.
+        """
+        if self.fusion.sums_products:
+            load_merged(self.model, merged or {})
         if self.sharing is None or self.sharing.whole:
             self.model.load_state_dict(self.published)
             return
@@ -220,6 +238,11 @@ def make_site(config: schema.Config, data: FederatedData, model: nn.Module, publ
 def read_controls(task: TrainTask) -> Controls | None:
     """The control variates that a task starts from; None where the fusion has none."""
     return None if task.controls is None else controls_before(Path(task.controls), task.round, task.position)
+
+
+def read_merged(task: Task) -> dict[str, Tensor] | None:
+    """The factors that former rounds put into the base of adapted layers; None where none did."""
+    return None if task.merged is None else merged_of(open_tensors(Path(task.merged)))
 
 
 def write_trained(task: TrainTask, trained: TrainedClient) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from ..config import schema
 from ..data.federated import FederatedData
 from ..errors import InputError, RunError
+from ..fusion.adapters import merged_bytes
 from ..processes import available_cores
 from ..store.cache import Entry, open_entry, require_space
 from ..store.rounds import Metrics, Round, has_lineage
@@ -24,7 +25,7 @@ from .key import training_key
 from .participation import Roster, rosters
 from .private import has_private, tidy_private
 from .round import Observe, State, Training, state_after, train_round
-from .sharing import sharing_of
+from .sharing import check_products, sharing_of
 from .site import make_site, shared_tensors
 
 
@@ -83,6 +84,7 @@ def federated_rounds(
             f"federation.mode={federation.mode}: what is private to clients ({sharing.private[0]}, …) is kept round by "
             "round: federation.mode=sync, or a federation.share that leaves nothing private"
         )
+    check_products(config.fusion, sharing, model)
     tensors = model.state_dict()
     initial = {name: tensors[name].detach().cpu().clone() for name in sharing.shared}
     kept_apart = specs_of({name: tensors[name] for name in sharing.private})
@@ -177,11 +179,18 @@ def _space(config: schema.Config, specs: Specs, a_round: int, clients: int, roun
     """Bytes that so many more rounds take, with the two at work.
 
     The models of the clients in a round, the global one and the server's state; for each of all `clients` its control
-    variate, and what it sent over all rounds, weighted and not, with the server's momentum of each.
+    variate, and what it sent over all rounds, weighted and not, with the server's momentum of each; factors of adapters
+    that all rounds have summed.
     """
     controls = 0 if config.fusion.client_state is None else clients
+    merged = 0
+    if config.fusion.sums_products:  # of all rounds that there will have been
+        shapes = {name: shape for name, (_, shape) in specs.items()}
+        merged = merged_bytes(
+            shapes, a_round * config.federation.rounds, max(kind.itemsize for kind, _ in specs.values())
+        )
     lineage = (4 if config.fusion.decay else 2) * clients if config.provenance.scope == "lineage" else 0
-    return (rounds + 2) * (a_round + 3 + controls + lineage) * size_of(specs)
+    return (rounds + 2) * ((a_round + 3 + controls + lineage) * size_of(specs) + merged)
 
 
 def _train_until(training: Training, target: int) -> Iterator[Metrics]:

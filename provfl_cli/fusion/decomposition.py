@@ -78,11 +78,14 @@ class Decomposition:
             one where the fusion does not count examples.
         multipliers: `M_k` by parameter name; 1 for parameters that are not named.
         unsent: `U` by kind (`momentum`, `noise`, `stale`), then by parameter name; empty for most fusions.
+        products: whether it is that of adapters whose products are summed: it speaks of their factors side by side, in
+            which each client moved its own columns of `B` from 0 (`adapters.py`).
     """
 
     example_weights: Tensor
     multipliers: Mapping[str, Multiplier] = field(default_factory=dict)
     unsent: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    products: bool = False
 
     def candidates(self, parameters: Collection[str]) -> Tensor:
         """Clients with a nonzero `A_k` for some of the `parameters`, bool `[clients]`."""

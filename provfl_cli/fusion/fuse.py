@@ -10,6 +10,7 @@ import lazy_loader as lazy
 
 from ..coverage import printable
 from ..errors import RunError
+from .adapters import adapter_pairs, first_factor, second_factor
 from .average import example_shares, weighted_average
 from .client_state import ClientState
 from .decomposition import Decomposition, Multiplier
@@ -42,7 +43,8 @@ class FusionResult:
     """What fusion hands on.
 
     Attributes:
-        weights: the new global tensors, buffers included.
+        weights: the new global tensors, buffers included; where products of adapters are summed, the factors of those
+            of all clients side by side (`adapters.py`).
         state: the server's next state.
         decomposition: what `weights` are made of.
         updates, shares, scales, noise: of what `decomposition` was made: the updates as fusion saw them, how they were
@@ -84,6 +86,11 @@ class Fusion(Protocol):
     def averages(self) -> bool:
         """Whether the combined update is a mean of the clients' updates with weights of their own: what a client sent
         does not decide how much others count. Only such a fusion can serve a buffer of updates."""
+
+    @property
+    def sums_products(self) -> bool:
+        """Whether the products of clients' adapters are combined, not their factors: then the result goes into the
+        base of the adapted layers, and everybody starts the next round from a fresh adapter."""
 
     @property
     def client_state(self) -> ClientState | None:
@@ -151,10 +158,24 @@ def fuse(
     def note(kind: str, name: str, part: Tensor) -> None:
         unsent.setdefault(kind, {})[name] = part.to(returned.previous[name].dtype).view(returned.previous[name].shape)
 
+    pairs = adapter_pairs(returned.parameters) if fusion.sums_products else {}
+    firsts = frozenset(pairs.values())
     for name in returned.previous:
         before = returned.previous[name]
         if name in returned.buffers:
             weights[name] = weighted_average(returned.clients[name], example_shares(returned.examples))
+            continue
+        if name in pairs or name in firsts:
+            sent = returned.clients[name]
+            if not sent.isfinite().all():
+                raise RunError(_not_finite(returned))
+            if name in pairs:
+                weights[name] = second_factor(sent, shares.weights * seen.factors)
+            else:
+                weights[name] = first_factor(sent)
+            scalars = seen.factors if name in pairs else torch.zeros_like(seen.factors)  # of A nobody moved anything
+            if not (multiplier := Multiplier(scalars)).is_one():
+                multipliers[name] = multiplier
             continue
         delta, stale = combined(seen, shares, name)
         if not delta.isfinite().all():  # a factor of 0 does not hide it: 0 times infinity is no number either
@@ -192,7 +213,7 @@ def fuse(
             multipliers[name] = multiplier
     if next_state:
         next_state["round"] = torch.tensor(number)
-    decomposition = Decomposition(shares.weights, multipliers, unsent)
+    decomposition = Decomposition(shares.weights, multipliers, unsent, products=bool(pairs))
     return FusionResult(weights, next_state, decomposition, seen, shares, scales, noises)
 
 

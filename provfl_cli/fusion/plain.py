@@ -39,6 +39,11 @@ class PlainServer:
         return False
 
     @property
+    def sums_products(self) -> bool:
+        """The factors of adapters are combined apart, as any weights."""
+        return False
+
+    @property
     def client_state(self) -> ClientState | None:
         """Clients keep nothing."""
         return None

@@ -17,6 +17,7 @@ from .deterministic import BESIDE, depending, rows_to_ask
 from .factors import Dense, contract
 from .gradients import per_input
 from .marks import mark_inputs
+from .merged import summed_rows
 from .neurons import activated_neurons, attended_positions, positions_of, selected_neurons
 from .outputs import check_wanted
 from .own_functions import own_functions
@@ -195,7 +196,8 @@ def _add(setup: Setup, sums: Sums, call: Call, gradient: Tensor, sample: int) ->
             continue
         if argument == "weight" and call.first_factor is not None:
             check_unchanged(call.first_factor)
-            part = product_rows(call, g, stack) * beta
+            rows = summed_rows if stack.source.decomposition.products else product_rows
+            part = rows(call, g, stack) * beta
         else:
             part = contract(factor, stack.block(weight), stack.rows).to(stack.wide) * beta
         sums.rows += part

@@ -12,6 +12,7 @@ from ..coverage import printable
 from ..errors import InputError, RunError, did_you_mean
 from ..fusion.state_dicts import not_finite
 from .lineage import LineageRound
+from .merged import prepare
 from .outputs import tensor_of
 from .settings import CLASS_TARGETS, TARGETS, Provenance, preset
 from .shared_part import fitted
@@ -55,6 +56,7 @@ def checked_source(model: Any, source: Any) -> Source:
         raise InputError("model: is on the device meta, which holds no numbers: model.to_empty(device='cpu')")
     if not any(tensor.is_floating_point() for tensor in parameters.values()):
         raise InputError("model: has no parameter of floating-point numbers")
+    prepare(model, source)
     part: Source = fitted(model, source)
     shared = [tensor for name, tensor in parameters.items() if name in part.weights()]
     if shared and all(not (tensor.is_floating_point() or tensor.is_complex()) for tensor in shared):

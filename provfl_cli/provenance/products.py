@@ -18,13 +18,13 @@ from torch import Tensor
 
 from ..coverage import listed, printable
 from ..errors import InputError
+from ..fusion.adapters import FIRST, SECOND, adapter_pairs
 from ..fusion.decomposition import ROUNDING
 from .calls import Call
 from .factors import BLOCK_NUMBERS
 from .lineage import LineageRound
 from .stack import CROSS, Source, Stack
 
-FIRST, SECOND = "lora_A", "lora_B"  # parts of the names of `a = A z` and of `B a`
 INSTEAD = "provenance.adapters=factors, which traces A and B apart"
 
 
@@ -39,14 +39,7 @@ def factor_pairs(source: Source, names: Iterable[str], of: str) -> dict[str, str
     Raises:
         InputError: how the round was fused does not let products be told apart.
     """
-    held = set(names)
-    pairs = {}
-    for name in names:
-        parts = name.split(".")
-        if parts[-1] == "weight" and SECOND in parts:
-            first = ".".join(FIRST if part == SECOND else part for part in parts)
-            if first in held:
-                pairs[name] = first
+    pairs = adapter_pairs(names)
     if isinstance(source, LineageRound):
         raise InputError(
             "provenance.adapters=product: over all rounds only sums of A and of B are kept, not of their products: "

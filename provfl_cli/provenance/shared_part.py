@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..coverage import printable
 from ..errors import InputError
+from ..fusion.adapters import FIRST, SECOND
 from ..fusion.decomposition import Decomposition
 from ..fusion.lineage import PLAIN, WEIGHTED
 from .lineage import LineageRound
@@ -80,6 +81,8 @@ def _require_ties(weights: Mapping[str, Tensor], names: Mapping[str, str], what:
 def load_part(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy the tensors of a round into the model that it is of; what the round does not hold stays as it is.
 
+    Factors of adapters take the rank that they have there.
+
     Raises:
         InputError: a tensor is none of the model.
     """
@@ -87,7 +90,24 @@ def load_part(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     names = model_names(tensors, own, "model", "the models of the round")
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[names[name]].copy_(tensor)
+            called = names[name]
+            if own[called].shape != tensor.shape and (factor := _factor_of(model, called)) is not None:
+                with_rank(factor, tensor.shape)
+                own[called] = factor.weight
+            own[called].copy_(tensor)
+
+
+def with_rank(factor: nn.Linear, shape: torch.Size) -> None:
+    """Let a factor of an adapter have another rank; its numbers are lost, unless it has that shape."""
+    if factor.weight.shape != shape:
+        factor.weight = nn.Parameter(factor.weight.new_empty(shape), requires_grad=factor.weight.requires_grad)
+        factor.out_features, factor.in_features = shape
+
+
+def _factor_of(model: nn.Module, name: str) -> nn.Linear | None:
+    """The module of a factor of an adapter, by the name of its weight; None: it is none."""
+    module = model.get_submodule(name.rpartition(".")[0])
+    return module if isinstance(module, nn.Linear) and not {FIRST, SECOND}.isdisjoint(name.split(".")) else None
 
 
 def model_names(stored: Collection[str], own: Collection[str], what: str, other: str) -> dict[str, str]:

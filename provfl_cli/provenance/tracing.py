@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..coverage import listed
 from ..errors import InputError, RunError
+from ..fusion.adapters import is_merged
 from ..library_warnings import library_warnings_ignored
 from . import rules  # noqa: F401  (registers the layer rules)
 from .checks import (
@@ -41,6 +42,7 @@ from .workers.work import Work, open_setup
 
 Classes = Sequence[int] | Tensor | None
 """A class for each input; None: the predicted ones."""
+FORMER = "what former rounds have put into the base of adapted layers is a constant of this round"
 
 
 def trace(
@@ -253,7 +255,7 @@ def _collect(setup: Setup, parts: Sequence[Sums], residual: Tensor, notes: tuple
         uncovered=uncovered,
         unchecked=tuple(first.unchecked),
         buffers=tuple(setup.structure.buffers),
-        not_shared=tuple(setup.structure.constants),
+        not_shared=tuple(name for name in setup.structure.constants if not is_merged(name)),
         outputs=None if classes else logits.cpu().numpy(),
         names=tuple(getattr(stack.source, "names", ())),
         notes=(*_not_shared(setup.structure), *notes, *_of_products(setup, parts)),
@@ -261,14 +263,16 @@ def _collect(setup: Setup, parts: Sequence[Sums], residual: Tensor, notes: tuple
 
 
 def _not_shared(structure: Structure) -> tuple[str, ...]:
-    """A sentence on the parameters that the round does not hold; none where it holds all."""
-    if not structure.constants:
+    """A sentence on the parameters that the round does not hold, and on what former rounds put into them, if any."""
+    constants = {name: held for name, held in structure.constants.items() if not is_merged(name)}
+    if not constants:
         return ()
-    fixed, shared = (sum(p.numel() for p in held.values()) for held in (structure.constants, structure.parameters))
-    return (
+    fixed, shared = (sum(p.numel() for p in held.values()) for held in (constants, structure.parameters))
+    notes = (
         f"{fixed / (fixed + shared):.1%} of the model's parameters are not shared by the clients"
-        f"{listed(structure.constants, ': ')}; they are constants of the model, which nobody contributed to",
+        f"{listed(constants, ': ')}; they are constants of the model, which nobody contributed to",
     )
+    return notes if len(constants) == len(structure.constants) else (*notes, FORMER)
 
 
 def _of_products(setup: Setup, parts: Sequence[Sums]) -> tuple[str, ...]:

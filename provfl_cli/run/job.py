@@ -26,8 +26,8 @@ from ..fusion.privacy import check_model
 from ..models.build import build, check_function
 from ..provenance.depth import chosen_layers
 from ..provenance.lineage import lineage_round
+from ..provenance.merged import load_round
 from ..provenance.settings import Provenance
-from ..provenance.shared_part import load_part
 from ..reporting import console as show
 from ..results import label_counts
 from ..results.checksums import FILE, TOKENIZER, covering
@@ -105,7 +105,7 @@ def run(config: Config, folder: Path) -> None:
             if config.tracker is not None:
                 tracking.start(settings_of(config), folder, config.environment)
             for stored in rounds:
-                load_part(model.to(device), stored.weights())
+                load_round(model.to(device), stored)
                 whose = complete(model, stored, sharing, evaluation.client, examples)
                 lineage = lineage_round(stored) if own.scope == "lineage" else None
                 taking_part = stored.clients if lineage is None else lineage.clients

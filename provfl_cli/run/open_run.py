@@ -41,8 +41,9 @@ from ..fusion.fuse import Fusion
 from ..fusion.privacy import Privacy
 from ..fusion.state_dicts import require_fits
 from ..models.build import build
+from ..provenance.merged import load_round
 from ..provenance.settings import Provenance
-from ..provenance.shared_part import fitted, load_part
+from ..provenance.shared_part import fitted
 from ..results import label_counts as counted
 from ..results.checksums import FILE, SETTINGS, TOKENIZER, damage, read_manifest
 from ..results.links import refuse_links, refuse_links_of_rounds
@@ -161,11 +162,16 @@ class OpenFederation:
             if self.settings is None:  # recorded: the round may hold part of the model
                 fitted(self.model, stored, str(self.folder), f"the tensors of {file}")
             else:
-                own = self.model.state_dict()
-                shared = own if self.sharing is None else {name: own[name] for name in self.sharing.shared}
-                require_fits(shared, stored.weights(), str(self.folder), f"the tensors of {file}")
+                require_fits(self._built, stored.as_sent().weights(), str(self.folder), f"the tensors of {file}")
         except InputError as error:
             raise RunError(str(error)) from error
+
+    @cached_property
+    def _built(self) -> dict[str, torch.Tensor]:
+        """What clients share of the model as it was built, without numbers: a round may change an adapter's rank."""
+        own = self.model.state_dict()
+        names = own if self.sharing is None else self.sharing.shared
+        return {name: own[name].to("meta") for name in names}
 
     def load(self, stored: Round) -> str:
         """Put a round's tensors into the model, and what a client keeps for itself; says whose that is, "" if none is.
@@ -174,7 +180,7 @@ class OpenFederation:
             RunError: the model does not take them, or they are not there.
         """
         self.check_fits(stored)
-        load_part(self.model, stored.weights())
+        load_round(self.model, stored)
         return "" if self.sharing is None else complete(self.model, stored, self.sharing, self.traced, self.examples)
 
     def case(self, stored: Round, inputs: TracedInputs, classes: np.ndarray) -> Case:

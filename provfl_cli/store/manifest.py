@@ -47,6 +47,11 @@ def round_values(content: Mapping[str, Any]) -> dict[str, Any]:
     if (source or names) and len(names) != len(clients):
         raise ValueError("it does not name each client: names are as many as clients")
     key = content.get("key")
+    products = content.get("products", False)
+    if not isinstance(products, bool):
+        raise wrong("products", products, "true or false")
+    if products and source:
+        raise wrong("products", products, "false in rounds that others trained")
     return {
         "number": whole(value_of(content, "number"), "number", 1),
         "clients": clients,
@@ -60,6 +65,7 @@ def round_values(content: Mapping[str, Any]) -> dict[str, Any]:
         "key": None if key is None else text(key, "key"),
         "names": names,
         "source": source,
+        "products": products,
         "buffered": _buffered(content.get("buffered"), len(clients)),
     }
 

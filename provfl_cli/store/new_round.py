@@ -126,6 +126,8 @@ def commit_round(
         manifest["key"] = key
     if source:
         manifest |= {"source": source, "names": list(names)}
+    if decomposition.products:
+        manifest["products"] = True
     if buffered is not None:
         manifest["buffered"] = asdict(buffered)
     if lineage is not None:

@@ -12,6 +12,9 @@
                 initial.safetensors              W_0, with it; one file for all rounds
                 round.json                       client ids, examples, q_k, buffers, metrics, checksums, its own as well
 
+Of fusions that sum products of adapters (`fusion/adapters.py`) clients and global model hold the factors as they were
+sent; `server_state` has those of the rounds before, which the clients' stood beside.
+
 A round says to which federation of the training cache it belongs, and one that others trained what its clients are
 called. Rounds of format 2, whose `round.json` has no checksum of its own, are read as they are.
 
@@ -24,7 +27,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -35,6 +38,7 @@ import lazy_loader as lazy
 from ..bounded import LINES_BYTES as ROUND_BYTES
 from ..bounded import read_json
 from ..errors import RunError
+from ..fusion.adapters import SideBySide, adapter_pairs, first_factor, is_merged, second_factor
 from ..fusion.buffered import Buffered
 from ..fusion.decomposition import Decomposition, Multiplier
 from ..fusion.lineage import Lineage, LineageRows
@@ -101,6 +105,8 @@ class Round:
         names: what the clients are called, in their order; () in rounds of our own, and in those of format 2.
         buffered: how the updates of a buffer counted; None where the server fused models.
         source: what recorded a round that others trained, such as `import` or `flower`; "" in rounds of our own.
+        products: whether products of adapters were summed; then `weights`, `previous` and `client_stack` have their
+            factors side by side, and `as_sent` gives the round with the tensors that were handed out and returned.
     """
 
     folder: Path
@@ -116,6 +122,7 @@ class Round:
     names: tuple[str, ...] = ()
     source: str = ""
     buffered: Buffered | None = None
+    products: bool = False
 
     @property
     def metrics(self) -> Metrics:
@@ -124,15 +131,26 @@ class Round:
 
     def weights(self) -> Mapping[str, Tensor]:
         """`W`: the global tensors after the round, buffers included."""
-        return self._global
+        return self._fused if self.products else self._global
 
     def previous(self) -> Mapping[str, Tensor]:
         """`W_prev`: the global tensors that the clients started from."""
-        return self._previous
+        return self._started if self.products else self._previous
 
     def client_stack(self) -> Mapping[str, Tensor]:
         """`W_k`: what the clients returned, each tensor `[clients, *shape]`."""
-        return self._clients
+        return SideBySide(self._clients, adapter_pairs(self._clients)) if self.products else self._clients
+
+    def as_sent(self) -> Round:
+        """The round whose global tensors are those that the next round starts from, and clients' as they returned them.
+
+        The round itself, but where products of adapters were summed.
+        """
+        return self._as_sent if self.products else self
+
+    def merged(self) -> Mapping[str, Tensor]:
+        """Factors of adapters that former rounds put into the base of the model, by name; empty where none did."""
+        return {name: self._state[name] for name in self._state if is_merged(name)} if self.products else {}
 
     def bases(self) -> Mapping[int, Mapping[str, Tensor]]:
         """`V_k` of late clients by their position in the stack; the others started from `previous`."""
@@ -160,7 +178,7 @@ class Round:
         """What the fused model is made of (design section 2.3)."""
         weights = torch.tensor(self.example_weights, dtype=torch.float64)
         if DECOMPOSITION not in self.checksums:
-            return Decomposition(weights)
+            return Decomposition(weights, products=self.products)
         file = self._open(DECOMPOSITION)
         factors: dict[str, dict[str, Tensor]] = {}
         unsent: dict[str, dict[str, Tensor]] = {}
@@ -171,11 +189,35 @@ class Round:
                 factors.setdefault(name, {})[part] = file[entry]
             else:
                 unsent.setdefault(part, {})[name] = file[entry]
-        return Decomposition(weights, {name: Multiplier(**parts) for name, parts in factors.items()}, unsent)
+        multipliers = {name: Multiplier(**parts) for name, parts in factors.items()}
+        return Decomposition(weights, multipliers, unsent, self.products)
 
     @cached_property
     def _global(self) -> Mapping[str, Tensor]:
         return self._open(GLOBAL)
+
+    @cached_property
+    def _as_sent(self) -> Round:
+        return replace(self, products=False)
+
+    @cached_property
+    def _fused(self) -> dict[str, Tensor]:
+        """`W`, factors side by side."""
+        weights = {name: self._global[name] for name in self._global}
+        shares = torch.tensor(self.example_weights, dtype=torch.float64)
+        for second, first in adapter_pairs(self._clients).items():
+            weights[first] = first_factor(self._clients[first])
+            weights[second] = second_factor(self._clients[second], shares)
+        return weights
+
+    @cached_property
+    def _started(self) -> dict[str, Tensor]:
+        """`W_prev`, likewise: `A` is the same, `B` 0."""
+        before = {name: self._previous[name] for name in self._previous}
+        for second, first in adapter_pairs(self._clients).items():
+            before[first] = self._fused[first]
+            before[second] = torch.zeros_like(self._fused[second])
+        return before
 
     @cached_property
     def _previous(self) -> Mapping[str, Tensor]:

@@ -3,7 +3,8 @@
     message    config   text of the configuration, and the federation's key
                task     round, position, epochs; private: the folder on the machine of the clients for what they
                         keep for themselves, none of which is in a message
-               weights  the global model; control, own: c and c_k, if there are any
+               weights  the global model; control, own: c and c_k, if there are any; merged: factors that former
+                        rounds put into the base of adapted layers
     reply      done     loss; weights: the client's model; control: its new c_k
                or failed: why, in one line
 
@@ -41,14 +42,21 @@ def preparation(text: str, key: str) -> RecordDict:
     return RecordDict({"config": ConfigRecord({"text": text, "key": key})})
 
 
-def with_task(content: RecordDict, task: TrainTask, weights: ArrayRecord, controls: Controls | None) -> RecordDict:
+def with_task(
+    content: RecordDict,
+    task: TrainTask,
+    weights: ArrayRecord,
+    controls: Controls | None,
+    merged: Mapping[str, Tensor] | None = None,
+) -> RecordDict:
     """The content of a message that asks to train a client from these global weights."""
     epochs = ALL_EPOCHS if task.epochs is None else task.epochs
     numbers = ConfigRecord({"round": task.round, "position": task.position, "epochs": epochs})
     numbers["private"] = task.private or ""
     records = {"task": numbers}
     variates = {} if controls is None else {"control": arrays(controls[0]), "own": arrays(controls[1])}
-    return RecordDict({**content, **records, "weights": weights, **variates})
+    base = {} if merged is None else {"merged": arrays(merged)}
+    return RecordDict({**content, **records, "weights": weights, **variates, **base})
 
 
 def not_begun(reply: Message) -> bool:
@@ -135,6 +143,7 @@ def _train(site: Site, content: RecordDict) -> RecordDict:
     epochs = None if task["epochs"] == ALL_EPOCHS else task["epochs"]
     controls = (tensors(content, "control"), tensors(content, "own")) if "own" in content else None
     work = TrainTask(task["round"], task["position"], "", 0, epochs, private=task["private"] or None)
-    result = replace(site, published=weights).train(work, controls)
+    merged = tensors(content, "merged") if "merged" in content else None
+    result = replace(site, published=weights).train(work, controls, merged)
     variate = {} if result.control is None else {"control": arrays(result.control)}
     return RecordDict({"done": ConfigRecord({"loss": result.loss}), "weights": arrays(result.weights), **variate})

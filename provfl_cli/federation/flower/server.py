@@ -25,7 +25,7 @@ from ...config import schema
 from ...errors import RunError
 from ...processes import die_with
 from ...store.tensorfile import open_tensors
-from ..site import TrainTask, read_controls, write_trained
+from ..site import TrainTask, read_controls, read_merged, write_trained
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord, RecordDict
@@ -167,7 +167,7 @@ def _perform(plan: Plan, pipe: Connection, grid: Grid, workers: int) -> None:
 
     def begin(number: int, task: TrainTask) -> None:
         assert weights is not None
-        content = with_task(ready, task, weights, read_controls(task))
+        content = with_task(ready, task, weights, read_controls(task), read_merged(task))
         under_way[pushed(content, MessageType.TRAIN, nodes[task.position])] = number, task
 
     while len(nodes := sorted(grid.get_node_ids())) < plan.clients:

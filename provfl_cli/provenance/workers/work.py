@@ -16,6 +16,7 @@ from ...errors import InputError, RunError
 from ..batch import trace_batch
 from ..calls import TooLarge
 from ..depth import chosen_layers, layer_weights
+from ..merged import summed_pairs
 from ..products import factor_pairs
 from ..settings import CLASS_TARGETS, Provenance
 from ..stack import Source, Stack
@@ -78,8 +79,10 @@ def open_setup(model: nn.Module, source: Source, settings: Provenance) -> Setup:
     parameter = next(p for p in structure.parameters.values() if p.is_floating_point())
     dtype = torch.promote_types(parameter.dtype, torch.float32)
     names, products = list(structure.parameters), settings.adapters == "product"
-    pairs = factor_pairs(source, names, settings.of) if products else {}
-    stack = Stack.open(source, settings.of, names, parameter.device, dtype, settings.client_weighting, bool(pairs))
+    summed = source.decomposition.products
+    pairs = summed_pairs(source) if summed else factor_pairs(source, names, settings.of) if products else {}
+    cross = bool(pairs) and not summed
+    stack = Stack.open(source, settings.of, names, parameter.device, dtype, settings.client_weighting, cross)
     betas = layer_weights(structure.modules, settings.layer_decay)
     chosen = frozenset(chosen_layers(structure.modules, settings.layers))
     if chosen.isdisjoint(structure.own):  # all contributions would be 0, and look like an answer
