@@ -12,6 +12,7 @@ import numpy as np
 from ..comparison.join import HEADINGS, LARGEST, SATURATES, grouped, plain, records
 from ..comparison.reproduction import PUBLISHED, PublishedFigure, Reproduction, fits, in_order, name_of
 from ..comparison.settings import MISSING, short
+from ..evaluation.backdoor import looked_for
 from ..results.files import write_csv, write_text
 from .experiment_figure import drawn
 from .figure_files import write_figure
@@ -25,7 +26,8 @@ else:
     pd = lazy.load("pandas")
 
 ROUNDS_SHOWN = 10
-BESIDE = ("inputs", "global_accuracy", "epsilon")  # columns of the first table, where they are known
+OF_BACKDOORS = ("attack_success", "attack_success_untriggered", "clean_twin_accuracy")  # no tables: of the whole run
+BESIDE = ("inputs", "global_accuracy", *OF_BACKDOORS, "epsilon")  # columns of the first table, where they are known
 
 
 def tables(reproduction: Reproduction) -> list[Table]:
@@ -33,7 +35,8 @@ def tables(reproduction: Reproduction) -> list[Table]:
 
     Label-holding stands last, since it saturates; published figures are of the experiment's first metric.
     """
-    metrics = sorted(reproduction.experiment.metrics, key=lambda metric: metric == SATURATES)
+    metrics = [name for name in reproduction.experiment.metrics if name not in OF_BACKDOORS]
+    metrics.sort(key=lambda metric: metric == SATURATES)
     return [_table(reproduction, metric, first=not number) for number, metric in enumerate(metrics)]
 
 
@@ -54,6 +57,8 @@ def _table(reproduction: Reproduction, metric: str, first: bool) -> Table:
     for key, group in _spread(groups, keys):
         setting = dict(zip(settings, key, strict=True))
         of_metric = group[group["metric"] == metric]
+        if looked_for(metric) and of_metric["mean"].isna().all():
+            continue  # a fault that did nothing comes from nobody
         seeds = max(joined.sizes[row][1] for row in joined.sizes if _begins(joined.words, row, keys, key))
         cells = [*key, str(seeds), *(_beside(group, name) for name in beside)]
         for method in methods:
