@@ -20,11 +20,12 @@ from provfl_cli.config import schema
 from provfl_cli.config.retrain import Retrain
 from provfl_cli.config.schema import Experiment
 from provfl_cli.config.trigger import Trigger
+from provfl_cli.data import load
 from provfl_cli.data.attackers import FreeRider, ScaledUpdate
 from provfl_cli.data.backdoor import Backdoor
 from provfl_cli.data.federated import FederatedData
 from provfl_cli.data.injection import Duplicate, ExclusiveLabel, LabelFlip, NoInjection, NoisyLabels
-from provfl_cli.data.load import clean_twin, federated_data, test_set
+from provfl_cli.data.load import clean_twin, federated_data
 from provfl_cli.data.partition import Iid
 from provfl_cli.errors import InputError
 from provfl_cli.evaluation.backdoor import AttackSuccess, attack_success, failures, scored, works
@@ -202,7 +203,7 @@ def test_attackers_hold_their_own_examples_and_attack_with_others(keep_clean: bo
     assert data.faults.trigger == Trigger(3, size=4)
     assert data.triggered is not None
     assert data.triggered.split == "triggered"
-    asked, _ = test_set(config(injection, "triggered"))
+    asked, _ = load.test_set(config(injection, "triggered"))
     assert np.array_equal(asked.shown, data.triggered.shown), "what a later question reads again"
     assert torch.equal(data.evaluated.inputs, data.test.inputs)
 

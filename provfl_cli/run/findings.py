@@ -82,9 +82,7 @@ def findings_of(
     return Findings(
         traced=tuple(traced),
         contributions=contributions,
-        scores=scored(
-            _scores(contributions, traced, counts, min_examples, data.faults, newcomers, retrained), planted
-        ),
+        scores=scored(_scores(contributions, traced, counts, min_examples, data.faults, newcomers, retrained), planted),
         truth=None if truth is None else without_failed(truth, planted),
         faded=fading(contributions[contributions["scope"] == "lineage"], counts, last.last) if last.last else None,
         note="; ".join([*warnings, data.source.note, *said, *last.notes, *_backdoor_note(success.get(last.number))]),
