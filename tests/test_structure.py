@@ -228,9 +228,10 @@ WHOLE = {  # what takes a whole configuration, and why; all else takes the block
     "data.attackers.FreeRider.fits": "checks the whole when it is validated",
     "data.attackers.ScaledUpdate.fits": "checks the whole when it is validated",
     "data.load.federated_data": "puts the data together: loaded, dealt to clients, faults planted, made tensors",
+    "data.load.clean_twin": "does the same without the faults",
     "data.load.test_set": "reads a run's test set as `federated_data` does",
-    "data.load._prepared": "part of these two",
-    "data.load._size": "part of these two",
+    "data.load._prepared": "part of these",
+    "data.load._size": "part of these",
     "data.load._lines": "part of these two",
     "federation.train.federated_rounds": "puts a training together",
     "federation.train._space": "part of `federated_rounds`",
@@ -243,6 +244,7 @@ WHOLE = {  # what takes a whole configuration, and why; all else takes the block
     "retraining.train.Whole": "what all federations that are trained again share",
     "run.retrained.Questions.whole": "puts that together",
     "run.open_run.OpenFederation": "keeps the run's, to train it again where somebody asks for that",
+    "run.retrained.others_of": "asks for the clean twin's",
     "run.retrained.plan_of": "asks of each federation whether it can be trained",
 }
 

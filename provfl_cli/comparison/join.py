@@ -12,10 +12,12 @@ import lazy_loader as lazy
 
 from ..coverage import coverage_warning
 from ..errors import InputError, did_you_mean
+from ..evaluation.backdoor import looked_for
 from ..evaluation.intervals import over_seeds
 from ..evaluation.ranges import counted_things, cut, inputs_of, range_of
 from ..evaluation.removal import REMOVED
 from ..results.folders import IDENTITY, MissingRun, RunFolder
+from .backdoors import without_effect
 from .settings import SEED, TRACING, asked_for, common, differing, federations, identity, value
 
 if TYPE_CHECKING:
@@ -134,6 +136,8 @@ def join(runs: Sequence[RunFolder], asked: TableQuery, absent: Sequence[MissingR
     private = any(run.figures.get("privacy") is not None for run in runs)
     metrics = _chosen_metrics(asked, rows, known, private)
     notes = _incomplete(runs)
+    if any(map(looked_for, metrics)):
+        notes += without_effect(rows, keys)
     if shared := common(runs, keys):
         notes.append(f"all runs: {shared}")
     if size := federations(runs, keys):
@@ -397,6 +401,9 @@ HEADINGS = {
     "majority_accuracy": "majority",
     "chance_corrected": "corrected",
     "fault_accuracy": "fault accuracy",
+    "attack_success": "backdoor works",
+    "attack_success_untriggered": "without trigger",
+    "clean_twin_accuracy": "clean twin",
     "ndcg": "NDCG",
     "spearman_counts": "Spearman",
     "conservation_residual": "residual",

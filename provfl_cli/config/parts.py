@@ -85,6 +85,26 @@ class Injection(Protocol):
     def returned(self, submission: Submission) -> None:
         """Change the weights that a client returns in place."""
 
+    def attacking(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[Share, ...]:
+        """What clients train on in rounds in which they attack, where that is not what `apply` returns of them.
+
+        Arguments and errors are those of `apply`. Examples that these hold more or less count for nobody: an attacker
+        tells the server the number of those that `apply` returns.
+        """
+
+    def attacks(self, client: int, number: int) -> bool:
+        """Whether a client attacks in round `number`: it trains on `attacking`, for `attack_epochs` passes."""
+
+    @property
+    def attack_epochs(self) -> int | None:
+        """Passes over its data that an attacker makes; None: as many as everybody."""
+
+    def until(self, rounds: int) -> Injection:
+        """The same in a federation of so many rounds: those counted from its end by their numbers, later ones gone."""
+
+    def twin(self) -> Injection | None:
+        """What is planted in the clean twin, the same federation without the fault; None where nothing is planted."""
+
 
 class Log(Protocol):
     """An opened log of one run."""

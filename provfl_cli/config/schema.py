@@ -97,6 +97,7 @@ class Config:
             )
         self.partition.check(self.federation)
         self.injection.check(self.federation)
+        object.__setattr__(self, "injection", self.injection.until(self.federation.rounds))
         self.fusion.check(self.federation)
         check_mode(self.fusion, self.federation)
         if self.evaluation.inputs == "faults":  # only here: everybody else is told what it stands for
@@ -134,8 +135,11 @@ class Config:
                     "again: evaluation.counterfactual=retrain, or retrain.designs=[]"
                 )
             return
-        if "clean_twin" in retrain.chosen and not hasattr(self.injection, "clean_twin"):
-            raise InputError("retrain.designs: clean_twin: this injection plants nothing that could be taken back")
+        if "clean_twin" in retrain.chosen and self.injection.twin() is None:
+            raise InputError(
+                "retrain.designs: clean_twin: injection=none plants nothing that a twin would be without: choose an "
+                "injection such as injection=label_flip, or leave clean_twin out"
+            )
         if "removal" not in retrain.chosen:
             return
         if retrain.top >= self.federation.clients:

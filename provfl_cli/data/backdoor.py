@@ -87,20 +87,29 @@ class Backdoor(NoInjection):
         require_kept("injection.clients", self.clients, shares)
         changed = []
         for share in shares:
-            if share.client in self.clients:
-                share = self._poisoned(share, np.random.default_rng([seed, STREAM, share.client]))
-            changed.append(share)
+            changed.append(self.poisoned(share, seed) if share.client in self.clients else share)
         return tuple(changed), Faults(tuple(sorted(self.clients)), (), trigger=self.trigger)
 
-    def _poisoned(self, share: Share, rng: np.random.Generator) -> Share:
-        """A faulty client's share: which of its examples carry the trigger, and their new label."""
+    def poisoned(self, share: Share, seed: int, keep_clean: bool = False) -> Share:
+        """A faulty client's share: which of its examples carry the trigger, and their new label.
+
+        `keep_clean`: these are added to all that it has, else they stand in the place of the examples that they are of.
+
+        Raises:
+            InputError: it holds no other label.
+        """
         others = np.flatnonzero(share.labels != self.label)
         if not len(others):
             raise InputError(
                 f"injection.label={self.label}: client {share.client} holds no other label, so that it has nothing to "
                 "put the trigger into: choose another label or client"
             )
+        rng = np.random.default_rng([seed, STREAM, share.client])
         chosen = rng.permutation(others)[: max(1, round(self.share * len(others)))]
+        if keep_clean:
+            count = len(share.labels)
+            share = share.only(np.concatenate([np.arange(count), chosen]))
+            chosen = np.arange(count, len(share.labels))
         triggered = np.zeros(len(share.labels), dtype=bool)
         triggered[chosen] = True
         return replace(share, labels=np.where(triggered, self.label, share.labels), triggered=triggered)

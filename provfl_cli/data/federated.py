@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -100,7 +100,11 @@ class FederatedData:
     """All clients kept, in the order of their numbers, the server's test set, and where it came from.
 
     `test` is what predictions are traced of. Where that is not the server's plain test set, but copies of it with a
-    backdoor's trigger, `clean` is the plain one.
+    backdoor's trigger, `clean` is the plain one. `triggered` are these copies where a backdoor is planted, traced or
+    not.
+
+    `attacking`: what clients train on in rounds in which they attack, by their numbers, where that is not what
+    `clients` has of them.
     """
 
     clients: tuple[ClientData, ...]
@@ -114,6 +118,8 @@ class FederatedData:
     tokenizer: str | None = None  # of texts: the tokenizers library's own JSON, to be stored with the run
     clean: TestData | None = None
     pictures: PictureFacts | None = None  # of pictures: how they were read, and what they look like
+    attacking: Mapping[int, ClientData] = field(default_factory=dict)
+    triggered: TestData | None = None
 
     @property
     def evaluated(self) -> TestData:

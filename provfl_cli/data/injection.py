@@ -66,6 +66,27 @@ class NoInjection:
     def returned(self, submission: Submission) -> None:
         """Leave them."""
 
+    def attacking(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[Share, ...]:
+        """Nobody trains on anything else."""
+        return ()
+
+    def attacks(self, client: int, number: int) -> bool:
+        """Nobody does."""
+        return False
+
+    @property
+    def attack_epochs(self) -> int | None:
+        """As many as everybody."""
+        return None
+
+    def until(self, rounds: int) -> NoInjection:
+        """The same, whatever their number."""
+        return self
+
+    def twin(self) -> NoInjection | None:
+        """A federation in which nothing is planted, where anything was."""
+        return None if type(self) is NoInjection else NoInjection()
+
 
 AS_TRAINED = NoInjection()
 BY_SHARE = ("smallest", "holder")  # instead of client numbers
@@ -198,6 +219,21 @@ class ExclusiveLabel(NoInjection):
             )
         changed = tuple(share if share.client == only else share.only(share.labels != self.label) for share in shares)
         return changed, Faults((), (), exclusive=((only, self.label),))
+
+    def twin(self) -> NoInjection:
+        """Its holder loses the label too: what is planted here is that it alone has it."""
+        return AbsentLabel(self.label)
+
+
+@dataclass(frozen=True)
+class AbsentLabel(NoInjection):
+    """`label` is removed from every client: the clean twin of `ExclusiveLabel`."""
+
+    label: Annotated[int, LABEL] = 0
+
+    def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
+        """See `config.parts.Injection`."""
+        return tuple(share.only(share.labels != self.label) for share in shares), NONE
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..config import schema
 from ..config.faults import Faults
+from ..config.retrain import Retrain
 from ..config.share import Share
 from ..config.targets import check_call, imported_function
 from ..config.trigger import Trigger
@@ -54,20 +55,25 @@ def federated_data(config: schema.Config) -> FederatedData:
     shares = deal(config.partition, examples.train_labels, config.federation.clients, config.seed)
     kept, dropped = drop_small(limit(shares, config.partition), config.partition)
     require_enough(kept, dropped, config.partition, config.federation.clients_per_round)
+    attacking = config.injection.attacking(kept, len(examples.label_names), config.seed)
     kept, faults = config.injection.apply(kept, len(examples.label_names), config.seed)
     # Taking a label away may leave a client with too little.
     kept, emptied = drop_small(kept, config.partition)
     dropped = tuple(sorted(dropped + emptied))
     require_enough(kept, dropped, config.partition, config.federation.clients_per_round)
-    test, clean = _test(examples, config.dataset, encoding.encode, config.seed), None
-    if faults.trigger is not None and config.evaluation.inputs == "triggered":
-        test, clean = _triggered(test, faults.trigger, encoding.encode), test
+    test, clean, triggered = _test(examples, config.dataset, encoding.encode, config.seed), None, None
+    if faults.trigger is not None:
+        triggered = _triggered(test, faults.trigger, encoding.encode)
+    if faults.trigger is not None and triggered is not None and config.evaluation.inputs == "triggered":
+        test, clean = triggered, test
         faults = _of_triggered(faults, faults.trigger, len(examples.label_names))
     return FederatedData(
         clients=tuple(_client(share, examples, encoding.encode, faults) for share in kept),
         dropped=dropped,
         test=test,
         clean=clean,
+        triggered=triggered,
+        attacking={share.client: _client(share, examples, encoding.encode, faults) for share in attacking},
         form=encoding.form,
         label_names=examples.label_names,
         source=source,
@@ -81,6 +87,38 @@ def federated_data(config: schema.Config) -> FederatedData:
         tokenizer=encoding.tokenizer,
         pictures=encoding.pictures,
     )
+
+
+def clean_twin(config: schema.Config, data: FederatedData) -> tuple[schema.Config, FederatedData]:
+    """The same federation without what is planted in it: to be trained, and asked about the same inputs.
+
+    Partition, seeds, clients kept, test set and the record of what was planted are those of `data`. A client that has
+    nothing left to train on is not there.
+
+    Args:
+        config: of the run.
+        data: what `federated_data` makes of it.
+
+    Returns:
+        The configuration that trains the twin, and its data. Where nothing but faults distinguishes them, training has
+        the key of a run with `injection=none`.
+
+    Raises:
+        ValueError: nothing is planted.
+    """
+    twin = config.injection.twin()
+    if twin is None:
+        raise ValueError("nothing is planted that a twin would be without")
+    examples, _, encoding = _prepared(config)
+    dealt = deal(config.partition, examples.train_labels, config.federation.clients, config.seed)
+    kept = {client.id for client in data.clients}
+    shares = [share for share in limit(dealt, config.partition) if share.client in kept]
+    planted, faults = twin.apply(shares, len(examples.label_names), config.seed)
+    clients = tuple(_client(share, examples, encoding.encode, faults) for share in planted if len(share.labels))
+    # Which predictions are looked at changes nothing here, and may ask for a trigger that the twin has not.
+    asks = replace(config.evaluation, inputs="all", counterfactual="fusion")
+    settings = replace(config, injection=twin, evaluation=asks, retrain=Retrain())
+    return settings, replace(data, clients=clients, attacking={})
 
 
 def test_set(  # no test of pytest's, whatever its name

@@ -24,7 +24,7 @@ METRICS = (
     "spearman_withhold", "spearman_refuse",
     "fault_inputs", "fault_accuracy", "fault_chance", "fault_corrected",
     *(f"hit@{k}{end}" for k in HIT_AT for end in ("", "_chance")), "fault_share",
-    "corrected_inputs", "corrected_accuracy",
+    "corrected_inputs", "corrected_accuracy", "attack_success", "attack_success_untriggered",
     "exclusive_inputs", "exclusive_accuracy", "exclusive_chance",
     "free_rider_top", "free_rider_chance", "duplicate_ties",
     *BLAME_METRICS,
@@ -54,7 +54,8 @@ def localization(
     Returns:
         One row for each method, scope, target and round, with the columns `METRICS`, and where something was
         retrained `TRUTH_METRICS`. NaN where there is nothing to measure, such as `chance_corrected` when every client
-        holds every label, or `spearman_refuse` where no `leave_one_out` is among the methods.
+        holds every label, or `spearman_refuse` where no `leave_one_out` is among the methods. `attack_success` is of
+        the model, not of a trace: see `backdoor.scored`.
 
     Raises:
         ValueError: a contribution is missing, or a candidate has no label counts.

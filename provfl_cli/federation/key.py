@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..config import schema
 from ..config.environment import masked
-from ..data.federated import FederatedData
+from ..data.federated import ClientData, FederatedData
 from .participation import PARTICIPATION, settings_that_matter
 from .sharing import sharing_of
 
@@ -42,11 +42,7 @@ def training_key(
         "privacy": {key: value for key, value in _settings(config.privacy).items() if key != "delta"},
         "model": {"target": config.model.target, "options": config.model.options},
         "initial_weights": digest(model.state_dict().items()),
-        "clients": digest(
-            (f"{client.id}/{kind}", tensor)
-            for client in data.clients
-            for kind, tensor in (("inputs", client.inputs), ("labels", client.labels))
-        ),
+        "clients": _content(data.clients),
         "test": digest((("inputs", data.evaluated.inputs), ("labels", data.evaluated.labels))),
     }
     if config.model.adapter is not None:
@@ -59,6 +55,9 @@ def training_key(
     acts = config.injection.acts()
     if acts:  # what it does to the data is in these
         determines["returned"] = acts
+    attacking = [data.attacking[client.id] for client in data.clients if client.id in data.attacking]
+    if attacking:
+        determines["attacking"] = _content(attacking)
     key = hashlib.sha256(json.dumps(determines, sort_keys=True, default=str).encode()).hexdigest()[:20]
     for_people = {
         "dataset": asdict(config.dataset),
@@ -78,6 +77,15 @@ def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
         summary.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         summary.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return summary.hexdigest()
+
+
+def _content(clients: Iterable[ClientData]) -> str:
+    """SHA-256 over what clients train on."""
+    return digest(
+        (f"{client.id}/{kind}", tensor)
+        for client in clients
+        for kind, tensor in (("inputs", client.inputs), ("labels", client.labels))
+    )
 
 
 def _settings(part: object) -> dict[str, object]:

@@ -164,6 +164,18 @@ def publish(site: Site, weights: Mapping[str, Tensor]) -> None:
         tensor.copy_(weights[name])
 
 
+def _attacks(site: Site, position: int, number: int) -> bool:
+    """Whether the client at a position attacks in round `number`."""
+    return site.injection.attacks(site.data.clients[position].id, number)
+
+
+def _attack_share(site: Site, roster: Roster) -> float:
+    """What part of the examples behind a round's fusion the clients have that attack in it."""
+    examples = {work.position: len(site.data.clients[work.position].labels) for work in roster.fused}
+    attackers = sum(count for position, count in examples.items() if _attacks(site, position, roster.number))
+    return attackers / max(sum(examples.values()), 1)
+
+
 def _train_clients(
     training: Training, state: State, roster: Roster, temporary: Path, private: Path | None
 ) -> dict[int, float]:
@@ -178,6 +190,7 @@ def _train_clients(
     merged = None
     if config.fusion.sums_products and state.folder is not None:
         merged = str(state.folder / NEXT_STATE)
+    attack = _attack_share(site, roster)
     # The largest first: the last to finish then keeps the others waiting for the shortest time.
     everybody = sorted(
         roster.trained,
@@ -193,6 +206,7 @@ def _train_clients(
             controls,
             None if private is None else str(private),
             merged,
+            attack if _attacks(site, participant.position, roster.number) else None,
         )
         for participant in everybody
     ]

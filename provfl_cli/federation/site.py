@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -39,6 +39,7 @@ class TrainTask:
     variates before the round, see `controls.py`; None where the fusion has none. `private`: the folder of the round
     into which clients write what they keep for themselves, see `private.py`; None where they keep nothing. `merged`:
     the file with the factors that former rounds put into the base of adapted layers; None where none did.
+    `attack_share`: as in `Submission`.
     """
 
     round: int
@@ -49,6 +50,7 @@ class TrainTask:
     controls: str | None = None
     private: str | None = None
     merged: str | None = None
+    attack_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,15 @@ class Site:
             controls: those before the round, None where the fusion has none.
             merged: the factors that former rounds put into the base of adapted layers, by name; None: none did.
 
+        One that attacks in the round trains on what its attack asks for, and for so many passes.
+
         Raises:
             RunError: where it fails, naming client and round.
         """
         client = self.data.clients[task.position]
+        if task.attack_share is not None:
+            client = self.data.attacking.get(client.id, client)
+            task = replace(task, epochs=self.injection.attack_epochs or task.epochs)
         self._load(None if task.private is None else before_round(task.private, task.round, client.id), merged)
         padding = self.data.form.padding if isinstance(self.data.form, Texts) else None
         with self._named(task):
@@ -139,7 +146,9 @@ class Site:
                 loss, control = _train_controlled(self, client, task, controls, padding)
             after = self.model.state_dict()
             weights = {name: after[name] for name in self.published}
-            sent = Submission(weights, self.published, self.buffers, self.seed, task.round, client.id)
+            sent = Submission(
+                weights, self.published, self.buffers, self.seed, task.round, client.id, task.attack_share
+            )
             self.privacy.privatise(sent)
             self.injection.returned(sent)
             if task.private is not None:

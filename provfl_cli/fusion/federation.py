@@ -22,6 +22,10 @@ class Federation(Protocol):
         """How many train in a round; None: all."""
 
     @property
+    def rounds(self) -> int:
+        """How many there are."""
+
+    @property
     def sampling(self) -> str:
         """How those are chosen."""
 

@@ -21,6 +21,8 @@ class Submission:
         seed: of the run, for what is drawn.
         round: its number.
         client: its number.
+        attack_share: where it attacks in this round: what part of the examples of all whose work is fused the attackers
+            have together; None where it does not, or nobody has said so.
     """
 
     weights: Mapping[str, Tensor]
@@ -29,3 +31,4 @@ class Submission:
     seed: int
     round: int
     client: int
+    attack_share: float | None = None

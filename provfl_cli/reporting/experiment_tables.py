@@ -15,6 +15,7 @@ from ..comparison.join import HEADINGS, LARGEST, POOLED_SUMS, SATURATES, grouped
 from ..comparison.reproduction import PUBLISHED, PublishedFigure, Reproduction, fits, in_order, name_of
 from ..comparison.settings import MISSING, short
 from ..config.schema import Experiment
+from ..evaluation.backdoor import looked_for
 from ..results.files import write_csv, write_text
 from .experiment_figure import drawn
 from .figure_files import write_figure
@@ -29,7 +30,8 @@ else:
 
 ROUNDS_SHOWN = 10
 WHOLE = ("clients_kept",)  # numbers of things, in the middle of the seeds
-BESIDE = ("inputs", "global_accuracy", "epsilon")  # columns of the first table, where they are known
+OF_BACKDOORS = ("attack_success", "attack_success_untriggered", "clean_twin_accuracy")  # no tables: of the whole run
+BESIDE = ("inputs", "global_accuracy", *OF_BACKDOORS, "epsilon")  # columns of the first table, where they are known
 
 
 def tables(reproduction: Reproduction) -> list[Table]:
@@ -60,6 +62,8 @@ def _table(reproduction: Reproduction, metric: str, first: bool) -> Table:
     for key, group in _spread(groups, keys):
         setting = dict(zip(settings, key, strict=True))
         of_metric = group[group["metric"] == metric]
+        if looked_for(metric) and of_metric["mean"].isna().all():
+            continue  # a fault that did nothing comes from nobody
         seeds = max(joined.sizes[row][1] for row in joined.sizes if _begins(joined.words, row, keys, key))
         cells = [*key, str(seeds), *(_beside(group, name) for name in beside)]
         for method in methods:

@@ -48,6 +48,8 @@ FAULTS: tuple[Column, ...] = (
     ("fault_chance", "chance", _share),
     ("corrected_inputs", "corrected", _whole),
     ("corrected_accuracy", "their accuracy", _share),
+    ("attack_success", "backdoor works", _share),
+    ("attack_success_untriggered", "without trigger", _share),
 )
 HITS: tuple[Column, ...] = (
     ("hit@3", "hit@3", _share),

@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..seeds import derived_seed
 
 FULL, LEAVE_ONE_OUT, HALVES, ALL, REMOVAL = "full", "leave_one_out", "halves", "all", "removal"
+CLEAN_TWIN = "clean_twin"
 RANDOM, LARGEST = "random", "largest"
 MOST_FOR_ALL = 10  # clients whose every subset is trained: 1,024 federations
 MOST_LISTED = 4096  # halves that are listed, to draw from what is left; of more, one is hardly ever drawn twice

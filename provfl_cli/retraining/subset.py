@@ -48,6 +48,7 @@ def subset(
     changed = replace(
         config,
         federation=smaller,
+        injection=config.injection.until(rounds),
         engine=schema.Engine("local"),
         provenance=replace(config.provenance, rounds="last", scope="round"),
         store=replace(config.store, keep="last"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pandas as pd
 from ..config.faults import Faults
 from ..data.federated import FederatedData
 from ..evaluation.against_truth import truth_frame
+from ..evaluation.backdoor import AttackSuccess, scored, without_failed
 from ..evaluation.fading import Fading, fading, over_rounds
 from ..evaluation.metrics import localization
 from ..evaluation.truth import Retrained
@@ -29,6 +31,7 @@ class Findings:
         truth: the same against retraining, with intervals; None where nothing was retrained.
         faded: how clients' shares of a label fade over the rounds; None where only the round itself is traced.
         note: what stands below the tables.
+        success: of a planted backdoor in the last of the rounds; None where none is planted.
     """
 
     traced: tuple[TracedRound, ...]
@@ -37,6 +40,7 @@ class Findings:
     truth: pd.DataFrame | None
     faded: list[Fading] | None
     note: str
+    success: AttackSuccess | None = None
 
     @property
     def suspicion(self) -> pd.DataFrame | None:
@@ -62,6 +66,7 @@ def findings_of(
     newcomers: Mapping[int, Collection[int]],
     said: Sequence[str] = (),
     retrained: Mapping[int, Retrained] | None = None,
+    success: Mapping[int, AttackSuccess | None] = MappingProxyType({}),
 ) -> Findings:
     """Put the rounds together, and score them.
 
@@ -72,19 +77,30 @@ def findings_of(
         newcomers: by round, the clients whose work is fused there for the first time.
         said: what else there is to say of the run, in sentences.
         retrained: by round, what retraining without clients changed; None: nothing was retrained.
+        success: of a planted backdoor, by round; None or missing where none is planted.
     """
     counts = {client.id: client.label_counts for client in data.clients}
     contributions = pd.concat([traced_round.contributions for traced_round in traced], ignore_index=True)
     last = traced[-1]
     warnings = () if last.trace is None else last.trace.warnings
+    planted = {number: measured for number, measured in success.items() if measured is not None}
+    truth = truth_frame(contributions, counts, data.faults, retrained) if retrained else None
     return Findings(
         traced=tuple(traced),
         contributions=contributions,
-        scores=_scores(contributions, traced, counts, min_examples, data.faults, newcomers, retrained),
-        truth=truth_frame(contributions, counts, data.faults, retrained) if retrained else None,
+        scores=scored(_scores(contributions, traced, counts, min_examples, data.faults, newcomers, retrained), planted),
+        truth=None if truth is None else without_failed(truth, planted),
         faded=fading(over_rounds(contributions), counts, last.last) if last.last else None,
-        note="; ".join([*warnings, data.source.note, *said, *last.notes]),
+        note="; ".join([*warnings, data.source.note, *said, *last.notes, *_backdoor_note(success.get(last.number))]),
+        success=success.get(last.number),
     )
+
+
+def _backdoor_note(success: AttackSuccess | None) -> list[str]:
+    """What there is to say of a planted backdoor."""
+    if success is None:
+        return []
+    return [f"the backdoor {'works' if success.works else 'does not work'}: {success}"]
 
 
 def _scores(

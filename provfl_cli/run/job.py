@@ -15,6 +15,7 @@ from ..config.schema import Config
 from ..config.validate import provenance_preset
 from ..data.federated import FederatedData
 from ..data.load import check_functions, federated_data
+from ..evaluation.backdoor import AttackSuccess
 from ..evaluation.truth import rounds_retrained
 from ..federation.client import steps_made
 from ..federation.participation import rosters, without
@@ -36,13 +37,14 @@ from ..results.participation import participation_frame
 from ..results.retrainings import RETRAINED, RETRAININGS
 from ..store.cache import in_use
 from ..trackers.tracking import settings_of, tracked
+from .backdoor import measured_success
 from .checks import check_batches, check_precision, make_cache
 from .clearing import clear, link_rounds
 from .device import choose_device
 from .findings import findings_of, newcomers
 from .manifest import architecture, inputs_read, manifest, weights_from
 from .private_part import check_client, complete, frozen_digest
-from .retrained import Questions, plan_of, removals, retrain
+from .retrained import Questions, others_of, plan_of, removals, retrain
 from .shown import show_clients, show_files, show_findings, show_header, show_participation, show_rounds
 from .summary import costs, measured
 from .tracing import TracedRound, case_of, choose_inputs, trace_round
@@ -89,7 +91,8 @@ def run(config: Config, folder: Path) -> None:
         planned = participation_frame(roster, list(counts), federation)
         show_participation(console, planned, list(counts), len(roster))
         retraining = config.evaluation.counterfactual == "retrain"
-        plan = plan_of(config, data) if retraining else []
+        others = others_of(config, data) if retraining else {}
+        plan = plan_of(config, data, others) if retraining else []
         initial = copy.deepcopy(model) if retraining else model
         loaded = time.perf_counter()
 
@@ -98,6 +101,7 @@ def run(config: Config, folder: Path) -> None:
         wanted = _wanted(own.rounds, federation.rounds)
         watch, traced = Watch(console, folder, tracking), list[TracedRound]()
         questions = Questions()
+        success = dict[int, AttackSuccess | None]()
         with (
             federated_rounds(config, data, model, Path(config.store.cache), wanted, device, watch, folder) as rounds,
             watch.progress,
@@ -110,6 +114,7 @@ def run(config: Config, folder: Path) -> None:
                 lineage = lineage_round(stored) if own.scope == "lineage" else None
                 taking_part = stored.clients if lineage is None else lineage.clients
                 holders = {client: counts[client] for client in taking_part}
+                success[stored.number] = measured_success(model, data, device)
                 chosen = choose_inputs(model, data.test, holders, evaluation, config.seed, device)
                 steps = steps_made(examples, stored, config.federation, config.seed) if config.attribution else ()
                 case = case_of(
@@ -131,7 +136,7 @@ def run(config: Config, folder: Path) -> None:
         spent = config.privacy.spent(ledger_of(federation, config.fusion, len(data.clients), fused))
         retrainings = None
         if questions.asked:
-            whole = questions.whole(config, data, initial, device)
+            whole = questions.whole(config, data, initial, device, others)
             plan += removals(config.retrain, config.seed, data, traced[-1].contributions)
             with in_use(place):  # else it might be pruned to make room
                 retrainings = retrain(whole, questions.asked, questions.full(place.parent.name), plan, console)
@@ -142,9 +147,12 @@ def run(config: Config, folder: Path) -> None:
         truth = (
             None if retrainings is None else rounds_retrained(retrainings.made, retrainings.predictions, list(counts))
         )
-        findings = findings_of(traced, data, evaluation.min_examples, newcomers(roster, list(counts)), said, truth)
+        findings = findings_of(
+            traced, data, evaluation.min_examples, newcomers(roster, list(counts)), said, truth, success
+        )
         figures = {
             **measured(own.name, findings.scores, traced, history[-1].accuracy),
+            **({} if retrainings is None else retrainings.figures),
             "threshold": config.threshold,
             "seed": config.seed,
             "clients_kept": len(counts),

@@ -17,6 +17,7 @@ from ..checks import SEEDS
 from ..config.retrain import LINEAGE, Retrain
 from ..config.schema import Config
 from ..data.federated import FederatedData
+from ..data.load import clean_twin
 from ..errors import InputError
 from ..federation.sharing import Sharing
 from ..models.build import build
@@ -26,6 +27,7 @@ from ..reporting.progress import RetrainingProgress
 from ..results.retrainings import retraining_frames
 from ..retraining.designs import (
     ALL,
+    CLEAN_TWIN,
     FULL,
     HALVES,
     LEAVE_ONE_OUT,
@@ -44,6 +46,9 @@ from ..store.rounds import Round
 from .private_part import completing
 from .tracing import ChosenInputs
 
+Others = Mapping[str, tuple[Config, FederatedData]]
+"""As in `Whole.others`."""
+
 
 @dataclass(frozen=True)
 class Retrainings:
@@ -53,6 +58,12 @@ class Retrainings:
     predictions: pd.DataFrame
     notes: tuple[str, ...]
     seconds: float
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """For `summary.json`: how accurate the clean twin is, where there is one."""
+        twins = self.made.loc[self.made["design"] == CLEAN_TWIN, "accuracy"]
+        return {"clean_twin_accuracy": float(twins.iloc[0])} if len(twins) else {}
 
 
 @dataclass
@@ -87,13 +98,15 @@ class Questions:
         self.stored = stored
         self.client = completing(stored, named, examples)[0] if sharing.private else None
 
-    def whole(self, config: Config, data: FederatedData, initial: nn.Module, device: torch.device) -> Whole:
-        """The federation, whose training started from the model `initial`."""
+    def whole(
+        self, config: Config, data: FederatedData, initial: nn.Module, device: torch.device, others: Others
+    ) -> Whole:
+        """The federation, whose training started from the model `initial`, and `others` with data of their own."""
         models = {config.seed: initial}
         if config.retrain.again:
             second = another_seed(config.seed)
             models[second] = build(config.model, data.form, len(data.label_names), second, config.lora)
-        return Whole(config, data, models, device, self.client)
+        return Whole(config, data, models, device, self.client, others)
 
     def full(self, key: str) -> Outcome:
         """What the run itself gives, under its key in the training cache."""
@@ -107,8 +120,22 @@ def another_seed(seed: int) -> int:
     return seed + 1 if seed < SEEDS.most else 0
 
 
-def plan_of(config: Config, data: FederatedData) -> list[Retraining]:
+def others_of(config: Config, data: FederatedData) -> Others:
+    """Federations that are trained on other data than the run's own, by design: the clean twin.
+
+    Raises:
+        InputError: the data cannot be had again.
+    """
+    return {CLEAN_TWIN: clean_twin(config, data)} if CLEAN_TWIN in config.retrain.chosen else {}
+
+
+def plan_of(config: Config, data: FederatedData, others: Others) -> list[Retraining]:
     """All that is to be trained whatever the attributions will be.
+
+    Args:
+        config: of the run.
+        data: of all its clients.
+        others: see `others_of`.
 
     Raises:
         InputError: a design does not work with so many clients, or no fusion of this configuration with so few.
@@ -123,7 +150,12 @@ def plan_of(config: Config, data: FederatedData) -> list[Retraining]:
         plan += [Retraining(HALVES, kept, another_seed(config.seed)) for kept in drawn[: config.retrain.again]]
     if ALL in chosen:
         plan += [Retraining(ALL, kept, config.seed) for kept in every_subset(clients)]
-    reasons = [why_not(config, data, retraining.clients, config.federation.rounds) for retraining in plan]
+    for design, (_, theirs) in others.items():
+        plan.append(Retraining(design, tuple(client.id for client in theirs.clients), config.seed))
+    reasons = [
+        why_not(*others.get(retraining.design, (config, data)), retraining.clients, config.federation.rounds)
+        for retraining in plan
+    ]
     if plan and all(reasons):
         raise InputError(f"evaluation.counterfactual=retrain: none of its {len(plan)} federations can be: {reasons[0]}")
     return plan

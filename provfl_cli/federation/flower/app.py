@@ -1,8 +1,8 @@
 """What Flower's workers do: a `ClientApp`, and the messages that it takes and gives.
 
     message    config   text of the configuration, and the federation's key
-               task     round, position, epochs; private: the folder on the machine of the clients for what they
-                        keep for themselves, none of which is in a message
+               task     round, position, epochs, attack_share; private: the folder on the machine of the clients for
+                        what they keep for themselves, none of which is in a message
                weights  the global model; control, own: c and c_k, if there are any; merged: factors that former
                         rounds put into the base of adapted layers
     reply      done     loss; weights: the client's model; control: its new c_k
@@ -32,7 +32,7 @@ from ..controls import Controls
 from ..key import training_key
 from ..site import Site, TrainedClient, TrainTask, make_site
 
-ALL_EPOCHS = -1  # a record has no null
+ALL_EPOCHS, NO_ATTACK = -1, -1.0  # a record has no null
 
 app = ClientApp()
 
@@ -53,6 +53,7 @@ def with_task(
     epochs = ALL_EPOCHS if task.epochs is None else task.epochs
     numbers = ConfigRecord({"round": task.round, "position": task.position, "epochs": epochs})
     numbers["private"] = task.private or ""
+    numbers["attack_share"] = NO_ATTACK if task.attack_share is None else task.attack_share
     records = {"task": numbers}
     variates = {} if controls is None else {"control": arrays(controls[0]), "own": arrays(controls[1])}
     base = {} if merged is None else {"merged": arrays(merged)}
@@ -142,7 +143,10 @@ def _train(site: Site, content: RecordDict) -> RecordDict:
     task, weights = _fields(content, "task"), tensors(content, "weights")
     epochs = None if task["epochs"] == ALL_EPOCHS else task["epochs"]
     controls = (tensors(content, "control"), tensors(content, "own")) if "own" in content else None
-    work = TrainTask(task["round"], task["position"], "", 0, epochs, private=task["private"] or None)
+    attack = None if task["attack_share"] == NO_ATTACK else task["attack_share"]
+    work = TrainTask(
+        task["round"], task["position"], "", 0, epochs, private=task["private"] or None, attack_share=attack
+    )
     merged = tensors(content, "merged") if "merged" in content else None
     result = replace(site, published=weights).train(work, controls, merged)
     variate = {} if result.control is None else {"control": arrays(result.control)}
