@@ -123,7 +123,7 @@ def test_every_measure_of_the_benchmark_is_explained() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["benchmark", "--scale", "smoke", "--task", "digit"], "did you mean digits?"),
+        (["benchmark", "--scale", "smoke", "--task", "digit"], "did you mean digits"),
         (["thresholds", "--task", "x"], "goes with an experiment of several tasks (benchmark)"),
         (["all", "--task", "x"], "goes with an experiment of several tasks"),
     ],

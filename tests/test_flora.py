@@ -454,6 +454,8 @@ def test_what_does_not_go_together_is_refused_before_training(
     assert "federation.share=null" in refused("federation.share=all")
     assert "straggler_work=partial" in refused("federation.stragglers=0.5")
     assert "federation.mode=sync" in refused("federation.mode=fedbuff", "federation.clients_per_round=2")
+    for method in ("fedce", "shapfed", "fldetector", "flforensics"):
+        assert f"attribution={method}: compares updates entry by entry" in refused(f"attribution=[{method}]")
     with pytest.raises(InputError, match=r"fusion=flora: .* recorded rounds do not hold"):
         chosen_fusion(["flora"])
     config = adapter_config(fusion=Flora(), lora=Lora(rank=2))

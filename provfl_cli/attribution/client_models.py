@@ -48,7 +48,7 @@ def own_outputs(case: Case, inputs: Inputs) -> Iterator[Tensor]:
     Yields:
         float64 `[inputs, classes]`, logits; of a model without classes `[inputs, numbers]`.
     """
-    stack = case.stored.client_stack()
+    stack = case.stored.as_sent().client_stack()
     case.model.to(case.device).eval()
     for client in range(len(case.stored.clients)):
         shared_part.load_part(case.model, {name: stack[name][client] for name in stack})
@@ -74,6 +74,7 @@ def update_products(stored: Round, parameters: Collection[str]) -> Tensor:
         stored: the round.
         parameters: over which, a tied one once.
     """
+    stored = stored.as_sent()
     updates = unclipped(
         ReturnedModels(stored.previous(), stored.client_stack(), stored.examples, (), stored.buffers, stored.bases())
     )

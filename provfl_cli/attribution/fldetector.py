@@ -32,6 +32,7 @@ from ..fusion.updates import ReturnedModels, Updates, unclipped
 from ..store.rounds import Round
 from .earlier import check_all_kept, rounds_before
 from .method import AttributionResult, Case, for_every_input, shared_parameters, used_clients
+from .settings import check_no_products
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +62,7 @@ class FLDetector:
 
     def check(self, run: RunSettings) -> None:
         """Refuse a run that forgets its rounds, or has too few."""
+        check_no_products(self.name, run.fusion)
         if run.federation.rounds < FEWEST:
             raise InputError(
                 f"attribution={self.name}: foretells updates from those before, which takes federation.rounds={FEWEST} "

@@ -81,7 +81,7 @@ class ProToken:
         began = time.perf_counter()
         if not case.tells_classes:
             raise InputError(f"--method {self.name}: explains a class's logit, and the model tells none apart")
-        model, stack = case.model.to(case.device).eval(), case.stored.client_stack()
+        model, stack = case.model.to(case.device).eval(), case.stored.as_sent().client_stack()
         modules, count = chosen_modules(model, self.blocks), len(case.classes)
         values = np.zeros((count, len(case.stored.clients)))
         for start in range(0, count, BATCH):

@@ -36,3 +36,12 @@ def check_fewer(method: str, fusion: Fusion, federation: Federation, left: int) 
             f"attribution={method}: fusion={fusion_name(fusion)} does not work with {left} of the {there} "
             f"clients of a round: attribution.{method}.counterfactual=withhold, or another fusion such as fusion=fedavg"
         ) from error
+
+
+def check_no_products(method: str, fusion: Fusion) -> None:
+    """Raise InputError where products of adapters are summed: for what compares clients' tensors entry by entry."""
+    if fusion.sums_products:
+        raise InputError(
+            f"attribution={method}: compares updates entry by entry, and under fusion={fusion_name(fusion)} what counts "
+            "are products of what clients send: fusion=fedavg or fusion=ffa_lora, or another method"
+        )

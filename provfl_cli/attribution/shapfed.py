@@ -29,6 +29,7 @@ from ..imports import later
 from ..store.rounds import Round
 from .earlier import check_all_kept, rounds_before, said_of
 from .method import AttributionResult, Case, used_clients
+from .settings import check_no_products
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +62,7 @@ class ShapFed:
 
     def check(self, run: RunSettings) -> None:
         """Refuse a run that forgets its rounds, where they are looked at."""
+        check_no_products(self.name, run.fusion)
         if self.memory:
             check_all_kept(self.name, run)
 

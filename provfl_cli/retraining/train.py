@@ -28,6 +28,7 @@ from ..federation.sharing import sharing_of
 from ..federation.site import CHUNK
 from ..federation.train import federated_rounds
 from ..processes import available_cores, can_fork, one_thread
+from ..provenance.merged import load_round
 from ..provenance.shared_part import load_part
 from .designs import Retraining, Subset
 from .predictions import Answer, Asked, answered
@@ -169,7 +170,7 @@ def train_subset(whole: Whole, asked: Sequence[Asked], training: Training, wait:
     try:
         with federated_rounds(smaller, shares, initial, cache, wanted, whole.device, observe, workers=0) as rounds:
             for stored in rounds:
-                load_part(model, stored.weights())
+                load_round(model, stored)
                 entry = stored.folder.parent.parent
                 if whole.client is not None:
                     private = sharing_of(model, smaller.federation, smaller.model.adapter).private
