@@ -42,6 +42,6 @@ def check_no_products(method: str, fusion: Fusion) -> None:
     """Raise InputError where products of adapters are summed: for what compares clients' tensors entry by entry."""
     if fusion.sums_products:
         raise InputError(
-            f"attribution={method}: compares updates entry by entry, and under fusion={fusion_name(fusion)} what counts "
-            "are products of what clients send: fusion=fedavg or fusion=ffa_lora, or another method"
+            f"attribution={method}: compares updates entry by entry, and under fusion={fusion_name(fusion)} what "
+            "counts are products of what clients send: fusion=fedavg or fusion=ffa_lora, or another method"
         )
