@@ -192,7 +192,9 @@ class Federation(Asynchronous):
         one_of("federation.optimizer", self.optimizer, OPTIMIZERS)
         one_of("federation.precision", self.precision, PRECISIONS)
         words = [self.share] if isinstance(self.share, str) else self.share
-        if words is not None and not (words and all(isinstance(word, str) and word.strip("!") for word in words)):
+        if words is not None and not (
+            isinstance(words, list) and words and all(isinstance(word, str) and word.strip("!") for word in words)
+        ):
             raise InputError(
                 f"federation.share={self.share}: null, {', '.join(SHARES)}, or a list of such words and of patterns of "
                 "names, each taken away again behind !, such as '[\"!norms\"]'"
