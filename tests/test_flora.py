@@ -193,6 +193,10 @@ def test_the_model_of_a_round_is_the_dense_one(kind: str, rounds: list[Round], t
             own = model(tokens)
         expected = of_dense(dense_state(network(kind), each, shares(each)), tokens, kind)
         assert (own - expected).abs().max() < 1e-5
+    test = make_texts().evaluated
+    for each in stored:  # what the clients' processes have said of it
+        scores = of_dense(dense_state(network(kind), each, shares(each)), test.inputs, kind)
+        assert float(functional.cross_entropy(scores, test.labels)) == pytest.approx(each.metrics.loss, rel=1e-5)
     last = stored[-1]
     started = network(kind)  # what the next round starts from: all is in the base
     after = {name: last.next_server_state()[name] for name in last.next_server_state()}
