@@ -182,7 +182,7 @@ def test_a_round_is_the_dense_sum_of_what_a_plain_loop_trains(rounds: list[Round
                 assert (start_of_next[name] - current[name]).abs().max() <= 1e-6, name
 
 
-@pytest.mark.parametrize("kind", ["openai-gpt", "bert"])
+@pytest.mark.parametrize("kind", ["openai-gpt", pytest.param("bert", marks=pytest.mark.slow)])
 def test_the_model_of_a_round_is_the_dense_one(kind: str, rounds: list[Round], tmp_path: Path) -> None:
     """In every round, one after the other and back, in one and the same model."""
     tokens, stored = some_texts(0, TEXTS), rounds if kind == "openai-gpt" else trained(tmp_path, 2, kind)
@@ -193,6 +193,10 @@ def test_the_model_of_a_round_is_the_dense_one(kind: str, rounds: list[Round], t
             own = model(tokens)
         expected = of_dense(dense_state(network(kind), each, shares(each)), tokens, kind)
         assert (own - expected).abs().max() < 1e-5
+    test = make_texts().evaluated
+    for each in stored:  # what the clients' processes have said of it
+        scores = of_dense(dense_state(network(kind), each, shares(each)), test.inputs, kind)
+        assert float(functional.cross_entropy(scores, test.labels)) == pytest.approx(each.metrics.loss, rel=1e-5)
     last = stored[-1]
     started = network(kind)  # what the next round starts from: all is in the base
     after = {name: last.next_server_state()[name] for name in last.next_server_state()}
@@ -204,6 +208,7 @@ def test_the_model_of_a_round_is_the_dense_one(kind: str, rounds: list[Round], t
         ).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_what_is_stored_are_factors_and_their_size_follows_the_rank(tmp_path: Path) -> None:
     """A layer of 16 by 64 numbers: three rounds of four clients of rank 1 are 12 columns, never 16 by 64."""
     targets = ["c_fc"]
@@ -339,7 +344,7 @@ def test_every_preset_conserves_and_the_rank_is_only_a_faster_way(
     assert [layer.layer for layer in fast.layers if "lora_B" in layer.layer]
 
 
-def test_shards_and_parcels_give_the_same(rounds: list[Round]) -> None:
+def test_shards_give_the_same(rounds: list[Round]) -> None:
     tokens, how = some_texts(0, TEXTS), replace(provenance_preset("provfl"), batch_size=1)
     alone = trace(network(), tokens, rounds[1], replace(how, shards=1))
     spread = trace(network(), tokens, rounds[1], replace(how, shards=2))
@@ -412,6 +417,7 @@ class Killed(BaseException):
     """As if the process had been killed: nothing is tidied up."""
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_and_any_stop_give_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
