@@ -30,9 +30,9 @@ LONGER = {
             (f"removal_flips_{count}", f"predictions that flip when retraining without the top {count}"),
         )
     },
-    "caused_accuracy": "caused by the fault (right in the clean twin): the top client is the planted one",
-    "caused_corrected": "caused by the fault: accuracy, corrected for chance",
-    "caused_auroc": "caused by the fault: area under the curve over clients",
+    "caused_accuracy": "caused by what was planted (clean twin): the planted client is on top",
+    "caused_corrected": "caused by what was planted: accuracy, corrected for chance",
+    "caused_auroc": "caused by what was planted: area under the curve over clients",
     "fault_corrected": "fault accuracy, corrected for chance",
     "named_most": "inputs with the client on top that is so most often",
     "stated_clients": "clients that are on top of mispredictions significantly often: stated",
