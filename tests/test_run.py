@@ -138,10 +138,10 @@ def test_the_summary_is_the_last_round_scored_anew(result: Result) -> None:
 
 def test_tables_show_chance_and_where_the_data_came_from(result: Result) -> None:
     text = (result.folder / "table.md").read_text()
-    head = next(line for line in text.splitlines() if "accuracy" in line)
+    head = next(line for line in text.splitlines() if "| accuracy |" in line)
     assert head.split(" | ").index("chance") == head.split(" | ").index("accuracy") + 1
-    assert text.rstrip().endswith("embedded, all 1,797")
-    assert text.count("| tracefl | 3 |") == text.count("| provfl | 1 |") == 2
+    assert text.rstrip().endswith("embedded, all 1,797; 3 clients, 3 rounds, sgd")
+    assert text.count("| tracefl | 3 |") == text.count("| provfl | 1 |") == 3, "whom mispredictions are blamed on"
     assert "Planted faults" not in text
     assert "embedded, all 1,797" in (result.folder / "table.tex").read_text()
 

@@ -71,7 +71,7 @@ def test_tables_of_a_run() -> None:
         ("(random clients)", "–", "0.250", "0.125"),
     )
     (alone,) = truth_tables(rows(("provfl", "round", "caused_accuracy", 0.9, 0.8, 0.95, 0.1, 1)))
-    assert alone.title.startswith("Caused by the fault")
+    assert alone.title.startswith("Caused by what was planted")
     assert alone.rows == (("provfl", "30", "0.900", "0.80 to 0.95", "0.100", "–", "–"),)
 
 

@@ -45,7 +45,6 @@ CHANCE: Mapping[str, str | float] = {  # metric: column with what chance scores,
     "fault_corrected": 0.0,
     "caused_auroc": 0.5,
     "blamed_auroc": 0.5,
-    "stated_clients": 0.0,
     **{
         f"removal_{what}_{count}": f"removal_{what}_{count}_random" for what in ("margin", "flips") for count in REMOVED
     },

@@ -47,7 +47,10 @@ def mean_interval(
     range: tuple[float, float] = (-np.inf, np.inf),
     inputs: float = np.inf,
 ) -> Interval:
-    """The mean over seeds and its interval; missing values are left out, and fewer than three seeds have no interval.
+    """The mean over seeds and its interval; missing values are left out.
+
+    Fewer than three seeds have none, nor have seeds that agree exactly, unless it is known of how many inputs: they
+    tell nothing of how far others would lie apart.
 
     Without a range: Student's, `mean +- t(S - 1) * s / sqrt(S)` of `S` seeds with the standard deviation `s` between
     them. With a range open on one side: the same, cut there. With a bounded range: Wilson's interval of the mean, on a
@@ -64,17 +67,18 @@ def mean_interval(
     known = np.asarray([value for value in values if not np.isnan(value)], dtype=np.float64)
     count = len(known)
     mean = float(known.mean()) if count else np.nan
-    if count < FEWEST_SEEDS or not np.isfinite(mean):
-        return Interval(mean, np.nan, np.nan, count)
     low, high = range
+    alike = not np.isfinite(inputs) and count > 0 and np.ptp(known) < 1e-12 * max(1.0, abs(mean))
+    if count < FEWEST_SEEDS or not np.isfinite(mean) or alike:
+        return Interval(mean, np.nan, np.nan, count)
     t, variance = float(stdtrit(count - 1, (1 + confidence) / 2)), float(known.var(ddof=1)) / count
     if not np.isfinite(high - low):
         half = t * np.sqrt(variance)
         return Interval(mean, max(low, mean - half), min(high, mean + half), count)
     share, spread = (mean - low) / (high - low), variance / (high - low) ** 2
     z = float(ndtri((1 + confidence) / 2))
-    alike = share * (1 - share) / spread * (z / t) ** 2 if spread > 1e-18 else np.inf
-    lower, upper = wilson(min(1.0, max(0.0, share)), min(inputs, alike), confidence)
+    as_many = share * (1 - share) / spread * (z / t) ** 2 if spread > 1e-18 else np.inf
+    lower, upper = wilson(min(1.0, max(0.0, share)), min(inputs, as_many), confidence)
     return Interval(mean, low + (high - low) * lower, low + (high - low) * upper, count)
 
 

@@ -20,7 +20,7 @@ BOUNDED: tuple[tuple[tuple[str, ...], tuple[float, float]], ...] = (  # by the b
         (0.0, 1.0),
     ),
 )  # fmt: skip
-INPUTS = {  # of what a share is, by the beginning of its name
+INPUTS = {  # of which inputs (or clients) a share is, by the beginning of its name
     "localization_accuracy": "inputs",
     "majority_accuracy": "inputs",
     "tie_rate": "inputs",
@@ -36,6 +36,7 @@ INPUTS = {  # of what a share is, by the beginning of its name
     "corrected_accuracy": "corrected_inputs",
     "exclusive_accuracy": "exclusive_inputs",
     "caused_accuracy": "caused_inputs",
+    "stated_fpr": "clients",
 }
 
 

@@ -38,7 +38,7 @@ def truth_tables(frame: pd.DataFrame) -> list[Table]:
         _table("Retrained without each client: does the ranking follow what changes? (Spearman: chance 0)", rows,
                scopes, (("spearman_retrain", "Spearman"), ("top1_retrain", "top-1")), chance="top1_retrain"),
         _removal(rows, scopes),
-        _table("Caused by the fault (right in the clean twin): is the top client the planted one?", rows, scopes,
+        _table("Caused by what was planted (right in the clean twin): is the planted client on top?", rows, scopes,
                (("caused_accuracy", "accuracy"), ("caused_corrected", "corrected"), ("caused_auroc", "AUROC")),
                chance="caused_accuracy", counted=True),
     ]  # fmt: skip

@@ -142,7 +142,8 @@ def run(config: Config, folder: Path) -> None:
                 retrainings = retrain(whole, questions.asked, questions.full(place.parent.name), plan, console)
             write_csv(folder / RETRAININGS, retrainings.made)
             write_parquet(folder / RETRAINED, retrainings.predictions)
-        said = [*([] if spent is None else [told(spent)]), *([whose] if whose else [])]
+        said = [f"{len(counts)} clients, {federation.rounds} rounds, {federation.optimizer}"]
+        said += [*([] if spent is None else [told(spent)]), *([whose] if whose else [])]
         said += [] if retrainings is None else retrainings.notes
         truth = (
             None if retrainings is None else rounds_retrained(retrainings.made, retrainings.predictions, list(counts))
