@@ -191,10 +191,9 @@ class Federation(Asynchronous):
         in_range("federation", self)
         one_of("federation.optimizer", self.optimizer, OPTIMIZERS)
         one_of("federation.precision", self.precision, PRECISIONS)
-        words = [self.share] if isinstance(self.share, str) else self.share
-        if words is not None and not (
-            isinstance(words, list) and words and all(isinstance(word, str) and word.strip("!") for word in words)
-        ):
+        words: Any = [self.share] if isinstance(self.share, str) else self.share
+        listed = isinstance(words, list | tuple) and bool(words)
+        if words is not None and not (listed and all(isinstance(word, str) and word.strip("!") for word in words)):
             raise InputError(
                 f"federation.share={self.share}: null, {', '.join(SHARES)}, or a list of such words and of patterns of "
                 "names, each taken away again behind !, such as '[\"!norms\"]'"
