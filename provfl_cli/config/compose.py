@@ -184,8 +184,11 @@ def _check(hydra: Hydra, cfg: DictConfig, files: dict[str, dict[str, Any]]) -> N
         if choice is not None:
             if choice not in files:
                 files[choice] = _keys_of(hydra, f"model/{choice}")
-            with hiding(environment(cfg), InputError):
+            try:
                 check_model_options(cfg, files[choice], choice)
+            except InputError:
+                with hiding(environment(cfg), InputError):
+                    raise
         validated(cfg)
     finally:
         HydraConfig.instance().cfg = before
