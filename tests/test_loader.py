@@ -48,6 +48,7 @@ def test_a_command_line_is_composed_once_and_what_one_caller_changes_no_other_se
         settled = hydra.compose_config("config", ["dataset=digits", override], RunMode.RUN)
         assert len(compositions) == 2
         loader.composed.clear()
+        monkeypatch.setattr("provfl_cli.config.loader._chosen", {})
         anew = hydra.compose_config("config", ["dataset=digits", override], RunMode.RUN)
         assert len(compositions) == 3
         assert OmegaConf.to_container(settled) == OmegaConf.to_container(anew)
@@ -64,6 +65,8 @@ def test_a_command_line_is_composed_once_and_what_one_caller_changes_no_other_se
         ["seed=1", "dataset=digits", "seed=2", "+model.more={a: 1}", "~tracefl_beside", "++store.own=[1, 2]"],
         ["attribution=[random,cosine]", "attribution.random.seed=3", "provenance=tracefl", "threshold=0.25"],
         ["hydra.job.config.override_dirname.exclude_keys=[seed]", "seed=1", "federation.rounds=2"],
+        ["hydra.run.dir='it is here'", "seed=1", "hydra.sweep.subdir=a", "+hydra.run.more=1"],
+        ["hydra.rum.dir=x", "seed=1"],
         ["model={width: 3}", "model.width=4", "seed=5"],
         ["store.cache=${oc.env:HOME}", "seed=${federation.rounds}", "federation.rounds=3"],
         ["~injection", "device='cpu'", "hydra.job.env_copy=[HOME]"],

@@ -20,12 +20,13 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["Composer", "Loader"]
+__all__ = ["PLACES", "Composer", "Loader"]
 
 _parsed: dict[tuple[str, str], tuple[object, ConfigResult]] = {}  # by folder and file: its stamp, what it holds
 # By folders and chosen options: the stamps of all files that were looked for, and what they compose to.
 _chosen: dict[tuple[object, ...], tuple[dict[str, object], DictConfig]] = {}
 MOST_CHOSEN = 64  # of them, some 0.2 MB each
+PLACES = ("hydra.run.", "hydra.sweep.")  # keys of Hydra's own that say where a job writes, and nothing else
 
 
 class Files(ConfigRepository):
@@ -103,14 +104,15 @@ class Loader(ConfigLoaderImpl):
         if values:
             self._apply_overrides_to_config(values, cfg)
             own = [override for override in parsed if not override.is_hydra_override()]
+            cfg.hydra.overrides.hydra = [override.input_line for override in parsed if override.is_hydra_override()]
             cfg.hydra.overrides.task = [override.input_line for override in own]
             cfg.hydra.job.override_dirname = get_overrides_dirname(own, **cfg.hydra.job.config.override_dirname)
         return cfg
 
     def _only_sets(self, override: Override) -> bool:
-        """Whether an override has one value for a key: it chooses no option, and says nothing of Hydra's own."""
+        """Whether an override has one value for a key: it chooses no option, nor how Hydra composes."""
         key = override.key_or_group
-        hydras = override.is_hydra_override() or key == "hydra"
+        hydras = (override.is_hydra_override() and not key.startswith(PLACES)) or key == "hydra"
         return not (hydras or override.is_sweep_override() or self.repository.group_exists(key))
 
     def _options(
