@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
 THRESHOLD = 10_000  # new objects between two collections
+LONG = ("test_experiments", "test_nvflare_simulator", "test_flower_engine")  # few tests, or each of many seconds
 os.environ.pop("HYDRA_FULL_ERROR", None)
 # Several processes share the cores here: threads that wait for work must not spin, a third of all time went there.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -29,9 +30,9 @@ absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with the most slow tests go first: one of them at the end would have nothing beside it."""
+    """Files that take long go first: one of them at the end would have nothing beside it."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (item.path.stem not in LONG, -slow[item.path]))
 
 
 def pytest_collection_finish() -> None:
