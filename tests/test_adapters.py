@@ -83,6 +83,7 @@ def test_settings_reach_the_adapters() -> None:
     assert all(torch.equal(a[name], b[name]) for name in a), "drawn from the seed"
 
 
+@pytest.mark.slow
 def test_a_federation_of_adapters_is_a_plain_loop_of_peft(tmp_path: Path) -> None:
     """FedIT: PEFT's model and torch's optimizer, A and B averaged apart; a round holds these and the head alone."""
     model, data = of("openai-gpt", rank=4), make_texts()
@@ -119,6 +120,7 @@ def test_a_federation_of_adapters_is_a_plain_loop_of_peft(tmp_path: Path) -> Non
     assert len(moved) == len(names)
 
 
+@pytest.mark.slow
 def test_rounds_of_adapters_give_the_numbers_of_rounds_of_the_whole_model(tmp_path: Path) -> None:
     """The same training with `share=all`: weights and contributions agree, and the frozen weights are as they were."""
     part = trained(tmp_path / "part", of("bert"))
@@ -144,7 +146,14 @@ def test_rounds_of_adapters_give_the_numbers_of_rounds_of_the_whole_model(tmp_pa
     assert size(part) < size(whole) / 2
 
 
-@pytest.mark.parametrize("settings", [{"dora": True}, {"rslora": True, "alpha": 4}, {"targets": ["c_proj", "c_fc"]}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"dora": True}, marks=pytest.mark.slow),
+        pytest.param({"rslora": True, "alpha": 4}, marks=pytest.mark.slow),
+        {"targets": ["c_proj", "c_fc"]},
+    ],
+)
 def test_every_kind_of_adapter_is_traced(settings: dict[str, Any], tmp_path: Path) -> None:
     stored = trained(tmp_path, of("openai-gpt", **settings), lora=Lora(**settings))
     answer = trace(of("openai-gpt", **settings), some_texts(0, (3, 12, 5)), stored, provenance_preset("provfl"))
@@ -152,6 +161,7 @@ def test_every_kind_of_adapter_is_traced(settings: dict[str, Any], tmp_path: Pat
     assert np.abs(answer.values).max() > 0
 
 
+@pytest.mark.slow
 def test_with_a_frozen_the_product_of_the_averages_is_the_average_of_the_products(tmp_path: Path) -> None:
     """FFA-LoRA has nothing left over; adapters that are averaged apart (FedIT) have."""
     model = of("openai-gpt", freeze_a=True)
@@ -176,12 +186,14 @@ def test_with_a_frozen_the_product_of_the_averages_is_the_average_of_the_product
     assert left_over(trained(tmp_path / "fedit", of("openai-gpt"))) > 1e-5
 
 
+@pytest.mark.slow
 def test_another_fusion_takes_a_and_b_apart(tmp_path: Path) -> None:
     stored = trained(tmp_path, of("openai-gpt"), fusion=TrimmedMean())
     assert all(tensor.isfinite().all() for tensor in stored.weights().values())
     assert all("lora_" in name or "modules_to_save" in name for name in stored.weights())
 
 
+@pytest.mark.slow
 def test_a_private_head_beside_shared_adapters(tmp_path: Path) -> None:
     config = adapter_config()
     federation = replace(config.federation, share=["adapters", "!head"])

@@ -101,6 +101,7 @@ def by_hand(config: schema.Config, data: FederatedData, until: int) -> tuple[lis
     return models, stale
 
 
+@pytest.mark.slow
 def test_the_models_are_those_of_a_loop_by_hand(tmp_path: Path) -> None:
     """Five clients at work, two to a buffer, six rounds; staleness up to several rounds."""
     data, config = unequal_data(), make_config(clients=5, rounds=6, server_rate=0.7, **ASYNC)
@@ -122,6 +123,7 @@ def test_a_buffer_of_all_is_fedavg_to_the_bit(tmp_path: Path) -> None:
     assert content(tmp_path / "sync") == content(tmp_path / "buffer")
 
 
+@pytest.mark.slow
 def test_the_bytes_depend_neither_on_workers_nor_on_interruptions(tmp_path: Path) -> None:
     """Accumulators, server momentum, and updates that are on their way over several rounds."""
     changes = {"speed_spread": 1.0, "concurrency": 3, "clients_per_round": 2, "max_staleness": 2}
@@ -138,6 +140,7 @@ def test_the_bytes_depend_neither_on_workers_nor_on_interruptions(tmp_path: Path
     assert whole[0].buffered is not None
 
 
+@pytest.mark.slow
 def test_the_trace_and_the_lineage_add_up_and_no_row_is_stale(tmp_path: Path) -> None:
     lineage = replace(provenance_preset("faithful"), scope="lineage")
     config = make_config(clients=5, rounds=4, fusion=FedAvgM(), provenance=lineage, **ASYNC)
@@ -152,6 +155,7 @@ def test_the_trace_and_the_lineage_add_up_and_no_row_is_stale(tmp_path: Path) ->
     assert stored.lineage().rows.kinds == ()  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_without_a_client_the_others_are_fused_as_they_were_stored(tmp_path: Path) -> None:
     """Withheld: its own term goes. Refused: the buffer is one shorter, the staleness of those left stays."""
     config = make_config(clients=5, rounds=4, server_rate=0.7, update_weights="equal", **ASYNC)

@@ -220,6 +220,7 @@ def test_wrong_folders_and_arguments_are_answered_without_torch(workspace: Path)
     assert len(result.stderr.splitlines()) == len(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_that_ends_a_command_is_answered_in_one_line(
     name: str, code: int, workspace: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
@@ -393,39 +394,55 @@ def test_examples_in_the_help_work(_: str, example: str, workspace: Path, jobs: 
     assert main(arguments) == 0
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["run", "--help"],
-        ["run", "--hydra-help"],
-        ["run", "--cfg", "job", "experiment=smoke"],
-        ["run", "--cfg", "all"],
-        ["run", "--cfg", "job", "--resolve", "--package", "federation"],
-        ["run", "--info", "searchpath"],
-        ["run", "-sc", "query=bash"],
-        ["ls"],
-        ["table", "--help"],
-        ["cp", "fusion/fedprox", "out/"],
-    ],
+SHOWING = (
+    ("--help",),
+    ("run", "--help"),
+    ("run", "--hydra-help"),
+    ("run", "--cfg", "job", "experiment=smoke"),
+    ("run", "--cfg", "all"),
+    ("run", "--cfg", "job", "--resolve", "--package", "federation"),
+    ("run", "--info", "searchpath"),
+    ("run", "-sc", "query=bash"),
+    ("ls",),
+    ("table", "--help"),
+    ("cp", "fusion/fedprox", "out/"),
 )
-def test_what_only_shows_does_so_without_torch(arguments: list[str], workspace: Path) -> None:
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str, str]]]:
+    """A folder in which one process, without torch so far, ran all of `SHOWING`: codes, what was shown and said."""
     code = (
-        "import sys; from provfl_cli.cli import main\n"
-        f"code = main({arguments!r})\n"
-        "heavy = ('torch._C', 'datasets', 'pandas._libs', 'numpy._core')\n"
-        "print([m for m in heavy if m in sys.modules], file=sys.stderr)\n"
-        "sys.exit(code)"
+        "import io, json, sys; from contextlib import redirect_stderr, redirect_stdout\n"
+        "from provfl_cli.cli import main\n"
+        "results = []\n"
+        f"for arguments in {SHOWING!r}:\n"
+        "    out, err = io.StringIO(), io.StringIO()\n"
+        "    with redirect_stdout(out), redirect_stderr(err):\n"
+        "        code = main(arguments)\n"
+        "        heavy = ('torch._C', 'datasets', 'pandas._libs', 'numpy._core')\n"
+        "        print([m for m in heavy if m in sys.modules], file=sys.stderr)\n"
+        "    results.append((code, out.getvalue(), err.getvalue()))\n"
+        "print(json.dumps(results))"
     )
+    place = tmp_path_factory.mktemp("shown")
     result = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COMP_LINE": "provfl run mod"},
+        cwd=place,
         capture_output=True,
         text=True,
     )
-    assert (result.returncode, result.stderr) == (0, "[]\n")
-    assert result.stdout
-    assert not (workspace / "outputs").exists()
+    return place, [(code, out, err) for code, out, err in json.loads(result.stdout)]
+
+
+@pytest.mark.parametrize("number", range(len(SHOWING)), ids=[" ".join(arguments) for arguments in SHOWING])
+def test_what_only_shows_does_so_without_torch(number: int, shown: tuple[Path, list[tuple[int, str, str]]]) -> None:
+    place, results = shown
+    returncode, stdout, stderr = results[number]
+    assert (returncode, stderr) == (0, "[]\n")
+    assert stdout
+    assert not (place / "outputs").exists()
 
 
 def test_shown_configuration_is_the_one_that_runs(workspace: Path, capsys: Captured) -> None:
@@ -473,6 +490,7 @@ def test_a_line_is_split_at_the_command() -> None:
     assert words("cp", "model/le") == ["model/lenet"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 def test_completion_in_a_real_shell(workspace: Path) -> None:
     program = workspace / "bin" / "provfl"
@@ -536,7 +554,16 @@ def test_a_full_disk_leaves_no_empty_option(workspace: Path, capsys: Captured, m
     assert (workspace / "mine.yaml").read_text() == "before"
 
 
-@pytest.mark.parametrize("name", [".hydra", "provfl.log", ".provfl.lock", "error.log", "0/.hydra", "0", "0/provfl.log"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".hydra",
+        "provfl.log",
+        ".provfl.lock",
+        "error.log",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("0/.hydra", "0", "0/provfl.log")),
+    ],
+)
 def test_a_run_writes_through_no_link(name: str, workspace: Path, jobs: list[Config], capsys: Captured) -> None:
     elsewhere = workspace / "elsewhere"
     elsewhere.mkdir()
@@ -581,6 +608,7 @@ def test_cp_targets(target: str, written: str, workspace: Path, capsys: Captured
     assert ("--config-dir" in capsys.readouterr().out) == ("model/" in written)
 
 
+@pytest.mark.slow
 def test_output_into_a_closed_pipe(workspace: Path) -> None:
     command = f"{sys.executable} -m provfl_cli ls | head -1"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -594,6 +622,7 @@ def test_every_command_has_its_module() -> None:
         assert callable(module.main)
 
 
+@pytest.mark.slow
 def test_answers_come_within_a_second(workspace: Path) -> None:
     for arguments in (["--help"], ["run", "--cfg", "job"], ["run", "--help"], ["ls"]):
         assert _cpu_seconds(arguments) < 1.0, arguments

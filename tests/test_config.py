@@ -180,6 +180,7 @@ def test_a_run_can_be_repeated_from_its_own_config(workspace: Path) -> None:
     assert config("--config-dir", ".") == config("seed=7", "provenance=faithful")
 
 
+@pytest.mark.slow
 def test_configuration_imports_nothing_heavy() -> None:
     code = (
         "import sys; from provfl_cli.config.compose import compose_jobs\n"
@@ -204,6 +205,7 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([*FEDERATION, "lr"]), VALUES, max_size=3))
 def test_any_values_give_a_valid_federation_or_one_line(changes: dict[str, object]) -> None:

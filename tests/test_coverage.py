@@ -171,6 +171,7 @@ def test_the_page_of_a_recorded_federation_says_it(recorded: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_figure_for_a_paper_says_it_beside(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder, model in (("made", "with_idle"), ("full", "whole")):
         where = ["--model", f"tests.test_coverage:{model}", "--data", "data.safetensors"]
@@ -194,6 +195,7 @@ def incomplete(folder: Path) -> RunFolder:
     return run
 
 
+@pytest.mark.slow
 def test_a_runs_page_and_data_frames_say_it(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_folder = incomplete(workspace / "run")
     written = unescape(page([run_folder]))

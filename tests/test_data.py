@@ -21,6 +21,7 @@ from PIL import Image
 
 from provfl_cli.config import schema
 from provfl_cli.data import embedded, medical, network
+from provfl_cli.data.decode import resize
 from provfl_cli.data.examples import stratified
 from provfl_cli.data.injection import ExclusiveLabel, LabelFlip, NoInjection
 from provfl_cli.data.load import federated_data, load
@@ -580,3 +581,23 @@ def test_the_hub_is_read_then_its_cache_and_without_either_the_ways_out_are_show
     cached, answer = read("some/pictures", "some/nothing")
     assert cached == want, "from the cache"
     assert "cannot be reached and some/nothing is not in the Hugging Face cache: dataset.path=DIR" in answer
+
+
+def test_an_embedded_set_is_drawn_once_and_what_one_job_changes_no_other_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("provfl_cli.data.load._drawn", {})
+    monkeypatch.setattr(
+        "provfl_cli.data.load.resize", lambda picture, size: drawn.append(size) or resize(picture, size)
+    )
+    digits = schema.Dataset("digits", "embedded", embedded="provfl_cli.data.embedded.digits")
+    first, _ = load(digits, 28)
+    before = [array.copy() for array in (first.train_inputs, first.train_labels, first.test_inputs, first.test_labels)]
+    for array in (first.train_inputs, first.train_labels, first.test_inputs, first.test_labels):
+        array[:] = 1
+    again, _ = load(digits, 28)
+    for array, expected in zip(
+        (again.train_inputs, again.train_labels, again.test_inputs, again.test_labels), before, strict=True
+    ):
+        np.testing.assert_array_equal(array, expected)
+    assert len(drawn) == 1797
+    assert load(digits, 32)[0].train_inputs.shape[1] == 32

@@ -195,6 +195,7 @@ def test_seconds_of_the_last_round_are_not_those_of_all_rounds_together(tmp_path
     assert math.isnan(pooled.get("ms_per_input", math.nan))
 
 
+@pytest.mark.slow
 def test_the_list_says_which_experiments_need_an_extra(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     assert {experiment.name: experiment.extras for experiment in experiments() if experiment.extras} == {
         "fig4": ("privacy",),

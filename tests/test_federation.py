@@ -37,6 +37,7 @@ def of_type(seen: list[events.Event], kind: type) -> list[Any]:
     return [event for event in seen if isinstance(event, kind)]
 
 
+@pytest.mark.slow
 def test_same_bytes_for_any_number_of_workers_and_without_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for workers in (1, 2, 3):
@@ -266,6 +267,7 @@ def test_batches_of_texts_hold_every_example_once_and_similar_lengths(lengths: l
         )
 
 
+@pytest.mark.slow
 def test_a_padding_inside_a_text_counts_and_texts_train_in_their_own_order(tmp_path: Path) -> None:
     assert text_lengths(torch.tensor([[5, 9, 5, 9], [9, 9, 9, 9], [9, 9, 5, 5]]), 9).tolist() == [3, 0, 4]
     data = make_texts()
@@ -319,6 +321,7 @@ def test_mixed_precision_keeps_weights_and_steps_in_full() -> None:
     assert not torch.equal(*weights)
 
 
+@pytest.mark.slow
 def test_adam_and_fedprox_train(tmp_path: Path) -> None:
     config = make_config(optimizer="adam", learning_rate=0.005, fusion=FedProx(mu=10.0), rounds=2)
     (held,), _ = train(tmp_path, config)
@@ -330,6 +333,7 @@ def test_adam_and_fedprox_train(tmp_path: Path) -> None:
     assert moved(held) < 0.9 * moved(free)
 
 
+@pytest.mark.slow
 def test_a_cached_run_trains_nothing_and_a_longer_one_continues(tmp_path: Path) -> None:
     train(tmp_path, make_config(rounds=2))
     before = content(tmp_path)
@@ -367,6 +371,7 @@ def test_what_determines_training_has_an_entry_of_its_own(tmp_path: Path) -> Non
     assert len([folder for folder in (tmp_path / "federations").iterdir() if folder.is_dir()]) == len(changes) + 3
 
 
+@pytest.mark.slow
 def test_a_wanted_round_that_was_not_kept_is_trained_again_and_is_the_same(tmp_path: Path) -> None:
     train(tmp_path / "all", make_config(rounds=4, keep="all"))
     train(tmp_path / "last", make_config(rounds=4))

@@ -108,6 +108,7 @@ def test_wrong_words_are_answered_in_one_line(workspace: Path, capsys: Captured)
     assert not Path("x.pdf").exists()
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_folder_do_not_change_a_figure(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A `matplotlibrc` in the folder one stands in is read on import, and may turn on LaTeX, which is a program."""
     whole_run(workspace / "run", faulty=(1,))

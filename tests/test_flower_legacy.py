@@ -47,10 +47,15 @@ from provfl_cli.flower.legacy import ProvenanceStrategy
 
 from .flower_clients import Net, effects, examples, learnt, restated
 
-gc.freeze()
 TURN = threading.Lock()
 NAMES = tuple(Net().state_dict())
 quiet: dict[str, Any] = {"fraction_evaluate": 0.0, "min_fit_clients": 2, "min_available_clients": 2}
+
+
+@pytest.fixture(autouse=True)
+def frozen() -> None:
+    """Strategies collect garbage after every client: a quarter of a second where much is imported."""
+    gc.freeze()
 
 
 def start() -> Parameters:

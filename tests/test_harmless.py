@@ -220,6 +220,7 @@ DOORS = {  # what may be called in one module alone
 }
 
 
+@pytest.mark.slow
 def test_a_new_message_cannot_forget_it() -> None:
     """Nothing prints, draws on a terminal or opens pictures but the modules that make it harmless."""
     for module in PACKAGE.rglob("*.py"):

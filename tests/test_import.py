@@ -575,6 +575,7 @@ def named(folder: Path, number: int) -> dict[str, int]:
     return {recorded.clients[client]: count for client, count in zip(stored.clients, stored.examples, strict=True)}
 
 
+@pytest.mark.slow
 def test_imports_at_once_into_one_folder_lose_no_name(files: Path) -> None:
     for turn in range(12):
         folder = f"made {turn}"

@@ -712,6 +712,7 @@ def adapters(workspace: Path) -> tuple[Tensors, list[Tensors]]:
     return before, clients
 
 
+@pytest.mark.slow
 def test_a_federation_of_adapters_is_imported_and_traced(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, clients = adapters(workspace)
     assert main(arguments("", "--model", "tests.test_import_formats:llama")) == 0

@@ -335,6 +335,7 @@ def test_ties_do_not_chain():
     assert ranks(np.zeros((1, 3))).tolist() == [[1, 1, 1]]
 
 
+@pytest.mark.slow
 def test_metrics_need_no_torch():
     modules = "provfl_cli.evaluation.metrics, provfl_cli.evaluation.selection"
     code = f"import sys, {modules}; sys.exit('torch._C' in sys.modules)"

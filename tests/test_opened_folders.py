@@ -167,6 +167,7 @@ def test_what_the_tree_does_not_name_is_refused(name: str, theirs: Theirs, capsy
     assert not theirs.canary.exists()
 
 
+@pytest.mark.slow
 def test_whoever_trusts_a_folder_runs_its_own_model(theirs: Theirs, capsys: pytest.CaptureFixture[str]) -> None:
     module = (
         f"from pathlib import Path\nfrom provfl_cli.models.lenet import lenet\nPath({str(theirs.canary)!r}).touch()"
@@ -270,6 +271,7 @@ def text_run(copy: Theirs, **model: Any) -> None:
     copy.config(model=text | model, dataset={"input": "text"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", ["evil/network", "/etc", "../..", "file:///etc"])
 def test_a_checkpoint_is_neither_read_nor_asked_for(
     checkpoint: str, theirs: Theirs, capsys: pytest.CaptureFixture[str]
@@ -282,6 +284,7 @@ def test_a_checkpoint_is_neither_read_nor_asked_for(
     assert not theirs.canary.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dataset",
     [
@@ -364,6 +367,7 @@ def test_what_the_environment_says_is_in_no_message(
         assert SECRET not in said.out + said.err, key
 
 
+@pytest.mark.slow
 def test_a_run_of_the_last_version_is_opened(theirs: Theirs, capsys: pytest.CaptureFixture[str]) -> None:
     """It stored its configuration as composed, interpolations and all."""
     before = stored_config(theirs.folder).config

@@ -37,6 +37,7 @@ def test_a_seed_gives_the_same_shares_and_another_seed_others(partition):
     assert any(not np.array_equal(np.sort(a.indices), np.sort(b.indices)) for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     partition=st.one_of(

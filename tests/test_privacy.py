@@ -305,6 +305,7 @@ def test_epsilon_without_noise_or_without_rounds() -> None:
     assert amplified(0.0, 3, 100, 10, 1e-3) == math.inf
 
 
+@pytest.mark.slow
 def test_epsilon_of_sampled_clients() -> None:
     """Against the bound of Wang et al. 2019 at order 2, by hand, and as it must move."""
     z, rounds, clients, per_round, delta = 4.0, 50, 1000, 10, 1e-4
@@ -322,6 +323,7 @@ def ledger(**changes: Any) -> Ledger:
     return replace(Ledger(50, 1000, 10, "uniform", [3] + [0] * 999, FedAvg()), **changes)
 
 
+@pytest.mark.slow
 def test_the_server_accounts_for_the_sampling_that_was_done() -> None:
     privacy, delta = CentralDP(noise_multiplier=8.0), 1000**-1.1
     known = composed(8.0, 50, delta)
@@ -339,6 +341,7 @@ def test_the_server_accounts_for_the_sampling_that_was_done() -> None:
         assert "at most 7 times" in most.mechanism
 
 
+@pytest.mark.slow
 def test_the_smaller_of_two_bounds_is_given() -> None:
     """With little noise the bound for secret draws is the looser one, and nothing need be secret."""
     spent = CentralDP(noise_multiplier=0.5, delta=1e-5).spent(ledger())

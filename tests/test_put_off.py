@@ -36,6 +36,7 @@ def test_a_library_that_does_not_import_it_is_seen() -> None:
     assert not imported("json", "seaborn")
 
 
+@pytest.mark.slow
 def test_what_is_put_off_is_watched() -> None:
     """Each use of `put_off` is in the table above, and each line of the table is used."""
     uses = set()

@@ -147,6 +147,7 @@ def log_probabilities(place: Path, left_out: int | None) -> Tensor:
     return logits.double().log_softmax(1)
 
 
+@pytest.mark.slow
 def test_leaving_clients_out_by_hand_agrees(text_place: Path) -> None:
     """The measured effects are those worked by hand; the ranking of `faithful` follows them."""
     out = text_place / "all.parquet"
@@ -169,6 +170,7 @@ def test_leaving_clients_out_by_hand_agrees(text_place: Path) -> None:
     assert (table["prediction"].to_numpy() == predicted[table["input"].to_numpy(), 0].numpy()).all()
 
 
+@pytest.mark.slow
 def test_every_method_and_question_takes_inputs_by_name(text_place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     methods = ("cosine", "shapley_withhold", "static_weights", "random", "data_size", "gradient_neurons", *PRESETS)
     read = answer(
@@ -183,6 +185,7 @@ def test_every_method_and_question_takes_inputs_by_name(text_place: Path, capsys
     assert read["verified"][0]["cost"]["refuse"] is not None
 
 
+@pytest.mark.slow
 def test_a_page_shows_texts_and_what_is_in_them_does_nothing(
     text_place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,7 +286,10 @@ VALUES = {  # model, data, what is typed; the value explained, of outputs and wh
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("the error", "a map") else pytest.param(name, marks=pytest.mark.slow) for name in VALUES],
+)
 def test_models_without_classes_are_explained_in_values(
     name: str, point_places: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

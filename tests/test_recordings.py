@@ -357,6 +357,7 @@ def mutated(content: dict[str, Any], place: tuple[Any, ...], value: Any) -> dict
     return dict(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_no_value_changes_an_answer_unseen(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     choice = random.Random(SEED)

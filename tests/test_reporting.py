@@ -79,6 +79,7 @@ def test_files_are_written_whole_and_read_back(tmp_path, example):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["contributions.parquet", "localization.csv", "new"]
 
 
+@pytest.mark.slow
 def test_parquet_bytes_do_not_depend_on_the_process(tmp_path):
     code = (
         "import sys, pandas as pd; from pathlib import Path; from provfl_cli.results.files import write_parquet;"

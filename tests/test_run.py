@@ -166,6 +166,7 @@ def test_the_manifest_says_what_the_run_was_made_of(result: Result) -> None:
 # --- choices
 
 
+@pytest.mark.slow
 def test_the_cache_is_used_and_the_same_files_come_of_it(result: Result, place: Path) -> None:
     again = run(place / "again", "provenance.rounds=[1,3]", cache=place / "cache")
     assert again.summary["train_seconds"] == 0
@@ -196,12 +197,14 @@ def test_which_predictions_are_traced(which: str, result: Result, place: Path) -
     assert (inputs["label"].eq(inputs["prediction"]) == (which == "correct")).all()
 
 
+@pytest.mark.slow
 def test_few_inputs(place: Path, result: Result) -> None:
     few = run(place / "few", "evaluation.max_inputs=3", cache=place / "cache")
     assert len(few.frame("inputs")) == few.summary["inputs"] == 3
     assert set(few.frame("layers")["input"]) == set(few.frame("inputs")["input"])
 
 
+@pytest.mark.slow
 def test_no_prediction_to_trace_is_no_failure(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     none = ["evaluation.inputs=correct", "evaluation.min_examples=1000", "tracefl_beside=false"]
     empty = run(place / "empty", *none, cache=place / "cache")
@@ -246,6 +249,7 @@ def test_thresholds_of_a_sweep_share_one_training(place: Path) -> None:
     assert all(np.array_equal(beside[0], values) for values in beside), "a threshold of its own"
 
 
+@pytest.mark.slow
 def test_a_flipping_client_is_found(place: Path) -> None:
     flipped = run(place / "flipped", "injection=label_flip", "injection.clients=[1]", "evaluation.inputs=faults")
     row = flipped.scores.query("method == 'provfl'").iloc[0]

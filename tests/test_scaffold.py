@@ -167,6 +167,7 @@ def test_against_the_algorithm_written_out(option: str, decay: float, weighted: 
     assert c.abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_federation_traced_by_its_gradients(tmp_path: Path) -> None:
     """As if clients had returned what their gradients made, and somebody else what the control variates did."""
     changes: dict[str, Any] = {"fusion": Scaffold(), "rounds": 3, "clients_per_round": 3, "keep": "all", "workers": 1}
@@ -224,6 +225,7 @@ def test_with_no_control_yet_and_one_step_it_is_the_unweighted_mean(tmp_path: Pa
         assert first.abs().max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["I", "II"])
 def test_workers_and_this_process_write_the_same_bytes(option: str, tmp_path: Path) -> None:
     """Batch normalisation, dropout, several steps: buffers have no control variates."""

@@ -123,6 +123,7 @@ def by_hand(data: FederatedData, config: schema.Config, private: set[str]) -> tu
     return models[0].state_dict(), [model.state_dict() for model in models]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "private"), [("body", HEAD), (["!norms"], NORM)])
 def test_private_tensors_are_trained_by_each_client_and_kept_by_it_alone(
     share: Any, private: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -159,6 +160,7 @@ def test_private_tensors_are_trained_by_each_client_and_kept_by_it_alone(
     assert stored[-1].metrics.accuracy == pytest.approx(mean, abs=0.004)
 
 
+@pytest.mark.slow
 def test_a_frozen_body_stays_as_it_was_and_a_round_is_as_large_as_the_head(tmp_path: Path) -> None:
     """Linear probing: no weight and no statistic of the body changes, and neither is stored."""
     model = make_model()

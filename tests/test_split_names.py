@@ -173,6 +173,7 @@ def test_folders_behind_links_count_and_none_counts_twice(tmp_path):
         load(dataset, 8)
 
 
+@pytest.mark.slow
 def test_ten_thousand_files_are_sorted_out_within_a_second(tmp_path):
     for split in ("train", "test"):
         for label in range(50):

@@ -128,6 +128,7 @@ def test_a_table_is_checked_column_by_column(
         assert table in refused(run)
 
 
+@pytest.mark.slow
 def test_every_table_of_a_run_passes(trained: Path) -> None:
     for name in TABLES:
         before = pd.read_csv(trained / name) if name.endswith("csv") else pd.read_parquet(trained / name)

@@ -27,7 +27,7 @@ from .environment import environment, hiding
 from .explain import explained
 from .fields import fitted
 from .flags import unknown_flag
-from .loader import Composer, Loader
+from .loader import PLACES, Composer, Loader
 from .schema import Experiment
 from .tree import conf_dir
 from .validate import check_model_options, provenance_preset, validated
@@ -151,7 +151,8 @@ def texts(overrides: Any) -> list[str]:
 def _may_set_mode(args: Namespace) -> bool:
     """Whether a file may say that this is a sweep: an experiment, or one of the user's own. Composing takes time."""
     own = args.config_name not in (None, PRIMARY) or args.config_dir or args.config_path
-    return bool(own) or any(text.lstrip("+~").startswith(("experiment", "hydra")) for text in args.overrides)
+    named = (text.lstrip("+~") for text in args.overrides)
+    return bool(own) or any(text.startswith(("experiment", "hydra")) and not text.startswith(PLACES) for text in named)
 
 
 def _of_any_mode(hydra: Hydra, name: str, overrides: list[str]) -> DictConfig:
@@ -184,8 +185,11 @@ def _check(hydra: Hydra, cfg: DictConfig, files: dict[str, dict[str, Any]]) -> N
         if choice is not None:
             if choice not in files:
                 files[choice] = _keys_of(hydra, f"model/{choice}")
-            with hiding(environment(cfg), InputError):
+            try:
                 check_model_options(cfg, files[choice], choice)
+            except InputError:
+                with hiding(environment(cfg), InputError):
+                    raise
         validated(cfg)
     finally:
         HydraConfig.instance().cfg = before

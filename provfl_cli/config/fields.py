@@ -42,8 +42,10 @@ def converted(
         if (needed and name not in values) or values.get(name) == "???":
             raise InputError(f"{prefix}{name} is missing: give {prefix}{name}=VALUE, {wording(hint_of(kind, name))}")
     schema = _schema(kind)
+    # Most values are what they shall be already, and merging takes a millisecond a block.
+    others = {key: value for key, value in values.items() if not _is_already(hint_of(kind, key), value)}
     try:
-        return _merged(schema, values)
+        return {**values, **_merged(schema, others)} if others else dict(values)
     except (OmegaConfBaseException, OverflowError):  # one by one, to tell which it was: slower
         for key, value in values.items():
             try:
@@ -78,6 +80,13 @@ def _converts(hint: Any) -> bool:
     return True
 
 
+def _is_already(hint: Any, value: Any) -> bool:
+    """Whether OmegaConf would leave a plain value of a field as it is; False where only OmegaConf can tell."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    simple = type(value) in (int, float, bool, NoneType) or (type(value) is str and "${" not in value)
+    return simple and type(value) in kinds
+
+
 def _merged(schema: Any, values: dict[Any, Any]) -> dict[Any, Any]:
     merged = OmegaConf.to_container(OmegaConf.merge(schema, values))
     assert isinstance(merged, dict)
@@ -86,7 +95,12 @@ def _merged(schema: Any, values: dict[Any, Any]) -> dict[Any, Any]:
 
 def hint_of(kind: type, name: str) -> Any:
     """The type that the dataclass `kind` declares for its field `name`."""
-    return get_type_hints(kind)[name]
+    return _hints(kind)[name]
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def wording(hint: Any) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
 import numpy as np
@@ -36,6 +37,9 @@ else:
 TEST_STREAM = 1  # of the run's seed; the partition has stream 0
 EMBEDDED = "dataset.embedded"
 ASKS = "it takes no argument and returns provfl_cli.data.examples.Examples"
+OURS = f"{__name__.partition('.')[0]}."
+MOST_DRAWN = 32 * 2**20  # bytes of a set that is kept
+_drawn: dict[tuple[Callable[[], Any], str, int], Examples] = {}  # by the function, what it returns, the size
 
 
 def check_functions(dataset: schema.Dataset) -> None:
@@ -196,8 +200,29 @@ def _read(dataset: schema.Dataset, size: int) -> Examples:
 
 
 def _embedded(dataset: schema.Dataset, size: int) -> Examples:
-    """Examples that a function returns (`dataset.embedded`)."""
-    examples = imported_function(str(dataset.embedded), EMBEDDED, ASKS)()
+    """Examples that a function returns (`dataset.embedded`); small sets of ours are drawn once, not for every job."""
+    function = imported_function(str(dataset.embedded), EMBEDDED, ASKS)
+    if not str(getattr(function, "__module__", "")).startswith(OURS):
+        return _called(function, dataset, size)
+    key = (function, dataset.input, size)
+    if key not in _drawn:
+        examples = _called(function, dataset, size)
+        if examples.train_inputs.nbytes + examples.test_inputs.nbytes > MOST_DRAWN:
+            return examples
+        _drawn[key] = examples
+    held = _drawn[key]
+    return replace(
+        held,
+        train_inputs=held.train_inputs.copy(),
+        train_labels=held.train_labels.copy(),
+        test_inputs=held.test_inputs.copy(),
+        test_labels=held.test_labels.copy(),
+    )
+
+
+def _called(function: Callable[[], Any], dataset: schema.Dataset, size: int) -> Examples:
+    """What the function returns, pictures at `size` x `size`."""
+    examples = function()
     if not isinstance(examples, Examples):
         raise InputError(f"{EMBEDDED}={dataset.embedded}: returns {type(examples).__name__}: {ASKS}")
     if dataset.input == "text":

@@ -52,9 +52,9 @@ TEXTS: dict[str, Callable[[], nn.Module]] = {
     **{name: decoder(name) for name in ("llama", "mistral", "qwen2", "roberta", "albert", "gpt_neox", "electra")},
 }
 MODELS = {**PICTURES, **TEXTS}
-LARGE = ("densenet121", "resnet18")
+QUICK = ("lenet", "gpt", "gpt2", "bert", "llama")
 CASES = [
-    pytest.param(name, dtype, marks=[pytest.mark.slow] if name in LARGE else [])
+    pytest.param(name, dtype, marks=[] if name in QUICK else [pytest.mark.slow])
     for name in MODELS
     for dtype in (*HALF, *((torch.float8_e4m3fn,) if name in ("lenet", "gpt2") else ()))
 ]

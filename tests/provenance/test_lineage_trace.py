@@ -152,6 +152,7 @@ def leaving(data: FederatedData) -> Any:
     return work
 
 
+@pytest.mark.slow
 def test_both_scopes_are_traced_and_scored_and_a_client_that_left_keeps_its_part(tmp_path: Path) -> None:
     data, model = make_data(clients=3, test=60), make_model()
     buffers = frozenset(model.state_dict()) - {name for name, _ in model.named_parameters()}

@@ -82,6 +82,7 @@ def assert_equal(answer: Contributions, other: Contributions) -> None:
             assert ours == theirs, field.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [lenet, pytest.param(normed, marks=pytest.mark.slow), pytest.param(text, marks=pytest.mark.slow)]
 )

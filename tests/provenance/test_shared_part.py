@@ -286,6 +286,7 @@ def test_another_model_is_refused(tensors: dict[str, Tensor], reason: str) -> No
         trace(network(), torch.randn(2, 1, 8, 8), from_state_dicts([tensors], [1], tensors))
 
 
+@pytest.mark.slow
 def test_adapters_of_peft_give_the_numbers_of_whole_models() -> None:
     peft = pytest.importorskip("peft")
     from transformers import AutoModelForSequenceClassification, LlamaConfig
