@@ -214,6 +214,7 @@ def test_the_table_of_results_is_that_of_the_csv(row: list[str]) -> None:
     assert seeds == (f"{count.min():.0f}" if count.min() == count.max() else f"{count.min():.0f} to {count.max():.0f}")
 
 
+@pytest.mark.slow
 def test_every_experiment_has_a_row_or_is_named_below() -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     assert len(ROWS) >= 30
