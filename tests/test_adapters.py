@@ -202,6 +202,7 @@ def test_a_private_head_beside_shared_adapters(tmp_path: Path) -> None:
     assert len(list((stored.folder.parent.parent / "private" / "0002").glob("*.safetensors"))) == 4
 
 
+@pytest.mark.slow
 def test_what_cannot_have_adapters_is_refused_in_one_line(
     workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

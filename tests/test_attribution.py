@@ -467,6 +467,7 @@ def test_a_name_that_the_run_traces_by_must_mean_the_same() -> None:
     assert make_config(provenance=replace(own, threshold=0.0, rounds="all"), attribution=(Traced("provfl", "provfl"),))
 
 
+@pytest.mark.slow
 def test_methods_are_light_to_import() -> None:
     files = Path(attribution.__file__).parent.glob("[!_]*.py")
     names = ", ".join(f"provfl_cli.attribution.{file.stem}" for file in files)
@@ -542,6 +543,7 @@ def test_what_a_method_says_it_took_is_less_than_what_passed(method: Any, tmp_pa
     assert 0 < attributed.seconds <= time.perf_counter() - began
 
 
+@pytest.mark.slow
 def test_a_round_is_attributed_by_every_method_on_the_same_inputs(tmp_path: Path) -> None:
     data, model = make_data(clients=3, test=60), make_model()
     work = Work({c.id: (len(c.labels), perturbed(model.state_dict(), 0.05, c.id)) for c in data.clients})

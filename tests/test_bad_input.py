@@ -180,6 +180,7 @@ def test_the_hub_cannot_be_reached(
     assert expected in error
 
 
+@pytest.mark.slow
 def test_published_weights_cannot_be_reached(
     workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,6 +229,7 @@ def test_sizes_are_what_a_table_takes(tmp_path: Path) -> None:
         check_dataset(tmp_path / "a.parquet", Room(4999, 10**9))
 
 
+@pytest.mark.slow
 def test_a_large_study_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 clients x 2,000 inputs x 10 methods: 20 million rows, by what a hundredth of them takes."""
     names = {name: pd.Categorical(["provfl"] * 200_000).astype("str") for name in ("method", "scope", "target", "kind")}
@@ -286,6 +287,7 @@ def test_no_program_is_started_for_a_picture(tmp_path: Path, monkeypatch: pytest
     assert started == []
 
 
+@pytest.mark.slow
 def test_an_archive_that_would_explode_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.npz"
     images, labels = np.zeros((60_000, 28, 28), np.uint8), np.zeros(60_000, np.int64)

@@ -279,6 +279,7 @@ def test_a_file_of_the_system_that_cannot_be_read_is_named(
     assert capsys.readouterr().err == "provfl: secret/config.yaml: permission denied\n"
 
 
+@pytest.mark.slow
 def test_wrong_files_of_the_user(workspace: Path, jobs: list[Config], capsys: Captured) -> None:
     folder = workspace / "mine" / "experiment"
     folder.mkdir(parents=True)
@@ -369,6 +370,7 @@ def test_two_sweeps_of_the_same_second_have_two_folders(workspace: Path, jobs: l
     assert len(list(workspace.glob("sweeps/*/[01]/summary.json"))) == 4
 
 
+@pytest.mark.slow
 def test_the_working_folder_may_change(workspace: Path, jobs: list[Config]) -> None:
     assert main(["run", "hydra.job.chdir=true"]) == 0
     assert jobs[0].store.cache == str(workspace / "outputs" / "cache")

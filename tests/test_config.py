@@ -149,6 +149,7 @@ def test_cache_follows_the_environment(workspace: Path, monkeypatch: pytest.Monk
     assert config().store.cache == "/elsewhere/cache"
 
 
+@pytest.mark.slow
 def test_a_sweep_becomes_all_its_jobs(workspace: Path) -> None:
     jobs = compose_jobs(["-m", "threshold=null,0.0,0.5", "seed=range(0,2)", "federation.rounds=3"])
     seen = [(cfg.threshold, cfg.seed, cfg.federation.rounds) for _, cfg in jobs]
@@ -156,6 +157,7 @@ def test_a_sweep_becomes_all_its_jobs(workspace: Path) -> None:
     assert jobs[1][0] == ["threshold=null", "seed=1", "federation.rounds=3"]
 
 
+@pytest.mark.slow
 def test_a_sweep_in_an_experiment_file(workspace: Path) -> None:
     folder = workspace / "mine" / "experiment"
     folder.mkdir(parents=True)
@@ -166,6 +168,7 @@ def test_a_sweep_in_an_experiment_file(workspace: Path) -> None:
     assert [(cfg.seed, cfg.threshold) for _, cfg in jobs] == [(1, 0), (1, 1), (2, 0), (2, 1)]
 
 
+@pytest.mark.slow
 def test_an_own_option_comes_before_the_built_in_one(workspace: Path) -> None:
     folder = workspace / "mine" / "fusion"
     folder.mkdir(parents=True)
@@ -173,6 +176,7 @@ def test_an_own_option_comes_before_the_built_in_one(workspace: Path) -> None:
     assert config("--config-dir", "mine", "fusion=fedprox").fusion.mu == 0.5
 
 
+@pytest.mark.slow
 def test_a_run_can_be_repeated_from_its_own_config(workspace: Path) -> None:
     ((_, cfg),) = compose_jobs(["seed=7", "provenance=faithful"])
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])

@@ -160,6 +160,7 @@ def test_tables_hold_it_and_stderr_says_it(recorded: Path, kind: str, capsys: py
     assert frame["uncovered"].isna().all()
 
 
+@pytest.mark.slow
 def test_the_page_of_a_recorded_federation_says_it(recorded: Path) -> None:
     where = ["--model", "tests.test_coverage:with_idle", "--data", "data.safetensors"]
     assert main(["report", "made", *where, "--out", "page.html"]) == 0

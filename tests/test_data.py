@@ -479,6 +479,7 @@ def test_a_model_that_needs_larger_pictures_gets_them_and_the_user_is_told():
     assert not federated_data(config()).lines
 
 
+@pytest.mark.slow
 def test_dropped_clients_are_counted_and_too_few_left_is_an_error():
     data = federated_data(config(partition=Dirichlet(alpha=0.1), clients=40))
     assert len(data.dropped) + len(data.clients) == 40

@@ -222,6 +222,7 @@ def test_the_script_that_fills_in_the_table_of_results_agrees() -> None:
     assert filled(next(line for line in lines if "`rare_labels`" in line).replace("0.78", "0.79")) in lines
 
 
+@pytest.mark.slow
 def test_every_experiment_has_a_row_or_is_named_below() -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     assert len(ROWS) >= 30

@@ -44,6 +44,7 @@ def read(*folders: Path) -> list[RunFolder]:
     return [run for run in runs if isinstance(run, RunFolder)]
 
 
+@pytest.mark.slow
 def test_all_experiments_are_there_and_listed(capsys: Captured) -> None:
     assert set(NAMED.split()) <= set(NAMES)
     for name in NAMES:
@@ -54,6 +55,7 @@ def test_all_experiments_are_there_and_listed(capsys: Captured) -> None:
     assert all(f" {name} " in text for name in NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -209,6 +211,7 @@ def test_the_list_says_which_experiments_need_an_extra(monkeypatch: pytest.Monke
     assert "privacy" not in lines["table1"]
 
 
+@pytest.mark.slow
 def test_all_leaves_out_what_needs_an_extra_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

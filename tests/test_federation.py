@@ -394,6 +394,7 @@ def test_which_rounds_stay(tmp_path: Path, keep: object, left: set[str]) -> None
     assert {name.split("/")[1] for name in content(tmp_path)} == {number.zfill(4) for number in left}
 
 
+@pytest.mark.slow
 def test_what_a_process_left_that_was_killed_while_tidying_up_goes(tmp_path: Path) -> None:
     (last,), _ = train(tmp_path, make_config(rounds=2))
     truth = content(tmp_path)
@@ -426,6 +427,7 @@ class Falling(SmallNet):
         return super().forward(inputs)
 
 
+@pytest.mark.slow
 def test_a_dying_worker_and_a_failing_client_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"worker process died in round 1 \(SIGKILL\)"):
         train(tmp_path, make_config(), model=Falling("die"))
@@ -444,6 +446,7 @@ def test_a_full_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pytes
         train(tmp_path, make_config())
 
 
+@pytest.mark.slow
 def test_a_damaged_round_is_not_used(tmp_path: Path) -> None:
     (last,), _ = train(tmp_path, make_config(rounds=1))
     path = last.folder / "global.safetensors"

@@ -246,6 +246,7 @@ def test_leaving_each_client_out_by_hand_agrees(name: str, folders: Callable[[st
     assert set(found.not_shared) == {name for name in names if not any(part in name for part in app.shared)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW_BUT_ONE)
 def test_the_command_says_the_same_as_python(
     name: str, folders: Callable[[str], Path], capsys: pytest.CaptureFixture[str]

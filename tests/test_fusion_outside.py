@@ -79,6 +79,7 @@ def refused(*overrides: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_does_not_go_with_client_state_is_refused_for_any_fusion(outside: Path) -> None:
     assert "under fusion=my_fusion a client also sends" in refused("injection=free_rider")
 

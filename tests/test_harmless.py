@@ -197,6 +197,7 @@ def test_json_loses_nothing_and_orders_nothing(content: dict[str, str]) -> None:
     assert harmless_json("é") == "é"
 
 
+@pytest.mark.slow
 def test_a_page_shows_names_as_text(tmp_path: Path) -> None:
     names = ("cat", "\x1b[2J\u202edog\u2066", "a$b$\x9b")
     whole_run(tmp_path / "run", inputs=6, labels=names)

@@ -16,6 +16,7 @@ from provfl_cli.config.compose import compose_jobs, conf_dir, hydra_session, par
 from provfl_cli.config.loader import Loader
 
 
+@pytest.mark.slow
 def test_a_command_line_is_composed_once_and_what_one_caller_changes_no_other_sees(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ def test_options_composed_once_with_values_set_in_them_are_what_hydra_composes(
         assert composed(loader) == plain  # of the options that are composed already
 
 
+@pytest.mark.slow
 def test_an_option_that_comes_before_another_of_its_name_is_taken(workspace: Path) -> None:
     asked = ["--config-dir", "mine", "model=lenet", "dataset=digits"]
     own = workspace / "mine" / "model" / "lenet.yaml"

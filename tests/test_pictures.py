@@ -470,6 +470,7 @@ def odd(pictures: np.ndarray, look) -> float:
     return float(np.mean([bool(unlike(picture, picture.shape[:2], look)) for picture in pictures]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist", "digits", pytest.param("cifar10", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("count", [100, None])
 def test_real_pictures_are_hardly_ever_unlike_the_training_data_and_others_are(name, count):

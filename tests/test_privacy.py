@@ -113,6 +113,7 @@ def test_local_dp_leaves_the_server_as_it_is() -> None:
 # Noise on the server
 
 
+@pytest.mark.slow
 def test_noise_has_its_deviation_and_is_drawn_again() -> None:
     size = 200_000
     returned = returned_of(*([[0.0] * size] * 4), size=size)
@@ -384,6 +385,7 @@ def test_without_noise_epsilon_is_infinite(privacy: CentralDP | LocalDP) -> None
     assert figures(spent)["epsilon"] is None
 
 
+@pytest.mark.slow
 def test_an_epsilon_above_100_is_called_by_its_name() -> None:
     """The paper's own noise, 0.003 of the clip norm, comes out near 1e5 and above."""
     many = CentralDP(noise_multiplier=0.003).spent(ledger(per_round=1000, participations=[50] * 1000))

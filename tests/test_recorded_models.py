@@ -116,6 +116,7 @@ def expected(text_place: Path) -> dict[str, Any]:
     return read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", list(WAYS)[1:])
 def test_every_way_to_give_model_and_data_has_the_same_answer(
     way: str, text_place: Path, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
@@ -214,6 +215,7 @@ def test_a_page_shows_texts_and_what_is_in_them_does_nothing(
     assert "--data: ␛[2Jmore is no argument of the model: left out" in decoded["notes"]
 
 
+@pytest.mark.slow
 def test_adapters_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rank and scale are those of `adapter_config.json`; the base is what the folder names; only adapters are sent."""
     text_network().save_pretrained(tmp_path / "base")
@@ -245,6 +247,7 @@ def test_adapters_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert any("not shared" in note for note in read["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["giving_dict", "giving_tuple"])
 def test_logits_in_what_a_model_gives(
     shape: str, point_places: dict[int, Path], capsys: pytest.CaptureFixture[str]
@@ -258,6 +261,7 @@ def test_logits_in_what_a_model_gives(
     assert order[0] == order[1]  # it shuffles the same way each time
 
 
+@pytest.mark.slow
 def test_one_logit_tells_two_classes_apart(point_places: dict[int, Path], capsys: pytest.CaptureFixture[str]) -> None:
     network = Giving(lambda z: z, 1)
     network.load_state_dict(without(point_places[1], None))

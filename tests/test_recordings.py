@@ -422,6 +422,7 @@ def test_nothing_that_is_called_ends_a_command_unseen(
     assert "a function that was called ended the program" in error
 
 
+@pytest.mark.slow
 def test_half_characters_in_a_clients_name_are_replaced_in_every_file(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

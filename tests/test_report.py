@@ -91,6 +91,7 @@ def test_one_run_is_one_file_with_every_section(workspace: Path, capsys: Capture
     assert run["lineage"][0]["rounds"] == [4, 5]
 
 
+@pytest.mark.slow
 def test_the_page_asks_for_nothing_and_runs_only_its_own_scripts(workspace: Path, capsys: Captured) -> None:
     whole_run(workspace / "run")
     elements, _, _ = report(capsys, "run")

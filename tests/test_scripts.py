@@ -83,6 +83,7 @@ def test_first_call_installs_and_the_second_does_not(project: Path) -> None:
     assert done(project) == ["venv", "pip "]
 
 
+@pytest.mark.slow
 def test_extras_are_added_and_never_dropped(project: Path) -> None:
     call(project, "provfl", PROVFL_EXTRAS="privacy,flower")
     result = call(project, "test", "-k", "config")
@@ -101,6 +102,7 @@ def test_unknown_extra_is_refused(project: Path) -> None:
     assert done(project) == []
 
 
+@pytest.mark.slow
 def test_interrupted_installation_is_repaired(project: Path) -> None:
     call(project, "test")
     (project / "pyproject.toml").write_text(PYPROJECT + "# changed\n")

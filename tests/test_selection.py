@@ -41,6 +41,7 @@ def test_unknown_kind():
         select([0], [0], [[99]], which="right")
 
 
+@pytest.mark.slow
 @given(
     labels=st.lists(st.integers(0, 4), min_size=1, max_size=60),
     seed=st.integers(0, 2**31 - 1),

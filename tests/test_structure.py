@@ -178,6 +178,7 @@ def fusion_classes() -> set[str]:
     return {target.rpartition(".")[2] for (target,) in targets}
 
 
+@pytest.mark.slow
 def test_nobody_outside_knows_a_fusion_by_its_class() -> None:
     """What a fusion needs it states; only the recorder of Flower's strategies makes fusions, those that match them."""
     classes = fusion_classes()

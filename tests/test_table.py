@@ -99,6 +99,7 @@ def test_which_settings_differ(workspace: Path) -> None:
     assert keys(plain, joins) == ("federation.joins",)
 
 
+@pytest.mark.slow
 def test_by_averages_within_a_seed_first(workspace: Path, capsys: Captured) -> None:
     values = {(0.1, 0): 0.2, (0.1, 1): 0.4, (1.0, 0): 0.6, (1.0, 1): 1.0}
     for (alpha, seed), value in values.items():
@@ -147,6 +148,7 @@ def test_pairs_over_runs_of_the_same_federation(workspace: Path, capsys: Capture
     assert "no other method" in wrong(capsys, "ours", "--paired", "provfl")
 
 
+@pytest.mark.slow
 def test_scopes_rounds_methods_metrics(workspace: Path, capsys: Captured) -> None:
     made(workspace / "both", scopes=("round", "lineage"), rounds=(1, 5))
     made(workspace / "one", None, ("threshold=0.5",))
@@ -219,6 +221,7 @@ def test_wrong_input(workspace: Path, capsys: Captured) -> None:
     assert "is a folder" in wrong(capsys, "run", "--out", "empty")
 
 
+@pytest.mark.slow
 def test_formats(workspace: Path, capsys: Captured) -> None:
     for number, path in enumerate(("a|b_c%", "[1,5]", "*")):
         made(workspace / str(number), None, (f"dataset.name='{path}'",))

@@ -38,6 +38,7 @@ def made() -> Examples:
     return languages()
 
 
+@pytest.mark.slow
 def test_languages_are_what_they_say_and_the_test_is_fair(made):
     assert (len(made.train_inputs), len(made.test_inputs)) == (12_000, 3_000)
     assert np.bincount(made.train_labels).tolist() == [1200] * 10

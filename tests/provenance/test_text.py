@@ -100,6 +100,7 @@ def test_other_thresholds(name: str, threshold: float, scale: str) -> None:
     assert_algorithm1(name, "provfl", torch.float64, threshold=threshold, threshold_scale=scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "bert", "distilbert"])  # transformers has only eager attention for openai-gpt
 def test_the_way_attention_is_computed_changes_nothing(name: str) -> None:
     model = classifier(name)
@@ -135,6 +136,7 @@ def test_padding_changes_nothing(name: str, scale: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_what_is_cut_off_is_not_missed(name: str) -> None:
     """`TextClassifier` cuts columns of padding off; tokens and mask by name are the same again; one text is empty."""
