@@ -440,7 +440,9 @@ def test_wrong_settings_are_refused_before_there_are_data(wrong):
 
 @pytest.mark.slow
 def test_the_client_behind_a_backdoor_is_found(tmp_path: Path) -> None:
-    planted = ["injection=backdoor", "injection.clients=[1]"]
+    planted = ["injection=backdoor_last", "injection.clients=[1]", "injection.size=8", "injection.share=1.0"]
+    planted += ["injection.epochs=10", "federation.optimizer=adam", "federation.learning_rate=0.002"]
+    planted += ["partition.max_examples_per_client=400"]
     result = run(tmp_path / "triggered", *planted, "evaluation.inputs=faults", cache=tmp_path / "cache")
     row = result.scores.query("method == 'provfl'").iloc[0]
     assert row["fault_inputs"] >= 5
