@@ -163,11 +163,13 @@ def test_the_fusion_of_a_recording_is_plain_settings(
 def test_a_setting_that_a_fusion_has_is_taken() -> None:
     assert chosen_fusion(["trimmed_mean", "fraction=0.1", "count=null"]).fraction == 0.1
     assert chosen_fusion(["multi_krum", "weighted=true", "keep=3"]).keep == 3
-    for name in set(options("fusion")) - {"fednova"}:
+    for name in set(options("fusion")) - {"fednova", "flora"}:
         assert type(chosen_fusion([name])).__module__ == f"provfl_cli.fusion.{name}"
     assert set(STATELESS) <= set(options("fusion"))
     with pytest.raises(InputError, match="follows from how clients train"):
         chosen_fusion(["fednova"])
+    with pytest.raises(InputError, match="which recorded rounds do not hold"):
+        chosen_fusion(["flora"])
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ ASKED: Mapping[str, tuple[str, ...]] = {
         "check",
         "needs_steps",
         "averages",
+        "sums_products",
         "client_state",
         "fixed",
     ),
