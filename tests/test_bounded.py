@@ -42,7 +42,7 @@ from provfl_cli.errors import InputError, RunError
 from provfl_cli.parquet import measured
 from provfl_cli.run.earlier import rounds_traced
 from provfl_cli.run.inputs import RunInputs
-from provfl_cli.run.open_run import _form
+from provfl_cli.run.manifest import form_of
 from provfl_cli.store.recorded import read_recorded
 from provfl_cli.store.tensorfile import open_tensors
 from tests.made_runs import whole_run
@@ -334,4 +334,4 @@ def test_records_with_ever_new_names_do_not_become_a_square(tmp_path: Path) -> N
 )
 def test_a_manifest_does_not_ask_for_a_giant(reads: dict[str, Any]) -> None:
     with pytest.raises(RunError, match=r"manifest\.json: inputs\.\w+ is .*: a whole number from 1 to"):
-        _form(reads)
+        form_of(reads)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from ..config.schema import Experiment
 from ..evaluation.removal import REMOVED
 from ..results.folders import MissingRun, RunFolder
-from .join import HEADINGS, JoinedRuns, TableQuery, join
+from .headings import HEADINGS
+from .join import JoinedRuns, TableQuery, join
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..comparison.benchmark import Benchmark, name_of_method
-from ..comparison.join import HEADINGS
+from ..comparison.headings import HEADINGS
 from .figure_files import default_style, figure_text
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import lazy_loader as lazy
 import numpy as np
 
 from ..comparison.curves import metric_of, read
-from ..comparison.join import HEADINGS, LARGEST, POOLED_SUMS, SATURATES, grouped, plain, records
+from ..comparison.headings import HEADINGS
+from ..comparison.join import LARGEST, POOLED_SUMS, SATURATES, grouped, plain, records
 from ..comparison.reproduction import PUBLISHED, PublishedFigure, Reproduction, fits, in_order, name_of
 from ..comparison.settings import MISSING, short
 from ..config.schema import Experiment

@@ -14,7 +14,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..comparison.join import CHANCE, HEADINGS, LARGEST, JoinedRuns, grouped, plain, records
+from ..comparison.headings import HEADINGS
+from ..comparison.join import CHANCE, LARGEST, JoinedRuns, grouped, plain, records
 from ..comparison.settings import MISSING, short
 from ..evaluation.ranges import counted_things
 from ..harmless import harmless

@@ -14,16 +14,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.federated import FederatedData, Form, Texts
+from ..data.federated import FederatedData, Form, Pictures, Texts
 from ..data.picture_facts import as_values
+from ..errors import RunError
 from ..models.text import network_settings
 from ..provenance.contributions import Contributions
-from ..results.checksums import TOKENIZER
+from ..results.checksums import FILE, TOKENIZER
 
 PACKAGES = (
     "provfl", "torch", "torchvision", "transformers", "tokenizers", "hydra-core", "omegaconf", "datasets",
     "flwr-datasets", "numpy", "pandas",
 )  # fmt: skip
+# Of what a model reads, the most that a configuration takes; a vocabulary may be published.
+LARGEST = {"channels": 4, "image_size": 1024, "vocabulary": 2_000_000, "max_tokens": 4096, "padding": 2_000_000}
 PUBLISHED = "published"  # begins what is said of weights that were not drawn from the seed
 
 
@@ -61,6 +64,25 @@ def inputs_read(data: FederatedData) -> dict[str, Any]:
     if data.pictures is not None:
         fields |= {"pictures": as_values(data.pictures)}
     return {"input": "text" if isinstance(data.form, Texts) else "image", **fields}
+
+
+def form_of(reads: Mapping[str, Any]) -> Form:
+    """What a model reads, of `inputs_read`.
+
+    Raises:
+        RunError: no run could have written that.
+    """
+
+    def size(name: str) -> int:
+        value, least = reads.get(name), 0 if name == "padding" else 1
+        if not isinstance(value, int) or not least <= value <= LARGEST[name]:
+            asked = f"a whole number from {least} to {LARGEST[name]:,} is read"
+            raise RunError(f"{FILE}: inputs.{name} is {str(value)[:40]}: {asked}")
+        return value
+
+    if reads.get("input") == "image":
+        return Pictures(size("channels"), size("image_size"))
+    return Texts(size("vocabulary"), size("max_tokens"), size("padding"))
 
 
 def weights_from(form: Form, pretrained: bool) -> str:

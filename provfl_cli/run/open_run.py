@@ -29,7 +29,7 @@ from ..config.targets import working_folder_searched
 from ..config.tree import options
 from ..config.validate import attribution_method, provenance_preset
 from ..data.checkpoint import resolve
-from ..data.federated import Form, Pictures, Texts
+from ..data.federated import Form, Texts
 from ..data.labels import Classes
 from ..data.load import test_set
 from ..data.network import without_network
@@ -54,15 +54,12 @@ from ..store.sealed import Damaged
 from .device import device_like
 from .earlier import label_counts_of, rounds_traced
 from .inputs import Inputs, RunInputs, TracedInputs
-from .manifest import PUBLISHED
+from .manifest import PUBLISHED, form_of
 from .matching_rounds import check_belongs
 from .meaning import MSE, Meaning
 from .place import no_run
 from .private_part import check_frozen, complete
 from .rebuild import check_named, model_again
-
-# Of what a model reads, the most that a configuration takes; a vocabulary may be published.
-LARGEST = {"channels": 4, "image_size": 1024, "vocabulary": 2_000_000, "max_tokens": 4096, "padding": 2_000_000}
 
 READ = (*SETTINGS[:2], "metrics.jsonl", "inputs.parquet", counted.FILE, TOKENIZER)  # of these a trace is made
 
@@ -310,7 +307,7 @@ def open_run(
         fingerprint = str(manifest["dataset"]["fingerprint"])
         reads = dict(manifest["inputs"])
         facts = from_values(reads.get("pictures"))
-        form = _form(reads)
+        form = form_of(reads)
         described = dict(manifest["model"])
     except FileNotFoundError as error:
         raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
@@ -390,18 +387,3 @@ def _built(
         form = replace(form, checkpoint=str(files.folder) if files.weights else None)
     with without_network():
         return build(again, form, classes, seed, lora)
-
-
-def _form(reads: Mapping[str, Any]) -> Form:
-    """What the run's model reads, as the manifest says; RunError where no run could have written that."""
-
-    def size(name: str) -> int:
-        value, least = reads.get(name), 0 if name == "padding" else 1
-        if not isinstance(value, int) or not least <= value <= LARGEST[name]:
-            asked = f"a whole number from {least} to {LARGEST[name]:,} is read"
-            raise RunError(f"{FILE}: inputs.{name} is {str(value)[:40]}: {asked}")
-        return value
-
-    if reads.get("input") == "image":
-        return Pictures(size("channels"), size("image_size"))
-    return Texts(size("vocabulary"), size("max_tokens"), size("padding"))

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ...comparison.join import HEADINGS, JoinedRuns, TableQuery, join
+from ...comparison.headings import HEADINGS
+from ...comparison.join import JoinedRuns, TableQuery, join
 from ...comparison.settings import differing, value, written
 from ...results.folders import MissingRun, RunFolder
 from ..joined_views import below, wide
