@@ -107,7 +107,7 @@ class ScaledUpdate(NoInjection):
     A `factor` of `auto` replaces the global model by theirs under FedAvg: `1 / p`, `p` the part that the attackers of
     a round have together of the examples behind its fusion, which they are assumed to know. Several share the work: the
     model becomes the mean of theirs, weighted by examples (Sun et al. 2019, "Can You Really Backdoor Federated
-    Learning?", section 3.2; for one attacker it is `1 / p_k` of Bagdasaryan et al.).
+    Learning?"; for one attacker it is `1 / p_k` of Bagdasaryan et al.).
 
     The other settings are those of the poison, which are its defaults where they are None.
     """
