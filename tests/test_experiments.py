@@ -216,7 +216,7 @@ def test_all_leaves_out_what_needs_an_extra_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     started: list[str] = []
-    monkeypatch.setattr(reproduce, "_one", lambda name, *_: started.append(name) or 0)
+    monkeypatch.setattr(reproduce, "_one", lambda experiment, *_: started.append(experiment.name) or 0)
     monkeypatch.setattr(reproduce, "installed", lambda extra: extra != "privacy")
     assert main(["reproduce", "all", "--scale", "smoke"]) == 0
     said = capsys.readouterr().out

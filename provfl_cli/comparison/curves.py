@@ -141,7 +141,9 @@ def picture(experiment: Experiment, frame: pd.DataFrame) -> Picture:
     for name in (experiment.x, experiment.facet):
         if name is not None and name not in settings:
             raise InputError(f"{experiment.name}: the table has no column {name}, which the figure is drawn by")
-    metrics = [name for name in _drawn(experiment) if (ours["metric"] == name).any()]
+    there = set(ours["metric"])
+    metrics = [name for name in _drawn(experiment) if name in there]
+    metrics = metrics or [name for name in experiment.metrics if name in there][:MOST_METRICS]
     if not metrics:
         raise InputError(
             f"{experiment.name}: the table has no {' or '.join(_drawn(experiment))}, which the figure shows"

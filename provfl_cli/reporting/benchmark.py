@@ -17,7 +17,7 @@ from ..results.files import write_csv, write_text
 from .figure_files import write_figure
 from .joined_views import cell, figure_of
 from .table import ABSENT, Table
-from .tables import to_markdown
+from .tables import to_latex, to_markdown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ def metric_table(benchmark: Benchmark, metric: str) -> Table:
 
 
 def write_benchmark(folder: Path, benchmark: Benchmark, command: str) -> list[str]:
-    """Write NAME.csv (tidy), NAME.md, NAME.png and NAME.pdf; their names.
+    """Write NAME.csv (tidy), NAME.md, NAME.tex, NAME.png and NAME.pdf; their names.
 
     Args:
         folder: where to.
@@ -77,8 +77,10 @@ def write_benchmark(folder: Path, benchmark: Benchmark, command: str) -> list[st
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / f"{name}.csv", benchmark.frame[benchmark.frame["mean"].notna()])
     write_text(folder / f"{name}.md", "\n\n".join(_page(benchmark, command)) + "\n")
+    tables = [task_table(benchmark), *(metric_table(benchmark, metric) for metric in _measured(benchmark))]
+    write_text(folder / f"{name}.tex", to_latex(tables, benchmark.experiment.note))
     write_figure(folder, name, benchmark_figure.drawn(benchmark))
-    return [f"{name}.{end}" for end in ("md", "csv", "png", "pdf")]
+    return [f"{name}.{end}" for end in ("md", "tex", "csv", "png", "pdf")]
 
 
 def write_figure_again(folder: Path, experiment: Experiment, table: Path) -> list[str]:
@@ -107,13 +109,16 @@ def _page(benchmark: Benchmark, command: str) -> Iterator[str]:
     if lines:
         yield "Not yet run:\n\n" + "\n".join(lines)
     yield "\n".join(f"- `{task}`: {'; '.join(notes)}" for task, notes in benchmark.notes.items())
-    for metric in experiment.metrics:
-        if benchmark.of(metric)["mean"].notna().any():
-            explained = f"\n\n`{metric}`: {EXPLAINED[metric]}." if metric in EXPLAINED else ""
-            yield to_markdown([metric_table(benchmark, metric)], "").strip() + explained
+    for metric in _measured(benchmark):
+        explained = f"\n\n`{metric}`: {EXPLAINED[metric]}." if metric in EXPLAINED else ""
+        yield to_markdown([metric_table(benchmark, metric)], "").strip() + explained
     if experiment.note:
         yield experiment.note
     yield ADDING
+
+
+def _measured(benchmark: Benchmark) -> list[str]:
+    return [metric for metric in benchmark.experiment.metrics if benchmark.of(metric)["mean"].notna().any()]
 
 
 def _tasks(frame: pd.DataFrame) -> list[str]:
