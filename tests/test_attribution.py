@@ -195,6 +195,20 @@ def test_last_layer_is_the_last_layers_part_of_the_whole_trace(tmp_path: Path) -
     assert attributed.values != pytest.approx(whole.values, rel=0.1)
 
 
+def test_a_target_of_its_own(tmp_path: Path) -> None:
+    model = make_model()
+    work = Work({k: (10, perturbed(model.state_dict(), 0.01, k)) for k in range(3)})
+    (stored,) = play(tmp_path, FedAvg(), model.state_dict(), [work])
+    case = make_case(stored, model)
+    attributed = Traced("provfl_margin", preset="provfl", target="margin").attribute(case)
+    classes = torch.from_numpy(case.classes)
+    expected = trace(model, case.inputs, stored, replace(provenance_preset("provfl"), target="margin"), classes)
+    assert attributed.target == "margin"
+    assert attributed.values == pytest.approx(expected.values, rel=1e-6)
+    with pytest.raises(InputError, match=r"attribution\.own\.target=mse"):
+        Traced("own", target="mse")
+
+
 def test_layers_last_needs_a_layer_that_counts(tmp_path: Path) -> None:
     class Bare(nn.Module):
         def __init__(self) -> None:

@@ -11,7 +11,7 @@ from ..checks import POSITIVE_FRACTION, in_range, one_of
 from ..config.parts import RunSettings
 from ..config.validate import provenance_preset
 from ..errors import InputError
-from ..provenance.settings import NEURONS, Provenance
+from ..provenance.settings import CLASS_TARGETS, NEURONS, Provenance
 from .method import AttributionResult, Case
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Traced:
             largest |gradient x activation| for the input; `random`, such a share drawn once for each layer. The mask of
             the threshold applies besides.
         fraction: that share, above 0 and at most 1.
+        target: what is explained of a class: logit, centred or margin; None: as the settings have it.
     """
 
     name: str
@@ -37,11 +38,14 @@ class Traced:
     layers: Any = None
     neurons: str = "all"
     fraction: Annotated[float, POSITIVE_FRACTION] = 1.0
+    target: str | None = None
 
     def __post_init__(self) -> None:
         key = f"attribution.{self.name}"
         one_of(f"{key}.neurons", self.neurons, NEURONS)
         in_range(key, self)
+        if self.target is not None:
+            one_of(f"{key}.target", self.target, CLASS_TARGETS)
         if self.preset is not None:
             provenance_preset(self.preset)
 
@@ -62,6 +66,7 @@ class Traced:
         return replace(
             base,
             name=self.name,
+            target=self.target or base.target,
             layers=base.layers if self.layers is None else self.layers,
             neurons=self.neurons,
             neuron_fraction=self.fraction,
