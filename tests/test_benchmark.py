@@ -92,7 +92,8 @@ def test_cells_of_the_figure_hold_the_means(runs: dict[str, list[RunFolder]]) ->
     by_task, by_metric = drawn(benchmark(experiment(), runs)).axes
     assert by_task.images[0].get_array()[1].tolist() == pytest.approx([0.8, 0.2])
     assert by_metric.images[0].get_array()[1].tolist() == pytest.approx([0.5, 0.7])
-    assert [label.get_text() for label in by_task.get_yticklabels()] == ["cosine", "provfl", "random"]
+    assert by_metric.images[0].get_array()[-1].tolist() == pytest.approx([0.0, 0.5])
+    assert [label.get_text() for label in by_task.get_yticklabels()] == ["cosine", "provfl", "random", "chance"]
 
 
 def test_nothing_has_been_run_yet(tmp_path: Path) -> None:
@@ -126,6 +127,7 @@ def test_every_measure_of_the_benchmark_is_explained() -> None:
         (["benchmark", "--scale", "smoke", "--task", "digit"], "did you mean digits"),
         (["thresholds", "--task", "x"], "goes with an experiment of several tasks (benchmark)"),
         (["all", "--task", "x"], "goes with an experiment of several tasks"),
+        (["benchmark", "--scale", "smoke", "hydra.sweep.dir=x"], "keeps its runs in outputs/reproduce/"),
     ],
 )
 def test_wrong_input(arguments: list[str], said: str, workspace: Path, capsys: Captured) -> None:

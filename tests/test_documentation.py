@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from provfl_cli import __version__
-from provfl_cli.cli import main, reproduce
+from provfl_cli.cli import main, reproduce, trace
 from provfl_cli.config import reference, schema
 from provfl_cli.config.compose import hydra_session, parse, plan
 from provfl_cli.errors import InputError
@@ -104,9 +104,8 @@ def accepted(arguments: list[str]) -> None:
         assert args.name in {None, "all", *(experiment.name for experiment in reproduce.experiments())}
         assert args.scale in reproduce.SCALES
     elif name != "run":
-        import_module(f"provfl_cli.cli.{name}_" if iskeyword(name) else f"provfl_cli.cli.{name}")._parser().parse_args(
-            rest
-        )
+        command = import_module(f"provfl_cli.cli.{name}_" if iskeyword(name) else f"provfl_cli.cli.{name}")
+        command._parser().parse_args(trace._verifying(rest) if command is trace else rest)
 
 
 @pytest.mark.slow

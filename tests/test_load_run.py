@@ -109,7 +109,7 @@ def test_a_run_as_data_frames(workspace: Path) -> None:
     assert len(shown) < 1000
     assert "PNG" not in shown  # nor any other picture: they are in a column of bytes
     assert isinstance(run.inputs["picture"].iloc[0], bytes)
-    assert "localization accuracy" in Texts(run._repr_html_()).texts
+    assert "localization accuracy (saturates)" in Texts(run._repr_html_()).texts
     Path("run/contributions.parquet").write_bytes(b"broken")
     with pytest.raises(InputError, match="cannot be read"):
         provfl_cli.load_run("run")

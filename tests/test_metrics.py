@@ -16,6 +16,7 @@ from provfl_cli.errors import RunError
 from provfl_cli.evaluation.contributions import COLUMNS, ranks, tidy, traces
 from provfl_cli.evaluation.intervals import mean_interval, over_seeds
 from provfl_cli.evaluation.metrics import METRICS, localization
+from provfl_cli.evaluation.ranges import range_of
 from provfl_cli.evaluation.ranking import hit, ndcg, no_order, order, spearman
 
 NOTHING = Faults((), ())
@@ -392,9 +393,9 @@ def test_neither_client_order_nor_a_positive_scale_matters(case, seed, scale):
 def test_ranges_and_the_trace_comes_back(case):
     contributions, labels, counts = case
     result = dict(zip(METRICS, values(contributions, labels, counts), strict=True))
-    for name in set(METRICS) - {"inputs", "no_holder", "clients", "fault_inputs"}:
-        low = {"chance_corrected": -np.inf, "spearman_counts": -1.0}.get(name, 0.0)
-        assert math.isnan(result[name]) or low - 1e-12 <= result[name] <= 1 + 1e-12, name
+    for name in METRICS:
+        low, high = range_of(name)
+        assert math.isnan(result[name]) or low - 1e-12 <= result[name] <= high + 1e-12, name
     if result["inputs"]:
         assert result["best_constant"] >= result["chance_accuracy"] - 1e-12
     ((_, trace),) = traces(frame_of(contributions, labels).sample(frac=1, random_state=0))

@@ -277,8 +277,12 @@ USUAL = {"fusion": "fedavg", "injection": "none", "partition": "iid", "provenanc
 """What every other test here runs with."""
 
 
-OF_TEXTS = ("ffa_lora", "flora")  # run through in test_adapters and test_flora
-EXTRA = {"injection=scaled_update": "injection.factor=2"}  # 10 of seven clients overshoots, and training diverges
+OF_TEXTS = ("ffa_lora", "flora", "backdoor_word")  # run through in test_adapters, test_flora and test_backdoors
+IN_TWO_ROUNDS = "injection.rounds=[-1] injection.epochs=1"
+EXTRA = {
+    "injection=scaled_update": "injection.factor=2",  # 10 of seven clients overshoots, and training diverges
+    **{f"injection=backdoor_{name}": IN_TWO_ROUNDS for name in ("earlier", "last", "two", "four")},
+}
 
 
 def unusual(group: str) -> list[str]:

@@ -75,6 +75,12 @@ def main(arguments: list[str]) -> int:
     if args.task is not None and (args.runs or args.table or args.name == ALL or not known[args.name].tasks):
         several = [experiment.name for experiment in known.values() if experiment.tasks]
         raise InputError(f"--task {args.task}: goes with an experiment of several tasks ({', '.join(several)})")
+    for override in overrides:
+        if override.lstrip("+").startswith(("hydra.sweep.", "hydra.run.")):
+            raise InputError(
+                f"{override}: provfl reproduce keeps its runs in outputs/reproduce/, --out DIR puts tables and figure "
+                "elsewhere; or provfl run experiment=NAME hydra.sweep.dir=DIR"
+            )
     if args.runs and args.table:
         raise InputError("--runs makes tables and figure of runs, --from the figure of a table: one of them")
     if (args.runs or args.table) and overrides:
@@ -145,10 +151,18 @@ def _one(
     folder = Path("outputs") / "reproduce" / name / scale
     if experiment.tasks:
         return tasks.run_tasks(option, folder, Path(out or folder), task, overrides)
+    before = _written(folder / f"{name}.csv")
     code = run.main([f"experiment={option}", f"hydra.sweep.dir='{folder}'", *overrides])
-    if out is not None and (folder / f"{name}.csv").is_file():
+    if _written(folder / f"{name}.csv") == before:  # what is there is of an earlier sweep
+        for file in experiment_tables.files_of(name):
+            (folder / file).unlink(missing_ok=True)
+    elif out is not None:
         _copied(folder, Path(out), name)
     return code
+
+
+def _written(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.is_file() else None
 
 
 def _all(known: list[ListedExperiment], scale: str, out: str | None, overrides: list[str]) -> int:
@@ -220,12 +234,21 @@ def _drawn_again(names: list[str], args: Namespace, known: Mapping[str, ListedEx
         tables = {name: table for name, table in tables.items() if table.is_file()}
     if not tables:
         raise InputError(f"--from {place}: holds no table of an experiment, such as {names[0]}.csv")
+    failed = []
     for name, table in tables.items():
         out = Path(args.out or table.parent)
+        draw = (benchmark if known[name].tasks else experiment_tables).write_figure_again
         try:
-            draw = (benchmark if known[name].tasks else experiment_tables).write_figure_again
             written = draw(out, tasks.experiment_of(_option(name, args.scale)), table)
         except OSError as error:
             raise RunError(f"{out}: cannot be written ({error.strerror})") from error
-        say(f"{', '.join(written)} in {os.path.relpath(out)}/")
-    return 0
+        except InputError as error:
+            if args.name != ALL:
+                raise
+            complain(f"{name}: {error}")
+            failed.append(name)
+        else:
+            say(f"{', '.join(written)} in {os.path.relpath(out)}/")
+    if failed:
+        complain(f"failed: {', '.join(failed)}")
+    return 2 if failed else 0

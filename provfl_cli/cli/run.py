@@ -115,7 +115,8 @@ def _joined(returned: Any, claimed_folder: Path | None, failures: list[Failure],
     sweep = done[0].hydra_cfg.hydra.sweep if done else asked.base.hydra.sweep
     folder = Path(sweep.dir).absolute() if done or claimed_folder is None else claimed_folder
     places = [Path(job_return.hydra_cfg.hydra.runtime.output_dir) for job_return in done]
-    sweep_table(places, folder, failures, asked.experiment, asked.base.hydra.runtime.choices.get("experiment") or "")
+    experiment = None if asked.experiment is None or asked.experiment.tasks else asked.experiment  # one of its tasks
+    sweep_table(places, folder, failures, experiment, asked.base.hydra.runtime.choices.get("experiment") or "")
 
 
 def _returns(returned: Any) -> Iterator[Any]:

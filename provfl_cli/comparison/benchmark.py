@@ -29,8 +29,8 @@ EXPLAINED: Mapping[str, str] = {
     "spearman_retrain": "rank correlation, over clients, of contributions and of how much the log-odds of the class "
     "fall when the client is left out and the federation retrained",
     "top1_retrain": "how often the client on top is the one without which, retrained, the log-odds fall most",
-    "removal_margin_1": "how much the log-odds of the class fall when the client that the method names most often is "
-    "left out and the federation retrained",
+    "removal_margin_1": "how much the log-odds of the class fall when the client with the largest mean contribution is "
+    "left out and the federation retrained; chance: a client drawn at random",
     "spearman_refuse": "same-round fusion: the stored round is fused again without each client, nothing is retrained; "
     "partly built into methods that look at the same update",
     "spearman_counts": "rank correlation of contributions and the clients' numbers of examples of the label, which the "

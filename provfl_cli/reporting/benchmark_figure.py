@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..comparison.benchmark import Benchmark, name_of_method
 from ..comparison.headings import HEADINGS
+from ..evaluation.ranges import range_of
 from .figure_files import default_style, figure_text
 
 if TYPE_CHECKING:
@@ -33,20 +34,42 @@ def drawn(benchmark: Benchmark) -> Figure:
     At least one task has runs with at least one metric.
     """
     metrics = [name for name in benchmark.experiment.metrics if benchmark.of(name)["mean"].notna().any()]
+    metrics = [name for name in metrics if range_of(name)[1] == 1.0]  # on one scale of colours
     frame = benchmark.frame[benchmark.frame["metric"].isin(metrics)]
     ranked = pd.MultiIndex.from_tuples(benchmark.ranked(metrics[0]), names=["method", "scope"])
-    by_task = frame[frame["metric"] == metrics[0]].pivot_table("mean", ["method", "scope"], "task", sort=False)
-    by_metric = frame.pivot_table("mean", ["method", "scope"], "metric", sort=False)
-    tasks = [task for task in benchmark.tasks if task in by_task]
-    left = by_task.reindex(index=ranked, columns=tasks).to_numpy(float)
-    right = by_metric.reindex(index=ranked, columns=metrics).to_numpy(float)
-    made = canvas.empty(2.6 + CELL_WIDTH * max(len(tasks) + len(metrics), 2), 1.9 + CELL_HEIGHT * max(len(ranked), 2))
+    first_metric = frame[frame["metric"] == metrics[0]]
+    tasks = [task for task in benchmark.tasks if task in set(first_metric["task"])]
+    left = _with_chance(first_metric, "task", ranked, tasks)
+    right = _with_chance(frame, "metric", ranked, metrics)
+    made = canvas.empty(2.6 + CELL_WIDTH * max(len(tasks) + len(metrics), 2), 2.2 + CELL_HEIGHT * max(len(left), 2))
     first, second = made.subplots(1, 2, width_ratios=[len(tasks), len(metrics)], sharey=True)
-    names = [name_of_method(method, scope) for method, scope in ranked]
+    names = [*(name_of_method(method, scope) for method, scope in ranked), "chance"]
     _cells(first, left, tasks, names, _heading(metrics[0]))
-    _cells(second, right, [_heading(metric) for metric in metrics], names, "mean over tasks")
-    made.supxlabel(figure_text(benchmark.experiment.shows), fontsize=7, wrap=True)
+    title = "mean over tasks" if len(tasks) > 1 else tasks[0]
+    _cells(second, right, [_heading(metric) for metric in metrics], names, title)
+    made.supxlabel("\n".join(map(figure_text, (benchmark.experiment.shows, _counts(benchmark)))), fontsize=7, wrap=True)
     return made
+
+
+def _with_chance(frame: pd.DataFrame, by: str, ranked: pd.MultiIndex, columns: list[str]) -> np.ndarray:
+    """The means of the methods, a row each and a column for each value of `by`, and a row of what chance scores."""
+    means = frame.pivot_table("mean", ["method", "scope"], by, sort=False)
+    chance = frame.groupby(by)["chance"].mean()
+    rows = means.reindex(index=ranked, columns=columns).to_numpy(float)
+    return np.vstack([rows, chance.reindex(columns).to_numpy(float)])
+
+
+def _counts(benchmark: Benchmark) -> str:
+    """Of how many inputs, retrainings and seeds the figures are, task by task."""
+    parts = []
+    for task in benchmark.tasks:
+        own = benchmark.frame[benchmark.frame["task"] == task]
+        most = own.groupby("metric")["mean"].max().to_dict()
+        seeds = int(own["seeds"].max())
+        words = [f"{seeds} seed{'s' * (seeds > 1)}", f"{most['inputs']:.0f} inputs each"]
+        words += [f"{most['lds_subsets']:.0f} random halves"] if "lds_subsets" in most else []
+        parts.append(f"{task}: {', '.join(words)}")
+    return "; ".join(parts)
 
 
 def _cells(axes: Axes, values: np.ndarray, columns: Sequence[str], names: Sequence[str], title: str) -> None:
