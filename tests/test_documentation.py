@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from provfl_cli import __version__
-from provfl_cli.cli import ls, main, reproduce, trace
+from provfl_cli.cli import main, reproduce, trace
 from provfl_cli.config import reference, schema
 from provfl_cli.config.compose import hydra_session, parse, plan
 from provfl_cli.errors import InputError
@@ -97,8 +97,8 @@ def accepted(arguments: list[str]) -> None:
         args = parse(rest)
         with hydra_session(args) as hydra:
             plan(hydra, args)
-    elif name == "ls" and rest[:1] == ["mine"]:  # the recording that the commands above it make
-        ls._parser().parse_args(rest)
+    elif arguments == ["ls", "mine"]:  # the recording that the commands above it make
+        pass
     elif name in ("ls", "cp"):
         assert main(arguments) == 0
     elif name == "reproduce":
