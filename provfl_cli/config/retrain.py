@@ -8,6 +8,7 @@ from ..errors import InputError
 
 DESIGNS = ("leave_one_out", "halves", "all", "removal", "clean_twin")
 USUAL = ("leave_one_out", "halves")  # where none is named
+FEWEST_SUBSETS = 6  # of which a rank correlation, or a datamodel fitted to the others, says something
 LINEAGE = ":lineage"  # behind a method's name: its ranking over all rounds
 
 

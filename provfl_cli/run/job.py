@@ -137,7 +137,7 @@ def run(config: Config, folder: Path) -> None:
         retrainings = None
         if questions.asked:
             whole = questions.whole(config, data, initial, device, others)
-            plan += removals(config.retrain, config.seed, data, traced[-1].contributions)
+            plan += removals(config.retrain, config.seed, data, [each.contributions for each in traced])
             with in_use(place):  # else it might be pruned to make room
                 retrainings = retrain(whole, questions.asked, questions.full(place.parent.name), plan, console)
             write_csv(folder / RETRAININGS, retrainings.made)

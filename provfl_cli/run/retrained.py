@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
@@ -19,6 +20,8 @@ from ..config.schema import Config
 from ..data.federated import FederatedData
 from ..data.load import clean_twin
 from ..errors import InputError
+from ..evaluation.contributions import traces
+from ..evaluation.removal import removal_scores
 from ..federation.sharing import Sharing
 from ..models.build import build
 from ..processes import one_thread
@@ -161,28 +164,33 @@ def plan_of(config: Config, data: FederatedData, others: Others) -> list[Retrain
     return plan
 
 
-def removals(settings: Retrain, seed: int, data: FederatedData, contributions: pd.DataFrame) -> list[Retraining]:
+def removals(
+    settings: Retrain, seed: int, data: FederatedData, contributions: Sequence[pd.DataFrame]
+) -> list[Retraining]:
     """Top clients gone, by each method's mean contribution to the traced predictions; random ones and the largest.
 
-    `contributions` are those of the last traced round.
+    `contributions` are those of each traced round. A method that has other top clients in another round has them gone
+    too: each round is measured without its own.
     """
     if REMOVAL not in settings.chosen:
         return []
     clients = [client.id for client in data.clients]
-    ranked = dict[str, list[int]]()
+    orders = list[tuple[str, Sequence[int]]]()
     for name in settings.methods:
         method, scope = name.removesuffix(LINEAGE), "lineage" if name.endswith(LINEAGE) else "round"
-        rows = contributions[(contributions["method"] == method) & (contributions["scope"] == scope)]
-        rows = rows[(rows["kind"] == "client") & rows["contribution"].notna()]
-        means = rows.astype({"contribution": "float64"}).groupby("client")["contribution"].mean()
-        ranked[name] = [int(client) for client in means.sort_values(ascending=False, kind="stable").index]
+        for frame in contributions:
+            own = frame[(frame["method"] == method) & (frame["scope"] == scope)]
+            for _, trace in traces(own):
+                scores = removal_scores(trace, np.array(clients))
+                orders.append((name, [clients[position] for position in np.argsort(-scores, kind="stable")]))
     examples = {client.id: len(client.labels) for client in data.clients}
-    orders = orders_of_removal(clients, ranked, examples, seed)
-    return [
+    orders += orders_of_removal(clients, examples, seed).items()
+    gone = [
         Retraining(REMOVAL, kept, seed, name)
-        for name, order in orders.items()
+        for name, order in orders
         for kept in removal(clients, order, settings.top)
     ]
+    return list(dict.fromkeys(gone))
 
 
 def retrain(
