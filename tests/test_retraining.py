@@ -293,7 +293,9 @@ def test_without_workers_it_is_the_same(tmp_path: Path, monkeypatch: pytest.Monk
         ({"designs": ["everything"]}, "retrain.designs=everything"),
         ({"designs": ["halves", "halves"]}, "twice"),
         ({"again": 61}, "retrain.again=61"),
-        ({"designs": ["all"], "again": 1}, "halves that are trained again"),
+        ({"subsets": 5}, "retrain.subsets=5: too few.* 6 or more"),
+        ({"again": 5}, "retrain.again=5: too few.* 6 or more"),
+        ({"designs": ["all"], "again": 6}, "halves that are trained again"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], says: str) -> None:

@@ -16,6 +16,8 @@ import pytest
 import provfl_cli
 from provfl_cli.cli import main
 from provfl_cli.results.columns import run_table
+from provfl_cli.results.folders import RunFolder, read_run
+from provfl_cli.results.run import read_contents
 
 from .commands import Command, children, gone, wait_for
 from .runs import SMALL, Result, run
@@ -160,7 +162,17 @@ def test_a_killed_run_trains_only_what_is_missing(tmp_path: Path) -> None:
     ("settings", "says"),
     [
         (["retrain.designs=[all]", "federation.clients=12"], "all of 12 clients are 4,096 federations"),
-        (["fusion=krum", "fusion.attackers=1", "retrain.designs=[halves]"], "none of its 10 federations can be"),
+        (["fusion=krum", "fusion.attackers=1", "retrain.designs=[halves]"], "halves: none of 10 can be trained"),
+        (
+            ["federation.share=body", "retrain.designs=[leave_one_out]"],
+            "leave_one_out: 4 of 5 can be trained, its figures need 5 (the model is completed by what client",
+        ),
+        (["federation.share=body", "retrain.designs=[halves]"], "halves: 4 of 10 can be trained, its figures need 6"),
+        (["federation.clients=3", "retrain.designs=[halves]"], "3 clients have 3 different ones, the score needs 6"),
+        (
+            ["federation.rounds=2", "federation.leaves={0:1,1:1,2:1}", "retrain.designs=[halves]"],
+            "halves: 1 of 10 can be",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(
@@ -197,3 +209,49 @@ def test_killed_it_leaves_nobody_at_work_and_goes_on_where_it_was(tmp_path: Path
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in there.items())
     keys = {path.parents[2].name for path in there}
     assert keys < set(pd.read_csv(again.folder / "retrainings.csv")["key"])
+
+
+def test_private_heads_are_scored_over_the_halves_that_hold_whose_model_it_is(tmp_path: Path, capsys: Captured) -> None:
+    """The others are not tried, and it is said before the run trains and in its note."""
+    heads = ["partition=iid", "federation.clients=6", "federation.share=body", "evaluation.client=2",
+             "federation.rounds=1", "retrain.designs=[halves]", "retrain.subsets=20"]  # fmt: skip
+    made = run(tmp_path / "heads", *SETTINGS, *heads, cache=tmp_path / "cache")
+    said = " ".join(capsys.readouterr().out.split())
+    before, after = said.split("Trained again", 1)
+    assert "10 of 20 halves cannot be trained: the model is completed by what client 2 keeps for itself" in before
+    assert "10 federations (10 halves)" in after
+    assert "10 of 20 federations could not be trained again (the model is completed by what client 2" in after
+    assert "LDS is over the 10 sets of clients that hold client 2" in after
+    truth = pd.read_csv(made.folder / "retraining.csv")
+    assert truth[truth["metric"] == "lds"]["subsets"].tolist()[0] == 10
+
+
+def test_fewer_halves_than_asked_for_are_told_before_training(made: Result, capsys: Captured) -> None:
+    settings = [
+        *SETTINGS,
+        "retrain.designs=[halves]",
+        "retrain.subsets=9",
+        "retrain.again=7",
+        "provenance.rounds=[1,2]",
+    ]
+    run(made.folder.parent / "nine", *settings, cache=made.folder.parent / "cache")
+    said = " ".join(capsys.readouterr().out.split())
+    before, after = said.split("Trained again", 1)
+    assert "retrain.subsets=9: 4 clients have 6 different halves" in before
+    assert "12 federations (6 halves, 6 of them again with another seed)" in after
+
+
+def test_where_nothing_was_measured_there_is_no_table_of_it(tmp_path: Path, capsys: Captured) -> None:
+    """A label of one client alone that nobody predicts right: the twin causes nothing."""
+    twin = ["injection=label_flip", "retrain.designs=[clean_twin]", "federation.rounds=1", "tracefl_beside=false",
+            "evaluation.inputs=correct", "partition=iid"]  # fmt: skip
+    made = run(tmp_path / "twin", *SETTINGS, *twin, cache=tmp_path / "cache")
+    said = capsys.readouterr().out
+    assert "1 federation (1 clean_twin)" in said
+    assert "retrainings.csv" in said
+    assert not (made.folder / "retraining.csv").exists()
+    assert "retraining.csv" not in said
+    read = read_run(made.folder)
+    assert isinstance(read, RunFolder)
+    assert read_contents(read).truth is None
+    assert provfl_cli.load_run(made.folder).truth is None

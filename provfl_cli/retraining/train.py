@@ -62,6 +62,11 @@ class Whole:
         """What has to be trained for a retraining."""
         return retraining.design if retraining.design in self.others else "", retraining.clients, retraining.seed
 
+    def why_not(self, retraining: Retraining, rounds: int) -> str:
+        """Why it cannot be trained for so many rounds, "" where nothing speaks against it."""
+        federation = self.others.get(retraining.design, (self.config, self.data))
+        return why_not(*federation, retraining.clients, rounds, self.client)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -148,12 +153,10 @@ def train_subset(whole: Whole, asked: Sequence[Asked], training: Training, wait:
     config, data = whole.others[other] if other else (whole.config, whole.data)
     last = max(question.round for question in asked)
     model = copy.deepcopy(whole.models[seed]).to(whole.device)
-    if whole.client is not None and whole.client not in clients:
-        return Outcome(reason=f"the model is completed by what client {whole.client} keeps for itself, who is left out")
+    if reason := why_not(config, data, clients, last, whole.client):
+        return Outcome(reason=reason)
     if not clients:
         return _untrained(model, data, asked, whole.device)
-    if reason := why_not(config, data, clients, last):
-        return Outcome(reason=reason)
     trained = 0
 
     def observe(event: Event) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +18,6 @@ from ..config.retrain import LINEAGE, Retrain
 from ..config.schema import Config
 from ..data.federated import FederatedData
 from ..data.load import clean_twin
-from ..errors import InputError
 from ..evaluation.contributions import traces
 from ..evaluation.removal import removal_scores
 from ..federation.sharing import Sharing
@@ -42,8 +40,8 @@ from ..retraining.designs import (
     orders_of_removal,
     removal,
 )
+from ..retraining.feasible import check_enough, counted, fewer_halves, grouped, impossible
 from ..retraining.predictions import Answer, Asked, answered
-from ..retraining.subset import why_not
 from ..retraining.train import Outcome, Training, Whole, retrained
 from ..store.rounds import Round
 from .private_part import completing
@@ -141,7 +139,7 @@ def plan_of(config: Config, data: FederatedData, others: Others) -> list[Retrain
         others: see `others_of`.
 
     Raises:
-        InputError: a design does not work with so many clients, or no fusion of this configuration with so few.
+        InputError: a design does not work with so many clients.
     """
     clients, chosen = [client.id for client in data.clients], config.retrain.chosen
     plan = list[Retraining]()
@@ -155,13 +153,51 @@ def plan_of(config: Config, data: FederatedData, others: Others) -> list[Retrain
         plan += [Retraining(ALL, kept, config.seed) for kept in every_subset(clients)]
     for design, (_, theirs) in others.items():
         plan.append(Retraining(design, tuple(client.id for client in theirs.clients), config.seed))
-    reasons = [
-        why_not(*others.get(retraining.design, (config, data)), retraining.clients, config.federation.rounds)
-        for retraining in plan
-    ]
-    if plan and all(reasons):
-        raise InputError(f"evaluation.counterfactual=retrain: none of its {len(plan)} federations can be: {reasons[0]}")
     return plan
+
+
+def before_training(
+    config: Config,
+    data: FederatedData,
+    others: Others,
+    plan: Sequence[Retraining],
+    last: int,
+    client: int | None,
+) -> list[str]:
+    """What there is to say of a plan before anything is trained: what of it cannot be, and why.
+
+    Args:
+        config: of the run.
+        data: of all its clients.
+        others: see `others_of`.
+        plan: see `plan_of`.
+        last: the last of the rounds that are traced.
+        client: whose private tensors will complete the model; None: nothing is private.
+
+    Raises:
+        InputError: too little of a design can be trained for any figure.
+    """
+    whole = Whole(config, data, {}, torch.device("cpu"), client, others)
+    clients = [own.id for own in data.clients]
+    reasons = {retraining: whole.why_not(retraining, last) for retraining in plan}
+    known = dict[Retraining, str]()
+    if REMOVAL in config.retrain.chosen:  # whom a trace names is not known: any first one, and the orders that are
+        examples = {own.id: len(own.labels) for own in data.clients}
+        firsts = [
+            *leave_one_out(clients),
+            *(
+                kept
+                for order in orders_of_removal(clients, examples, config.seed).values()
+                for kept in removal(clients, order, config.retrain.top)
+            ),
+        ]
+        removed = [Retraining(REMOVAL, kept, config.seed) for kept in firsts]
+        known = {retraining: whole.why_not(retraining, last) for retraining in removed}
+    check_enough(config.retrain, clients, config.seed, reasons | known)
+    held = "" if client is None else f"LDS is over those of the sets of clients that hold client {client}"
+    scored = any(design in (HALVES, ALL) for design in config.retrain.chosen)
+    lines = [fewer_halves(config.retrain, len(clients)), impossible(reasons), held if scored else ""]
+    return [line for line in lines if line]
 
 
 def removals(
@@ -209,33 +245,45 @@ def retrain(
         RunError: as `retrained`.
     """
     began = time.perf_counter()
-    trainings = {whole.training(retraining) for retraining in plan}
-    counted = Counter(retraining.design for retraining in plan)
-    console.print(heading("Trained again without clients"))
-    designs = ", ".join(f"{count} {design}" for design, count in counted.items())
-    console.print(Text(f"{len(trainings)} federations ({designs})"))
+    last = max(question.round for question in asked)
+    reasons = {retraining: whole.why_not(retraining, last) for retraining in plan}
+    outcomes = {whole.training(retraining): Outcome(reason=reason) for retraining, reason in reasons.items() if reason}
+    possible = [retraining for retraining, reason in reasons.items() if not reason]
+    trainings = {whole.training(retraining) for retraining in possible}
+    console.print(heading("Trained again"))
+    removed = {retraining: reason for retraining, reason in reasons.items() if retraining.design == REMOVAL}
+    if unknown := impossible(removed):  # of the others it was said before the run was trained
+        console.print(Text(unknown))
+    of_them = f" ({counted(possible, whole.config.seed)})" if possible else ""
+    console.print(Text(f"{len(trainings)} federation{'' if len(trainings) == 1 else 's'}{of_them}"))
     if whole.config.engine.name != "local":
         console.print(Text(f"on engine=local, not engine={whole.config.engine.name}: it gives the same models faster"))
-    outcomes = dict[Training, Outcome]()
-    with (
-        retrained(whole, asked, plan, whole.config.retrain.workers) as results,
-        RetrainingProgress(console, len(trainings)) as progress,
-    ):
-        for training, outcome in results:
-            outcomes[training] = outcome
-            progress.finished(outcome.accuracy, bool(outcome.trained))
+    if possible:
+        with (
+            retrained(whole, asked, possible, whole.config.retrain.workers) as results,
+            RetrainingProgress(console, len(trainings)) as progress,
+        ):
+            for training, outcome in results:
+                outcomes[training] = outcome
+                progress.finished(outcome.accuracy, bool(outcome.trained))
     all_clients = tuple(client.id for client in whole.data.clients)
     made = [(Retraining(FULL, all_clients, whole.config.seed), full)]
     made += [(retraining, outcomes[whole.training(retraining)]) for retraining in plan]
     frames = retraining_frames(made, asked)
-    return Retrainings(*frames, tuple(_missing(outcomes)), time.perf_counter() - began)
+    return Retrainings(*frames, tuple(_missing(whole, outcomes, plan)), time.perf_counter() - began)
 
 
-def _missing(outcomes: Mapping[Training, Outcome]) -> list[str]:
+def _missing(whole: Whole, outcomes: Mapping[Training, Outcome], plan: Sequence[Retraining]) -> list[str]:
     """What to say of federations that there is no model of, by reason."""
-    reasons = Counter(outcome.reason for outcome in outcomes.values() if not outcome.answers)
-    total = len(outcomes)
-    return [
-        f"{count} of {total} federations without some clients could not be trained ({reason})"
-        for reason, count in reasons.items()
-    ]
+    failed = [outcome.reason for outcome in outcomes.values() if not outcome.answers]
+    if not failed:
+        return []
+    said = [f"{len(failed)} of {len(outcomes)} federations could not be trained again ({grouped(failed)})"]
+    there = {
+        retraining.clients
+        for retraining in plan
+        if retraining.design in (HALVES, ALL) and outcomes[whole.training(retraining)].answers
+    }
+    if whole.client is not None and there:
+        said.append(f"LDS is over the {len(there)} sets of clients that hold client {whole.client}")
+    return said
