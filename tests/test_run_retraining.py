@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,18 @@ import pytest
 
 import provfl_cli
 from provfl_cli.cli import main
+from provfl_cli.federation.participation import rosters
+from provfl_cli.federation.sharing import sharing_of
 from provfl_cli.results.columns import run_table
 from provfl_cli.results.folders import RunFolder, read_run
 from provfl_cli.results.run import read_contents
+from provfl_cli.retraining.designs import Retraining
+from provfl_cli.retraining.train import retrained
+from provfl_cli.run.private_part import to_complete
 
 from .commands import Command, children, gone, wait_for
+from .federations import make_config, make_data, make_model
+from .retrainings import make_asked, make_whole
 from .runs import SMALL, Result, run
 
 pytestmark = pytest.mark.slow
@@ -255,3 +263,26 @@ def test_where_nothing_was_measured_there_is_no_table_of_it(tmp_path: Path, caps
     assert isinstance(read, RunFolder)
     assert read_contents(read).truth is None
     assert provfl_cli.load_run(made.folder).truth is None
+
+
+def test_each_traced_round_is_completed_by_the_same_client_with_all_clients_and_without_some(tmp_path: Path) -> None:
+    """Who completes the model of a round is the largest of those that have trained by then."""
+    data, config = make_data(), make_config()
+    largest = {client.id: len(client.labels) for client in data.clients}
+    by_size = sorted(largest, key=lambda client: -largest[client])
+    config = replace(config, federation=replace(config.federation, share="body", joins={by_size[0]: 2}))
+    ids, examples = list(largest), list(largest.values())
+    roster = rosters(config.federation, ids, examples, 0, 2)
+    sharing = sharing_of(make_model(), config.federation, None)
+    assert to_complete(sharing, None, largest, roster, {1, 2}) == {1: by_size[1], 2: by_size[0]}
+    assert to_complete(sharing, 4, largest, roster, {2}) == {2: 4}
+    whole = make_whole(tmp_path, model=make_model(), share="body")
+    kept, (first, second) = (0, 2, 4), (make_asked(whole.data, number)[0] for number in (1, 2))
+    answers = []
+    for completing in ({1: 0, 2: 2}, {1: 2, 2: 2}, {1: 0, 2: 0}):
+        with retrained(replace(whole, completing=completing), [first, second], [Retraining("all", kept, 0)], 1) as made:
+            ((_, outcome),) = made
+        answers.append(outcome.answers)
+    np.testing.assert_array_equal(answers[0][2].values, answers[1][2].values)
+    np.testing.assert_array_equal(answers[0][1].values, answers[2][1].values)
+    assert not np.allclose(answers[0][1].values, answers[1][1].values)

@@ -63,16 +63,17 @@ def subset(
 
 
 def why_not(
-    config: schema.Config, data: FederatedData, clients: Collection[int], rounds: int, completing: int | None = None
+    config: schema.Config, data: FederatedData, clients: Collection[int], rounds: int, completing: Collection[int] = ()
 ) -> str:
     """Why a federation of these clients cannot be trained, in one line; "" where nothing speaks against it.
 
     A robust fusion may need more clients; with joins and leaves somebody may be alone in a round. Without any client
-    there is nothing to train: the model stays the initial one. `completing` is the client whose private tensors
-    complete the model; None: nothing is private.
+    there is nothing to train: the model stays the initial one. `completing` are the clients whose private
+    tensors complete the model in a traced round.
     """
-    if completing is not None and completing not in clients:
-        return f"the model is completed by what client {completing} keeps for itself, who is left out"
+    for client in sorted({*completing}):
+        if client not in clients:
+            return f"the model is completed by what client {client} keeps for itself, who is left out"
     if not clients:
         return ""
     try:

@@ -97,7 +97,7 @@ def run(config: Config, folder: Path) -> None:
         plan = plan_of(config, data, others) if retraining else []
         wanted = _wanted(own.rounds, federation.rounds)
         if retraining:
-            whom = to_complete(sharing, evaluation.client, examples, roster[: max(wanted)])
+            whom = to_complete(sharing, evaluation.client, examples, roster, wanted)
             for line in before_training(config, data, others, plan, max(wanted), whom):
                 console.print(Text(line, style="bold yellow"))
         initial = copy.deepcopy(model) if retraining else model

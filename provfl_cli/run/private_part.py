@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +58,20 @@ def complete(model: nn.Module, stored: Round, sharing: Sharing, named: int | Non
 
 
 def to_complete(
-    sharing: Sharing, named: int | None, examples: Mapping[int, int], roster: Sequence[Roster]
-) -> int | None:
-    """Who will complete the model after the rounds of `roster`, as far as can be said before; None: nothing is private.
+    sharing: Sharing, named: int | None, examples: Mapping[int, int], roster: Sequence[Roster], wanted: Collection[int]
+) -> dict[int, int]:
+    """Who will complete the model after each of the `wanted` rounds, as far as can be said before; {}: nobody.
 
     As `completing`, where nobody fails to return its work. `examples` are of the clients in the order of positions.
     """
-    if not sharing.private or named is not None:
-        return named
-    ids = list(examples)
-    trained = {ids[participant.position] for members in roster for participant in members.trained}
-    return next((client for client in sorted(ids, key=lambda client: -examples[client]) if client in trained), None)
+    if not sharing.private:
+        return {}
+    ids, found = list(examples), dict[int, int]()
+    ranked = [named] if named is not None else sorted(ids, key=lambda client: -examples[client])
+    for number in wanted:
+        trained = {ids[participant.position] for members in roster[:number] for participant in members.trained}
+        found[number] = next(client for client in ranked if client in trained or client == named)
+    return found
 
 
 def completing(stored: Round, named: int | None, examples: Mapping[int, int]) -> tuple[int, Mapping[str, Tensor]]:

@@ -74,7 +74,7 @@ class Questions:
     asked: list[Asked] = field(default_factory=list)
     answers: dict[int, Answer] = field(default_factory=dict)
     stored: Round | None = None
-    client: int | None = None
+    completing: dict[int, int] = field(default_factory=dict)
 
     def add(
         self,
@@ -97,7 +97,8 @@ class Questions:
             self.answers[stored.number] = answered(model.to(device), asked, device)
         self.asked.append(asked)
         self.stored = stored
-        self.client = completing(stored, named, examples)[0] if sharing.private else None
+        if sharing.private:
+            self.completing[stored.number] = completing(stored, named, examples)[0]
 
     def whole(
         self, config: Config, data: FederatedData, initial: nn.Module, device: torch.device, others: Others
@@ -107,7 +108,7 @@ class Questions:
         if config.retrain.again:
             second = another_seed(config.seed)
             models[second] = build(config.model, data.form, len(data.label_names), second, config.lora)
-        return Whole(config, data, models, device, self.client, others)
+        return Whole(config, data, models, device, self.completing, others)
 
     def full(self, key: str) -> Outcome:
         """What the run itself gives, under its key in the training cache."""
@@ -162,7 +163,7 @@ def before_training(
     others: Others,
     plan: Sequence[Retraining],
     last: int,
-    client: int | None,
+    completing: Mapping[int, int],
 ) -> list[str]:
     """What there is to say of a plan before anything is trained: what of it cannot be, and why.
 
@@ -172,12 +173,12 @@ def before_training(
         others: see `others_of`.
         plan: see `plan_of`.
         last: the last of the rounds that are traced.
-        client: whose private tensors will complete the model; None: nothing is private.
+        completing: by traced round, whose private tensors will complete the model; {}: nothing is private.
 
     Raises:
         InputError: too little of a design can be trained for any figure.
     """
-    whole = Whole(config, data, {}, torch.device("cpu"), client, others)
+    whole = Whole(config, data, {}, torch.device("cpu"), completing, others)
     clients = [own.id for own in data.clients]
     reasons = {retraining: whole.why_not(retraining, last) for retraining in plan}
     known = dict[Retraining, str]()
@@ -194,7 +195,7 @@ def before_training(
         removed = [Retraining(REMOVAL, kept, config.seed) for kept in firsts]
         known = {retraining: whole.why_not(retraining, last) for retraining in removed}
     check_enough(config.retrain, clients, config.seed, reasons | known)
-    held = "" if client is None else f"LDS is over those of the sets of clients that hold client {client}"
+    held = f"LDS is over those of the sets of clients that hold {named(completing)}" if completing else ""
     scored = any(design in (HALVES, ALL) for design in config.retrain.chosen)
     lines = [fewer_halves(config.retrain, len(clients)), impossible(reasons), held if scored else ""]
     return [line for line in lines if line]
@@ -284,6 +285,11 @@ def _missing(whole: Whole, outcomes: Mapping[Training, Outcome], plan: Sequence[
         for retraining in plan
         if retraining.design in (HALVES, ALL) and outcomes[whole.training(retraining)].answers
     }
-    if whole.client is not None and there:
-        said.append(f"LDS is over the {len(there)} sets of clients that hold client {whole.client}")
+    if whole.completing and there:
+        said.append(f"LDS is over the {len(there)} sets of clients that hold {named(whole.completing)}")
     return said
+
+
+def named(completing: Mapping[int, int]) -> str:
+    """The clients whose private tensors complete the model, in words."""
+    return " and ".join(f"client {client}" for client in sorted({*completing.values()}))
