@@ -94,7 +94,7 @@ def run(config: Config, folder: Path) -> None:
         show_participation(console, planned, list(counts), len(roster))
         retraining = config.evaluation.counterfactual == "retrain"
         others = others_of(config, data) if retraining else {}
-        plan = plan_of(config, data, others) if retraining else []
+        plan = plan_of(config.retrain, config.seed, data, others) if retraining else []
         wanted = _wanted(own.rounds, federation.rounds)
         if retraining:
             whom = to_complete(sharing, evaluation.client, examples, roster, wanted)

@@ -131,29 +131,30 @@ def others_of(config: Config, data: FederatedData) -> Others:
     return {CLEAN_TWIN: clean_twin(config, data)} if CLEAN_TWIN in config.retrain.chosen else {}
 
 
-def plan_of(config: Config, data: FederatedData, others: Others) -> list[Retraining]:
+def plan_of(settings: Retrain, seed: int, data: FederatedData, others: Others) -> list[Retraining]:
     """All that is to be trained whatever the attributions will be.
 
     Args:
-        config: of the run.
+        settings: of the run.
+        seed: of its training.
         data: of all its clients.
         others: see `others_of`.
 
     Raises:
         InputError: a design does not work with so many clients.
     """
-    clients, chosen = [client.id for client in data.clients], config.retrain.chosen
+    clients, chosen = [client.id for client in data.clients], settings.chosen
     plan = list[Retraining]()
     if LEAVE_ONE_OUT in chosen:
-        plan += [Retraining(LEAVE_ONE_OUT, kept, config.seed) for kept in leave_one_out(clients)]
+        plan += [Retraining(LEAVE_ONE_OUT, kept, seed) for kept in leave_one_out(clients)]
     if HALVES in chosen:
-        drawn = halves(clients, config.retrain.subsets, config.seed)
-        plan += [Retraining(HALVES, kept, config.seed) for kept in drawn]
-        plan += [Retraining(HALVES, kept, another_seed(config.seed)) for kept in drawn[: config.retrain.again]]
+        drawn = halves(clients, settings.subsets, seed)
+        plan += [Retraining(HALVES, kept, seed) for kept in drawn]
+        plan += [Retraining(HALVES, kept, another_seed(seed)) for kept in drawn[: settings.again]]
     if ALL in chosen:
-        plan += [Retraining(ALL, kept, config.seed) for kept in every_subset(clients)]
+        plan += [Retraining(ALL, kept, seed) for kept in every_subset(clients)]
     for design, (_, theirs) in others.items():
-        plan.append(Retraining(design, tuple(client.id for client in theirs.clients), config.seed))
+        plan.append(Retraining(design, tuple(client.id for client in theirs.clients), seed))
     return plan
 
 
