@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from provfl_cli.config.retrain import Retrain
 from provfl_cli.data.federated import ClientData
 from provfl_cli.errors import InputError
+from provfl_cli.evaluation.contributions import tidy
 from provfl_cli.federation.key import training_key
 from provfl_cli.fusion.krum import Krum
 from provfl_cli.fusion.scaffold import Scaffold
@@ -34,6 +35,7 @@ from provfl_cli.retraining.designs import (
 )
 from provfl_cli.retraining.subset import subset, why_not
 from provfl_cli.retraining.train import Whole, retrained, train_subset
+from provfl_cli.run.retrained import removals
 from provfl_cli.store.cache import open_entry
 from provfl_cli.store.rounds import read_round
 
@@ -71,11 +73,27 @@ def test_which_clients_the_other_designs_keep() -> None:
         halves([3], 5, 0)
     assert removal([1, 4, 6], [6, 1, 4], 2) == [(1, 4), (4,)]
     assert removal([1, 4, 6], [6, 1, 4], 9) == [(1, 4), (4,)]  # somebody is left
-    orders = orders_of_removal([1, 4, 6], {"provfl": [6]}, {1: 5, 4: 9, 6: 9}, seed=0)
-    assert orders["provfl"] == [6, 1, 4]
+    orders = orders_of_removal([1, 4, 6], {1: 5, 4: 9, 6: 9}, seed=0)
     assert orders["largest"] == [4, 6, 1]
     assert sorted(orders["random 1"]) == [1, 4, 6]
-    assert {*orders} == {"provfl", "largest", "random 1", "random 2", "random 3"}
+    assert {*orders} == {"largest", "random 1", "random 2", "random 3"}
+
+
+def test_top_clients_of_every_traced_round_are_removed() -> None:
+    """Whom a round does not rank goes last, also after those that contribute less than nothing."""
+    data, nothing = make_data(), np.zeros(1, dtype=np.int64)
+    rounds = [
+        tidy("provfl", "round", "logit", number, nothing, nothing, nothing, CLIENTS, used, np.array([scores]), {})
+        for number, used, scores in (
+            (1, np.array([True, False, True, True]), [-3.0, 0.0, -2.0, -1.0]),
+            (2, np.ones(4, dtype=bool), [1.0, 4.0, 2.0, 3.0]),
+        )
+    ]
+    plan = removals(Retrain(["removal"], top=3), 0, data, rounds)
+    own = [{*CLIENTS} - {*retraining.clients} for retraining in plan if retraining.removes == "provfl"]
+    assert own == [{6}, {4, 6}, {0, 4, 6}, {2}, {2, 6}, {2, 4, 6}]
+    assert len(plan) == 6 + 4 * 3
+    assert len(removals(Retrain(["removal"], top=3), 0, data, rounds[:1] * 2)) == 5 * 3, "each once"
 
 
 def by_hand(clients: list[ClientData], model: nn.Module, rounds: int, epochs: int, rate: float) -> dict[str, Tensor]:
@@ -275,7 +293,9 @@ def test_without_workers_it_is_the_same(tmp_path: Path, monkeypatch: pytest.Monk
         ({"designs": ["everything"]}, "retrain.designs=everything"),
         ({"designs": ["halves", "halves"]}, "twice"),
         ({"again": 61}, "retrain.again=61"),
-        ({"designs": ["all"], "again": 1}, "halves that are trained again"),
+        ({"subsets": 5}, "retrain.subsets=5: too few.* 6 or more"),
+        ({"again": 5}, "retrain.again=5: too few.* 6 or more"),
+        ({"designs": ["all"], "again": 6}, "halves that are trained again"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], says: str) -> None:

@@ -248,7 +248,7 @@ WHOLE = {  # what takes a whole configuration, and why; all else takes the block
     "run.retrained.Questions.whole": "puts that together",
     "run.open_run.OpenFederation": "keeps the run's, to train it again where somebody asks for that",
     "run.retrained.others_of": "asks for the clean twin's",
-    "run.retrained.plan_of": "asks of each federation whether it can be trained",
+    "run.retrained.before_training": "asks whether federations of fewer clients can be trained",
 }
 
 

@@ -345,7 +345,7 @@ def test_removal_by_hand() -> None:
     truth = small_truth()  # inputs 3 and 9
     np.testing.assert_array_equal(first_clients(np.array([1.0, 3.0, 2.0]), 1), [False, True, False])
     np.testing.assert_array_equal(first_clients(np.array([1.0, 3.0, 3.0, 1.0]), 3), [True, True, True, False])
-    without_1 = fall(truth, "mine", np.array([1.0, 3.0, 2.0]), 1)
+    without_1 = fall(truth, np.array([1.0, 3.0, 2.0]), 1)
     assert without_1 is not None
     np.testing.assert_allclose(without_1.margin, [1.0 - (-0.5), 2.0 - 1.5])
     np.testing.assert_array_equal(without_1.flips, [1, 0])  # 5 becomes 2, 4 stays
@@ -353,11 +353,11 @@ def test_removal_by_hand() -> None:
     assert drawn is not None
     np.testing.assert_allclose(drawn.margin, [1.0 - (0.5 - 0.5 + 0.75) / 3, 2.0 - (-1.0 + 1.5 + 2.0) / 3])
     np.testing.assert_allclose(drawn.flips, [1 / 3, 1 / 3])
-    assert fall(truth, "mine", np.array([1.0, 3.0, 2.0]), 2) is None  # the half without 2 has another seed
+    assert fall(truth, np.array([1.0, 3.0, 2.0]), 2) is None  # the half without 2 has another seed
     assert random_fall(truth, 2) is None
 
 
-def test_orders_of_removal_are_known_by_their_names() -> None:
+def test_removal_follows_the_scores_of_its_own_trace_and_round() -> None:
     plan: Plan = [
         ("full", 0, [0, 1, 2, 3]),
         *(("removal", 0, kept) for kept in ([0, 1], [2, 3], [0, 2], [1, 3], [0, 3])),
@@ -367,22 +367,29 @@ def test_orders_of_removal_are_known_by_their_names() -> None:
     listed["removes"] = ["", "provfl", "provfl:lineage", "random 1", "random 2", "largest"]
     listed["removes"] = listed["removes"].replace("", None)  # as a CSV gives it back
     truth = retrained_from(listed, measured, 5)
-    nobody = np.zeros(4)  # 2 and 3 would stay: the names count
-    found = {name: fall(truth, name, nobody, 2) for name in ("provfl", "provfl:lineage", "largest", "other")}
-    assert [None if one is None else one.margin[0] for one in found.values()] == [1.0, 2.0, 5.0, 2.0]
-    assert [None if one is None else one.flips[0] for one in found.values()] == [0.0, 1.0, 0.0, 1.0]
+    found = [fall(truth, np.array(scores), 2) for scores in ([0.0, 0, 1, 1], [1.0, 1, 0, 0], [0.0, 1, 1, 0])]
+    assert [None if one is None else one.margin[0] for one in found] == [1.0, 2.0, 5.0]
+    assert [None if one is None else one.flips[0] for one in found] == [0.0, 1.0, 0.0]
     drawn = random_fall(truth, 2)
     assert drawn is not None
     assert (drawn.margin[0], drawn.flips[0], drawn.sets) == (3.5, 0.5, 2)
-    frames = [traced([[0.0, 0, 1, 1]], np.array([8])), traced([[0.0, 0, 1, 1]], np.array([8]))]
+    frames = [traced([[0.0, 0, 1, 1]], np.array([8])), traced([[1.0, 1, 0, 0]], np.array([8]))]
     frames[1]["scope"] = "lineage"
-    rows = truth_frame(pd.concat(frames), counts_of(4), NOTHING, {5: truth}, 0)
-    shown = rows[rows["metric"] == "removal_margin_2"].set_index(["method", "scope"])["mean"]
-    assert shown.to_dict() == {
-        ("provfl", "round"): 1.0,
-        ("provfl", "lineage"): 2.0,
-        (LARGEST, "retrained"): 5.0,
+    # In an earlier round the top clients of the same method are others; of a third nobody was trained without them.
+    frames += [traced([[0.0, 1, 1, 0]], np.array([8]), number=4), traced([[1.0, 0, 0, 1]], np.array([8]), number=3)]
+    by_round = {5: truth, 4: retrained_from(listed, measured.assign(round=4), 4)}
+    without_last = listed[listed["removes"] != "random 1"].assign(retraining=lambda rows: rows["retraining"])
+    answers = measured[measured["retraining"].isin(without_last["retraining"])].assign(round=3)
+    by_round[3] = retrained_from(without_last, answers, 3)
+    rows = truth_frame(pd.concat(frames), counts_of(4), NOTHING, by_round, 0)
+    shown = rows[rows["metric"] == "removal_margin_2"].set_index(["method", "scope", "round"])["mean"]
+    assert shown[shown.index.get_level_values("method") == "provfl"].to_dict() == {
+        ("provfl", "round", 5): 1.0,
+        ("provfl", "lineage", 5): 2.0,
+        ("provfl", "round", 4): 5.0,
     }
+    # counts_of makes 2 and 3 the largest
+    assert shown[LARGEST, "retrained", 5] == 1.0
 
 
 def test_removal_over_all_subsets(federation: LinearFederation) -> None:

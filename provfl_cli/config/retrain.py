@@ -8,6 +8,7 @@ from ..errors import InputError
 
 DESIGNS = ("leave_one_out", "halves", "all", "removal", "clean_twin")
 USUAL = ("leave_one_out", "halves")  # where none is named
+FEWEST_SUBSETS = 6  # of which a rank correlation, or a datamodel fitted to the others, says something
 LINEAGE = ":lineage"  # behind a method's name: its ranking over all rounds
 
 
@@ -36,6 +37,12 @@ class Retrain:
             raise InputError(
                 f"retrain.again={self.again}: more than there are, retrain.subsets={self.subsets}: at most that many"
             )
+        if "halves" in self.chosen and self.subsets < FEWEST_SUBSETS:
+            raise InputError(
+                f"retrain.subsets={self.subsets}: too few halves for a score, {FEWEST_SUBSETS} or more are needed"
+            )
+        if 0 < self.again < FEWEST_SUBSETS:
+            raise InputError(f"retrain.again={self.again}: too few for a score: 0, or {FEWEST_SUBSETS} or more")
         if self.again and self.designs and "halves" not in self.designs:
             raise InputError(
                 f"retrain.again={self.again}: it is halves that are trained again: add halves to retrain.designs, or "

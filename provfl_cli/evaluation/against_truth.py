@@ -9,21 +9,20 @@ import numpy as np
 import pandas as pd
 
 from ..config.faults import Faults
-from ..config.retrain import LINEAGE
+from ..config.retrain import FEWEST_SUBSETS
 from .bootstrap import DRAWS, mean_correlation, mean_over_inputs
 from .contributions import TRACE, Trace, ranks, traces
 from .intervals import Interval, mean_there, wilson
-from .lds import FEWEST_SUBSETS, datamodel_scores, seed_ceiling, subset_scores
+from .lds import datamodel_scores, seed_ceiling, subset_scores
 from .planted import auroc, corrected, parts
 from .rank_correlation import ordered
 from .ranking import Order, hit, no_order, order, spearman
-from .removal import REMOVED, fall, random_fall
+from .removal import REMOVED, fall, random_fall, removal_scores
 from .truth import Retrained
 
 COLUMNS = (*TRACE, "metric", "mean", "low", "high", "chance", "inputs", "subsets")
 LARGEST = "largest_clients"  # the rows of `retraining.csv` that no trace has: what is removed for its size alone,
 SEED_CEILING, DATAMODEL = "another_seed", "datamodel"  # and what limits the linear datamodeling score
-LARGEST_FIRST = "largest"  # the name of the order that removes those
 RETRAINED = "retrained"  # their scope and target
 TRUTH_METRICS = (
     "lds", "lds_seed_ceiling", "lds_datamodel", "lds_subsets",
@@ -72,7 +71,7 @@ def truth_frame(
     rows = []
     for key, trace in traces(frame):
         if key[3] in retrained:
-            found = measures(key[0], key[1], trace, retrained[key[3]], faults, draws)
+            found = measures(trace, retrained[key[3]], faults, draws)
             rows += [dict(zip(TRACE, key, strict=True)) | vars(measure) for measure in found]
     for number, truth in retrained.items():
         for method, measure in limits(truth, label_counts, draws):
@@ -81,8 +80,6 @@ def truth_frame(
 
 
 def truth_columns(
-    method: str,
-    scope: str,
     trace: Trace,
     truth: Retrained | None,
     faults: Faults,
@@ -92,7 +89,7 @@ def truth_columns(
     if truth is None:
         return {}
     columns: dict[str, float | int] = {"caused_inputs": 0} if truth.twin >= 0 else {}
-    for measure in measures(method, scope, trace, truth, faults, draws=0):
+    for measure in measures(trace, truth, faults, draws=0):
         columns[measure.metric] = measure.mean
         if measure.metric == "lds":
             columns["lds_subsets"] = measure.subsets
@@ -108,16 +105,13 @@ def truth_columns(
     return columns
 
 
-def measures(
-    method: str, scope: str, trace: Trace, truth: Retrained, faults: Faults, draws: int = DRAWS
-) -> list[Measure]:
+def measures(trace: Trace, truth: Retrained, faults: Faults, draws: int = DRAWS) -> list[Measure]:
     """How well a trace tells what retraining changes.
 
     All clients of the federation are looked at. One that the trace does not rank (it took no part in the round)
     contributes 0, as the trace says, and is never on top.
 
     Args:
-        method, scope: of the trace.
         trace: whose inputs are looked at, as far as the retrained models were asked about them.
         truth: what retraining changed.
         faults: what was planted.
@@ -130,8 +124,8 @@ def measures(
             is left out and the federation retrained. Chance 0.
         top1_retrain: is the client on top the one without which it falls most? Chance is 1 / K.
         removal_margin_k, removal_flips_k: how much the margin falls, and how often another class is predicted, in the
-            federation retrained without the top `k`, by mean contribution to all inputs. Chance: without `k` clients
-            drawn at random.
+            federation retrained without the top `k`, by mean contribution to all inputs of this trace; left out where
+            nobody was retrained without just these. Chance: without `k` clients drawn at random.
         caused_accuracy: of predictions that what was planted caused: is the planted client on top? Chance `f / K`.
         caused_corrected: the same on a scale on which 0 is chance and 1 is perfect.
         caused_auroc: how likely a planted client has a larger part of them than another client. Chance 0.5.
@@ -142,7 +136,7 @@ def measures(
     found = [
         *_lds(contributions, truth, draws),
         *_leave_one_out(contributions, ranking, truth, draws),
-        *_removal(f"{method}{LINEAGE if scope == 'lineage' else ''}", contributions.sum(axis=0), truth, draws),
+        *_removal(removal_scores(trace, truth.clients), truth, draws),
         *_caused(contributions, ranking, trace.labels[here], trace.predictions[here], truth, faults),
     ]
     return [measure for measure in found if not np.isnan(measure.mean)]
@@ -162,7 +156,7 @@ def limits(
         interval = mean_correlation(ordered(datamodel_scores(truth.subsets[rows], values)), ordered(values), draws)
         yield DATAMODEL, _measure("lds", interval, 0.0, len(rows))
     sizes = np.array([label_counts[int(client)].sum() for client in truth.clients], dtype=np.float64)
-    for measure in _removal(LARGEST_FIRST, sizes, truth, draws):
+    for measure in _removal(sizes, truth, draws):
         yield LARGEST, measure
 
 
@@ -235,9 +229,9 @@ def _leave_one_out(contributions: np.ndarray, ranking: Order, truth: Retrained, 
     yield _proportion("top1_retrain", hit(ranking, needed), chance, len(rows))
 
 
-def _removal(whose: str, scores: np.ndarray, truth: Retrained, draws: int) -> Iterator[Measure]:
+def _removal(scores: np.ndarray, truth: Retrained, draws: int) -> Iterator[Measure]:
     for count in REMOVED:
-        fallen, at_random = fall(truth, whose, scores, count), random_fall(truth, count)
+        fallen, at_random = fall(truth, scores, count), random_fall(truth, count)
         if fallen is not None:
             margin, flips = (
                 (np.nan, np.nan) if at_random is None else map(mean_there, (at_random.margin, at_random.flips))

@@ -12,7 +12,6 @@ from .rank_correlation import correlation, ordered
 from .truth import Retrained
 
 FOLDS = 5
-FEWEST_SUBSETS = 6  # of which a rank correlation, or a datamodel fitted to the others, says something
 PENALTIES = 10.0 ** np.arange(-3, 5)
 ROUNDING = 9  # digits, relative to sum |T|, beyond which sums over subsets count as equal
 

@@ -79,7 +79,7 @@ def localization(
             | fault_metrics(trace, ranking, faults, _measured_beside(trace, key[3], measured))
             | planted_metrics(trace, ranking, faults)
             | blame_metrics(trace, ranking, faults)
-            | truth_columns(key[0], key[1], trace, (retrained or {}).get(key[3]), faults, label_counts)
+            | truth_columns(trace, (retrained or {}).get(key[3]), faults, label_counts)
         )
     return pd.DataFrame(rows, columns=[*TRACE, *METRICS, *(TRUTH_METRICS if retrained else ())])
 

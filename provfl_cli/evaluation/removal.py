@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .contributions import Trace
 from .truth import Retrained
 
 REMOVED = (1, 2, 3)
@@ -27,6 +28,22 @@ class Fall:
     sets: int
 
 
+def removal_scores(trace: Trace, clients: np.ndarray) -> np.ndarray:
+    """By what clients of a federation go first: mean contribution to the traced inputs, float64 `[K]`.
+
+    One that the trace does not rank goes last: its score is -inf.
+
+    Raises:
+        ValueError: the trace has a client that is not among `clients`, int `[K]` ascending.
+    """
+    if not np.isin(trace.clients, clients).all():
+        raise ValueError(f"clients {trace.clients.tolist()} were traced, {clients.tolist()} are in the federation")
+    scores = np.full(len(clients), -np.inf)
+    if len(trace.inputs):
+        scores[np.searchsorted(clients, trace.clients)] = trace.contributions.mean(axis=0)
+    return scores
+
+
 def first_clients(scores: np.ndarray, count: int) -> np.ndarray:
     """Those `count` of the clients `[K]` that score most, of equal ones those with the smaller numbers: bool `[K]`."""
     first = np.zeros(len(scores), dtype=bool)
@@ -34,23 +51,19 @@ def first_clients(scores: np.ndarray, count: int) -> np.ndarray:
     return first
 
 
-def fall(truth: Retrained, whose: str, scores: np.ndarray, count: int) -> Fall | None:
+def fall(truth: Retrained, scores: np.ndarray, count: int) -> Fall | None:
     """What retraining without the first clients of an order changes, against retraining with everybody.
 
     Args:
         truth: what retraining changed.
-        whose: the name of the order, as the retrainings that follow it have it.
-        scores: float64 `[K]`, which clients come first where no retraining follows the order of that name.
+        scores: float64 `[K]`, which clients come first.
         count: how many are gone.
 
     Returns:
-        None where there is no such retraining.
+        None where nobody was retrained without just these, whatever for.
     """
-    rows = truth.removals(whose, count)[:1]
-    if not len(rows):
-        found = truth.row(~first_clients(scores, count))
-        rows = np.array([found] if found >= 0 else [], dtype=np.int64)
-    return _fall(truth, rows)
+    found = truth.row(~first_clients(scores, count))
+    return _fall(truth, np.array([found] if found >= 0 else [], dtype=np.int64))
 
 
 def random_fall(truth: Retrained, count: int) -> Fall | None:

@@ -73,7 +73,7 @@ class Retrained:
         return self.rows(~np.eye(len(self.clients), dtype=bool))
 
     def removals(self, whose: str, count: int) -> np.ndarray:
-        """int64 `[r]`: retrainings without the first `count` clients of the order (or the `random` orders) so named."""
+        """int64 `[r]`: retrainings without the first `count` clients of the orders (such as `random`) so named."""
         if self.removes is None:
             return np.empty(0, dtype=np.int64)
         named = np.fromiter((name.partition(" ")[0] == whose for name in self.removes), bool, len(self.removes))

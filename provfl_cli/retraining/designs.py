@@ -103,19 +103,15 @@ def removal(clients: Sequence[int], order: Sequence[int], top: int) -> list[Subs
     ]
 
 
-def orders_of_removal(
-    clients: Sequence[int], ranked: Mapping[str, Sequence[int]], examples: Mapping[int, int], seed: int
-) -> dict[str, list[int]]:
-    """In which order clients go: each method's, the largest first, and some random orders.
+def orders_of_removal(clients: Sequence[int], examples: Mapping[int, int], seed: int) -> dict[str, list[int]]:
+    """In which order clients go whatever any method says: the largest first, and some random orders; by name.
 
     Args:
         clients: their numbers.
-        ranked: by method, clients that it ranked, the best first; the others go last.
         examples: training examples of each client.
         seed: of the random orders.
     """
-    orders = {name: [*best, *(client for client in clients if client not in best)] for name, best in ranked.items()}
-    orders[LARGEST] = sorted(clients, key=lambda client: (-examples[client], client))
+    orders = {LARGEST: sorted(clients, key=lambda client: (-examples[client], client))}
     for draw in range(1, DRAWS + 1):
         random = np.random.default_rng(derived_seed(seed, "removal", draw))
         orders[f"{RANDOM} {draw}"] = [clients[position] for position in random.permutation(len(clients)).tolist()]

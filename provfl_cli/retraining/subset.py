@@ -62,12 +62,18 @@ def subset(
     return changed, replace(data, clients=kept)
 
 
-def why_not(config: schema.Config, data: FederatedData, clients: Collection[int], rounds: int) -> str:
+def why_not(
+    config: schema.Config, data: FederatedData, clients: Collection[int], rounds: int, completing: Collection[int] = ()
+) -> str:
     """Why a federation of these clients cannot be trained, in one line; "" where nothing speaks against it.
 
     A robust fusion may need more clients; with joins and leaves somebody may be alone in a round. Without any client
-    there is nothing to train: the model stays the initial one.
+    there is nothing to train: the model stays the initial one. `completing` are the clients whose private
+    tensors complete the model in a traced round.
     """
+    for client in sorted({*completing}):
+        if client not in clients:
+            return f"the model is completed by what client {client} keeps for itself, who is left out"
     if not clients:
         return ""
     try:

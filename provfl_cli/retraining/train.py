@@ -47,7 +47,7 @@ class Whole:
         data: of all clients.
         models: the initial model by training seed.
         device: where to train.
-        client: whose private tensors complete the model, where clients keep such; None: nothing is private.
+        completing: by traced round, whose private tensors complete the model; {}: nothing is private.
         others: by design, configuration and data of one that is not made of the run's own.
     """
 
@@ -55,12 +55,17 @@ class Whole:
     data: FederatedData
     models: Mapping[int, nn.Module]
     device: torch.device
-    client: int | None = None
+    completing: Mapping[int, int] = field(default_factory=dict)
     others: Mapping[str, tuple[schema.Config, FederatedData]] = field(default_factory=dict)
 
     def training(self, retraining: Retraining) -> Training:
         """What has to be trained for a retraining."""
         return retraining.design if retraining.design in self.others else "", retraining.clients, retraining.seed
+
+    def why_not(self, retraining: Retraining, rounds: int) -> str:
+        """Why it cannot be trained for so many rounds, "" where nothing speaks against it."""
+        federation = self.others.get(retraining.design, (self.config, self.data))
+        return why_not(*federation, retraining.clients, rounds, self.completing.values())
 
 
 @dataclass(frozen=True)
@@ -148,12 +153,10 @@ def train_subset(whole: Whole, asked: Sequence[Asked], training: Training, wait:
     config, data = whole.others[other] if other else (whole.config, whole.data)
     last = max(question.round for question in asked)
     model = copy.deepcopy(whole.models[seed]).to(whole.device)
-    if whole.client is not None and whole.client not in clients:
-        return Outcome(reason=f"the model is completed by what client {whole.client} keeps for itself, who is left out")
+    if reason := why_not(config, data, clients, last, whole.completing.values()):
+        return Outcome(reason=reason)
     if not clients:
         return _untrained(model, data, asked, whole.device)
-    if reason := why_not(config, data, clients, last):
-        return Outcome(reason=reason)
     trained = 0
 
     def observe(event: Event) -> None:
@@ -172,9 +175,9 @@ def train_subset(whole: Whole, asked: Sequence[Asked], training: Training, wait:
             for stored in rounds:
                 load_round(model, stored)
                 entry = stored.folder.parent.parent
-                if whole.client is not None:
+                if stored.number in whole.completing:
                     private = sharing_of(model, smaller.federation, smaller.model.adapter).private
-                    own = read_private(private_folder(entry, stored.number), whole.client)
+                    own = read_private(private_folder(entry, stored.number), whole.completing[stored.number])
                     # Who has not trained yet has the initial tensors, which are in the model.
                     load_part(model, {} if own is None else {name: own[name] for name in private})
                 with one_thread():

@@ -85,11 +85,12 @@ def findings_of(
     warnings = () if last.trace is None else last.trace.warnings
     planted = {number: measured for number, measured in success.items() if measured is not None}
     truth = truth_frame(contributions, counts, data.faults, retrained) if retrained else None
+    truth = None if truth is None else without_failed(truth, planted)
     return Findings(
         traced=tuple(traced),
         contributions=contributions,
         scores=scored(_scores(contributions, traced, counts, min_examples, data.faults, newcomers, retrained), planted),
-        truth=None if truth is None else without_failed(truth, planted),
+        truth=truth if truth is not None and len(truth) else None,
         faded=fading(over_rounds(contributions), counts, last.last) if last.last else None,
         note="; ".join([*warnings, data.source.note, *said, *last.notes, *_backdoor_note(success.get(last.number))]),
         success=success.get(last.number),

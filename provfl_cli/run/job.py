@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from ..attribution.method import attributions
 from ..config.environment import EnvironmentValue, masked
 from ..config.schema import Config
@@ -43,8 +45,8 @@ from .clearing import clear, link_rounds
 from .device import choose_device
 from .findings import findings_of, newcomers
 from .manifest import architecture, inputs_read, manifest, weights_from
-from .private_part import check_client, complete, frozen_digest
-from .retrained import Questions, others_of, plan_of, removals, retrain
+from .private_part import check_client, complete, frozen_digest, to_complete
+from .retrained import Questions, before_training, others_of, plan_of, removals, retrain
 from .shown import show_clients, show_files, show_findings, show_header, show_participation, show_rounds
 from .summary import costs, measured
 from .tracing import TracedRound, case_of, choose_inputs, trace_round
@@ -92,13 +94,17 @@ def run(config: Config, folder: Path) -> None:
         show_participation(console, planned, list(counts), len(roster))
         retraining = config.evaluation.counterfactual == "retrain"
         others = others_of(config, data) if retraining else {}
-        plan = plan_of(config, data, others) if retraining else []
+        plan = plan_of(config.retrain, config.seed, data, others) if retraining else []
+        wanted = _wanted(own.rounds, federation.rounds)
+        if retraining:
+            whom = to_complete(sharing, evaluation.client, examples, roster, wanted)
+            for line in before_training(config, data, others, plan, max(wanted), whom):
+                console.print(Text(line, style="bold yellow"))
         initial = copy.deepcopy(model) if retraining else model
         loaded = time.perf_counter()
 
         clear(folder)
         presets = _presets(own, config.tracefl_beside)
-        wanted = _wanted(own.rounds, federation.rounds)
         watch, traced = Watch(console, folder, tracking), list[TracedRound]()
         questions = Questions()
         success = dict[int, AttackSuccess | None]()
@@ -137,7 +143,7 @@ def run(config: Config, folder: Path) -> None:
         retrainings = None
         if questions.asked:
             whole = questions.whole(config, data, initial, device, others)
-            plan += removals(config.retrain, config.seed, data, traced[-1].contributions)
+            plan += removals(config.retrain, config.seed, data, [each.contributions for each in traced])
             with in_use(place):  # else it might be pruned to make room
                 retrainings = retrain(whole, questions.asked, questions.full(place.parent.name), plan, console)
             write_csv(folder / RETRAININGS, retrainings.made)

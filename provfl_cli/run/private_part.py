@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, RunError
 from ..federation.key import digest
+from ..federation.participation import Roster
 from ..federation.private import private_folder, read_private
 from ..federation.sharing import Sharing
 from ..provenance.shared_part import load_part
@@ -54,6 +55,23 @@ def complete(model: nn.Module, stored: Round, sharing: Sharing, named: int | Non
         f"the model traced is that of client {client}: {count} tensor{'s' if count > 1 else ''} of it are private, "
         "nobody else contributed to them, and the accuracy is the mean over the clients' own models by examples"
     )
+
+
+def to_complete(
+    sharing: Sharing, named: int | None, examples: Mapping[int, int], roster: Sequence[Roster], wanted: Collection[int]
+) -> dict[int, int]:
+    """Who will complete the model after each of the `wanted` rounds, as far as can be said before; {}: nobody.
+
+    As `completing`, where nobody fails to return its work. `examples` are of the clients in the order of positions.
+    """
+    if not sharing.private:
+        return {}
+    ids, found = list(examples), dict[int, int]()
+    ranked = [named] if named is not None else sorted(ids, key=lambda client: -examples[client])
+    for number in wanted:
+        trained = {ids[participant.position] for members in roster[:number] for participant in members.trained}
+        found[number] = next(client for client in ranked if client in trained or client == named)
+    return found
 
 
 def completing(stored: Round, named: int | None, examples: Mapping[int, int]) -> tuple[int, Mapping[str, Tensor]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
@@ -18,7 +18,8 @@ from ..config.retrain import LINEAGE, Retrain
 from ..config.schema import Config
 from ..data.federated import FederatedData
 from ..data.load import clean_twin
-from ..errors import InputError
+from ..evaluation.contributions import traces
+from ..evaluation.removal import removal_scores
 from ..federation.sharing import Sharing
 from ..models.build import build
 from ..processes import one_thread
@@ -39,8 +40,8 @@ from ..retraining.designs import (
     orders_of_removal,
     removal,
 )
+from ..retraining.feasible import check_enough, counted, fewer_halves, grouped, impossible
 from ..retraining.predictions import Answer, Asked, answered
-from ..retraining.subset import why_not
 from ..retraining.train import Outcome, Training, Whole, retrained
 from ..store.rounds import Round
 from .private_part import completing
@@ -73,7 +74,7 @@ class Questions:
     asked: list[Asked] = field(default_factory=list)
     answers: dict[int, Answer] = field(default_factory=dict)
     stored: Round | None = None
-    client: int | None = None
+    completing: dict[int, int] = field(default_factory=dict)
 
     def add(
         self,
@@ -96,7 +97,8 @@ class Questions:
             self.answers[stored.number] = answered(model.to(device), asked, device)
         self.asked.append(asked)
         self.stored = stored
-        self.client = completing(stored, named, examples)[0] if sharing.private else None
+        if sharing.private:
+            self.completing[stored.number] = completing(stored, named, examples)[0]
 
     def whole(
         self, config: Config, data: FederatedData, initial: nn.Module, device: torch.device, others: Others
@@ -106,7 +108,7 @@ class Questions:
         if config.retrain.again:
             second = another_seed(config.seed)
             models[second] = build(config.model, data.form, len(data.label_names), second, config.lora)
-        return Whole(config, data, models, device, self.client, others)
+        return Whole(config, data, models, device, self.completing, others)
 
     def full(self, key: str) -> Outcome:
         """What the run itself gives, under its key in the training cache."""
@@ -129,60 +131,104 @@ def others_of(config: Config, data: FederatedData) -> Others:
     return {CLEAN_TWIN: clean_twin(config, data)} if CLEAN_TWIN in config.retrain.chosen else {}
 
 
-def plan_of(config: Config, data: FederatedData, others: Others) -> list[Retraining]:
+def plan_of(settings: Retrain, seed: int, data: FederatedData, others: Others) -> list[Retraining]:
     """All that is to be trained whatever the attributions will be.
+
+    Args:
+        settings: of the run.
+        seed: of its training.
+        data: of all its clients.
+        others: see `others_of`.
+
+    Raises:
+        InputError: a design does not work with so many clients.
+    """
+    clients, chosen = [client.id for client in data.clients], settings.chosen
+    plan = list[Retraining]()
+    if LEAVE_ONE_OUT in chosen:
+        plan += [Retraining(LEAVE_ONE_OUT, kept, seed) for kept in leave_one_out(clients)]
+    if HALVES in chosen:
+        drawn = halves(clients, settings.subsets, seed)
+        plan += [Retraining(HALVES, kept, seed) for kept in drawn]
+        plan += [Retraining(HALVES, kept, another_seed(seed)) for kept in drawn[: settings.again]]
+    if ALL in chosen:
+        plan += [Retraining(ALL, kept, seed) for kept in every_subset(clients)]
+    for design, (_, theirs) in others.items():
+        plan.append(Retraining(design, tuple(client.id for client in theirs.clients), seed))
+    return plan
+
+
+def before_training(
+    config: Config,
+    data: FederatedData,
+    others: Others,
+    plan: Sequence[Retraining],
+    last: int,
+    completing: Mapping[int, int],
+) -> list[str]:
+    """What there is to say of a plan before anything is trained: what of it cannot be, and why.
 
     Args:
         config: of the run.
         data: of all its clients.
         others: see `others_of`.
+        plan: see `plan_of`.
+        last: the last of the rounds that are traced.
+        completing: by traced round, whose private tensors will complete the model; {}: nothing is private.
 
     Raises:
-        InputError: a design does not work with so many clients, or no fusion of this configuration with so few.
+        InputError: too little of a design can be trained for any figure.
     """
-    clients, chosen = [client.id for client in data.clients], config.retrain.chosen
-    plan = list[Retraining]()
-    if LEAVE_ONE_OUT in chosen:
-        plan += [Retraining(LEAVE_ONE_OUT, kept, config.seed) for kept in leave_one_out(clients)]
-    if HALVES in chosen:
-        drawn = halves(clients, config.retrain.subsets, config.seed)
-        plan += [Retraining(HALVES, kept, config.seed) for kept in drawn]
-        plan += [Retraining(HALVES, kept, another_seed(config.seed)) for kept in drawn[: config.retrain.again]]
-    if ALL in chosen:
-        plan += [Retraining(ALL, kept, config.seed) for kept in every_subset(clients)]
-    for design, (_, theirs) in others.items():
-        plan.append(Retraining(design, tuple(client.id for client in theirs.clients), config.seed))
-    reasons = [
-        why_not(*others.get(retraining.design, (config, data)), retraining.clients, config.federation.rounds)
-        for retraining in plan
-    ]
-    if plan and all(reasons):
-        raise InputError(f"evaluation.counterfactual=retrain: none of its {len(plan)} federations can be: {reasons[0]}")
-    return plan
+    whole = Whole(config, data, {}, torch.device("cpu"), completing, others)
+    clients = [own.id for own in data.clients]
+    reasons = {retraining: whole.why_not(retraining, last) for retraining in plan}
+    known = dict[Retraining, str]()
+    if REMOVAL in config.retrain.chosen:  # whom a trace names is not known: any first one, and the orders that are
+        examples = {own.id: len(own.labels) for own in data.clients}
+        firsts = [
+            *leave_one_out(clients),
+            *(
+                kept
+                for order in orders_of_removal(clients, examples, config.seed).values()
+                for kept in removal(clients, order, config.retrain.top)
+            ),
+        ]
+        removed = [Retraining(REMOVAL, kept, config.seed) for kept in firsts]
+        known = {retraining: whole.why_not(retraining, last) for retraining in removed}
+    check_enough(config.retrain, clients, config.seed, reasons | known)
+    held = f"LDS is over those of the sets of clients that hold {named(completing)}" if completing else ""
+    scored = any(design in (HALVES, ALL) for design in config.retrain.chosen)
+    lines = [fewer_halves(config.retrain, len(clients)), impossible(reasons), held if scored else ""]
+    return [line for line in lines if line]
 
 
-def removals(settings: Retrain, seed: int, data: FederatedData, contributions: pd.DataFrame) -> list[Retraining]:
+def removals(
+    settings: Retrain, seed: int, data: FederatedData, contributions: Sequence[pd.DataFrame]
+) -> list[Retraining]:
     """Top clients gone, by each method's mean contribution to the traced predictions; random ones and the largest.
 
-    `contributions` are those of the last traced round.
+    `contributions` are those of each traced round. A method that has other top clients in another round has them gone
+    too: each round is measured without its own.
     """
     if REMOVAL not in settings.chosen:
         return []
     clients = [client.id for client in data.clients]
-    ranked = dict[str, list[int]]()
+    orders = list[tuple[str, Sequence[int]]]()
     for name in settings.methods:
         method, scope = name.removesuffix(LINEAGE), "lineage" if name.endswith(LINEAGE) else "round"
-        rows = contributions[(contributions["method"] == method) & (contributions["scope"] == scope)]
-        rows = rows[(rows["kind"] == "client") & rows["contribution"].notna()]
-        means = rows.astype({"contribution": "float64"}).groupby("client")["contribution"].mean()
-        ranked[name] = [int(client) for client in means.sort_values(ascending=False, kind="stable").index]
+        for frame in contributions:
+            own = frame[(frame["method"] == method) & (frame["scope"] == scope)]
+            for _, trace in traces(own):
+                scores = removal_scores(trace, np.array(clients))
+                orders.append((name, [clients[position] for position in np.argsort(-scores, kind="stable")]))
     examples = {client.id: len(client.labels) for client in data.clients}
-    orders = orders_of_removal(clients, ranked, examples, seed)
-    return [
+    orders += orders_of_removal(clients, examples, seed).items()
+    gone = [
         Retraining(REMOVAL, kept, seed, name)
-        for name, order in orders.items()
+        for name, order in orders
         for kept in removal(clients, order, settings.top)
     ]
+    return list(dict.fromkeys(gone))
 
 
 def retrain(
@@ -201,33 +247,50 @@ def retrain(
         RunError: as `retrained`.
     """
     began = time.perf_counter()
-    trainings = {whole.training(retraining) for retraining in plan}
-    counted = Counter(retraining.design for retraining in plan)
-    console.print(heading("Trained again without clients"))
-    designs = ", ".join(f"{count} {design}" for design, count in counted.items())
-    console.print(Text(f"{len(trainings)} federations ({designs})"))
+    last = max(question.round for question in asked)
+    reasons = {retraining: whole.why_not(retraining, last) for retraining in plan}
+    outcomes = {whole.training(retraining): Outcome(reason=reason) for retraining, reason in reasons.items() if reason}
+    possible = [retraining for retraining, reason in reasons.items() if not reason]
+    trainings = {whole.training(retraining) for retraining in possible}
+    console.print(heading("Trained again"))
+    removed = {retraining: reason for retraining, reason in reasons.items() if retraining.design == REMOVAL}
+    if unknown := impossible(removed):  # of the others it was said before the run was trained
+        console.print(Text(unknown))
+    of_them = f" ({counted(possible, whole.config.seed)})" if possible else ""
+    console.print(Text(f"{len(trainings)} federation{'' if len(trainings) == 1 else 's'}{of_them}"))
     if whole.config.engine.name != "local":
         console.print(Text(f"on engine=local, not engine={whole.config.engine.name}: it gives the same models faster"))
-    outcomes = dict[Training, Outcome]()
-    with (
-        retrained(whole, asked, plan, whole.config.retrain.workers) as results,
-        RetrainingProgress(console, len(trainings)) as progress,
-    ):
-        for training, outcome in results:
-            outcomes[training] = outcome
-            progress.finished(outcome.accuracy, bool(outcome.trained))
+    if possible:
+        with (
+            retrained(whole, asked, possible, whole.config.retrain.workers) as results,
+            RetrainingProgress(console, len(trainings)) as progress,
+        ):
+            for training, outcome in results:
+                outcomes[training] = outcome
+                progress.finished(outcome.accuracy, bool(outcome.trained))
     all_clients = tuple(client.id for client in whole.data.clients)
     made = [(Retraining(FULL, all_clients, whole.config.seed), full)]
     made += [(retraining, outcomes[whole.training(retraining)]) for retraining in plan]
     frames = retraining_frames(made, asked)
-    return Retrainings(*frames, tuple(_missing(outcomes)), time.perf_counter() - began)
+    return Retrainings(*frames, tuple(_missing(whole, outcomes, plan)), time.perf_counter() - began)
 
 
-def _missing(outcomes: Mapping[Training, Outcome]) -> list[str]:
+def _missing(whole: Whole, outcomes: Mapping[Training, Outcome], plan: Sequence[Retraining]) -> list[str]:
     """What to say of federations that there is no model of, by reason."""
-    reasons = Counter(outcome.reason for outcome in outcomes.values() if not outcome.answers)
-    total = len(outcomes)
-    return [
-        f"{count} of {total} federations without some clients could not be trained ({reason})"
-        for reason, count in reasons.items()
-    ]
+    failed = [outcome.reason for outcome in outcomes.values() if not outcome.answers]
+    if not failed:
+        return []
+    said = [f"{len(failed)} of {len(outcomes)} federations could not be trained again ({grouped(failed)})"]
+    there = {
+        retraining.clients
+        for retraining in plan
+        if retraining.design in (HALVES, ALL) and outcomes[whole.training(retraining)].answers
+    }
+    if whole.completing and there:
+        said.append(f"LDS is over the {len(there)} sets of clients that hold {named(whole.completing)}")
+    return said
+
+
+def named(completing: Mapping[int, int]) -> str:
+    """The clients whose private tensors complete the model, in words."""
+    return " and ".join(f"client {client}" for client in sorted({*completing.values()}))

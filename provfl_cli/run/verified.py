@@ -63,10 +63,10 @@ def retrained_without(opened: OpenFederation, case: Case, clients: Sequence[int]
     model = build(config.model, data.form, len(data.label_names), config.seed, config.lora)
     stored = case.stored
     sharing = opened.sharing
-    client = None
+    completes = dict[int, int]()
     if sharing is not None and sharing.private:
-        client = completing(stored, opened.traced, opened.examples)[0]
-    whole = Whole(config, data, {config.seed: model}, opened.device, client)
+        completes[stored.number] = completing(stored, opened.traced, opened.examples)[0]
+    whole = Whole(config, data, {config.seed: model}, opened.device, completes)
     notes = []
     if training_key(config, data, model, opened.device)[0] != opened.key:
         notes.append(
