@@ -27,8 +27,9 @@ def participation_frame(
     """What each client did in each round: `round, client, status, epochs, from_round`, by round and client.
 
     `status` is one of `MARKS`; who was there and not chosen has no row. `epochs` are the passes that it made in this
-    round, those of its attack where it attacks, null where it made none, as free riders do; `from_round` is the round whose global model its work started from, null where there
-    is no work. One row of `late` without one of `arrived` is work that was lost.
+    round, those of its attack where it attacks, null where it made none, as free riders do; `from_round` is the round
+    whose global model its work started from, null where there is no work. One row of `late` without one of `arrived` is
+    work that was lost.
 
     Args:
         rosters: the rounds.

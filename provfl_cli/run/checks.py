@@ -65,8 +65,8 @@ def check_attackers(
     if federation.clients_per_round is not None:
         ways.append("federation.clients_per_round=null")
     raise InputError(
-        f"injection.clients={attackers}: attack in round{'s'[: len(rounds) > 1]} {', '.join(map(str, rounds))}, and the "
-        f"work of {who} is fused in {parts}: nothing would be planted: {', '.join(ways[:-1])}"
+        f"injection.clients={attackers}: attack in round{'s'[: len(rounds) > 1]} {', '.join(map(str, rounds))}, and "
+        f"the work of {who} is fused in {parts}: nothing would be planted: {', '.join(ways[:-1])}"
         f"{' or ' if len(ways) > 1 else ''}{ways[-1]}"
     )
 
