@@ -37,6 +37,7 @@ else:  # pandas comes with most of them, numpy and Hydra with the others
 
 FORMATS = {"console": ".txt", "csv": ".csv", "markdown": ".md", "latex": ".tex"}
 SCOPES = ("round", "lineage")
+NOT_MEASURED = "is a recorded federation, of which nothing was measured (provfl ls FOLDER)"
 
 
 def main(arguments: list[str]) -> int:
@@ -52,6 +53,7 @@ def main(arguments: list[str]) -> int:
             recorded.show_recording(place)
         return 0
     runs, absent = read_places(places)
+    absent += [folders.MissingRun(os.path.relpath(place), NOT_MEASURED) for place in places if is_recorded(place)]
     query = join.TableQuery(by, metrics, methods, args.scope, number, args.paired)
     joined = join.join(runs, query, absent)
     if args.out is not None:
