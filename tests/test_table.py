@@ -99,6 +99,22 @@ def test_which_settings_differ(workspace: Path) -> None:
     assert keys(plain, joins) == ("federation.joins",)
 
 
+def test_what_ls_says_of_folders_that_are_no_recordings(workspace: Path, capsys: Captured) -> None:
+    made(workspace / "runs" / "fusion_run")
+    for place, says in {
+        "runs/fusion_run": ": is a run, no recorded federation: provfl trace runs/fusion_run, provfl report runs/",
+        "runs": "has runs in it, no recorded federation: provfl table runs",
+        "./fusio": "no such folder",
+        "nowhere/fusion": "no such folder",
+        "nowhere": "no such config group or folder",
+    }.items():
+        assert main(["ls", place]) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert "provfl ls fusion" not in error
+        assert "did you mean" not in error
+
+
 def test_methods_beside_are_one_setting(workspace: Path, capsys: Captured) -> None:
     suspicion = "{suspicion: {_target_: x.Suspicion, strictness: 1.0}}"
     two = "{suspicion: {_target_: x.Suspicion, strictness: 1.0}, cosine: {_target_: x.Cosine}}"

@@ -34,6 +34,7 @@ USAGE = (
     "provfl ls --keys: every key with what is accepted, its default and its meaning, as Markdown"
 )
 KEYS = "--keys"
+CLOSE = 0.6  # how like a name has to be: this may as well be a folder that is not there
 
 
 def main(arguments: list[str]) -> int:
@@ -91,7 +92,7 @@ def where_else(name: str, known: list[str]) -> str:
     block, _, key = name.partition(".")
     if key and block in (*groups(), *blocks()):
         return f"its key stands in {block}: provfl ls {block}"
-    return did_you_mean(name, known)
+    return did_you_mean(name if nearest(name, known, CLOSE) else "", known)
 
 
 def _show(chosen: list[str]) -> None:

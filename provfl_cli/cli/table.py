@@ -53,7 +53,6 @@ def main(arguments: list[str]) -> int:
             recorded.show_recording(place)
         return 0
     runs, absent = read_places(places)
-    absent += [folders.MissingRun(os.path.relpath(place), NOT_MEASURED) for place in places if is_recorded(place)]
     query = join.TableQuery(by, metrics, methods, args.scope, number, args.paired)
     joined = join.join(runs, query, absent)
     if args.out is not None:
@@ -115,6 +114,7 @@ def read_places(places: Sequence[Path], whole: bool = False) -> tuple[list[RunFo
     read = [folders.read_run(folder, whole) for folder in folders.run_folders(places)]
     runs = [run for run in read if isinstance(run, folders.RunFolder)]
     absent = [*(run for run in read if isinstance(run, folders.MissingRun)), *folders.failures_below(places)]
+    absent += [folders.MissingRun(os.path.relpath(place), NOT_MEASURED) for place in places if is_recorded(place)]
     if not runs:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise InputError(f"no run has ended well: {absent[0].name}: {absent[0].reason}{more}")
