@@ -31,7 +31,7 @@ from provfl_cli.data.partition import Iid
 from provfl_cli.errors import InputError
 from provfl_cli.evaluation.backdoor import AttackSuccess, attack_success, failures, scored, works
 from provfl_cli.federation.key import training_key
-from provfl_cli.federation.participation import Participant, Roster, choose_clients
+from provfl_cli.federation.participation import Participant, Roster
 from provfl_cli.federation.site import TrainTask, make_site
 from provfl_cli.reporting.experiment_tables import tables
 from provfl_cli.results.folders import RunFolder, read_run
@@ -448,11 +448,10 @@ def test_a_planted_exclusive_label_comes_from_its_holder(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_fault_that_did_nothing_gives_no_row(tmp_path: Path) -> None:
-    """The attacker is not chosen in its round: what looks like its doing, the twin predicts as well."""
-    (attacker,) = {0, 1, 2} - set(choose_clients(3, 2, 0, 1))
+    """The attacker's factor is hardly more than 1: what looks like its doing, the twin predicts as well."""
     planted = [
-        "injection=scaled_update", "injection.poison=none", f"injection.clients=[{attacker}]", "injection.rounds=[1]",
-        "evaluation.inputs=wrong", "tracefl_beside=false", "federation.rounds=1", "federation.clients_per_round=2",
+        "injection=scaled_update", "injection.poison=none", "injection.factor=1.000001", "injection.rounds=[1]",
+        "evaluation.inputs=wrong", "tracefl_beside=false", "federation.rounds=1",
     ]  # fmt: skip
     again = ["evaluation.counterfactual=retrain", "retrain.designs=[clean_twin]"]
     result = run(tmp_path / "run", *planted, *again, cache=tmp_path / "cache")
