@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from provfl_cli.comparison.reproduction import reproduction
 from provfl_cli.config import schema
+from provfl_cli.config.faults import Faults
 from provfl_cli.config.retrain import Retrain
 from provfl_cli.config.schema import Experiment
 from provfl_cli.config.trigger import Trigger
@@ -30,10 +31,11 @@ from provfl_cli.data.partition import Iid
 from provfl_cli.errors import InputError
 from provfl_cli.evaluation.backdoor import AttackSuccess, attack_success, failures, scored, works
 from provfl_cli.federation.key import training_key
-from provfl_cli.federation.participation import choose_clients
+from provfl_cli.federation.participation import Participant, Roster
 from provfl_cli.federation.site import TrainTask, make_site
 from provfl_cli.reporting.experiment_tables import tables
 from provfl_cli.results.folders import RunFolder, read_run
+from provfl_cli.run.checks import check_attackers
 
 from .federations import CPU, DIGITS, make_config, make_data, make_model, train
 from .runs import run
@@ -174,6 +176,35 @@ def config(injection: Any, inputs: str = "correct", **partition: Any) -> schema.
         model=schema.Model("", "lenet"),
         partition=Iid(**limits),
     )
+
+
+@pytest.mark.parametrize(
+    ("injection", "says"),
+    [
+        (attack(clients=[2]), r"attack in round 2, .*client 2 is fused in rounds 1, 3: .*injection.rounds=\[1,3\]"),
+        (attack(clients=[2], rounds=[4]), r"injection.rounds=\[1,3\]"),
+        (attack(clients=[2], rounds=[2, 3]), ""),
+        (attack(), ""),
+        (attack(clients=[2], rounds=None), ""),
+        (attack(clients=[6], rounds=None), r"client 6 is fused in no round: .*clients_per_round=null"),
+        (Backdoor([6], 3), r"client 6 is fused in no round"),
+        (Backdoor([2], 3), ""),
+        (NoInjection(), ""),
+    ],
+)
+def test_attackers_take_part_in_a_round_that_they_attack(injection: Any, says: str) -> None:
+    data = make_data()
+    if type(injection) is not NoInjection:
+        data = replace(data, faults=Faults(tuple(injection.clients), (), trigger=Trigger(3)))
+    first, later = (tuple(Participant(at, 1) for at in at_work) for at_work in ((0, 1), (0, 2)))
+    late = (Participant(0, 1), Participant(1, 1, 1))  # of round 4: lost, nothing follows
+    planned = [Roster(1, first), Roster(2, later), Roster(3, first), Roster(4, late)]
+    federation = replace(make_config().federation, clients_per_round=2)
+    if not says:
+        check_attackers(injection, data, planned, federation)
+        return
+    with pytest.raises(InputError, match=says):
+        check_attackers(injection, data, planned, federation)
 
 
 @pytest.mark.parametrize("keep_clean", [False, True])
@@ -417,11 +448,10 @@ def test_a_planted_exclusive_label_comes_from_its_holder(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_fault_that_did_nothing_gives_no_row(tmp_path: Path) -> None:
-    """The attacker is not chosen in its round: what looks like its doing, the twin predicts as well."""
-    (attacker,) = {0, 1, 2} - set(choose_clients(3, 2, 0, 1))
+    """The attacker's factor is hardly more than 1: what looks like its doing, the twin predicts as well."""
     planted = [
-        "injection=scaled_update", "injection.poison=none", f"injection.clients=[{attacker}]", "injection.rounds=[1]",
-        "evaluation.inputs=wrong", "tracefl_beside=false", "federation.rounds=1", "federation.clients_per_round=2",
+        "injection=scaled_update", "injection.poison=none", "injection.factor=1.000001", "injection.rounds=[1]",
+        "evaluation.inputs=wrong", "tracefl_beside=false", "federation.rounds=1",
     ]  # fmt: skip
     again = ["evaluation.counterfactual=retrain", "retrain.designs=[clean_twin]"]
     result = run(tmp_path / "run", *planted, *again, cache=tmp_path / "cache")

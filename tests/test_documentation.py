@@ -51,6 +51,15 @@ def test_every_link_leads_to_a_file_and_heading(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{page}: {link} has no such heading"
 
 
+@pytest.mark.parametrize("page", WRITTEN, ids=named(WRITTEN))
+def test_no_row_stands_outside_its_table(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for table in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE):
+        below = table.splitlines()[1:2]
+        assert below, f"{page}: {table}"
+        assert re.fullmatch(r"\|(\s*:?-+:?\s*\|)+\s*", below[0]), f"{page}: {table}"
+
+
 def test_the_first_page_has_only_links_that_work_on_a_package_index() -> None:
     assert all("://" in link for link in links(REPOSITORY / "README.md"))
 

@@ -25,6 +25,7 @@ from provfl_cli.run import imported
 from provfl_cli.store.recorded import JOURNAL, RecordedFederation, read_recorded, write_recorded
 from provfl_cli.store.rounds import read_round, stored_rounds
 
+from . import scored_runs
 from .federations import make_model
 from .lineages import perturbed
 from .page_data import page_data
@@ -123,6 +124,18 @@ def test_what_a_recording_holds_is_listed(files: Path, capsys: pytest.CaptureFix
     assert "2 not recorded: bob sent ␛[2Jnothing" in [" ".join(row) for row in rows]
     assert main(["table", "made", "--out", "x.csv"]) == 2
     assert "is a recorded federation" in capsys.readouterr().err
+
+
+def test_a_table_says_that_a_recording_is_not_in_it(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments()) == 0
+    scored_runs.made(files / "run")
+    capsys.readouterr()
+    assert main(["table", "made", "run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "made: is a recorded federation, of which nothing was measured (provfl ls FOLDER)" in said
+    assert "0.900" in said
+    assert main(["table", "made", "run", "--out", "both.csv"]) == 0
+    assert "made: is a recorded federation" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("updates", [False, True])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from provfl_cli.config import schema
+from provfl_cli.config.compose import compose_jobs
 from provfl_cli.config.schema import Federation
 from provfl_cli.config.trigger import Trigger
 from provfl_cli.data.attackers import FreeRider, ScaledUpdate
@@ -353,7 +354,7 @@ def test_a_client_with_the_backdoors_label_alone_has_nothing_to_put_it_into():
         ({"evaluation": TRIGGERED, "injection": LabelFlip([0])}, "evaluation.inputs=triggered"),
         ({"evaluation": TRIGGERED, "injection": ScaledUpdate([0])}, "evaluation.inputs=triggered"),
         ({"evaluation": FAULTS}, "evaluation.inputs=faults: injection=none plants nothing"),
-        ({"injection": Backdoor([0], word="a")}, "injection.word=a: is for text data"),
+        ({"injection": Backdoor([0], word="a")}, "injection.word=a: is for text data.*: injection=backdoor_last"),
         ({"injection": ScaledUpdate([0], poison="backdoor", word="a")}, "injection.word=a: is for text data"),
         ({"injection": Backdoor([0], size=28)}, "injection.size=28: would cover"),
         ({"momentum": 0.0, "injection": FreeRider([0]), "fusion": Scaffold()}, "control variate"),
@@ -379,9 +380,21 @@ def test_faults_are_looked_for_where_they_show(injection, which):
     assert make_config(injection=injection, evaluation=FAULTS).evaluation == schema.Evaluation(which, 500, 10)
 
 
+def test_the_preset_of_a_word_is_refused_for_pictures(workspace):
+    with pytest.raises(InputError, match=r"injection.word=cf: is for text data.*: injection=backdoor_last"):
+        compose_jobs(["injection=backdoor_word"])
+
+
+@pytest.mark.parametrize("argument", ["injection.zzz=1", "fusion.zzz=1", "model.zzz=1", "+model.zzz=1"])
+def test_keys_that_nobody_sets_are_not_offered(argument, workspace):
+    with pytest.raises(InputError, match="no such key") as refused:
+        compose_jobs(["injection=backdoor_last", argument])
+    assert "_target_" not in str(refused.value)
+
+
 def test_the_trigger_of_pictures_is_refused_for_texts(tmp_path):
     dataset = texts.text_set(tmp_path)
-    with pytest.raises(InputError, match=r"injection.position=top_left: is for image data, and dataset=custom is text"):
+    with pytest.raises(InputError, match=r"injection.position=top_left: is for image.*text: injection=backdoor_word"):
         config(dataset, texts.model(), Backdoor([0], position="top_left"))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from provfl_cli.cli import main
 from provfl_cli.errors import InputError
 from provfl_cli.markup import Markup, cell, table
 from provfl_cli.provenance import Contributions
-from provfl_cli.results.notebook import RunResults
+from provfl_cli.results.notebook import FRAMES, RunResults
+from tests.conftest import REPOSITORY
+from tests.runs import SMALLEST
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -88,6 +92,25 @@ def test_a_run_shows_its_figures_and_runs_nothing(tmp_path: Path) -> None:
         "0.25",
     ]
     assert "accuracy of the global model" not in read.texts
+
+
+def test_the_documentation_names_what_a_run_has() -> None:
+    text = (REPOSITORY / "provfl_cli" / "results" / "README.md").read_text()
+    paragraph = text[text.index("**Notebooks.**") :].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", paragraph))
+    assert named == {field.name for field in fields(RunResults)}
+    frames = {field.name for field in fields(RunResults) if "DataFrame" in str(field.type)}
+    assert set(FRAMES) == frames
+
+
+@pytest.mark.slow
+def test_suspects_are_true_false_or_not_known(workspace: Path) -> None:
+    more = ["dataset.name=digits", "federation.clients=5", "attribution=[suspicion]", "hydra.run.dir=run"]
+    assert main(["run", *SMALLEST, *more]) == 0
+    frame = provfl_cli.load_run("run").suspicion
+    assert frame is not None
+    assert frame[frame["suspect"]]["client"].isin(range(5)).all()
+    assert frame["suspect"].dtype == "boolean"
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from provfl_cli.config import blocks, schema
+from provfl_cli.data.attackers import ScaledUpdate
 from provfl_cli.errors import InputError
 from provfl_cli.federation.key import training_key
 from provfl_cli.federation.participation import Arrival, Participant, Roster, rosters, settings_that_matter
@@ -257,6 +258,16 @@ def test_the_table_of_who_did_what() -> None:
     assert participation_frame([], [0, 1], federation).empty
     # The work of client 4 is late, and so is its first part in a model.
     assert newcomers(ROSTERS, [0, 4, 5, 8]) == {1: {0, 5}, 2: {4, 8}}
+
+
+def test_the_table_has_the_passes_that_attackers_make() -> None:
+    attack = ScaledUpdate([0, 5], 10.0, rounds=[1], epochs=9)
+    frame = participation_frame(ROSTERS, [0, 4, 5, 8], settings(9), attack, free_riders=[8])
+    started = frame[frame["status"] != "arrived"].set_index(["round", "client"])
+    assert started.loc[1, "epochs"].tolist() == [9, 3, 9]
+    assert started.loc[1, "status"].tolist() == ["trained", "late", "trained"]
+    assert started.loc[(2, 0), "epochs"] == 3, "honest again"
+    assert started["epochs"].isna().to_dict()[2, 8], "trains on nothing"
 
 
 def shown(frame: Any, ids: list[int]) -> list[str]:

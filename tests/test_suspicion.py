@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from provfl_cli.attribution.suspects import Score, suspicion_of
 from provfl_cli.attribution.suspicion import ClientSuspicion, measured, suspicion
 from provfl_cli.cli import main
+from provfl_cli.config.compose import compose_jobs
 from provfl_cli.config.validate import provenance_preset
+from provfl_cli.errors import InputError
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.provenance.targets import target_value
 from provfl_cli.reporting.suspicion import table
@@ -79,6 +81,8 @@ def test_a_suspect_is_above_a_threshold_of_any_score() -> None:
 def test_of_few_clients_nobody_is_suspected() -> None:
     found = suspicion_of(range(4), {HIGH: np.array([1, 1, 1, 100.0])})
     assert found.suspects == ()
+    assert found.said is None
+    assert found.frame(1)["suspect"].isna().all()
     assert np.isnan(found.z).all()
     assert (found.degrees == 0).all()
 
@@ -230,6 +234,28 @@ def test_a_run_writes_and_shows_whom_it_suspects(tmp_path: Path, capsys: pytest.
     assert f"suspected: {last}" in capsys.readouterr().out
     scores = result.scores.set_index(["method", "round"])
     assert ("suspicion", 3) in scores.index
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (["federation.clients=4"], "clients"),
+        (["federation.clients=9", "federation.clients_per_round=4"], "clients_per_round"),
+    ],
+)
+def test_too_few_clients_are_refused_before_training(settings: list[str], key: str, workspace: Path) -> None:
+    with pytest.raises(InputError, match=f"there are 4.*federation.{key}=5 or more"):
+        compose_jobs(["attribution=[suspicion]", *settings])
+
+
+@pytest.mark.slow
+def test_of_clients_that_were_not_compared_nothing_is_said(tmp_path: Path) -> None:
+    dropped = ["federation.dropout=0.9", "federation.clients=5", "attribution=[suspicion]"]
+    result = run(tmp_path / "run", *dropped)
+    assert result.summary["suspects"] is None
+    frame = run_table(result.folder / "suspicion.csv")
+    assert frame["suspect"].isna().all()
+    assert frame["z"].isna().all()
 
 
 @pytest.mark.slow

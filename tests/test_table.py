@@ -99,6 +99,45 @@ def test_which_settings_differ(workspace: Path) -> None:
     assert keys(plain, joins) == ("federation.joins",)
 
 
+def test_what_ls_says_of_folders_that_are_no_recordings(workspace: Path, capsys: Captured) -> None:
+    made(workspace / "runs" / "fusion_run")
+    for place, says in {
+        "runs/fusion_run": ": is a run, no recorded federation: provfl trace runs/fusion_run, provfl report runs/",
+        "runs": "has runs in it, no recorded federation: provfl table runs",
+        "./fusio": "no such folder",
+        "nowhere/fusion": "no such folder",
+        "nowhere": "no such config group or folder",
+    }.items():
+        assert main(["ls", place]) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert "provfl ls fusion" not in error
+        assert "did you mean" not in error
+
+
+def test_methods_beside_are_one_setting(workspace: Path, capsys: Captured) -> None:
+    suspicion = "{suspicion: {_target_: x.Suspicion, strictness: 1.0}}"
+    two = "{suspicion: {_target_: x.Suspicion, strictness: 1.0}, cosine: {_target_: x.Cosine}}"
+    strict = two.replace("1.0", "2.0")
+    folders = [
+        made(workspace / name, {"provfl": 0.5 + 0.1 * at}, (f"attribution={chosen}",))
+        for at, (name, chosen) in enumerate({"none": "{}", "one": suspicion, "two": two, "strict": strict}.items())
+    ]
+    none, one, both, stricter = (read_run(folder) for folder in folders)
+    assert differing([none, one, both]).keys == ("attribution",)  # type: ignore[list-item]
+    assert differing([one, both]).keys == ("attribution",)  # type: ignore[list-item]
+    assert differing([both, stricter]).keys == ("attribution.suspicion.strictness",)  # type: ignore[list-item]
+    assert "_target_" not in table(capsys, "none", "one", "two")
+    values = [row["attribution"] for row in rows(capsys, "none", "one", "two")]
+    assert values == ["[]", "[suspicion]", "[cosine,suspicion]"]
+    assert [row["attribution"] for row in rows(capsys, "none", "two", "--by", "attribution")] == values[::2]
+
+
+def test_what_a_setting_is_made_of_is_shown_where_somebody_set_it(workspace: Path) -> None:
+    runs = [read_run(made(workspace / name, None, (f"fusion._target_=x.{name}",))) for name in ("A", "B")]
+    assert differing(runs).keys == ("fusion._target_",)  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
 def test_by_averages_within_a_seed_first(workspace: Path, capsys: Captured) -> None:
     values = {(0.1, 0): 0.2, (0.1, 1): 0.4, (1.0, 0): 0.6, (1.0, 1): 1.0}

@@ -59,6 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.delenv("PROVFL_CACHE", raising=False)
         # so that all tables are there
         more = ["evaluation.counterfactual=retrain", "retrain.designs=[leave_one_out]", "attribution=[suspicion]"]
+        more += ["federation.clients=5", "federation.clients_per_round=5"]
         assert main(["run", *SMALLEST, *more, "dataset.name=digits", f"hydra.run.dir={base / 'run'}"]) == 0
     return base / "run"
 
@@ -199,7 +200,7 @@ def test_weights_that_do_not_fit_are_named(
         if size is None:
             del tensors[name]
         else:
-            tensors[name] = torch.zeros((2, size) if which == "clients" else (size,))
+            tensors[name] = torch.zeros((5, size) if which == "clients" else (size,))
         save_file(tensors, file)
         manifest["checksums"][file.name] = checksum(file)
     (stored / "round.json").write_text(json.dumps(sealed({k: v for k, v in manifest.items() if k != "sha256"})))

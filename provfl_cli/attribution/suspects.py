@@ -56,7 +56,7 @@ class Suspicion:
         scores: which were measured.
         values: float64 `[scores, clients]`.
         z: the same as robust z on the suspicious side, `[scores, clients]`; NaN where there are too few clients.
-        suspects: those with a z above its threshold, ascending; (): nobody.
+        suspects: those with a z above its threshold, ascending; (): nobody, or there was nobody to compare.
     """
 
     clients: tuple[int, ...]
@@ -74,17 +74,26 @@ class Suspicion:
         return degrees
 
     @property
-    def said(self) -> str:
-        """The suspects in a few words: their numbers, or `nobody`."""
-        return self.called({})
+    def compared(self) -> bool:
+        """Whether there were clients enough to compare; where not, nothing is said of anybody."""
+        return len(self.clients) >= FEWEST
+
+    @property
+    def said(self) -> str | None:
+        """The suspects in a few words: their numbers, or `nobody`; None where clients were not compared."""
+        return self.called({}) if self.compared else None
 
     def called(self, names: Mapping[int, str]) -> str:
-        """The same with names, of those that have one."""
+        """The same with names, of those that have one; clients were compared."""
         return ", ".join(names.get(client, str(client)) for client in self.suspects) or NOBODY
 
     def frame(self, number: int) -> pd.DataFrame:
-        """Rows of `suspicion.csv` for the round of that number: one for each score and client."""
+        """Rows of `suspicion.csv` for the round of that number: one for each score and client.
+
+        `suspect` is null where clients were not compared.
+        """
         count = len(self.clients)
+        suspect: list[bool | None] = [client in self.suspects if self.compared else None for client in self.clients]
         return pd.DataFrame(
             {
                 "round": number,
@@ -92,7 +101,7 @@ class Suspicion:
                 "score": np.repeat([score.name for score in self.scores], count),
                 "value": self.values.ravel(),
                 "z": self.z.ravel(),
-                "suspect": np.tile(np.isin(self.clients, self.suspects), len(self.scores)),
+                "suspect": pd.array(suspect * len(self.scores), dtype="boolean"),
             },
             columns=list(COLUMNS),
         )

@@ -21,6 +21,8 @@ from ..checks import COUNT, Range, in_range
 from ..config.parts import RunSettings
 from ..config.validate import provenance_preset
 from ..coverage import printable
+from ..errors import InputError
+from ..fusion.conditions import clients_a_round
 from ..imports import later
 from .client_models import cosines_to_others, global_outputs, own_outputs, some_inputs, update_products
 from .method import AttributionResult, Case, for_every_input, shared_parameters, used_clients
@@ -65,20 +67,27 @@ class ClientSuspicion:
         in_range(f"attribution.{self.name}", self)
 
     def check(self, run: RunSettings) -> None:
-        """Nothing to check."""
+        """Refuse rounds with fewer clients than can be compared."""
+        there = clients_a_round(run.federation)
+        if there < FEWEST:
+            key = "clients" if run.federation.clients_per_round is None else "clients_per_round"
+            raise InputError(
+                f"attribution={self.name}: compares the clients of a round, of which there are {there}, and fewer than "
+                f"{FEWEST} are too few to tell who is unlike the others: federation.{key}={FEWEST} or more, or another "
+                "method"
+            )
 
     def attribute(self, case: Case) -> AttributionResult:
         """Nobody is ranked where there are too few clients to compare."""
         began = time.perf_counter()
         found = suspicion(case, self.inputs, self.strictness)
-        few = len(found.clients) < FEWEST
         names = dict(zip(case.stored.clients, map(printable, case.stored.names), strict=False))
         note = f"suspected in round {case.stored.number}: {found.called(names)}"
-        if few:
+        if not found.compared:
             note = f"{self.name}: {len(found.clients)} clients are too few to tell who is unlike the others"
         return AttributionResult(
             for_every_input(found.degrees, case),
-            used_clients(case) & (not few),
+            used_clients(case) & found.compared,
             time.perf_counter() - began,
             note=note,
             suspicion=found,

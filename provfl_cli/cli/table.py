@@ -37,6 +37,7 @@ else:  # pandas comes with most of them, numpy and Hydra with the others
 
 FORMATS = {"console": ".txt", "csv": ".csv", "markdown": ".md", "latex": ".tex"}
 SCOPES = ("round", "lineage")
+NOT_MEASURED = "is a recorded federation, of which nothing was measured (provfl ls FOLDER)"
 
 
 def main(arguments: list[str]) -> int:
@@ -113,6 +114,7 @@ def read_places(places: Sequence[Path], whole: bool = False) -> tuple[list[RunFo
     read = [folders.read_run(folder, whole) for folder in folders.run_folders(places)]
     runs = [run for run in read if isinstance(run, folders.RunFolder)]
     absent = [*(run for run in read if isinstance(run, folders.MissingRun)), *folders.failures_below(places)]
+    absent += [folders.MissingRun(os.path.relpath(place), NOT_MEASURED) for place in places if is_recorded(place)]
     if not runs:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise InputError(f"no run has ended well: {absent[0].name}: {absent[0].reason}{more}")

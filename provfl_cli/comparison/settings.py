@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..config.builtin import CALLED
 from ..errors import InputError, did_you_mean
 from ..results.folders import RunFolder
 
 SEED = "seed"
+METHODS = "attribution"  # a group of which a run has several options: the names of its methods are one setting
 NO_RESULT = ("store", "tracker", "experiment")  # groups and blocks that no result depends on
 # What a trained federation does not depend on.
 TRACING = ("provenance", "attribution", "threshold", "tracefl_beside", "retrain")
@@ -30,19 +32,27 @@ def differing(runs: Sequence[RunFolder]) -> DifferingSettings:
 
     A group whose option differs stands for all that the option brings. Keys are named beside it where runs of the
     same options differ in them, or where somebody set them. Keys that follow from others by interpolation are left
-    out, and so is where things are stored and logged.
+    out, and so is where things are stored and logged. Which methods ran beside is one setting; of a method that all
+    have, its settings are others.
     """
     groups = [
         group
         for group in _in_order(run.chosen for run in runs)
-        if group not in NO_RESULT and len({run.chosen.get(group) for run in runs}) > 1
+        if group not in (*NO_RESULT, METHODS) and len({run.chosen.get(group) for run in runs}) > 1
     ]
     of_options: dict[tuple[str | None, ...], list[RunFolder]] = {}
     for run in runs:
         of_options.setdefault(tuple(run.chosen.get(group) for group in groups), []).append(run)
     keys, brought = [], []
+    if len(beside := {methods_beside(run) for run in runs}) > 1:
+        keys.append(METHODS)
+    everywhere = set[str].intersection(*map(set, beside)) if beside else set[str]()
     for key in _in_order(run.settings for run in runs):
         if key == SEED or _block(key) in NO_RESULT or all(key in run.following for run in runs if key in run.settings):
+            continue
+        if _block(key) == METHODS and _method(key) not in everywhere:
+            continue
+        if key.endswith(f".{CALLED}") and not any(key in run.overridden for run in runs):  # follows from the option
             continue
         if not _differs(key, runs):
             continue
@@ -59,7 +69,7 @@ def asked_for(names: Sequence[str], runs: Sequence[RunFolder]) -> tuple[str, ...
     Raises:
         InputError: there is no such setting, or several.
     """
-    known = [*_in_order(run.chosen for run in runs), *_in_order(run.settings for run in runs)]
+    known = [METHODS, *_in_order(run.chosen for run in runs), *_in_order(run.settings for run in runs)]
     keys = []
     for name in names:
         ends = [key for key in known if key.endswith(f".{name}")]
@@ -72,6 +82,8 @@ def asked_for(names: Sequence[str], runs: Sequence[RunFolder]) -> tuple[str, ...
 
 def value(run: RunFolder, key: str) -> str:
     """A setting, or the option of a group, as text in one line."""
+    if key == METHODS:
+        return f"[{','.join(methods_beside(run))}]"
     if key in run.chosen:
         return MISSING if run.chosen[key] is None else str(run.chosen[key])
     return written(run.settings[key]) if key in run.settings else MISSING
@@ -118,6 +130,16 @@ def short(keys: Sequence[str], taken: Iterable[str]) -> list[str]:
     ends = [key.rpartition(".")[2] for key in keys]
     others = set(taken)
     return [key if ends.count(end) > 1 or end in others else end for key, end in zip(keys, ends, strict=True)]
+
+
+def methods_beside(run: RunFolder) -> tuple[str, ...]:
+    """The methods that ran beside the run's own, by name, in the order of the alphabet: theirs says nothing."""
+    return tuple(sorted({_method(key) for key in run.settings if key.startswith(f"{METHODS}.")}))
+
+
+def _method(key: str) -> str:
+    """The method that a key is of, `attribution.METHOD.KEY`; "" of the group itself."""
+    return key.split(".")[1] if "." in key else ""
 
 
 def _differs(key: str, runs: Sequence[RunFolder]) -> bool:

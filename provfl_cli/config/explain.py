@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from ..checks import excerpt
 from ..errors import InputError, did_you_mean
+from .builtin import CALLED
 from .tree import options
 
 LONGEST_MESSAGE = 800  # characters: some repeat a value in full
@@ -123,7 +124,8 @@ def _nearest_key(wrong: str, cfg: DictConfig | None, groups: list[str]) -> str:
     same = [key for key in known if names[key] == last]
     if parent and beside and not same:
         near = get_close_matches(last, [names[key] for key in beside], n=3, cutoff=0.6)
-        return _question([f"{parent}.{name}" for name in near]) or did_you_mean("", (names[key] for key in beside), 30)
+        settings = (names[key] for key in beside if names[key] != CALLED)
+        return _question([f"{parent}.{name}" for name in near]) or did_you_mean("", settings, 30)
     tops = {*groups, *(key for key in known if "." not in key and key != "hydra")}
     near = get_close_matches(last, set(names.values()), n=2, cutoff=0.7)
     return (

@@ -99,7 +99,8 @@ def check_model_options(cfg: DictConfig, defaults: Mapping[str, Any], choice: st
     assert isinstance(plain, dict)
     for key, value in ((str(key), value) for key, value in plain.items()):
         if key not in defaults:
-            raise InputError(f"model.{key}: model={choice} has no such key, {did_you_mean(key, defaults)}")
+            settings = [name for name in defaults if name != "_target_"]
+            raise InputError(f"model.{key}: model={choice} has no such key, {did_you_mean(key, settings)}")
         default = defaults[key]
         fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
         if key == "min_image_size" and isinstance(default, int) and isinstance(value, int) and value < default:

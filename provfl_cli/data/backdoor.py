@@ -68,12 +68,12 @@ class Backdoor(NoInjection):
         """Refuse a trigger of another kind of input, or one that covers the picture."""
         super().fits(dataset, evaluation, fusion)
         trigger = self.trigger
-        for keys, kind, instead in ((PICTURE_KEYS, "image", "injection.word"), (("word",), "text", "injection.size")):
+        for keys, kind, preset in ((PICTURE_KEYS, "image", "word"), (("word",), "text", "last")):
             for key in keys:
                 if getattr(self, key) is not None and dataset.input != kind:
                     raise InputError(
                         f"injection.{key}={getattr(self, key)}: is for {kind} data, and dataset={dataset.name} is "
-                        f"{dataset.input}: its trigger is set by {instead}"
+                        f"{dataset.input}: injection=backdoor_{preset}, or injection.{key}=null"
                     )
         if dataset.input == "image" and trigger.size >= dataset.image_size:
             raise InputError(

@@ -8,14 +8,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..attribution.suspects import FEWEST, Suspicion
+from ..attribution.suspects import Suspicion
 
 SHOWN = 5  # clients, those that are suspected and the next
 
 
 def table(found: Suspicion) -> RenderableType:
     """The clients most unlike the others, with the robust z of each score; those above a threshold are marked."""
-    if len(found.clients) < FEWEST:
+    if not found.compared:
         return Text(f"{len(found.clients)} clients are too few to tell who is unlike the others")
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, show_edge=False)
     for heading in ("client", *(score.name for score in found.scores)):

@@ -73,7 +73,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
     },
     "suspicion.csv": {
         "round": WHOLE, "client": WHOLE, "score": TEXT, "value": NUMBER, "z": Column("number", null=True),
-        "suspect": Column("truth"),
+        "suspect": Column("truth", null=True),
     },
     "localization.csv": dict(IDENTITY),
     TRUTH: {

@@ -15,7 +15,7 @@ from ..bounded import LINES_BYTES, read_text
 from ..coverage import recorded_warning
 from ..errors import InputError
 from ..markup import Markup, cell, table
-from .checksums import read_manifest
+from .checksums import SUSPICION, read_manifest
 from .columns import TRUTH, run_table
 from .folders import MissingRun, read_run
 from .wrong import WrongContent
@@ -33,6 +33,10 @@ FIGURES = (  # of the summary: the key, that of its chance level, and what it is
     ("spearman_leave_one_out", "", "rank correlation with same-round fusion without each client"),
     ("localization_accuracy", "chance_accuracy", "localization accuracy (saturates)"),
     ("global_accuracy", "", "accuracy of the global model"),
+)
+FRAMES = (
+    *("contributions", "inputs", "layers", "localization", "participation", "metrics"),
+    *("retrainings", "retrained", "truth", "suspicion"),  # None where nobody asked for them
 )
 COLUMNS = ("method", "scope", "round", "inputs", "lds", "ndcg", "localization_accuracy", "chance_accuracy")
 
@@ -56,6 +60,8 @@ class RunResults:
         retrainings: federations trained again without clients, numbered; None: none were.
         retrained: what these predict for the traced inputs; None: none were.
         truth: how well each method tells what they changed (`retraining.csv`); None: none were.
+        suspicion: what is suspected of each client, by round and score; None: nobody asked. `suspect` is true,
+            false, or null in rounds whose clients were too few to be compared.
     """
 
     folder: Path
@@ -72,6 +78,7 @@ class RunResults:
     retrainings: pd.DataFrame | None = None
     retrained: pd.DataFrame | None = None
     truth: pd.DataFrame | None = None
+    suspicion: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
         lines = [f"warning: {line}" for line in self.warnings]
@@ -87,12 +94,12 @@ class RunResults:
         ]
         columns = [name for name in COLUMNS if name in self.localization]
         methods = self.localization[columns].itertuples(index=False)
-        frames = ("contributions", "inputs", "layers", "localization", "participation", "metrics")
+        there = [name for name in FRAMES if getattr(self, name) is not None]
         title = f"{self.settings.get('dataset.name')} on {self.settings.get('model.name')}: {self.folder}"
         parts = [
             table(("figure", "value", "chance"), figures, "The run's own method in its last traced round"),
             table(columns, methods, "Every method"),
-            table(("frame", "rows"), ((name, f"{len(getattr(self, name)):,}") for name in frames), "Data frames"),
+            table(("frame", "rows"), ((name, f"{len(getattr(self, name)):,}") for name in there), "Data frames"),
         ]
         said = "".join(f"<p><b>Warning:</b> {cell(line)}</p>" for line in self.warnings)
         return Markup(f"<div>{said}<p><b>{cell(title)}</b></p>{''.join(parts)}</div>")
@@ -107,6 +114,11 @@ def _table(path: Path) -> pd.DataFrame:
 
 def _there(path: Path) -> pd.DataFrame | None:
     return _table(path) if path.is_file() else None
+
+
+def _suspicion(path: Path) -> pd.DataFrame | None:
+    frame = _there(path)
+    return None if frame is None else frame.astype({"suspect": "boolean"})
 
 
 def load_run(path: str | PathLike[str]) -> RunResults:
@@ -151,6 +163,7 @@ def load_run(path: str | PathLike[str]) -> RunResults:
             retrainings=_there(folder / "retrainings.csv"),
             retrained=_there(folder / "retrained.parquet"),
             truth=_there(folder / TRUTH),
+            suspicion=_suspicion(folder / SUSPICION),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error

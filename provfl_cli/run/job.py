@@ -40,7 +40,7 @@ from ..results.retrainings import RETRAINED, RETRAININGS
 from ..store.cache import in_use
 from ..trackers.tracking import settings_of, tracked
 from .backdoor import measured_success
-from .checks import check_batches, check_precision, make_cache
+from .checks import check_attackers, check_batches, check_precision, make_cache
 from .clearing import clear, link_rounds
 from .device import choose_device
 from .findings import findings_of, newcomers
@@ -90,7 +90,9 @@ def run(config: Config, folder: Path) -> None:
         show_header(console, data, names["model"], federation, fusion, str(device), config.seed)
         show_clients(console, counts, data.label_names, evaluation.min_examples)
         roster = rosters(federation, list(counts), list(examples.values()), config.seed, federation.rounds)
-        planned = participation_frame(roster, list(counts), federation)
+        check_attackers(config.injection, data, roster, federation)
+        planted = config.injection, data.faults.free_riders
+        planned = participation_frame(roster, list(counts), federation, *planted)
         show_participation(console, planned, list(counts), len(roster))
         retraining = config.evaluation.counterfactual == "retrain"
         others = others_of(config, data) if retraining else {}
@@ -180,7 +182,7 @@ def run(config: Config, folder: Path) -> None:
         write_findings(folder, findings, data.label_names)
         if data.tokenizer is not None:
             write_text(folder / TOKENIZER, data.tokenizer)
-        write_csv(folder / "participation.csv", participation_frame(roster, list(counts), federation))
+        write_csv(folder / "participation.csv", participation_frame(roster, list(counts), federation, *planted))
         write_csv(folder / label_counts.FILE, label_counts.frame(counts))
         write_json(folder / "summary.json", figures)
         weights = weights_from(data.form, bool(config.model.pretrained))
