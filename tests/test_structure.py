@@ -302,3 +302,26 @@ def test_parts_take_blocks_and_values_and_not_the_whole_configuration() -> None:
 )
 def test_a_whole_configuration_is_seen(source: str, takers: list[str]) -> None:
     assert takers_of_the_whole(source) == takers
+
+
+def test_the_top_level_holds_what_was_agreed_and_no_more() -> None:
+    """A run's cache that was committed by mistake would stay in the history."""
+    root = PACKAGE.parent
+    if not (root / ".git").exists():
+        pytest.skip("no checkout of the repository")
+    tracked = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    top = {line.partition("/")[0] for line in tracked if line}
+    agreed = {
+        "pyproject.toml",
+        "conf",
+        "provfl_cli",
+        "scripts",
+        "tests",
+        "outputs",
+        "README.md",
+        "LICENSE",
+        "CITATION.cff",
+    }
+    assert {name for name in top if not name.startswith(".")} == agreed
