@@ -26,6 +26,7 @@ NEEDS = {  # what an option cannot do without
     ("dataset", "custom"): ["dataset.hub_id=some/images"],
     ("fusion", "ffa_lora"): ["dataset=languages", "model=gpt_mini", "model.adapter=lora"],
     ("fusion", "flora"): ["dataset=languages", "model=gpt_mini", "model.adapter=lora"],
+    ("injection", "backdoor_word"): ["dataset=languages", "model=gpt_mini"],
     ("model", "hf"): ["model.checkpoint=some/network"],
     **{
         ("dataset", name): ["model=gpt_mini"] for name in ("ag_news", "dbpedia_14", "languages", "yahoo_answers_topics")
