@@ -36,13 +36,13 @@ from provfl_cli.errors import InputError, RunError
 from provfl_cli.evaluation.metrics import localization
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fuse import Fusion
-from provfl_cli.fusion.privacy import NoPrivacy
 from provfl_cli.provenance.targets import target_value
 from provfl_cli.provenance.tracing import trace
 from provfl_cli.reporting.tables import cost_table
 from provfl_cli.run.tracing import TracedRound
 from provfl_cli.store.rounds import Round
 
+from .cases import double_case
 from .federations import make_config, make_data, make_model
 from .lineages import Work, composed_fusion, perturbed, play
 from .traced_rounds import traced_round
@@ -67,22 +67,9 @@ def network(kind: type[nn.Module] = nn.ReLU) -> nn.Module:
 
 
 def make_case(stored: Round, model: nn.Module, count: int = 6, **changed: Any) -> Case:
-    """Random pictures, explained as classes 0, 1, 2, …"""
-    fields: dict[str, Any] = {
-        "model": model,
-        "inputs": torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(5)),
-        "numbers": np.arange(100, 100 + count),
-        "labels": np.zeros(count, dtype=np.int64),
-        "classes": np.arange(count),
-        "stored": stored,
-        "fusion": FedAvg(),
-        "privacy": NoPrivacy(),
-        "form": None,
-        "provenance": provenance_preset("provfl"),
-        "seed": 0,
-        "device": CPU,
-    }
-    return Case(**{**fields, **changed})
+    """Random pictures in float32, explained as classes 0, 1, 2, …"""
+    inputs = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    return double_case(stored, model, count, **{"inputs": inputs, "numbers": np.arange(100, 100 + count), **changed})
 
 
 def updates(stored: Round, names: list[str], weighted: bool) -> list[Tensor]:

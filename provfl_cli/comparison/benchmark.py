@@ -62,6 +62,11 @@ class Benchmark:
         """Those that have been run, in the experiment's order."""
         return [name for name in self.experiment.task_names if name not in self.missing]
 
+    @property
+    def measured(self) -> list[str]:
+        """The experiment's metrics that some task has a figure of."""
+        return [name for name in self.experiment.metrics if self.of(name)["mean"].notna().any()]
+
     def of(self, metric: str) -> pd.DataFrame:
         """The rows of one metric."""
         return self.frame[self.frame["metric"] == metric]

@@ -77,7 +77,7 @@ def write_benchmark(folder: Path, benchmark: Benchmark, command: str) -> list[st
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / f"{name}.csv", benchmark.frame[benchmark.frame["mean"].notna()])
     write_text(folder / f"{name}.md", "\n\n".join(_page(benchmark, command)) + "\n")
-    tables = [task_table(benchmark), *(metric_table(benchmark, metric) for metric in _measured(benchmark))]
+    tables = [task_table(benchmark), *(metric_table(benchmark, metric) for metric in benchmark.measured)]
     write_text(folder / f"{name}.tex", to_latex(tables, benchmark.experiment.note))
     write_figure(folder, name, benchmark_figure.drawn(benchmark))
     return [f"{name}.{end}" for end in ("md", "tex", "csv", "png", "pdf")]
@@ -109,16 +109,12 @@ def _page(benchmark: Benchmark, command: str) -> Iterator[str]:
     if lines:
         yield "Not yet run:\n\n" + "\n".join(lines)
     yield "\n".join(f"- `{task}`: {'; '.join(notes)}" for task, notes in benchmark.notes.items())
-    for metric in _measured(benchmark):
+    for metric in benchmark.measured:
         explained = f"\n\n`{metric}`: {EXPLAINED[metric]}." if metric in EXPLAINED else ""
         yield to_markdown([metric_table(benchmark, metric)], "").strip() + explained
     if experiment.note:
         yield experiment.note
     yield ADDING
-
-
-def _measured(benchmark: Benchmark) -> list[str]:
-    return [metric for metric in benchmark.experiment.metrics if benchmark.of(metric)["mean"].notna().any()]
 
 
 def _tasks(frame: pd.DataFrame) -> list[str]:

@@ -33,8 +33,7 @@ def drawn(benchmark: Benchmark) -> Figure:
 
     At least one task has runs with at least one metric.
     """
-    metrics = [name for name in benchmark.experiment.metrics if benchmark.of(name)["mean"].notna().any()]
-    metrics = [name for name in metrics if range_of(name)[1] == 1.0]  # on one scale of colours
+    metrics = [name for name in benchmark.measured if range_of(name)[1] == 1.0]  # on one scale of colours
     frame = benchmark.frame[benchmark.frame["metric"].isin(metrics)]
     ranked = pd.MultiIndex.from_tuples(benchmark.ranked(metrics[0]), names=["method", "scope"])
     first_metric = frame[frame["metric"] == metrics[0]]
