@@ -33,7 +33,10 @@ from .sums import DRAWS, WRITES, Setup, Sums
 
 MIXED = "inputs are traced one at a time: the model mixes those of a batch in a way that is not followed"
 PROBED = 3  # inputs; of one alone it would not be seen that a batch is reordered
-ALONE = (0, 2)  # those of them that autograd is asked about: who reorders three of a batch moves one of any two
+TWICE = (0, 1, 0)  # in this order: who reorders three of a batch moves the first from one of its places
+ALONE = (0, 2)  # those that autograd is asked about where that has shown a difference
+Asked = Mapping[int, Sequence[int]]
+"""Inputs of a batch that are also asked alone, by their row, and the rows at which they stand."""
 # Relative to a parameter's own gradient, and to the largest of all: by how much two ways of computing it may differ.
 TOLERANCE = {torch.float64: (1e-6, 1e-9), torch.float32: (2e-3, 1e-5)}
 COARSE = (2e-2, 1e-3)  # TensorFloat-32, which GPUs may use for convolutions
@@ -81,7 +84,7 @@ class _Seen:
     """Derivatives along each direction, by the parameters that they are of, and where they could not be computed."""
 
     logits: Tensor
-    along: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
+    along: dict[tuple[str, ...], Tensor] = field(default_factory=dict)  # [rows, DIRECTIONS]
     failed: set[str] = field(default_factory=set)
     shown: set[str] = field(default_factory=set)
     narrow: bool = False  # whether some layer computes in half precision
@@ -91,12 +94,12 @@ class _Seen:
 class _Truth:
     """The same by autograd, some rows of the batch one at a time.
 
-    For each parameter the sum of its derivatives, and the root of the sum of squares of its gradients; none where it
-    has none.
+    For each parameter its derivatives at each row that is compared, and the root of the sum of squares of its
+    gradients; none where it has none.
     """
 
     logits: dict[int, Tensor]  # [1, classes], by row
-    along: dict[str, tuple[Tensor, float]]
+    along: dict[str, tuple[Tensor, float]]  # [rows, DIRECTIONS]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,7 +111,8 @@ def probed(setup: Setup, inputs: Mapping[str, Tensor]) -> Verdict:
 
     Args:
         setup: of the trace, as it was asked for.
-        inputs: `[inputs, …]` by argument name; the first three at most are looked at, two of them each alone.
+        inputs: `[inputs, …]` by argument name; the first three at most are looked at: the first also alone, and where
+            something is not as autograd says, two of them each alone.
 
     Raises:
         InputError: the model cannot compute the inputs, is not deterministic, or changes its weights.
@@ -120,7 +124,11 @@ def probed(setup: Setup, inputs: Mapping[str, Tensor]) -> Verdict:
         return known[key]
     first = {name: tensor[:PROBED] for name, tensor in inputs.items()}
     count = len(next(iter(first.values())))
-    verdict = _looked_at(setup, first, ALONE if count == PROBED else range(count))
+    verdict = None
+    if count == PROBED:
+        verdict = _looked_at(setup, {name: tensor[list(TWICE)] for name, tensor in first.items()}, {0: (0, 2)})
+    if verdict is None or verdict.wrong or verdict.mixed:
+        verdict = _looked_at(setup, first, {row: (row,) for row in (ALONE if count == PROBED else range(count))})
     if not verdict.unproven:  # else it does not hold for other weights: a gradient is zero by chance
         known[key] = replace(verdict, alone={})
     return verdict
@@ -146,7 +154,8 @@ def probed_again(setup: Setup, inputs: Mapping[str, Tensor], verdict: Verdict, p
     for sums in parts:
         stop = start + len(sums.rows)
         if not sums.shown <= verdict.shown or (start == 0 and others_change(sums.logits, before.alone)):
-            seen = _looked_at(setup, {name: tensor[start:stop] for name, tensor in inputs.items()}, range(stop - start))
+            batch = {name: tensor[start:stop] for name, tensor in inputs.items()}
+            seen = _looked_at(setup, batch, {row: (row,) for row in range(stop - start)})
             verdict = verdict.with_other(replace(seen, shown=seen.shown | sums.shown))
         start = stop
     known, key = _VERDICTS.get(setup.structure.model, {}), _key(setup, inputs)
@@ -160,33 +169,34 @@ def _key(setup: Setup, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
     return (setup.settings.batch_size == 1, *read, *((n, t.shape[1:], t.dtype, len(t) > 1) for n, t in inputs.items()))
 
 
-def _looked_at(setup: Setup, inputs: Mapping[str, Tensor], rows: Sequence[int]) -> Verdict:
-    """What these inputs show of a model; those at `rows` are asked alone too, and compared with autograd."""
+def _looked_at(setup: Setup, inputs: Mapping[str, Tensor], asked: Asked) -> Verdict:
+    """What these inputs show of a model; those that are `asked` alone too are compared with autograd."""
     structure, device = setup.structure, setup.stack.device
     batch = {name: tensor.to(device) for name, tensor in inputs.items()}
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # whatever the model draws, what comes after is as without
-        truth = _by_autograd(setup, batch, rows)
+        truth = _by_autograd(setup, batch, asked)
         check_weights_kept(structure, setup.stack.source.weights())
         stack = along(setup)
         apart = setup.settings.batch_size == 1
         states = random_states(structure, device)
-        seen = _attempt(lambda: (_one_by_one if apart else _by_recorder)(setup, batch, stack, rows))
+        seen = _attempt(lambda: (_one_by_one if apart else _by_recorder)(setup, batch, stack, asked))
         drawn = drawn_from(states, random_states(structure, device))
         together = None if seen is None or apart else seen.logits
         check_deterministic(structure, batch, truth.logits, together, drawn)
         wrong = _wrong(truth, seen, device)
         mixed = False
         shown = set(seen.shown) if seen is not None else set()
-        if wrong and len(rows) > 1 and not apart:
-            single = _attempt(lambda: _one_by_one(setup, batch, stack, rows))
+        if wrong and len(_places(asked)) > 1 and not apart:
+            single = _attempt(lambda: _one_by_one(setup, batch, stack, asked))
             wrong_apart = _wrong(truth, single, device)
             if len(wrong_apart) < len(wrong) or seen is None:
                 seen, wrong, mixed = single, wrong_apart, True
                 shown |= single.shown if single is not None else set()
     unproven = _unproven(truth)
     shown |= {f"gradient of {name}" for name in truth.along if name not in unproven}
-    return Verdict(frozenset(wrong), seen is not None, mixed, frozenset(shown), unproven, truth.logits)
+    alone = {row: truth.logits[row] for row in asked}
+    return Verdict(frozenset(wrong), seen is not None, mixed, frozenset(shown), unproven, alone)
 
 
 def _unproven(truth: _Truth) -> frozenset[str]:
@@ -221,29 +231,35 @@ def _attempt(look: Callable[[], _Seen]) -> _Seen | None:
         return None
 
 
-def _by_autograd(setup: Setup, batch: Mapping[str, Tensor], rows: Sequence[int]) -> _Truth:
+def _places(asked: Asked) -> list[int]:
+    """The rows that are compared with autograd."""
+    return [place for places in asked.values() for place in places]
+
+
+def _by_autograd(setup: Setup, batch: Mapping[str, Tensor], asked: Asked) -> _Truth:
     structure, dtype = setup.structure, setup.stack.dtype
     parameters = {name: p for name, p in structure.parameters.items() if p.is_floating_point()}
     directions = Directions(structure.parameters)
-    weights = _weights(batch)
+    weights, compared = _weights(batch), _places(asked)
     logits, along, squares = dict[int, Tensor](), dict[str, Tensor](), dict[str, float]()
     reached = False
-    for row in rows:
+    for row, places in asked.items():
         with differentiated(structure, list(parameters.values())):
             answer = _answer_alone(structure, batch, row)
-            logits[row] = answer.detach()
+            logits |= dict.fromkeys(places, answer.detach())
             if not answer.requires_grad:
                 continue
             reached = True
-            score = weights[row] * scores(answer)
-            gradients = torch.autograd.grad(score, list(parameters.values()), allow_unused=True)
+            gradients = torch.autograd.grad(scores(answer), list(parameters.values()), allow_unused=True)
         for name, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 wide = (gradient.to_dense() if gradient.is_sparse else gradient).to(dtype)
                 toward = directions[name].to(wide.device, wide.dtype)
-                part = (toward * wide).reshape(DIRECTIONS, -1).sum(1).cpu().double()
-                along[name] = along[name] + part if name in along else part
-                squares[name] = squares.get(name, 0.0) + float(wide.norm()) ** 2
+                part, square = (toward * wide).reshape(DIRECTIONS, -1).sum(1).cpu().double(), float(wide.norm()) ** 2
+                rows = along.setdefault(name, torch.zeros(len(compared), DIRECTIONS, dtype=torch.float64))
+                for place in places:
+                    rows[compared.index(place)] = weights[place] * part
+                    squares[name] = squares.get(name, 0.0) + weights[place] ** 2 * square
         del gradients
     if not reached:
         unused = ", or does not use what clients share, such as adapters that are merged or switched off"
@@ -273,11 +289,9 @@ def _answer_alone(structure: Structure, batch: Mapping[str, Tensor], row: int) -
         raise
 
 
-def _by_recorder(
-    setup: Setup, batch: Mapping[str, Tensor], stack: Stack, rows: Sequence[int], weight: float = 1.0
-) -> _Seen:
-    size = len(next(iter(batch.values())))
-    seen, zero = _Seen(torch.empty(0)), torch.zeros(DIRECTIONS, dtype=torch.float64)
+def _by_recorder(setup: Setup, batch: Mapping[str, Tensor], stack: Stack, asked: Asked) -> _Seen:
+    size, rows = len(next(iter(batch.values()))), _places(asked)
+    seen, zero = _Seen(torch.empty(0)), torch.zeros(len(rows), DIRECTIONS, dtype=torch.float64)
 
     def contracted(call: Call, gradient: Tensor) -> None:
         check_unchanged(call)
@@ -292,7 +306,7 @@ def _by_recorder(
             seen.failed.update(name for w in call.weights.values() for name in w.names)
             return
         for names, part in parts.items():
-            seen.along[names] = seen.along.get(names, zero) + weight * part[list(rows)].sum(0).cpu().double()
+            seen.along[names] = seen.along.get(names, zero) + part[rows].cpu().double()
 
     def record(call: Call, output: Tensor) -> None:
         for w in call.weights.values():
@@ -312,16 +326,18 @@ def _by_recorder(
     return seen
 
 
-def _one_by_one(setup: Setup, batch: Mapping[str, Tensor], stack: Stack, rows: Sequence[int]) -> _Seen:
-    whole, weights = _Seen(torch.empty(0)), _weights(batch)
-    for row in rows:
+def _one_by_one(setup: Setup, batch: Mapping[str, Tensor], stack: Stack, asked: Asked) -> _Seen:
+    whole, weights, compared = _Seen(torch.empty(0)), _weights(batch), _places(asked)
+    for row, places in asked.items():
         single = {name: tensor[row : row + 1] for name, tensor in batch.items()}
-        seen = _by_recorder(setup, single, stack, (0,), weights[row])
+        seen = _by_recorder(setup, single, stack, {0: (0,)})
         whole.failed |= seen.failed
         whole.shown |= seen.shown
         whole.narrow |= seen.narrow
         for names, value in seen.along.items():
-            whole.along[names] = whole.along[names] + value if names in whole.along else value
+            rows = whole.along.setdefault(names, torch.zeros(len(compared), DIRECTIONS, dtype=torch.float64))
+            for place in places:
+                rows[compared.index(place)] = weights[place] * value[0]
     return whole
 
 
@@ -337,7 +353,7 @@ def _wrong(truth: _Truth, seen: _Seen | None, device: torch.device) -> set[str]:
         return set(truth.along)
     own, all_together = _tolerance(truth.dtype, seen.narrow, device)
     largest = max((norm for _, norm in truth.along.values()), default=0.0)
-    zero = torch.zeros(DIRECTIONS, dtype=torch.float64)
+    zero = torch.zeros(DIRECTIONS, dtype=torch.float64)  # at each row
     wrong = {name for name in seen.failed if name in truth.along}
     wrong |= {name for name in truth.along if not any(name in names for names in seen.along)}
     for group in _groups(seen.along):

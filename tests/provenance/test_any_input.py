@@ -43,6 +43,12 @@ def by_largest(m: nn.Module, x: Tensor) -> Tensor:
     return m.b(h / h.max())
 
 
+def by_largest_as_a_number(m: nn.Module, x: Tensor) -> Tensor:
+    """No gradient tells that the others are read."""
+    h = m.a(x).relu()
+    return m.b(h / h.detach().max())
+
+
 def less_the_later(m: nn.Module, x: Tensor) -> Tensor:
     return m.b(m.a(x) - m.a(x)[3:].sum(0))
 
@@ -61,12 +67,13 @@ def texts(longest: list[int], count: int = 12) -> Tensor:
     return tokens
 
 
-@pytest.mark.parametrize("largest", [0, 1, 7, 8, 11])
-def test_the_largest_input_decides_whatever_its_place(largest: int) -> None:
+@pytest.mark.parametrize("largest", [0, 1, 2, 7, 8, 11])
+@pytest.mark.parametrize("forward", [by_largest, by_largest_as_a_number])
+def test_the_largest_input_decides_whatever_its_place(largest: int, forward: Callable[..., Tensor]) -> None:
     inputs = vectors()
     inputs[largest] *= 5
     with pytest.raises(RunError, match="inputs beside it"):
-        traced(model_of(by_largest), inputs)
+        traced(model_of(forward), inputs)
 
 
 @pytest.mark.parametrize("longest", [[0], [5], [0, 1, 2], list(range(11))])
@@ -134,6 +141,18 @@ def test_any_order_in_which_gradients_come_back_is_seen(order: tuple[int, ...], 
 
     (*notes,) = assert_all_covered(model_of(forward), vectors()).notes
     assert hidden or (order != (0, 1, 2)) == any("one at a time" in note for note in notes)
+
+
+def test_an_ordinary_model_costs_one_input_alone_and_three_together_once() -> None:
+    sizes: list[int] = []
+    model, inputs = model_of(lambda m, x: m.b(m.a(x).tanh())), vectors()
+    source, _ = federation(model)
+    model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    first, later = (trace(model, inputs, source, settings(**PLAIN)) for _ in range(2))
+    asked = [12, 1]  # the trace itself: the batch, and one of its inputs alone
+    assert sizes == [1, 3, *asked, *asked]
+    assert (first.values == later.values).all()
+    assert first.notes == later.notes == ()
 
 
 # -- paths that only later inputs take -------------------------------------------------------------------------------
