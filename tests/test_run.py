@@ -133,6 +133,8 @@ def test_the_summary_is_the_last_round_scored_anew(result: Result) -> None:
     row = result.scores.query("method == 'provfl' and round == 3").iloc[0]
     for name in ("localization_accuracy", "chance_accuracy", "majority_accuracy", "spearman_counts"):
         assert row[name] == pytest.approx(summary[name])
+    whole = result.scores.query("scope == 'lineage' and round == 3").iloc[0]
+    assert summary["lineage_majority_accuracy"] == pytest.approx(whole["majority_accuracy"])
     traces = [("provfl", "round"), ("provfl", "lineage"), ("tracefl", "round")]
     assert list(zip(result.scores["method"], result.scores["scope"], strict=True)) == 2 * traces
 
