@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -122,7 +122,9 @@ def test_provenance_preset_has_its_own_threshold() -> None:
 def test_presets_of_a_trace_are_those_of_the_configuration() -> None:
     assert sorted(PRESETS) == sorted(tree.options("provenance"))
     for name in PRESETS:
-        assert preset(name) == provenance_preset(name)
+        configured = provenance_preset(name)
+        assert replace(configured, scope="round") == preset(name)
+        assert configured.scope == ("round" if name == "gradients" else "auto"), "whether lineage fits, a run decides"
     with pytest.raises(InputError, match="did you mean tracefl"):
         preset("traceflow")
     assert preset("tracefl").layers is not preset("tracefl").layers  # a list that may be changed

@@ -65,7 +65,7 @@ def test_contributions_add_up(result: Result) -> None:
     assert set(frame["round"]) == {1, 3}
     clients = frame[frame["kind"] == "client"]
     assert set(clients["client"]) == {0, 1, 2}
-    for _, ranking in clients.groupby(["method", "round", "input"]):
+    for _, ranking in clients.groupby(["method", "scope", "round", "input"]):
         assert len(ranking) == 3
         assert ranking["share"].sum() == pytest.approx(1, abs=1e-9)
         raw = np.exp(ranking["contribution"] - ranking["contribution"].max())
@@ -108,7 +108,7 @@ def test_layers_sum_to_the_contributions(result: Result) -> None:
     assert (layers["active_neurons"] <= layers["neurons"]).all()
     assert (layers.query("layer == 'conv1'")["active_neurons"] < 28 * 28 * 6).all(), "threshold 0 leaves neurons out"
     summed = layers.groupby(["round", "input", "client"])["contribution"].sum()
-    own = result.frame("contributions").query("method == 'provfl' and kind == 'client'")
+    own = result.frame("contributions").query("method == 'provfl' and scope == 'round' and kind == 'client'")
     whole = own.set_index(["round", "input", "client"])["contribution"].loc[summed.index]
     assert np.allclose(summed, whole, rtol=1e-4, atol=1e-6)
 
@@ -116,7 +116,7 @@ def test_layers_sum_to_the_contributions(result: Result) -> None:
 def test_the_summary_is_the_last_round_scored_anew(result: Result) -> None:
     summary = result.summary
     counts = {client.id: client.label_counts for client in federated_data(config_of()).clients}
-    own = result.frame("contributions").query("method == 'provfl' and round == 3 and rank == 1")
+    own = result.frame("contributions").query("method == 'provfl' and scope == 'round' and round == 3 and rank == 1")
     hits = [counts[client][label] >= 10 for client, label in zip(own["client"], own["label"], strict=True)]
     chance = [np.mean([held[label] >= 10 for held in counts.values()]) for label in own["label"]]
     assert summary["localization_accuracy"] == pytest.approx(np.mean(hits))
@@ -125,7 +125,7 @@ def test_the_summary_is_the_last_round_scored_anew(result: Result) -> None:
     assert -1 <= summary["spearman_counts"] <= 1
     assert summary["global_accuracy"] == result.metrics[-1]["accuracy"] > 0.2  # chance: 0.1
     assert 0 <= summary["conservation_residual"] < 1e-4
-    assert summary["conservation_residual"] == result.frame("inputs").query("round == 3")["residual"].max()
+    assert summary["conservation_residual"] >= result.frame("inputs").query("round == 3")["residual"].max()
     assert (summary["engine"], summary["round"], summary["inputs"], summary["covered"]) == ("local", 3, 30, 1.0)
     assert summary["train_seconds"] > 0
     assert summary["cached_train_seconds"] == 0
@@ -133,7 +133,10 @@ def test_the_summary_is_the_last_round_scored_anew(result: Result) -> None:
     row = result.scores.query("method == 'provfl' and round == 3").iloc[0]
     for name in ("localization_accuracy", "chance_accuracy", "majority_accuracy", "spearman_counts"):
         assert row[name] == pytest.approx(summary[name])
-    assert len(result.scores) == 4, "two methods, two rounds"
+    whole = result.scores.query("scope == 'lineage' and round == 3").iloc[0]
+    assert summary["lineage_majority_accuracy"] == pytest.approx(whole["majority_accuracy"])
+    traces = [("provfl", "round"), ("provfl", "lineage"), ("tracefl", "round")]
+    assert list(zip(result.scores["method"], result.scores["scope"], strict=True)) == 2 * traces
 
 
 def test_tables_show_chance_and_where_the_data_came_from(result: Result) -> None:
@@ -141,7 +144,8 @@ def test_tables_show_chance_and_where_the_data_came_from(result: Result) -> None
     head = next(line for line in text.splitlines() if "| accuracy |" in line)
     assert head.split(" | ").index("chance") == head.split(" | ").index("accuracy") + 1
     assert text.rstrip().endswith("embedded, all 1,797; 3 clients, 3 rounds, sgd")
-    assert text.count("| tracefl | 3 |") == text.count("| provfl | 1 |") == 3, "whom mispredictions are blamed on"
+    for trace in ("tracefl | round | 3", "provfl | round | 1", "provfl | lineage | 1"):
+        assert text.count(f"| {trace} |") == 3, "whom mispredictions are blamed on"
     assert "Planted faults" not in text
     assert "embedded, all 1,797" in (result.folder / "table.tex").read_text()
 

@@ -8,6 +8,7 @@ from ..errors import InputError, did_you_mean
 
 CLASS_TARGETS = ("logit", "centred", "margin")
 TARGETS = (*CLASS_TARGETS, "output", "mse")
+SCOPES = ("auto", "round", "lineage")
 NEURONS = ("all", "gradient", "random")
 PAPER_LAYERS = ("Linear", "Conv", "Conv1D", "LayerNorm")
 
@@ -34,7 +35,8 @@ class Provenance:
         rounds: which rounds a run traces: `last`, `all` or a list of numbers; a trace of one round does not ask.
         batch_size: inputs traced together; None: as many as `memory_mb` allows, 64 at most.
         memory_mb: MB for the activations of the inputs traced together.
-        scope: `round`: this round's clients; `lineage`: also all that ever took part, over all rounds.
+        scope: `round`: this round's clients; `lineage`: also all that ever took part, over all rounds; `auto`: a run
+            decides (`run.scope`).
         lineage_decay: of lineage: what is kept of a contribution from round to round.
         shards: batches traced at the same time, one thread each; None: one after the other, with all threads.
         shard_on: None: processes of this machine; else a Ray cluster.
@@ -86,7 +88,7 @@ class Provenance:
             raise InputError(f"provenance.rounds={self.rounds}: last, all, or a list of round numbers such as [1,5]")
         if self.shards and self.shard_on is not None:
             require_ray()
-        one_of("provenance.scope", self.scope, ("round", "lineage"))
+        one_of("provenance.scope", self.scope, SCOPES)
         if self.of == "gradients" and self.scope == "lineage":
             raise InputError(
                 "provenance.of=gradients: over all rounds (provenance.scope=lineage) only what clients sent is kept: "

@@ -29,7 +29,8 @@ class Findings:
         contributions: the rows of all of them.
         scores: the metrics, by method and round.
         truth: the same against retraining, with intervals; None where nothing was retrained.
-        faded: how clients' shares of a label fade over the rounds; None where only the round itself is traced.
+        faded: how clients' shares of a label fade over the rounds; None where one round is traced, no lineage, or
+            nobody paused.
         note: what stands below the tables.
         success: of a planted backdoor in the last of the rounds; None where none is planted.
     """
@@ -91,10 +92,15 @@ def findings_of(
         contributions=contributions,
         scores=scored(_scores(contributions, traced, counts, min_examples, data.faults, newcomers, retrained), planted),
         truth=truth if truth is not None and len(truth) else None,
-        faded=fading(over_rounds(contributions), counts, last.last) if last.last else None,
+        faded=fading(over_rounds(contributions), counts, last.last) if len(traced) > 1 and _paused(last) else None,
         note="; ".join([*warnings, data.source.note, *said, *last.notes, *_backdoor_note(success.get(last.number))]),
         success=success.get(last.number),
     )
+
+
+def _paused(traced: TracedRound) -> bool:
+    """Whether some client, of those whose lineage was traced, took no part in the round itself."""
+    return any(number < traced.number for number in traced.last.values())
 
 
 def _backdoor_note(success: AttackSuccess | None) -> list[str]:

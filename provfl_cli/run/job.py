@@ -47,6 +47,7 @@ from .findings import findings_of, newcomers
 from .manifest import architecture, inputs_read, manifest, weights_from
 from .private_part import check_client, complete, frozen_digest, to_complete
 from .retrained import Questions, before_training, others_of, plan_of, removals, retrain
+from .scope import with_scope
 from .shown import show_clients, show_files, show_findings, show_header, show_participation, show_rounds
 from .summary import costs, measured
 from .tracing import TracedRound, case_of, choose_inputs, trace_round
@@ -66,13 +67,15 @@ def run(config: Config, folder: Path) -> None:
     console = show.make_console()
     with tracked(config.tracker, console) as tracking:
         began = time.perf_counter()
-        federation, evaluation, own = config.federation, config.evaluation, config.provenance
+        federation, evaluation = config.federation, config.evaluation
         device = choose_device(config.device)
         check_function(config.model)  # what somebody named is asked whether it can serve before data are read
         check_functions(config.dataset)
         data = _as_written(federated_data(config), config.environment)
         model = build(config.model, data.form, len(data.label_names), config.seed, config.lora)
         sharing = sharing_of(model, federation, config.model.adapter)
+        config = with_scope(config, model, sharing, len(data.clients))
+        own = config.provenance
         check_precision(federation.precision, config.device)
         check_model(config.privacy, model, sharing.shared)
         chosen_layers(dict(model.named_modules()), own.layers)

@@ -213,7 +213,7 @@ def ask(opened: OpenFederation, number: int | None, inputs: TracedInputs, questi
         classes = np.full_like(classes, opened.label(question.target))
     case = opened.case(stored, inputs, classes)
     own = bool(presets) and presets[0] == opened.provenance
-    lineage = lineage_round(stored) if own and scope == "lineage" and stored.lineage_rows is not None else None
+    lineage = lineage_round(stored) if own and scope != "round" and stored.lineage_rows is not None else None
     attributions = attributed(case, presets, rivals, lineage)
     if whose:
         attributions = replace(attributions, notes=(whose, *attributions.notes))

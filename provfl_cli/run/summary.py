@@ -13,7 +13,9 @@ from ..evaluation.metrics import METRICS
 from .tracing import TracedRound
 
 FIGURES = tuple(name for name in METRICS if not name.startswith("hit@"))  # those are for the tables
-LINEAGE_TOO = ("lds", "spearman_retrain")  # where the federation was retrained
+LINEAGE_TOO = (  # the first two where the federation was retrained
+    "lds", "spearman_retrain", "majority_accuracy", "majority_chance", "localization_accuracy", "chance_accuracy",
+)  # fmt: skip
 
 
 def measured(
@@ -31,11 +33,7 @@ def measured(
         **{name: figures.get(name) for name in FIGURES},
         **{name: figures[name] for name in TRUTH_METRICS if name in figures and not pd.isna(figures[name])},
         "spearman_leave_one_out": _faithfulness(figures),
-        **{
-            f"lineage_{name}": lineage.iloc[0][name]
-            for name in (*(name for name in LINEAGE_TOO if name in lineage), "localization_accuracy", "chance_accuracy")
-            if len(lineage)
-        },
+        **{f"lineage_{name}": lineage.iloc[0][name] for name in LINEAGE_TOO if len(lineage) and name in lineage},
         "global_accuracy": global_accuracy,
         "conservation_residual": max((float(trace.residuals.max()) for trace in traces), default=None),
         "covered": None if last.trace is None else last.trace.covered,

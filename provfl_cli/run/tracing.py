@@ -226,7 +226,7 @@ def attributed(
     """
     asked: list[tuple[Provenance, str, Source]] = [(preset, "round", case.stored) for preset in presets]
     if lineage is not None and presets:
-        asked.append((presets[0], "lineage", lineage))
+        asked.insert(1, (presets[0], "lineage", lineage))
     frames, traces, seconds = (
         list[pd.DataFrame](),
         dict[tuple[str, str], Contributions](),

@@ -30,6 +30,10 @@ MEASURED = (  # key of summary.json, heading, key or value of chance, what it sa
         "How often the top-ranked client is the one that holds most examples of the label.",
     ),
     (
+        "lineage_majority_accuracy", "Largest holder found, over all rounds", "lineage_majority_chance",
+        "The same for the contributions of what each client sent in all rounds, of all that ever took part.",
+    ),
+    (
         "fault_accuracy", "Faulty client found", "fault_chance",
         "How often a planted faulty client is on top of a mistake that the fault explains.",
     ),
@@ -53,10 +57,6 @@ MEASURED = (  # key of summary.json, heading, key or value of chance, what it sa
         "localization_accuracy", "Localization accuracy (saturates)", "chance_accuracy",
         "How often the top-ranked client holds at least {min} training examples of the input's label.",
     ),
-    (
-        "lineage_localization_accuracy", "Localization over all rounds (saturates)", "lineage_chance_accuracy",
-        "The same as localization accuracy, with every client that ever took part as a candidate.",
-    ),
     ("global_accuracy", "Global accuracy", None, "Share of test examples that the global model predicts right."),
     ("tie_rate", "Ties", None, "Share of inputs with more than one client on top."),
     (
@@ -68,7 +68,7 @@ MEASURED = (  # key of summary.json, heading, key or value of chance, what it sa
 )  # fmt: skip
 HIDDEN_AT = {"tie_rate": 0.0, "covered": 1.0}  # nothing to tell
 PERCENT = ("localization_accuracy", "caused_accuracy", "majority_accuracy", "fault_accuracy", "exclusive_accuracy",
-           "global_accuracy", "lineage_localization_accuracy", "tie_rate", "covered")  # fmt: skip
+           "global_accuracy", "lineage_majority_accuracy", "tie_rate", "covered")  # fmt: skip
 
 
 @dataclass(frozen=True)
