@@ -138,10 +138,7 @@ class _Pass:
         sums.logits = numbers_of(values.detach()[self.text, self.number][:, None], len(self.inputs))
         sums.wanted = torch.zeros(len(self.inputs), dtype=torch.int64, device=self.inputs.device)
         if setup.pairs:
-            sums.products, sums.apart = (
-                self.pairing.products(),
-                self.pairing.apart() | set(filter(is_factor, setup.alone)),
-            )
+            sums.products, sums.apart = self.pairing.products(), self.pairing.apart()
         sums.unruled = self.recorder.unruled
         sums.shown |= self.recorder.shown | own_functions(values) | left_behind(before, traces_left(setup))
         if any(call.versions["output"] != output._version for call, output in (*self.calls, *self.last)):
@@ -194,12 +191,12 @@ class _Pass:
             number = torch.arange(start, stop, device=own.device)
             gradients = own.new_zeros(len(number), *own.shape)
             gradients[number - start, :, number] = own[:, start:stop].movedim(1, 0)
-            found = torch.autograd.grad(
+            by_number = torch.autograd.grad(
                 root, outputs, gradients, retain_graph=stop < most, is_grads_batched=True, allow_unused=True
             )
             rows = ((self.number >= start) & (self.number < stop)).nonzero().squeeze(1)
             with self._part(rows) as sums:
-                for (call, _), gradient in zip(self.calls, found, strict=True):
+                for (call, _), gradient in zip(self.calls, by_number, strict=True):
                     if gradient is not None:
                         apart = torch.stack([call.examples(of_one, call.axis) for of_one in gradient])
                         g = apart[self.number[rows] - start, self.text[rows]]

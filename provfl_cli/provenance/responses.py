@@ -20,7 +20,8 @@ from ..errors import InputError
 from ..responses import NOT_SAID
 from .checks import checked_settings
 from .contributions import Contributions
-from .response_score import ResponseScore, checked_kind
+from .response_score import ResponseScore as ResponseScore
+from .response_score import checked_kind
 from .settings import Provenance
 from .stack import Source
 from .tracing import trace_targets

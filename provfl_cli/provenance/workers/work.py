@@ -17,7 +17,7 @@ from ..batch import trace_batch
 from ..calls import TooLarge
 from ..depth import chosen_layers, layer_weights
 from ..merged import summed_pairs
-from ..one_pass import are_tokens, trace_tokens
+from ..one_pass import NotTogether, are_tokens, trace_tokens
 from ..products import factor_pairs
 from ..response_score import ResponseScore, last_layer
 from ..settings import CLASS_TARGETS, Provenance
@@ -66,9 +66,9 @@ class Work:
         if are_tokens(self.setup, batch, targets, sample):
             try:
                 return trace_tokens(self.setup, batch, limit)
-            except (TooLarge, InputError, RunError, torch.OutOfMemoryError):
+            except (RunError, torch.OutOfMemoryError):
                 raise
-            except Exception:  # what cannot be computed for all tokens at once: as inputs of their own
+            except (NotTogether, RuntimeError):  # what torch cannot differentiate for all tokens at once
                 pass
         return trace_batch(self.setup, batch, targets, sample, limit)
 
