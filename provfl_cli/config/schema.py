@@ -137,6 +137,11 @@ class Config:
     def _check_retraining(self) -> None:
         """Raise InputError where what is to be trained again does not go with the rest."""
         retrain = self.retrain
+        if self.task == "generate" and self.evaluation.counterfactual == "retrain":
+            raise InputError(
+                "evaluation.counterfactual=retrain: measures classes that are predicted, and task=generate has "
+                "responses: evaluation.counterfactual=fusion, and provfl trace RUN --verify retrain for single ones"
+            )
         if self.evaluation.counterfactual != "retrain":
             if retrain.designs:
                 raise InputError(
