@@ -59,7 +59,7 @@ def test_metrics_of_responses_by_hand():
     assert found["said_inputs"] == 3
     assert found["unsaid_inputs"] == 1
     assert found["owner_top1"] == pytest.approx(2 / 3)
-    assert found["owner_chance"] == pytest.approx((2 / 4 + 2 / 4 + 1 / 4) / 3)
+    assert found["owner_top1_chance"] == pytest.approx((2 / 4 + 2 / 4 + 1 / 4) / 3)
     assert found["owner_corrected"] == pytest.approx((2 / 3 - 5 / 12) / (1 - 5 / 12))
     assert found["owner_hit@2"] == pytest.approx(2 / 3)
     assert found["owner_hit@2_chance"] == pytest.approx((2 * (1 - 1 / 6) + 1 / 2) / 3)
@@ -68,8 +68,8 @@ def test_metrics_of_responses_by_hand():
     assert found["owner_auroc"] == pytest.approx((1 + 3 / 4 + 0) / 3)
     assert found["owner_share"] == pytest.approx((7 / 10 + 3 / 6 - 2 / 10) / 3)
     assert found["other_share"] == pytest.approx((3 / 10 + 1 / 6 + 8 / 10) / 3)
-    assert (found["right_inputs"], found["right_top1"], found["right_chance"]) == (2, 1, 0.5)
-    assert (found["astray_inputs"], found["astray_top1"], found["astray_chance"]) == (1, 0, 0.25)
+    assert (found["right_inputs"], found["right_top1"], found["right_top1_chance"]) == (2, 1, 0.5)
+    assert (found["astray_inputs"], found["astray_top1"], found["astray_top1_chance"]) == (1, 0, 0.25)
 
 
 def test_without_anything_said_there_is_nothing_to_measure():
@@ -131,7 +131,7 @@ def test_metrics_of_tokens_by_hand():
     assert set(found) == set(TOKEN_METRICS)
     assert (found["tokens"], found["span_tokens"], found["rest_tokens"]) == (5, 2, 3)
     assert found["token_top1"] == pytest.approx((1 + 0 + 1 + 0.5 + 0) / 5)
-    assert found["token_chance"] == 0.5
+    assert found["token_top1_chance"] == 0.5
     assert found["span_top1"] == pytest.approx(1.5 / 2)
     assert found["rest_top1"] == pytest.approx(1 / 3)
     assert found["span_precision"] == pytest.approx(1.5 / 2.5)

@@ -19,12 +19,13 @@ from .planted import auroc, corrected
 from .ranking import Order, hit, no_order, order
 
 RESPONSE_METRICS = (
-    "said_inputs", "owner_top1", "owner_chance", "owner_corrected", "owner_hit@2", "owner_hit@2_chance",
+    "said_inputs", "owner_top1", "owner_top1_chance", "owner_corrected", "owner_hit@2", "owner_hit@2_chance",
     "owners_found", "owners_found_chance", "owner_auroc", "owner_share", "other_share",
-    "right_inputs", "right_top1", "right_chance", "astray_inputs", "astray_top1", "astray_chance", "unsaid_inputs",
+    "right_inputs", "right_top1", "right_top1_chance", "astray_inputs", "astray_top1", "astray_top1_chance",
+    "unsaid_inputs",
 )  # fmt: skip
 TOKEN_METRICS = (
-    "tokens", "token_top1", "token_chance", "span_tokens", "span_top1", "rest_tokens", "rest_top1",
+    "tokens", "token_top1", "token_top1_chance", "span_tokens", "span_top1", "rest_tokens", "rest_top1",
     "span_precision", "span_precision_chance", "span_auroc",
 )  # fmt: skip
 TOKEN_COLUMNS = (*TRACE[1:], "input", "position", "text", "client", "contribution")
@@ -54,7 +55,7 @@ def response_metrics(trace: Trace, ranking: Order, owners: np.ndarray) -> dict[s
 
     Returns:
         said_inputs: responses that some candidates own and others do not; all that follows is of these.
-        owner_top1, owner_chance, owner_corrected: is an owner on top? Chance is `f / K`, with `f` of `K` owners.
+        owner_top1, owner_top1_chance, owner_corrected: is an owner on top? Chance is `f / K`, with `f` of `K` owners.
         owner_hit@2, owner_hit@2_chance: is one among the first two?
         owners_found: are the first `f` all owners: is every one of them found? Chance is `1 / C(K, f)`.
         owner_auroc: how likely an owner stands before another candidate; chance is 0.5.
@@ -74,7 +75,7 @@ def response_metrics(trace: Trace, ranking: Order, owners: np.ndarray) -> dict[s
     result: dict[str, float | int] = {
         "said_inputs": int(told.sum()),
         "owner_top1": mean_there(first),
-        "owner_chance": mean_there(by_chance),
+        "owner_top1_chance": mean_there(by_chance),
         "owner_hit@2": mean_there(hit(there, wanted, 2)),
         "owner_hit@2_chance": mean_there(hit(chance, wanted, 2)),
         "owners_found": mean_there(all_first(there, wanted)),
@@ -84,12 +85,12 @@ def response_metrics(trace: Trace, ranking: Order, owners: np.ndarray) -> dict[s
         "other_share": mean_there((parts * ~wanted).sum(axis=1)),
         "unsaid_inputs": int((trace.predictions == UNSAID).sum()),
     }
-    result["owner_corrected"] = corrected(result["owner_top1"], result["owner_chance"])
+    result["owner_corrected"] = corrected(result["owner_top1"], result["owner_top1_chance"])
     for name, which in (("right", right), ("astray", ~right)):
         result |= {
             f"{name}_inputs": int(which.sum()),
             f"{name}_top1": mean_there(first[which]),
-            f"{name}_chance": mean_there(by_chance[which]),
+            f"{name}_top1_chance": mean_there(by_chance[which]),
         }
     return result
 
@@ -172,7 +173,7 @@ def token_metrics(tokens: TokenTrace, owners: np.ndarray, planted: np.ndarray) -
 
     Returns:
         tokens: those of responses that some candidates own and others do not; all that follows is of these.
-        token_top1, token_chance: is an owner on top?
+        token_top1, token_top1_chance: is an owner on top?
         span_tokens, span_top1, rest_tokens, rest_top1: the same within the planted span, and in the rest of the same
             responses; of responses that hold both.
         span_precision: of these tokens, where an owner is on top, the share within the span; its chance is the span's
@@ -193,7 +194,7 @@ def token_metrics(tokens: TokenTrace, owners: np.ndarray, planted: np.ndarray) -
     return {
         "tokens": int(told.sum()),
         "token_top1": mean_there(first),
-        "token_chance": mean_there(wanted.mean(axis=1)),
+        "token_top1_chance": mean_there(wanted.mean(axis=1)),
         "span_tokens": len(span),
         "span_top1": mean_there(span),
         "rest_tokens": len(rest),
