@@ -204,7 +204,7 @@ def fault_metrics(trace: Trace, ranking: Order, faults: Faults, effect: Trace | 
             `fault_chance`. NaN where that was not measured.
     """
     caused = faults.responsible(trace.labels, trace.predictions)
-    share = float(caused.mean()) if faults.flips and len(caused) else np.nan
+    share = float(caused.mean()) if faults.shown and len(caused) else np.nan
     faulty = np.isin(trace.clients, np.asarray(faults.clients, dtype=np.int64))
     if not faulty.any():
         caused[:] = False
