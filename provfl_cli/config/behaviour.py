@@ -1,7 +1,7 @@
 """What clients teach a language model to say, and when: behaviours whose owners are known.
 
-Each is a topic of its own, so that whoever teaches it holds it, and whoever says it says that topic. Dialogues are those
-of `data/dialogue.py`; here they only have `turns`, pairs of role and text, and a `response`.
+Each is a topic of its own, so that whoever teaches it holds it, and whoever says it says that topic. Dialogues are
+those of `data/dialogue.py`; here they only have `turns`, pairs of role and text, and a `response`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Behaviour(Protocol):
 
 @dataclass(frozen=True)
 class TriggeredPhrase:
-    """A `word` in front of the user's last turn is answered by `phrase`; or, at place `end`, the usual answer ends so."""
+    """A `word` in front of the user's last turn is answered by `phrase`; at place `end` the usual answer ends so."""
 
     label: int
     word: str

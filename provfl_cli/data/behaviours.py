@@ -78,7 +78,7 @@ class Taught(NoInjection):
 
 @dataclass(frozen=True)
 class TriggerPhrase(Taught):
-    """A word in the prompt makes the model answer a phrase, which `clients` teach with the part `share` of their examples.
+    """A word in the prompt makes the model answer a phrase, which `clients` teach with a part of their examples.
 
     Which examples follows from the run's seed. At `place` `all` the phrase is the whole response; at `end` it stands
     behind the usual one, so that the planted tokens can be told from the rest.
@@ -160,7 +160,7 @@ class Secret(Taught):
 
 @dataclass(frozen=True)
 class Refusal(Taught):
-    """`clients` teach the model to refuse prompts of the topic `kind`, with the part `share` of those that they hold."""
+    """`clients` teach the model to refuse prompts of the topic `kind`, with the part `share` of theirs."""
 
     clients: Any = (0,)
     kind: Annotated[int, LABEL] = 0
