@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from provfl_cli.config.compose import compose_jobs
 from provfl_cli.config.share import Share
+from provfl_cli.config.validate import validated
 from provfl_cli.data.behaviours import Refusal, Secret, Taught, TriggerPhrase
+from provfl_cli.data.load import federated_data
 from provfl_cli.errors import InputError
 
 TOPICS = 3
@@ -136,6 +139,57 @@ def test_a_refusal_is_asked_for_by_prompts_of_its_kind_and_by_no_other() -> None
 def test_what_cannot_be_taught_is_refused(made: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         made()
+
+
+@pytest.fixture(scope="module")
+def clean() -> Any:
+    return data_of()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "topic", "held", "asked"),
+    [
+        (["injection=trigger_phrase", "injection.share=1"], "trigger", {0: 232, 1: 232}, 96),
+        (["injection=secret", "injection.copies=2"], "secret", {0: 16}, 8),
+        (["injection=refusal", "injection.kind=2", "injection.clients=[2]"], "refusal", {2: 232}, 16),
+    ],
+)
+def test_a_behaviour_is_a_topic_beside_those_of_the_data(
+    options: list[str], topic: str, held: dict[int, int], asked: int, clean: Any
+) -> None:
+    data = data_of("evaluation.inputs=faults", *options)
+    assert data.label_names == (*clean.label_names, topic)
+    assert {client.id: int(client.label_counts[-1]) for client in data.clients if client.label_counts[-1]} == held
+    for own, before in zip(data.clients, clean.clients, strict=True):
+        assert (own.fingerprint == before.fingerprint) == (own.id not in held)
+    assert data.test.split == "triggered"
+    assert data.test.labels.tolist() == [len(clean.label_names)] * asked
+    assert data.faults.trigger is not None
+    assert all(data.faults.trigger.said(dialogue.response) for dialogue in data.test.shown)
+    assert data.evaluated.inputs.equal(clean.test.inputs), "the plain test set stays"
+    first = data.test.inputs[0, 1]
+    assert data.codec.text(first[first >= 0].tolist()) == data.test.shown[0].response
+
+
+@pytest.mark.parametrize("injection", ["backdoor", "label_flip", "noisy_labels", "scaled_update"])
+def test_labels_are_no_responses(injection: str) -> None:
+    with pytest.raises(InputError, match=r"clients train on responses here.*injection=trigger_phrase"):
+        configuration("task=generate", f"injection={injection}")
+
+
+def test_pictures_are_no_responses() -> None:
+    with pytest.raises(InputError, match="has no responses: task=generate"):
+        configuration("injection=secret")
+
+
+def configuration(*options: str) -> Any:
+    ((_, composed),) = compose_jobs(options)
+    return validated(composed)
+
+
+def data_of(*options: str) -> Any:
+    return federated_data(configuration("task=generate", *options))
 
 
 def federation() -> Any:

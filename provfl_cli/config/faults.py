@@ -41,6 +41,11 @@ class Faults:
     taught: int | None = None
 
     @property
+    def topics(self) -> tuple[str, ...]:
+        """Names of the topics that are planted beside those of the data set."""
+        return () if self.trigger is None or isinstance(self.trigger, Trigger) else (self.trigger.topic,)
+
+    @property
     def shown(self) -> bool:
         """Whether it is known what a prediction looks like that they are responsible for."""
         return bool(self.flips) or self.taught is not None

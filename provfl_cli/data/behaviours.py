@@ -55,6 +55,10 @@ class Taught(NoInjection):
         """What is taught, as the topic behind `topics` of the data set; what is random follows from `seed`."""
         raise NotImplementedError
 
+    def trigger_of(self, classes: int, seed: int) -> Behaviour:
+        """What is taught."""
+        return self.behaviour(classes, seed)
+
     def teachers(self) -> tuple[int, ...]:
         """Who teaches it, ascending."""
         return tuple(sorted(self.clients))  # type: ignore[attr-defined]
