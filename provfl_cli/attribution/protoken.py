@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from ..federation import sharing
     from ..provenance import outputs, responses, shared_part, structure, targets
+    from ..provenance.responses import ResponseScore
 else:
     np = lazy.load("numpy")
     torch = lazy.load("torch")
@@ -183,8 +184,7 @@ def recorded(case: Case, modules: Iterable[nn.Module], where: slice) -> list[Cal
         for module in modules:
             hooks.callback(module.register_forward_hook(note, with_kwargs=True).remove)
         if isinstance(case.model, responses.ResponseScore):
-            score = responses.ResponseScore(case.model.module, "logit", case.model.span)
-            value = outputs.output_of(score, batch).sum()
+            value = _logits_said(case.model, batch[""]).sum()
         else:
             logits = outputs.logits_of_classes(outputs.output_of(case.model, batch), len(wanted))
             value = targets.target_value("logit", logits, wanted).sum()
@@ -201,12 +201,16 @@ def positions_counted(case: Case, like: Tensor, where: slice) -> Tensor:
     if not isinstance(case.model, responses.ResponseScore):
         return torch.ones_like(like)
     (inputs,) = outputs.by_argument(case.inputs).values()
-    said = inputs[where, 1] != responses.NONE
-    if case.model.span is not None:
-        number = said.cumsum(1) - 1
-        said &= (number >= case.model.span[0]) & (number < case.model.span[1])
+    said = case.model.counted(inputs[where])
     later = said.flip(1).cumsum(1).flip(1)[:, : like.shape[1]].to(like)
     return later.reshape(*later.shape, *(1 for _ in like.shape[2:])).expand_as(like)
+
+
+def _logits_said(score: ResponseScore, inputs: Tensor) -> Tensor:
+    """The logits of the tokens of responses that count, `[tokens, 1]`; the head is evaluated at all positions."""
+    counted = score.counted(inputs)
+    said: Tensor = score.module(inputs)[counted]
+    return said.gather(1, inputs[:, 1][counted][:, None])
 
 
 def _tensor(output: Any) -> Tensor:

@@ -159,6 +159,7 @@ class RunSettings:
         tracefl_beside: whether the run traces by the preset `tracefl` as well.
         seed: of everything random.
         keep: which rounds are kept (`store.keep`).
+        task: `classify`, or `generate`: responses are attributed, of which no class is predicted.
     """
 
     federation: blocks.Federation
@@ -167,6 +168,7 @@ class RunSettings:
     tracefl_beside: bool
     seed: int
     keep: str | int = "last"
+    task: str = "classify"
 
 
 class Method(Protocol):
