@@ -18,7 +18,14 @@ else:
     pd = lazy.load("pandas")
 
 LINEAGE = "lineage"
-OF_RUN = {"global_accuracy": "accuracy", "clients_kept": "clients", "inputs": "inputs", "lds_subsets": "subsets"}
+OF_RUN = {
+    "global_accuracy": "accuracy",
+    "clients_kept": "clients",
+    "inputs": "inputs",
+    "lds_subsets": "subsets",
+    "attack_success": "said when asked",
+    "attack_success_untriggered": "and when not",
+}
 """What describes a task, the same for each of its methods, and its heading."""
 LIMITS = {"lds_seed_ceiling": "another training seed", "lds_datamodel": "datamodel of other subsets"}
 """What bounds `lds`, told for a task, and the words for it."""
@@ -61,6 +68,11 @@ class Benchmark:
     def tasks(self) -> list[str]:
         """Those that have been run, in the experiment's order."""
         return [name for name in self.experiment.task_names if name not in self.missing]
+
+    @property
+    def described(self) -> list[str]:
+        """Of `OF_RUN` and `LIMITS` those that some task has a figure of."""
+        return [name for name in (*OF_RUN, *LIMITS) if self.of(name)["mean"].notna().any()]
 
     @property
     def measured(self) -> list[str]:
