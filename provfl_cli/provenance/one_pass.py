@@ -115,7 +115,9 @@ class _Pass:
     def __post_init__(self) -> None:
         setup, device = self.setup, self.inputs.device
         self.pairing = Pairing(setup.pairs)  # nothing is left to autograd
-        self.recorder = Recorder(setup.structure, len(self.texts), self._record, self._activated, self.limit)
+        # Several texts share their pass where gradients have room beside them; a single one has to be computed.
+        room = None if self.limit is None or len(self.texts) == 1 else self.limit // HELD
+        self.recorder = Recorder(setup.structure, len(self.texts), self._record, self._activated, room)
         counts = torch.tensor([rows.stop - rows.start for rows in self.texts], device=device)
         self.text = torch.arange(len(counts), device=device).repeat_interleave(counts)  # of each token
         first = torch.tensor([rows.start for rows in self.texts], device=device)
