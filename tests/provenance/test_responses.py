@@ -20,6 +20,7 @@ from provfl_cli.errors import InputError, RunError
 from provfl_cli.models.causal import ResponseModel
 from provfl_cli.models.generation import generate
 from provfl_cli.provenance import Provenance, ResponseScore, from_state_dicts, one_pass, preset, trace, trace_responses
+from provfl_cli.provenance.factors import Outer, contract
 from provfl_cli.provenance.lineage import lineage_round
 from provfl_cli.provenance.precision import CANCELS
 from provfl_cli.provenance.response_score import token_targets
@@ -136,7 +137,9 @@ def test_every_clients_layers_evaluated_at_every_position(name: str, wanted: Pro
     if wanted.client_weighting == "fusion":
         expected = expected * fused.source.decomposition.example_weights
     close(ours.tokens.values, expected, 1e-6)
-    assert together == [True]  # one forward pass for all tokens was enough
+    alone = trace_responses(fused.model, fused.inputs[1:], fused.source, wanted)  # of one text nothing is repeated
+    close(alone.tokens.values, expected[3:], 1e-6)
+    assert together == [True, True]  # one forward pass for all tokens was enough
     assert float(ours.tokens.residuals.max()) < 1e-9
     assert ours.response.tolist() == [0] * 3 + [1] * 5
     assert ours.position.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
@@ -191,9 +194,10 @@ def test_tokens_as_inputs_of_their_own_are_the_same(monkeypatch: pytest.MonkeyPa
     wanted = settings(threshold=0.1, target="margin")
     ours = trace_responses(fused.model, fused.inputs, fused.source, wanted)
     single = [trace_responses(fused.model, fused.inputs[i : i + 1], fused.source, wanted) for i in (0, 1)]
-    monkeypatch.setattr(one_pass, "HELD", 1 << 40)  # a token at a time
+    assert together == [True] * 3
+    monkeypatch.setattr(one_pass, "HELD", 1 << 40)  # a text at a time, and a token
     in_parts = trace_responses(fused.model, fused.inputs, fused.source, wanted)
-    assert together == [True] * 4
+    assert together[3:].count(True) > 2
     monkeypatch.setattr(work, "are_tokens", lambda *arguments: False)
     apart = trace_responses(fused.model, fused.inputs, fused.source, wanted)
     for other in (in_parts, apart):
@@ -334,6 +338,40 @@ def test_late_small_updates_are_traced_in_float64() -> None:
     ours = trace_responses(model, inputs, source, "faithful")
     assert float(ours.tokens.residuals.max()) < 1e-4
     assert CANCELS in ours.tokens.notes
+
+
+@pytest.mark.parametrize("stack", [2, 30])
+@pytest.mark.parametrize("positions", [3, 64])
+@pytest.mark.parametrize("common", ["right", "left"])
+def test_what_tokens_have_in_common_is_contracted_once(common: str, positions: int, stack: int) -> None:
+    """Of either side, by every client's outputs or by gradients, with positions that no token reaches: the same."""
+    torch.manual_seed(0)
+    shared, g = torch.randn(7, positions), torch.randn(5, 6, positions)
+    g[:, :, 1] = 0
+    clients = torch.randn(stack, *((6, 7) if common == "right" else (7, 6)))
+
+    def block(rows: slice | Tensor, select: Any) -> Tensor:
+        return clients[:, rows]
+
+    expected = torch.einsum("bot,it,k" + ("oi" if common == "right" else "io") + "->bk", g, shared, clients)
+    text = shared.expand(5, -1, -1)
+    factor = Outer(g, text[:, None]) if common == "right" else Outer(text, g[:, None])
+    close(contract(factor, block, stack), expected, 1e-5)
+
+
+def test_layers_by_the_names_of_modules() -> None:
+    """As ProToken chooses them; with another's layers beside them they add up to all."""
+    torch.manual_seed(0)
+    model = LooksBack()
+    inputs, source = small(model)
+    whole, head, other = (
+        trace_responses(model, inputs, source, settings(layer_decay=1.0, layers=layers)).tokens.values
+        for layers in ("all", ["head"], ["embedding"])
+    )
+    close(head + other, whole, 1e-9)
+    assert np.abs(head).min() > 0
+    with pytest.raises(InputError, match=r"provenance\.layers: hea "):
+        trace_responses(model, inputs, source, settings(layers=["hea"]))
 
 
 def test_targets_of_a_token() -> None:
