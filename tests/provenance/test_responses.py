@@ -192,17 +192,22 @@ def test_tokens_as_inputs_of_their_own_are_the_same(monkeypatch: pytest.MonkeyPa
     """In one pass, in parts of it because memory is short, or each token as an input: the same numbers."""
     fused = Fused(LLAMA)
     wanted = settings(threshold=0.1, target="margin")
-    ours = trace_responses(fused.model, fused.inputs, fused.source, wanted)
+    ours = trace_responses(fused.model, fused.inputs, fused.source, wanted, layer_sample=4)
     single = [trace_responses(fused.model, fused.inputs[i : i + 1], fused.source, wanted) for i in (0, 1)]
     assert together == [True] * 3
     monkeypatch.setattr(one_pass, "HELD", 1 << 40)  # a text at a time, and a token
-    in_parts = trace_responses(fused.model, fused.inputs, fused.source, wanted)
+    in_parts = trace_responses(fused.model, fused.inputs, fused.source, wanted, layer_sample=4)
     assert together[3:].count(True) > 2
     monkeypatch.setattr(work, "are_tokens", lambda *arguments: False)
-    apart = trace_responses(fused.model, fused.inputs, fused.source, wanted)
+    apart = trace_responses(fused.model, fused.inputs, fused.source, wanted, layer_sample=4)
     for other in (in_parts, apart):
         close(other.tokens.values, ours.tokens.values, 1e-12)
         assert other.tokens.masked_layers == ours.tokens.masked_layers
+        for layer, own in zip(other.tokens.layers, ours.tokens.layers, strict=True):
+            assert layer.layer == own.layer
+            np.testing.assert_allclose(layer.contributions, own.contributions, rtol=1e-9, atol=1e-12)
+            np.testing.assert_array_equal(layer.active, own.active)
+            np.testing.assert_array_equal(layer.neurons, own.neurons)
         close(other.tokens.outputs, ours.tokens.outputs, 1e-6)
     close(
         np.concatenate([each.tokens.values for each in single]),
