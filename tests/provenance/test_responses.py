@@ -27,10 +27,6 @@ from provfl_cli.provenance.response_score import token_targets
 from provfl_cli.provenance.state_dicts import RoundInMemory
 from provfl_cli.provenance.workers import work
 from provfl_cli.responses import pack
-<<<<<<< HEAD
-from tests.response_models import ARCHITECTURES, PADDING, prompts, response_model, some_responses
-=======
->>>>>>> w-trace
 
 from ..lineages import Work, chain, composed_fusion, perturbed
 from ..response_models import ARCHITECTURES, PADDING, prompts, response_model, some_responses
@@ -111,12 +107,6 @@ MINMAX = replace(preset("provfl"), threshold_scale="minmax", threshold=0.3)
 def test_every_clients_layers_evaluated_at_every_position(name: str, wanted: Provenance, together: list[bool]) -> None:
     """The paper's algorithm for each token alone, with no token behind it, to a millionth."""
     fused = Fused(name)
-<<<<<<< HEAD
-    wanted = replace(
-        preset(chosen), threshold_scale=scale, threshold=0.3 if scale == "minmax" else preset(chosen).threshold
-    )
-=======
->>>>>>> w-trace
     ours = trace_responses(fused.model, fused.inputs, fused.source, wanted)
     rows = []
     for before, token in fused.tokens():
@@ -147,14 +137,9 @@ def test_every_clients_layers_evaluated_at_every_position(name: str, wanted: Pro
     if wanted.client_weighting == "fusion":
         expected = expected * fused.source.decomposition.example_weights
     close(ours.tokens.values, expected, 1e-6)
-<<<<<<< HEAD
-    assert all(together)
-    assert together
-=======
     alone = trace_responses(fused.model, fused.inputs[1:], fused.source, wanted)  # of one text nothing is repeated
     close(alone.tokens.values, expected[3:], 1e-6)
     assert together == [True, True]  # one forward pass for all tokens was enough
->>>>>>> w-trace
     assert float(ours.tokens.residuals.max()) < 1e-9
     assert ours.response.tolist() == [0] * 3 + [1] * 5
     assert ours.position.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
@@ -176,22 +161,10 @@ def test_architectures_agree_with_autograd(name: str, together: list[bool]) -> N
         source = from_state_dicts(clients, [10, 20, 30], before)
     else:
         source, clients = fused.source, fused.clients
-<<<<<<< HEAD
-    plain = settings(target="log_probability", layer_decay=1.0, threshold=None) if False else settings(layer_decay=1.0)
-    ours = trace_responses(model, fused.inputs, source, plain, kind="log_probability")
-    weights = trace_responses(
-        model,
-        fused.inputs,
-        source,
-        settings(of="weights", client_weighting="fusion", layer_decay=1.0),
-        kind="log_probability",
-    )
-=======
     kind, plain = "log_probability", settings(layer_decay=1.0)
     ours = trace_responses(model, fused.inputs, source, plain, kind)
     whole_weights = replace(plain, of="weights", client_weighting="fusion")
     weights = trace_responses(model, fused.inputs, source, whole_weights, kind)
->>>>>>> w-trace
     model.load_state_dict(dict(source.weights()))
     model.requires_grad_(True)
     names = [key for key, _ in model.named_parameters()]
@@ -209,12 +182,7 @@ def test_architectures_agree_with_autograd(name: str, together: list[bool]) -> N
     assert ours.tokens.covered == 1.0, ours.tokens.uncovered
     assert float(ours.tokens.residuals.max()) < (1e-4 if narrow else 1e-9)
     experts = "experts" in name
-<<<<<<< HEAD
-    assert all(together)
-    assert bool(together) is not experts
-=======
     assert together == ([] if experts else [True, True])  # rows of experts are mixed: each token by itself
->>>>>>> w-trace
     capped = [layer for layer in ours.tokens.masked_layers if "lm_head" in layer]
     assert not capped  # what bounds logits is no activation function
 
@@ -226,28 +194,15 @@ def test_tokens_as_inputs_of_their_own_are_the_same(monkeypatch: pytest.MonkeyPa
     wanted = settings(threshold=0.1, target="margin")
     ours = trace_responses(fused.model, fused.inputs, fused.source, wanted, layer_sample=4)
     single = [trace_responses(fused.model, fused.inputs[i : i + 1], fused.source, wanted) for i in (0, 1)]
-<<<<<<< HEAD
-    monkeypatch.setattr("provfl_cli.provenance.one_pass.HELD", 1 << 40)  # a token at a time
-    in_parts = trace_responses(fused.model, fused.inputs, fused.source, wanted)
-    assert all(together)
-    assert len(together) == 4
-=======
     assert together == [True] * 3
     monkeypatch.setattr(one_pass, "HELD", 1 << 40)  # a text at a time, and a token
     in_parts = trace_responses(fused.model, fused.inputs, fused.source, wanted, layer_sample=4)
     assert together[3:].count(True) > 2
->>>>>>> w-trace
     monkeypatch.setattr(work, "are_tokens", lambda *arguments: False)
     apart = trace_responses(fused.model, fused.inputs, fused.source, wanted, layer_sample=4)
     for other in (in_parts, apart):
         close(other.tokens.values, ours.tokens.values, 1e-12)
         assert other.tokens.masked_layers == ours.tokens.masked_layers
-<<<<<<< HEAD
-        close(torch.as_tensor(other.tokens.outputs), torch.as_tensor(ours.tokens.outputs), 1e-6)
-    close(
-        torch.as_tensor(np.concatenate([each.tokens.values for each in single])),
-        torch.as_tensor(ours.tokens.values),
-=======
         for layer, own in zip(other.tokens.layers, ours.tokens.layers, strict=True):
             assert layer.layer == own.layer
             np.testing.assert_allclose(layer.contributions, own.contributions, rtol=1e-9, atol=1e-12)
@@ -257,7 +212,6 @@ def test_tokens_as_inputs_of_their_own_are_the_same(monkeypatch: pytest.MonkeyPa
     close(
         np.concatenate([each.tokens.values for each in single]),
         ours.tokens.values,
->>>>>>> w-trace
         1e-12,
     )
 
@@ -272,6 +226,11 @@ def test_tokens_add_up_to_their_response_and_to_a_span() -> None:
         whole = trace(score, fused.inputs, fused.source, replace(wanted, target="output"))
         close(ours.summed(span), whole.values, 1e-6)
     assert ours.summed().shape == (2, 3)
+    frame = ours.to_frame()
+    assert list(frame.columns[:4]) == ["response", "position", "token", "client"]
+    summed = frame.groupby(["response", "client"])["contribution"].sum().to_numpy().reshape(2, 3)
+    close(summed, ours.summed(), 1e-12)
+    assert frame[(frame["response"] == 1) & (frame["client"] == 2)]["token"].tolist() == fused.said[1]
 
 
 @pytest.mark.slow
