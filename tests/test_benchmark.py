@@ -15,8 +15,8 @@ from provfl_cli.config.schema import Experiment
 from provfl_cli.config.tree import variants
 from provfl_cli.errors import InputError
 from provfl_cli.evaluation.metrics import METRICS
-from provfl_cli.models.small_cnn import small_cnn
 from provfl_cli.evaluation.responses import RESPONSE_METRICS, TOKEN_METRICS
+from provfl_cli.models.small_cnn import small_cnn
 from provfl_cli.reporting.benchmark import metric_table, published_table, task_table, write_figure_again
 from provfl_cli.reporting.benchmark_figure import drawn
 from provfl_cli.results.folders import RunFolder, read_run

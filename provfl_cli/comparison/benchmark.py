@@ -44,6 +44,20 @@ EXPLAINED: Mapping[str, str] = {
     "server does not know",
     "localization_accuracy": "the client on top holds at least ten examples of the label; it saturates: nearly every "
     "method has 1.00, so it ranks nothing",
+    "owner_top1": "of responses that say what some clients were taught and others not (their topic): the client on top "
+    "is one of them",
+    "owners_found": "of the same responses: the clients that were taught it, `f` of them, are the first `f` of the "
+    "ranking, every one found",
+    "owner_auroc": "of the same responses: how likely a client that was taught it stands before another",
+    "owner_share": "the part of all contributions, by their size, that the clients that were taught it have together",
+    "other_share": "the part that the others have together: 0 where a method says that they did nothing",
+    "token_top1": "as `owner_top1`, token by token, of the run's own way of tracing",
+    "span_top1": "the same, of the tokens of the planted phrase or fact",
+    "rest_top1": "the same, of the other tokens of these responses",
+    "span_precision": "of tokens on which a client that was taught it is on top, the share within the planted phrase or "
+    "fact; chance: its share of all tokens",
+    "span_auroc": "how likely the clients that were taught it have a larger part of a token of the phrase or fact than "
+    "of another one",
 }
 """What each measure says, in a sentence."""
 
