@@ -131,7 +131,13 @@ class Config:
     def run_settings(self) -> RunSettings:
         """What attribution methods may look at."""
         return RunSettings(
-            self.federation, self.fusion, self.provenance, self.tracefl_beside, self.seed, self.store.keep
+            self.federation,
+            self.fusion,
+            self.provenance,
+            self.tracefl_beside,
+            self.seed,
+            self.store.keep,
+            self.task,
         )
 
     def _check_retraining(self) -> None:
