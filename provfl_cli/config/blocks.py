@@ -28,7 +28,7 @@ from .asynchronous import Asynchronous
 from .network import check_size
 
 SOURCES = ("embedded", "hub", "path", "medmnist")
-INPUTS = ("image", "text")
+INPUTS = ("image", "text", "dialogue")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SAMPLINGS = ("uniform", "weighted", "round_robin", "markov")
 SHARES = ("all", "adapters", "head", "body", "norms")
@@ -60,10 +60,17 @@ class Dataset:
     max_tokens: Annotated[int, Range(2, 4096)] = 64  # of a text; what is longer is cut
     vocabulary: Annotated[int, Range(300, 100_000)] = 2000  # of a tokenizer trained here
     public_examples: Annotated[int, COUNT] = 1000  # training texts that no client gets, for such a tokenizer
+    replay: Annotated[float, BELOW_ONE] = 0.0  # share of public examples among those that a client trains on
+    response_column: str | None = None  # of prompts and responses; None: `input_column` holds messages
+    topics: str = "prompt"  # what a response is about tells its prompt | the response itself
+    domains: dict[str, dict[str, Any]] | None = None  # each a dataset of the hub: `data/domains.py`
+    per_domain: Annotated[int | None, COUNT] = None
+    subset: str | None = None  # of a dataset of the hub that has several
 
     def __post_init__(self) -> None:
         one_of("dataset.source", self.source, SOURCES)
         one_of("dataset.input", self.input, INPUTS)
+        one_of("dataset.topics", self.topics, ("prompt", "response"))
         in_range("dataset", self)
         columns = self.input_column if isinstance(self.input_column, list) else [self.input_column]
         if not columns or not all(isinstance(column, str) for column in columns):
@@ -81,11 +88,21 @@ class Dataset:
         if self.source == "medmnist" and self.medmnist is None:
             raise InputError(f"dataset={self.name} is none of the medmnist package: dataset.medmnist=pathmnist")
         if self.source == "embedded" and self.embedded is None:
-            other = "languages" if self.input == "text" else "mnist"
+            other = {"text": "languages", "dialogue": "phrases"}.get(self.input, "mnist")
             raise InputError(
                 f"dataset={self.name} has no embedded form: dataset.source=hub, dataset.path=DIR, or dataset={other}"
             )
-        if self.source == "hub" and self.hub_id is None:
+        if self.source != "hub" and self.domains is not None:
+            object.__setattr__(self, "domains", None)
+        for name, settings in (self.domains or {}).items():
+            fields = ("hub_id", "revision", "subset", "input_column", "response_column")
+            for key in settings:
+                one_of(f"dataset.domains.{name}", str(key), fields)
+            if "hub_id" not in settings:
+                raise InputError(f"dataset.domains.{name}: needs a hub_id")
+        if self.input != "dialogue" and (self.domains or self.response_column):
+            raise InputError(f"dataset.domains, dataset.response_column: {self.input} has no responses: leave them out")
+        if self.source == "hub" and self.hub_id is None and not self.domains:
             raise InputError(f"dataset={self.name} needs dataset.hub_id=OWNER/NAME or dataset.path=DIR")
 
 
@@ -125,7 +142,7 @@ class Model:
             raise InputError(f"model.pretrained={self.pretrained}: auto, true or false")
         if self.input == "image" and self.pretrained == "auto":
             raise InputError(f"model.pretrained=auto: for model={self.name} it is true or false")
-        if self.input == "text" and self.checkpoint is None and (self.pretrained is True or self.tokenizer == "own"):
+        if self.input != "image" and self.checkpoint is None and (self.pretrained is True or self.tokenizer == "own"):
             raise InputError(
                 f"model={self.name} has no checkpoint to take weights or a tokenizer from: model.checkpoint=HUB_ID or "
                 "a folder, or model.pretrained=false model.tokenizer=trained"
@@ -172,6 +189,8 @@ class Federation(Asynchronous):
     momentum: Annotated[float, BELOW_ONE]
     weight_decay: Annotated[float, Range(0, 1000)]
     warmup_steps: Annotated[int, Range(0, 10_000_000)] = 0
+    final_rate: Annotated[float, POSITIVE_FRACTION] = 1.0
+    final_round: Annotated[int | None, ROUNDS] = None
     accumulate: Annotated[int, Range(1, 100_000)] = 1
     clip_norm: Annotated[float | None, RATE] = None
     precision: str = "float32"

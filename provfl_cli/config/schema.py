@@ -20,6 +20,7 @@ from .lora import Lora
 from .parts import Injection, Method, Partition, RunSettings, Tracker
 from .retrain import LINEAGE, Retrain
 from .tree import models_for
+from .warm_start import WarmStart
 
 __all__ = [
     "Config",
@@ -34,6 +35,7 @@ __all__ = [
     "Store",
 ]
 
+TASKS = ("classify", "generate")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 OTHER_WORDS = ("gpu", "gpus", "nvidia", "amd", "rocm", "hip", "metal", "cuda")  # for a GPU; cuda with a number
 
@@ -44,8 +46,8 @@ class Config:
 
     `attribution` are the methods that the run's own provenance is compared with, `tracker` is where else it is logged
     (None: nowhere). `lora` are the settings of `model.adapter=lora`, `retrain` those of
-    `evaluation.counterfactual=retrain`. `environment` are the values that came from
-    environment variables: they are written nowhere.
+    `evaluation.counterfactual=retrain`, `warm_start` those of a base model that is made here. `environment` are the
+    values that came from environment variables: they are written nowhere.
     """
 
     dataset: Dataset
@@ -65,6 +67,8 @@ class Config:
     tracefl_beside: bool
     lora: Lora
     retrain: Retrain = field(default_factory=Retrain)
+    warm_start: WarmStart = field(default_factory=WarmStart)
+    task: str = "classify"
     attribution: tuple[Method, ...] = ()
     tracker: Tracker | None = None
     experiment: Experiment | None = None
@@ -72,6 +76,7 @@ class Config:
 
     def __post_init__(self) -> None:
         in_range("", self)
+        one_of("task", self.task, TASKS)
         if self.device not in DEVICES and self.device.partition(":")[0].lower() in OTHER_WORDS:
             raise InputError(
                 f"device={excerpt(self.device)}: did you mean cuda (NVIDIA, AMD) or mps (Apple)? accepted: "
@@ -85,6 +90,10 @@ class Config:
             )
         if self.engine.name == "flower":
             require_flower()
+        if (self.task == "generate") != (self.dataset.input == "dialogue"):
+            kind = {"dialogue": "prompts with responses: task=generate, or"}.get(self.dataset.input, "no responses:")
+            other = "phrases" if self.task == "generate" else "mnist"
+            raise InputError(f"task={self.task}: dataset={self.dataset.name} has {kind} dataset={other}")
         if self.model.input != self.dataset.input:
             raise InputError(
                 f"model={self.model.name} reads {self.model.input}, dataset={self.dataset.name} is "
@@ -122,12 +131,23 @@ class Config:
     def run_settings(self) -> RunSettings:
         """What attribution methods may look at."""
         return RunSettings(
-            self.federation, self.fusion, self.provenance, self.tracefl_beside, self.seed, self.store.keep
+            self.federation,
+            self.fusion,
+            self.provenance,
+            self.tracefl_beside,
+            self.seed,
+            self.store.keep,
+            self.task,
         )
 
     def _check_retraining(self) -> None:
         """Raise InputError where what is to be trained again does not go with the rest."""
         retrain = self.retrain
+        if self.task == "generate" and self.evaluation.counterfactual == "retrain":
+            raise InputError(
+                "evaluation.counterfactual=retrain: measures classes that are predicted, and task=generate has "
+                "responses: evaluation.counterfactual=fusion, and provfl trace RUN --verify retrain for single ones"
+            )
         if self.evaluation.counterfactual != "retrain":
             if retrain.designs:
                 raise InputError(

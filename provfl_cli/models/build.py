@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import lazy_loader as lazy
 from ..config.lora import Lora
 from ..config.schema import Model
 from ..config.targets import check_call, imported_function
-from ..data.federated import Form, Pictures, Texts
+from ..data.federated import Dialogues, Form, Pictures, Texts
 from ..errors import InputError, brief, did_you_mean
 from ..seeds import derived_seed
 from .adapter import adapted
@@ -25,6 +25,7 @@ else:
 
 
 KEY = "model._target_"
+FORMS: dict[str, type[Form]] = {"image": Pictures, "text": Texts, "dialogue": Dialogues}
 
 
 def check_function(model: Model) -> None:
@@ -32,17 +33,24 @@ def check_function(model: Model) -> None:
 
     To be asked before data are loaded: what only a call can tell, `build` says.
     """
-    form = Pictures if model.input == "image" else Texts
+    form = FORMS[model.input]
     values = {"classes": 2, **dict.fromkeys(field.name for field in fields(form))}
     _call(model, values)
 
 
-def build(model: Model, form: Form, classes: int, seed: int, lora: Lora | None = None) -> nn.Module:
+def build(
+    model: Model,
+    form: Form,
+    classes: int,
+    seed: int,
+    lora: Lora | None = None,
+    base: Mapping[str, torch.Tensor] | None = None,
+) -> nn.Module:
     """Call `model.target` with the number of classes, the fields of `form` and `model.options`.
 
     A function that takes `pretrained` also gets `model.pretrained`. With `model.adapter` it gets adapters, with the
-    settings `lora`. Weights are drawn from `seed`; the process's own
-    random state stays as it was.
+    settings `lora`. Weights are drawn from `seed`, or
+    those of `base`, before adapters are added; the process's own random state stays as it was.
 
     Raises:
         InputError: no such function, one that cannot be called so or returns no module, an option that it does not
@@ -61,6 +69,8 @@ def build(model: Model, form: Form, classes: int, seed: int, lora: Lora | None =
             raise InputError(f"{KEY}={model.target}: calling it failed ({brief(error)}): {_asks(model)}") from error
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"{KEY}={model.target}: returns {type(module).__name__}, no torch.nn.Module: {_asks(model)}")
+    if base is not None:
+        module.load_state_dict(base)
     if model.adapter is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "adapter"))
@@ -92,6 +102,6 @@ def _call(model: Model, arguments: dict[str, Any]) -> tuple[Callable[..., Any], 
 
 def _asks(model: Model) -> str:
     """What a model function takes and returns, in words."""
-    form = Pictures if model.input == "image" else Texts
+    form = FORMS[model.input]
     taken = ", ".join(sorted({"classes", *(field.name for field in fields(form))}))
     return f"a model function takes ({taken}) by name, and options, and returns a torch.nn.Module"

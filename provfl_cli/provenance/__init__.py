@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from ..store.rounds import read_round
     from .contributions import Contributions
     from .outputs import Inputs
+    from .response_score import ResponseScore
+    from .responses import ResponseTrace, trace_responses
     from .settings import Provenance, preset
     from .stack import FusedRound, Source
     from .state_dicts import from_state_dicts
@@ -22,11 +24,14 @@ __all__ = [
     "FusedRound",
     "Inputs",
     "Provenance",
+    "ResponseScore",
+    "ResponseTrace",
     "Source",
     "from_state_dicts",
     "preset",
     "read_round",
     "trace",
+    "trace_responses",
     "trace_targets",
 ]
 
@@ -36,11 +41,14 @@ _MODULES = {
     "FusedRound": ".stack",
     "Inputs": ".outputs",
     "Provenance": ".settings",
+    "ResponseScore": ".response_score",
+    "ResponseTrace": ".responses",
     "Source": ".stack",
     "from_state_dicts": ".state_dicts",
     "preset": ".settings",
     "read_round": "..store.rounds",
     "trace": ".tracing",
+    "trace_responses": ".responses",
     "trace_targets": ".tracing",
 }
 

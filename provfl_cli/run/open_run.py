@@ -29,7 +29,7 @@ from ..config.targets import working_folder_searched
 from ..config.tree import options
 from ..config.validate import attribution_method, provenance_preset
 from ..data.checkpoint import resolve
-from ..data.federated import Form, Texts
+from ..data.federated import Dialogues, Form, Texts
 from ..data.labels import Classes
 from ..data.load import test_set
 from ..data.network import without_network
@@ -45,7 +45,7 @@ from ..provenance.merged import load_round
 from ..provenance.settings import Provenance
 from ..provenance.shared_part import fitted
 from ..results import label_counts as counted
-from ..results.checksums import FILE, SETTINGS, TOKENIZER, damage, read_manifest
+from ..results.checksums import BASE, FILE, SETTINGS, TOKENIZER, damage, read_manifest
 from ..results.links import refuse_links, refuse_links_of_rounds
 from ..store.matching_tensors import check_tensors
 from ..store.recorded import check_names
@@ -58,10 +58,10 @@ from .manifest import PUBLISHED, form_of
 from .matching_rounds import check_belongs
 from .meaning import MSE, Meaning
 from .place import no_run
-from .private_part import check_frozen, complete
+from .private_part import check_frozen, complete, load_base
 from .rebuild import check_named, model_again
 
-READ = (*SETTINGS[:2], "metrics.jsonl", "inputs.parquet", counted.FILE, TOKENIZER)  # of these a trace is made
+READ = (*SETTINGS[:2], "metrics.jsonl", "inputs.parquet", counted.FILE, TOKENIZER, BASE)  # of these a trace is made
 
 
 @dataclass(frozen=True)
@@ -324,6 +324,7 @@ def open_run(
         config = stored.config
         model = _built(config.model, config.seed, config.lora, form, len(labels), described, checkpoint)
         sharing = sharing_of(model, config.federation, config.model.adapter)
+        load_base(folder, model, sharing)
         check_frozen(folder, model, sharing, described)
     return OpenFederation(
         folder=folder,
@@ -373,15 +374,15 @@ def _built(
     """The run's model, as its manifest describes it; frozen weights, which no round holds, as they were, if at hand."""
     published = _published(described)
     foreign = model.target not in names()["model"]
-    if checkpoint is not None and (foreign or model.input != "text"):
+    if checkpoint is not None and (foreign or model.input == "image"):
         why = "a model of your own is built by its own function" if foreign else "this run is about pictures"
         raise InputError(f"--checkpoint {excerpt(checkpoint)}: is for text models of ProvFL, {why}: leave it out")
     if foreign:  # trusted, else it would have been refused: as when it was run
-        if isinstance(form, Texts) and published and (files := resolve(model)).weights:
+        if isinstance(form, Texts | Dialogues) and published and (files := resolve(model)).weights:
             form = replace(form, checkpoint=str(files.folder))
         return build(model, form, classes, seed, lora)
     again = model_again(model, described.get("network"), published, checkpoint)
-    if checkpoint is not None and "frozen_sha256" in described and isinstance(form, Texts):
+    if checkpoint is not None and "frozen_sha256" in described and isinstance(form, Texts | Dialogues):
         again = replace(model, checkpoint=checkpoint, revision=None, pretrained="auto")
         files = resolve(again)
         form = replace(form, checkpoint=str(files.folder) if files.weights else None)
