@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..store.rounds import read_round
     from .contributions import Contributions
     from .outputs import Inputs
+    from .responses import ResponseScore, ResponseTrace, trace_responses
     from .settings import Provenance, preset
     from .stack import FusedRound, Source
     from .state_dicts import from_state_dicts
@@ -22,11 +23,14 @@ __all__ = [
     "FusedRound",
     "Inputs",
     "Provenance",
+    "ResponseScore",
+    "ResponseTrace",
     "Source",
     "from_state_dicts",
     "preset",
     "read_round",
     "trace",
+    "trace_responses",
     "trace_targets",
 ]
 
@@ -36,11 +40,14 @@ _MODULES = {
     "FusedRound": ".stack",
     "Inputs": ".outputs",
     "Provenance": ".settings",
+    "ResponseScore": ".responses",
+    "ResponseTrace": ".responses",
     "Source": ".stack",
     "from_state_dicts": ".state_dicts",
     "preset": ".settings",
     "read_round": "..store.rounds",
     "trace": ".tracing",
+    "trace_responses": ".responses",
     "trace_targets": ".tracing",
 }
 

@@ -8,6 +8,7 @@ from ..errors import InputError, did_you_mean
 
 CLASS_TARGETS = ("logit", "centred", "margin")
 TARGETS = (*CLASS_TARGETS, "output", "mse")
+TOKEN_TARGETS = (*CLASS_TARGETS, "log_probability")  # of each token of a response (`responses.py`)
 NEURONS = ("all", "gradient", "random")
 PAPER_LAYERS = ("Linear", "Conv", "Conv1D", "LayerNorm")
 
