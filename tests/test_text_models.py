@@ -16,7 +16,7 @@ from provfl_cli.config.validate import model_option, validated
 from provfl_cli.data.federated import Texts
 from provfl_cli.errors import InputError
 from provfl_cli.models.build import build
-from provfl_cli.models.text import network_settings
+from provfl_cli.models.network import network_settings
 from provfl_cli.run.rebuild import model_again
 from tests.text_networks import FORM, SMALL, some_texts, text_model
 

@@ -28,7 +28,7 @@ from .asynchronous import Asynchronous
 from .network import check_size
 
 SOURCES = ("embedded", "hub", "path", "medmnist")
-INPUTS = ("image", "text")
+INPUTS = ("image", "text", "dialogue")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SAMPLINGS = ("uniform", "weighted", "round_robin", "markov")
 SHARES = ("all", "adapters", "head", "body", "norms")
@@ -60,10 +60,14 @@ class Dataset:
     max_tokens: Annotated[int, Range(2, 4096)] = 64  # of a text; what is longer is cut
     vocabulary: Annotated[int, Range(300, 100_000)] = 2000  # of a tokenizer trained here
     public_examples: Annotated[int, COUNT] = 1000  # training texts that no client gets, for such a tokenizer
+    replay: Annotated[float, BELOW_ONE] = 0.0  # of prompts and responses: see `data/dialogues.py`
+    columns: dict[str, str] | None = None  # of prompts and responses: see `data/messages.py`
+    topics: str = "prompt"
 
     def __post_init__(self) -> None:
         one_of("dataset.source", self.source, SOURCES)
         one_of("dataset.input", self.input, INPUTS)
+        one_of("dataset.topics", self.topics, ("prompt", "response"))
         in_range("dataset", self)
         columns = self.input_column if isinstance(self.input_column, list) else [self.input_column]
         if not columns or not all(isinstance(column, str) for column in columns):
@@ -81,7 +85,7 @@ class Dataset:
         if self.source == "medmnist" and self.medmnist is None:
             raise InputError(f"dataset={self.name} is none of the medmnist package: dataset.medmnist=pathmnist")
         if self.source == "embedded" and self.embedded is None:
-            other = "languages" if self.input == "text" else "mnist"
+            other = {"text": "languages", "dialogue": "phrases"}.get(self.input, "mnist")
             raise InputError(
                 f"dataset={self.name} has no embedded form: dataset.source=hub, dataset.path=DIR, or dataset={other}"
             )
@@ -125,7 +129,7 @@ class Model:
             raise InputError(f"model.pretrained={self.pretrained}: auto, true or false")
         if self.input == "image" and self.pretrained == "auto":
             raise InputError(f"model.pretrained=auto: for model={self.name} it is true or false")
-        if self.input == "text" and self.checkpoint is None and (self.pretrained is True or self.tokenizer == "own"):
+        if self.input != "image" and self.checkpoint is None and (self.pretrained is True or self.tokenizer == "own"):
             raise InputError(
                 f"model={self.name} has no checkpoint to take weights or a tokenizer from: model.checkpoint=HUB_ID or "
                 "a folder, or model.pretrained=false model.tokenizer=trained"

@@ -96,7 +96,7 @@ def defaults(raw: dict[str, Any], chosen: Mapping[str, str | None]) -> Instead:
 @cache
 def _layers(chosen: tuple[tuple[str, str], ...]) -> tuple[dict[str, Any], ...]:
     """The files of the tree that a run was composed of, the one that wins first."""
-    order = ("experiment", "provenance", "fusion", "model")
+    order = ("experiment", "task", "provenance", "fusion", "model")
     files = sorted(chosen, key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
     late = [_option(group, option) for group, option in files if group in order]
     early = [_option(group, option) for group, option in files if group not in order]

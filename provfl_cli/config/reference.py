@@ -23,6 +23,7 @@ from .retrain import Retrain
 from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Store
 from .targets import imported_part
 from .tree import conf_dir, default_options, option_file, options
+from .warm_start import WarmStart
 
 BEGIN, END = "<!-- keys: made by provfl ls --keys -->", "<!-- end of keys -->"
 BLOCKS = {  # plain ones, of `config.yaml`
@@ -30,6 +31,7 @@ BLOCKS = {  # plain ones, of `config.yaml`
     "lora": Lora,
     "evaluation": Evaluation,
     "retrain": Retrain,
+    "warm_start": WarmStart,
     "store": Store,
 }
 SHARED = {"dataset": Dataset, "model": Model, "engine": Engine, "provenance": Provenance}  # one dataclass a group

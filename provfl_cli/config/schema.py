@@ -20,6 +20,7 @@ from .lora import Lora
 from .parts import Injection, Method, Partition, RunSettings, Tracker
 from .retrain import LINEAGE, Retrain
 from .tree import models_for
+from .warm_start import WarmStart
 
 __all__ = [
     "Config",
@@ -34,6 +35,7 @@ __all__ = [
     "Store",
 ]
 
+TASKS = ("classify", "generate")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 OTHER_WORDS = ("gpu", "gpus", "nvidia", "amd", "rocm", "hip", "metal", "cuda")  # for a GPU; cuda with a number
 
@@ -44,7 +46,7 @@ class Config:
 
     `attribution` are the methods that the run's own provenance is compared with, `tracker` is where else it is logged
     (None: nowhere). `lora` are the settings of `model.adapter=lora`, `retrain` those of
-    `evaluation.counterfactual=retrain`. `environment` are the values that came from
+    `evaluation.counterfactual=retrain`, `warm_start` those of a base model that is made here. `environment` are the values that came from
     environment variables: they are written nowhere.
     """
 
@@ -65,6 +67,8 @@ class Config:
     tracefl_beside: bool
     lora: Lora
     retrain: Retrain = field(default_factory=Retrain)
+    warm_start: WarmStart = field(default_factory=WarmStart)
+    task: str = "classify"
     attribution: tuple[Method, ...] = ()
     tracker: Tracker | None = None
     experiment: Experiment | None = None
@@ -72,6 +76,7 @@ class Config:
 
     def __post_init__(self) -> None:
         in_range("", self)
+        one_of("task", self.task, TASKS)
         if self.device not in DEVICES and self.device.partition(":")[0].lower() in OTHER_WORDS:
             raise InputError(
                 f"device={excerpt(self.device)}: did you mean cuda (NVIDIA, AMD) or mps (Apple)? accepted: "
@@ -90,6 +95,10 @@ class Config:
                 f"model={self.model.name} reads {self.model.input}, dataset={self.dataset.name} is "
                 f"{self.dataset.input}: models for {self.dataset.input}: {', '.join(models_for(self.dataset.input))}"
             )
+        if (self.task == "generate") != (self.dataset.input == "dialogue"):
+            kind = {"dialogue": "prompts with responses: task=generate, or"}.get(self.dataset.input, "no responses:")
+            other = "phrases" if self.task == "generate" else "mnist"
+            raise InputError(f"task={self.task}: dataset={self.dataset.name} has {kind} dataset={other}")
         check_adapters(self.model, self.lora, self.federation, self.fusion, self.privacy, self.provenance)
         if self.evaluation.client is not None and self.evaluation.client >= self.federation.clients:
             raise InputError(

@@ -21,6 +21,7 @@ from .retrain import Retrain
 from .schema import Config, Dataset, Engine, Evaluation, Experiment, Federation, Model, Store
 from .targets import imported_part
 from .tree import conf_dir, option_file, options
+from .warm_start import WarmStart
 
 BLOCKS = {
     "dataset": Dataset,
@@ -31,9 +32,10 @@ BLOCKS = {
     "evaluation": Evaluation,
     "lora": Lora,
     "retrain": Retrain,
+    "warm_start": WarmStart,
 }
 TARGETED = ("partition", "injection", "fusion", "privacy")  # groups whose dataclass stands beside the code that uses it
-SCALARS = ("seed", "device", "threshold", "tracefl_beside")
+SCALARS = ("task", "seed", "device", "threshold", "tracefl_beside")
 # Of schema.Model; the other keys go to the function as they are.
 MODEL_FIELDS = ("name", "input", "min_image_size", "checkpoint", "revision", "pretrained", "tokenizer", "adapter")
 
@@ -67,7 +69,12 @@ def fitted_config(plain: Mapping[str, Any], taken: tuple[EnvironmentValue, ...] 
     for key in plain:
         if key not in expected:
             raise InputError(f"{key}: no such key, {did_you_mean(key, expected)}")
-    plain = {"lora": {}, "retrain": {}, **plain}  # which configurations of former versions do not have
+    plain = {
+        "lora": {},
+        "retrain": {},
+        "warm_start": {},
+        **plain,
+    }  # which configurations of former versions do not have
     for group in (*BLOCKS, *TARGETED, "model"):
         if plain.get(group) is None:
             choices = ", ".join(options(group))

@@ -52,15 +52,31 @@ class Texts:
     checkpoint: str | None = None
 
 
-Form = Pictures | Texts
+@dataclass(frozen=True)
+class Dialogues:
+    """What a causal language model has to know of prompts and responses.
+
+    `vocabulary`, `max_tokens` (of prompt and response together), `padding` and `checkpoint` as of `Texts`; `end` is the
+    token that ends a response.
+    """
+
+    vocabulary: int
+    max_tokens: int
+    padding: int
+    end: int
+    checkpoint: str | None = None
+
+
+Form = Pictures | Texts | Dialogues
 
 
 @dataclass(frozen=True)
 class ClientData:
     """One client's share, ready for training.
 
-    `inputs` float32 `[n, channels, height, width]`, or tokens int64 `[n, T]`, padded on the right; `labels` int64
-    `[n]`, what it trains on (after injection); `label_counts` int64 `[classes]`, of those labels.
+    `inputs` float32 `[n, channels, height, width]`, or tokens int64 `[n, T]`, padded on the right, or prompts with
+    responses int64 `[n, 2, T]` (see `responses.py`); `labels` int64 `[n]`, what it trains on (after injection), of
+    responses their topics; `label_counts` int64 `[classes]`, of those labels.
     """
 
     id: int

@@ -101,6 +101,27 @@ class Pathological(Limits):
 
 
 @dataclass(frozen=True)
+class ByDomain(Limits):
+    """Client `k` holds domain (label) `k` alone, of `D` domains number `k mod D`: further clients share them evenly."""
+
+    def partitioner(self, labels: np.ndarray, clients: int, seed: int) -> Partitioner:
+        """See `Partition`."""
+        domains = len(set(labels.tolist()))
+        if clients < domains:
+            raise InputError(
+                f"federation.clients={clients}: partition=by_domain has a client for each of {domains} domains at "
+                f"least: federation.clients={domains}, or partition=iid"
+            )
+        return flwr_datasets.partitioner.PathologicalPartitioner(
+            num_partitions=clients,
+            partition_by="label",
+            num_classes_per_partition=1,
+            class_assignment_mode="deterministic",
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
 class Shard(Limits):
     """Examples sorted by label, cut into equal shards, `shards_per_client` of them to each client at random."""
 

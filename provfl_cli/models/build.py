@@ -12,7 +12,7 @@ import lazy_loader as lazy
 from ..config.lora import Lora
 from ..config.schema import Model
 from ..config.targets import check_call, imported_function
-from ..data.federated import Form, Pictures, Texts
+from ..data.federated import Dialogues, Form, Pictures, Texts
 from ..errors import InputError, brief, did_you_mean
 from ..seeds import derived_seed
 from .adapter import adapted
@@ -25,6 +25,7 @@ else:
 
 
 KEY = "model._target_"
+FORMS: dict[str, type[Form]] = {"image": Pictures, "text": Texts, "dialogue": Dialogues}
 
 
 def check_function(model: Model) -> None:
@@ -32,7 +33,7 @@ def check_function(model: Model) -> None:
 
     To be asked before data are loaded: what only a call can tell, `build` says.
     """
-    form = Pictures if model.input == "image" else Texts
+    form = FORMS[model.input]
     values = {"classes": 2, **dict.fromkeys(field.name for field in fields(form))}
     _call(model, values)
 
@@ -92,6 +93,6 @@ def _call(model: Model, arguments: dict[str, Any]) -> tuple[Callable[..., Any], 
 
 def _asks(model: Model) -> str:
     """What a model function takes and returns, in words."""
-    form = Pictures if model.input == "image" else Texts
+    form = FORMS[model.input]
     taken = ", ".join(sorted({"classes", *(field.name for field in fields(form))}))
     return f"a model function takes ({taken}) by name, and options, and returns a torch.nn.Module"

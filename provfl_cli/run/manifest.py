@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.federated import FederatedData, Form, Pictures, Texts
+from ..data.federated import Dialogues, FederatedData, Form, Pictures, Texts
 from ..data.picture_facts import as_values
 from ..errors import RunError
-from ..models.text import network_settings
+from ..models.network import network_settings
 from ..provenance.contributions import Contributions
 from ..results.checksums import FILE, TOKENIZER
 
@@ -26,7 +26,14 @@ PACKAGES = (
     "flwr-datasets", "numpy", "pandas",
 )  # fmt: skip
 # Of what a model reads, the most that a configuration takes; a vocabulary may be published.
-LARGEST = {"channels": 4, "image_size": 1024, "vocabulary": 2_000_000, "max_tokens": 4096, "padding": 2_000_000}
+LARGEST = {
+    "channels": 4,
+    "image_size": 1024,
+    "vocabulary": 2_000_000,
+    "max_tokens": 4096,
+    "padding": 2_000_000,
+    "end": 2_000_000,
+}
 PUBLISHED = "published"  # begins what is said of weights that were not drawn from the seed
 
 
@@ -63,7 +70,8 @@ def inputs_read(data: FederatedData) -> dict[str, Any]:
         fields |= {"tokenizer": TOKENIZER, "tokenizer_sha256": hashlib.sha256(data.tokenizer.encode()).hexdigest()}
     if data.pictures is not None:
         fields |= {"pictures": as_values(data.pictures)}
-    return {"input": "text" if isinstance(data.form, Texts) else "image", **fields}
+    kinds = {Pictures: "image", Texts: "text", Dialogues: "dialogue"}
+    return {"input": kinds[type(data.form)], **fields}
 
 
 def form_of(reads: Mapping[str, Any]) -> Form:
@@ -74,7 +82,7 @@ def form_of(reads: Mapping[str, Any]) -> Form:
     """
 
     def size(name: str) -> int:
-        value, least = reads.get(name), 0 if name == "padding" else 1
+        value, least = reads.get(name), 0 if name in ("padding", "end") else 1
         if not isinstance(value, int) or not least <= value <= LARGEST[name]:
             asked = f"a whole number from {least} to {LARGEST[name]:,} is read"
             raise RunError(f"{FILE}: inputs.{name} is {str(value)[:40]}: {asked}")
@@ -82,19 +90,21 @@ def form_of(reads: Mapping[str, Any]) -> Form:
 
     if reads.get("input") == "image":
         return Pictures(size("channels"), size("image_size"))
+    if reads.get("input") == "dialogue":
+        return Dialogues(size("vocabulary"), size("max_tokens"), size("padding"), size("end"))
     return Texts(size("vocabulary"), size("max_tokens"), size("padding"))
 
 
 def weights_from(form: Form, pretrained: bool) -> str:
     """Where the initial weights come from; `pretrained`: whether a model of pictures took published ones."""
-    if isinstance(form, Texts):
+    if not isinstance(form, Pictures):
         return "drawn from the seed" if form.checkpoint is None else f"{PUBLISHED}: {form.checkpoint}"
     return PUBLISHED if pretrained else "drawn from the seed"
 
 
 def architecture(form: Form, model: nn.Module) -> dict[str, Any]:
     """The network of a model that began with published files, so that the run is opened without them; {} of others."""
-    network = network_settings(model) if isinstance(form, Texts) and form.checkpoint is not None else None
+    network = network_settings(model) if not isinstance(form, Pictures) and form.checkpoint is not None else None
     return {} if network is None else {"network": network}
 
 

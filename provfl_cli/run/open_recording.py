@@ -16,7 +16,7 @@ from ..config.validate import provenance_preset
 from ..errors import InputError, RunError, brief, did_you_mean
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import NoPrivacy
-from ..models.text import most_positions
+from ..models.network import most_positions
 from ..provenance.outputs import Inputs, by_argument, count_of, logits_of_classes, rows_of, tensor_of
 from ..provenance.shared_part import fitted, load_part
 from ..results.links import refuse_links_of_recording

@@ -29,7 +29,7 @@ from ..config.targets import working_folder_searched
 from ..config.tree import options
 from ..config.validate import attribution_method, provenance_preset
 from ..data.checkpoint import resolve
-from ..data.federated import Form, Texts
+from ..data.federated import Dialogues, Form, Texts
 from ..data.labels import Classes
 from ..data.load import test_set
 from ..data.network import without_network
@@ -373,15 +373,15 @@ def _built(
     """The run's model, as its manifest describes it; frozen weights, which no round holds, as they were, if at hand."""
     published = _published(described)
     foreign = model.target not in names()["model"]
-    if checkpoint is not None and (foreign or model.input != "text"):
+    if checkpoint is not None and (foreign or model.input == "image"):
         why = "a model of your own is built by its own function" if foreign else "this run is about pictures"
         raise InputError(f"--checkpoint {excerpt(checkpoint)}: is for text models of ProvFL, {why}: leave it out")
     if foreign:  # trusted, else it would have been refused: as when it was run
-        if isinstance(form, Texts) and published and (files := resolve(model)).weights:
+        if isinstance(form, Texts | Dialogues) and published and (files := resolve(model)).weights:
             form = replace(form, checkpoint=str(files.folder))
         return build(model, form, classes, seed, lora)
     again = model_again(model, described.get("network"), published, checkpoint)
-    if checkpoint is not None and "frozen_sha256" in described and isinstance(form, Texts):
+    if checkpoint is not None and "frozen_sha256" in described and isinstance(form, Texts | Dialogues):
         again = replace(model, checkpoint=checkpoint, revision=None, pretrained="auto")
         files = resolve(again)
         form = replace(form, checkpoint=str(files.folder) if files.weights else None)

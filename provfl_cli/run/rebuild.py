@@ -20,7 +20,8 @@ from ..config.schema import Dataset, Model
 from ..data.checkpoint import config_folder
 from ..data.network import without_network
 from ..errors import InputError
-from ..models.text import published_settings
+from ..models import causal, text
+from ..models.network import published_settings
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 SAME = ("source", "path", "hub_id", "revision", "medmnist")  # fields that say where data come from
@@ -83,18 +84,19 @@ def model_again(model: Model, network: Any, published: bool, named: str | None) 
     if isinstance(options.get("config"), Mapping):  # none of what transformers keeps for itself, such as names of files
         options["config"] = {key: value for key, value in options["config"].items() if not str(key).startswith("_")}
     bare = replace(model, checkpoint=None, pretrained=False, tokenizer="auto", options=options)
-    if model.input != "text" or not (published or named is not None):
+    if model.input == "image" or not (published or named is not None):
         return bare
     changes = bare.options.get("config") or {}
+    kind = text.KIND if model.input == "text" else causal.KIND
     if named is not None:
-        return _with(bare, published_settings(config_folder(named, None, online=True)), changes)
+        return _with(bare, published_settings(kind, config_folder(named, None, online=True)), changes)
     if isinstance(network, Mapping):
         fields = network.get("config")
         return _with(bare, {**network, "config": dict(fields) if isinstance(fields, Mapping) else {}}, {})
     if model.checkpoint is not None and HUB_ID.fullmatch(model.checkpoint):
         with without_network():
             try:
-                return _with(bare, published_settings(config_folder(model.checkpoint, model.revision)), changes)
+                return _with(bare, published_settings(kind, config_folder(model.checkpoint, model.revision)), changes)
             except InputError:
                 pass
     if model.options.get("architecture") and _default_architecture(model):

@@ -19,7 +19,8 @@ from ..data.federated import Form, Pictures
 from ..errors import InputError, brief
 from ..imports import later
 from ..models.build import build
-from ..models.text import from_folder, quiet
+from ..models.network import from_folder, quiet
+from ..models.text import KIND
 from ..provenance.outputs import Inputs
 from .called import called_model
 
@@ -135,7 +136,7 @@ def _network(
     if not has_weights(folder):
         network = factory.from_config(settings, dtype=torch.float32, trust_remote_code=False)
         return network, set(network.state_dict())
-    network, loading = from_folder(folder, settings)
+    network, loading = from_folder(KIND, folder, settings)
     return network, {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
 
 

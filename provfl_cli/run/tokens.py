@@ -14,7 +14,7 @@ from ..bounded import TOKENIZER_BYTES, read_text
 from ..data.rust import panics_caught
 from ..errors import InputError, brief
 from ..imports import later
-from ..models.text import quiet
+from ..models.network import quiet
 
 if TYPE_CHECKING:
     import transformers
