@@ -88,9 +88,9 @@ def token_traces(frame: pd.DataFrame) -> Iterator[tuple[Key, TokenTrace]]:
         whole = len(spoken) * len(clients)
         if len(cells) != whole or (np.bincount(cells, minlength=whole) != 1).any():
             raise ValueError(f"{key}: not one contribution for each token and client")
-        values = np.empty(whole)
-        values[cells] = group["contribution"].to_numpy()
-        values = values.reshape(len(spoken), len(clients))
+        flat = np.empty(whole)
+        flat[cells] = group["contribution"].to_numpy()
+        values = flat.reshape(len(spoken), len(clients))
         texts = group["text"].to_numpy(object)[first]
         if (group["text"].to_numpy(object) != texts[row.ravel()]).any():
             raise ValueError(f"{key}: a token has two texts")

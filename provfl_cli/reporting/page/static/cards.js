@@ -56,6 +56,13 @@ function setUpCards(index) {
   show();
 }
 
+/** Of a response: what it is about, and whose phrase it says. */
+function saidOf(run, trace, at, right) {
+  const about = make("bdi", {}, labelOf(run, trace.label[at])), said = trace.prediction[at];
+  const says = said < 0 ? ["says nothing that is known"] : ["says ", make("bdi", {}, labelOf(run, said))];
+  return make("p", {}, "about ", about, ", ", ...says, ...(right === null ? [] : [", ", make("span", { class: right ? "right" : "wrong" }, right ? "✓ right" : "✗ wrong")]));
+}
+
 /** Go to the card of an input. */
 const showInput = (index, trace, number) => CARDS[index](trace, number);
 
@@ -70,8 +77,8 @@ function card(run, trace, at, place, found, chosen) {
   const value = last ? run.inputs.value?.[place] : null;
   const sure = last && probability !== null && probability !== undefined ? ` (${percent(probability)})` : "";
   const words = make("div", {}, make("h3", {}, `Input ${number}`),
-    run.explains !== "classes" ? make("p", {}, make("bdi", {}, predicted), value === null || value === undefined ? "" : ` ${figure(value)}`) : make("p", {}, "predicted ", make("bdi", {}, predicted), sure, ...(right === null ? [] : [", ", make("span", { class: right ? "right" : "wrong" }, right ? "✓ right" : "✗ wrong")])),
-    right || run.explains !== "classes" ? null : make("p", {}, ...(right === null ? ["true label not known"] : ["labelled ", make("bdi", {}, label)])));
+    hasTokens(run, trace) ? saidOf(run, trace, at, right) : run.explains !== "classes" ? make("p", {}, make("bdi", {}, predicted), value === null || value === undefined ? "" : ` ${figure(value)}`) : make("p", {}, "predicted ", make("bdi", {}, predicted), sure, ...(right === null ? [] : [", ", make("span", { class: right ? "right" : "wrong" }, right ? "✓ right" : "✗ wrong")])),
+    right || hasTokens(run, trace) || run.explains !== "classes" ? null : make("p", {}, ...(right === null ? ["true label not known"] : ["labelled ", make("bdi", {}, label)])));
   const picture = run.inputs.picture?.[place], text = run.inputs.text?.[place];
   const head = make("div", { class: "card-head" }, picture ? make("img", { src: picture, alt: `input ${number}, ${right === null ? "label not known" : `labelled ${label}`}`, loading: "lazy" }) : null, words);
   const shown = make("li", { class: number === found ? "card found" : "card", tabindex: number === found ? "-1" : null }, head);

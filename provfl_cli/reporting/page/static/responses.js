@@ -78,7 +78,7 @@ function colourToken(run, response, at, shown, only) {
 
 /** The sentence about a token. */
 function tokenSaid(run, response, at) {
-  const order = pushers(run, response, at), name = (one) => `client ${nameOf(run, run.tokens.clients[one.column])} ${figure(one.value)}`;
+  const order = pushers(run, response, at), name = (one) => `client ${nameOf(run, run.tokens.clients[one.column])} (${one.value > 0 ? "+" : ""}${figure(one.value)})`;
   const pushed = order.filter((one) => one.value > 0).slice(0, CLIENTS_SAID), against = order.at(-1);
   const parts = [pushed.length ? `pushed by ${pushed.map(name).join(", ")}` : "pushed by nobody"];
   if (against && against.value < 0) parts.push(`most against it: ${name(against)}`);
@@ -87,7 +87,7 @@ function tokenSaid(run, response, at) {
 
 /** Which client has which colour, and how many tokens it is on top of. */
 function tokenLegend(run, response, only) {
-  if (only !== null) return make("p", { class: "rest" }, `Blue: client ${nameOf(run, run.tokens.clients[only] ?? "–")} pushed the token, the more the darker; orange: it pushed against it.`);
+  if (only !== null) return make("p", { class: "rest" }, `Blue: client ${nameOf(run, run.tokens.clients[only] ?? "–")} pushed the token, the more the stronger the colour; orange: it pushed against it.`);
   const counts = new Map();
   range(response.texts.length).forEach((at) => {
     const [best] = pushers(run, response, at), column = best && best.value > 0 ? best.column : -1;

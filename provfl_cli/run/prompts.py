@@ -1,0 +1,66 @@
+"""Prompts whose responses are to be traced: one of the user's, or of a run's test set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from ..responses import pack
+from .inputs import UNKNOWN
+
+
+class Codec(Protocol):
+    """Texts as tokens of prompts and responses, and back: `data.template.Codec`."""
+
+    padding: int
+    end: int
+    max_tokens: int
+
+    def prompt(self, turns: Sequence[tuple[str, str]]) -> list[int]:
+        """Tokens of all that is before a response."""
+
+    def response(self, text: str) -> list[int]:
+        """Tokens of a response, its end included."""
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of a response's tokens, without its end."""
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """What each token adds to the text."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt to answer.
+
+    Attributes:
+        name: what it is called.
+        text: as people read it.
+        tokens: as the model does.
+        number: where it stands in the test set; of the user's own 0.
+        topic: the label of what it is about, `UNKNOWN` where nobody said so.
+        expected: the response that the data have; None: nobody knows.
+        chosen: whether it was chosen here, since the user named none.
+        notes: sentences for the user, on how it was read.
+    """
+
+    name: str
+    text: str
+    tokens: tuple[int, ...]
+    number: int = 0
+    topic: int = UNKNOWN
+    expected: str | None = None
+    chosen: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    def packed(self, response: Sequence[int], padding: int) -> Tensor:
+        """With a response, int64 `[1, 2, T]`."""
+        return pack([list(self.tokens)], [list(response)], padding)
+
+
+def own_prompt(text: str, codec: Codec, notes: tuple[str, ...] = ()) -> Prompt:
+    """A prompt that the user typed."""
+    return Prompt("prompt", text, tuple(codec.prompt([("user", text)])), notes=notes)
