@@ -60,9 +60,9 @@ class Dataset:
     max_tokens: Annotated[int, Range(2, 4096)] = 64  # of a text; what is longer is cut
     vocabulary: Annotated[int, Range(300, 100_000)] = 2000  # of a tokenizer trained here
     public_examples: Annotated[int, COUNT] = 1000  # training texts that no client gets, for such a tokenizer
-    replay: Annotated[float, BELOW_ONE] = 0.0  # of prompts and responses: see `data/dialogues.py`
-    columns: dict[str, str] | None = None  # of prompts and responses: see `data/messages.py`
-    topics: str = "prompt"
+    replay: Annotated[float, BELOW_ONE] = 0.0  # share of public examples among those that a client trains on
+    response_column: str | None = None  # of prompts and responses; None: `input_column` holds messages
+    topics: str = "prompt"  # what a response is about tells its prompt | the response itself
 
     def __post_init__(self) -> None:
         one_of("dataset.source", self.source, SOURCES)

@@ -46,8 +46,8 @@ class Config:
 
     `attribution` are the methods that the run's own provenance is compared with, `tracker` is where else it is logged
     (None: nowhere). `lora` are the settings of `model.adapter=lora`, `retrain` those of
-    `evaluation.counterfactual=retrain`, `warm_start` those of a base model that is made here. `environment` are the values that came from
-    environment variables: they are written nowhere.
+    `evaluation.counterfactual=retrain`, `warm_start` those of a base model that is made here. `environment` are the
+    values that came from environment variables: they are written nowhere.
     """
 
     dataset: Dataset

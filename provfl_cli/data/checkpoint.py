@@ -16,7 +16,14 @@ from .network import hub_endpoint, reachable
 # Nothing that is unpickled on loading is ever asked for.
 WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")  # one of them is enough to make a tokenizer
-OTHER_FILES = ("config.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+OTHER_FILES = (
+    "config.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,20 @@ import numpy as np
 
 from .pixel_scale import Reading
 
+PUBLIC_LABEL = "public"  # of examples that everybody has
+
 
 @dataclass(frozen=True)
 class Examples:
     """Inputs, labels int64 `[n]`, and the names of the classes by number.
 
-    Inputs are pixels uint8 `[n, height, width, channels]`, or texts: strings `[n]` of dtype object.
+    Inputs are pixels uint8 `[n, height, width, channels]`, texts: strings `[n]` of dtype object, or `Dialogue` `[n]`.
 
     `fingerprint` is the one of the content as it came, before any resizing; `origin` says where from: a package and its
     version, a hub id and revision, a folder. `indexed`: whether a whole number in the source's label column is the
     number of its class (see `labels.Classes`); `lines` are sentences for the user.
+
+    Of dialogues: `public` `[n]`, what everybody has; the last label is theirs.
 
     Of pictures: `reading`, how their numbers became pixels; `shapes`, the (height, width) that they came in; and
     `picture_lines`, what a user should know of both.
@@ -37,6 +41,7 @@ class Examples:
     picture_lines: tuple[str, ...] = ()
     indexed: bool | None = True
     lines: tuple[str, ...] = ()
+    public: np.ndarray | None = None
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..config.faults import Faults
 from .picture_facts import PictureFacts
+from .template import Codec, Template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +99,8 @@ class ClientData:
 class TestData:
     """A test set of the server: `inputs` and `labels` as in `ClientData`, and what people see of them.
 
-    `shown` is uint8 `[n, height, width, channels]` for pictures, strings `[n]` (dtype object) for texts.
+    `shown` is uint8 `[n, height, width, channels]` for pictures, strings `[n]` (dtype object) for texts, `Dialogue`
+    `[n]` (dtype object) for prompts with responses.
 
     `indices` int64 `[n]`: where each example stands in the source's whole test set, before the cap. `split` is `test`,
     or `triggered` for copies with a backdoor's trigger.
@@ -136,6 +138,15 @@ class FederatedData:
     pictures: PictureFacts | None = None  # of pictures: how they were read, and what they look like
     attacking: Mapping[int, ClientData] = field(default_factory=dict)
     triggered: TestData | None = None
+    template: Template | None = None  # of prompts and responses: what stands around them
+    public: ClientData | None = None  # what a base model is made of here; None: there is nothing to make one of
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Turns dialogues into tokens, and tokens into texts; ValueError where there are none."""
+        if self.tokenizer is None or self.template is None or not isinstance(self.form, Dialogues):
+            raise ValueError("no data of prompts and responses")
+        return Codec(self.tokenizer, self.template, self.form.max_tokens)
 
     @property
     def evaluated(self) -> TestData:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ from ..errors import InputError
 from . import folder, hub, medical
 from .checkpoint import resolve
 from .decode import decode, resize
-from .encoding import Encoding, picture_encoding, text_encoding
-from .examples import Examples, stratified
+from .encoding import Encoding, dialogue_encoding, picture_encoding, text_encoding
+from .examples import PUBLIC_LABEL, Examples, stratified
 from .federated import ClientData, Encode, FederatedData, Source, TestData
 from .likeness import blank
 from .partition import deal, drop_small, limit, require_enough
@@ -35,6 +36,7 @@ else:
     torch = lazy.load("torch")
 
 TEST_STREAM = 1  # of the run's seed; the partition has stream 0
+REPLAY_STREAM = 2
 EMBEDDED = "dataset.embedded"
 ASKS = "it takes no argument and returns provfl_cli.data.examples.Examples"
 OURS = f"{__name__.partition('.')[0]}."
@@ -71,13 +73,14 @@ def federated_data(config: schema.Config) -> FederatedData:
     if faults.trigger is not None and triggered is not None and config.evaluation.inputs == "triggered":
         test, clean = triggered, test
         faults = _of_triggered(faults, faults.trigger, len(examples.label_names))
+    client_of = partial(_client, config, examples, encoding.encode, faults)
     return FederatedData(
-        clients=tuple(_client(share, examples, encoding.encode, faults) for share in kept),
+        clients=tuple(client_of(share) for share in kept),
         dropped=dropped,
         test=test,
         clean=clean,
         triggered=triggered,
-        attacking={share.client: _client(share, examples, encoding.encode, faults) for share in attacking},
+        attacking={share.client: client_of(share) for share in attacking},
         form=encoding.form,
         label_names=examples.label_names,
         source=source,
@@ -90,6 +93,8 @@ def federated_data(config: schema.Config) -> FederatedData:
         ),
         tokenizer=encoding.tokenizer,
         pictures=encoding.pictures,
+        template=encoding.template,
+        public=_public(examples, encoding.encode),
     )
 
 
@@ -118,7 +123,7 @@ def clean_twin(config: schema.Config, data: FederatedData) -> tuple[schema.Confi
     kept = {client.id for client in data.clients}
     shares = [share for share in limit(dealt, config.partition) if share.client in kept]
     planted, faults = twin.apply(shares, len(examples.label_names), config.seed)
-    clients = tuple(_client(share, examples, encoding.encode, faults) for share in planted if len(share.labels))
+    clients = tuple(_client(config, examples, encoding.encode, faults, share) for share in planted if len(share.labels))
     # Which predictions are looked at changes nothing here, and may ask for a trigger that the twin has not.
     asks = replace(config.evaluation, inputs="all", counterfactual="fusion")
     settings = replace(config, injection=twin, evaluation=asks, retrain=Retrain())
@@ -152,7 +157,9 @@ def _prepared(config: schema.Config) -> tuple[Examples, Source, Encoding]:
     """All examples, those that a tokenizer was trained on left out, and how they become tensors."""
     published = resolve(config.model)  # first: what cannot be had is said before a large dataset is read
     examples, source = load(config.dataset, _size(config))
-    if config.model.input == "text":
+    if config.model.input == "dialogue":
+        encoding, examples = dialogue_encoding(config.model, config.dataset, examples, published)
+    elif config.model.input == "text":
         encoding, examples = text_encoding(config.model, config.dataset, examples, published)
     else:
         encoding = picture_encoding(examples, config.dataset)
@@ -225,7 +232,7 @@ def _called(function: Callable[[], Any], dataset: schema.Dataset, size: int) -> 
     examples = function()
     if not isinstance(examples, Examples):
         raise InputError(f"{EMBEDDED}={dataset.embedded}: returns {type(examples).__name__}: {ASKS}")
-    if dataset.input == "text":
+    if dataset.input != "image":
         return examples
     both = (examples.train_inputs, examples.test_inputs)
     if any(pixels.dtype != np.uint8 for pixels in both):
@@ -253,18 +260,37 @@ def _scaled(examples: Examples, size: int) -> Examples:
     )
 
 
-def _client(share: Share, examples: Examples, encode: Encode, faults: Faults) -> ClientData:
-    """A client's tensors; label counts are those of the labels that it trains on, which for a free rider are none."""
+def _client(config: schema.Config, examples: Examples, encode: Encode, faults: Faults, share: Share) -> ClientData:
+    """A client's tensors; label counts are those of the labels that it trains on, which for a free rider are none.
+
+    With `dataset.replay` so large a share of them are public examples, drawn by the run's seed.
+    """
     inputs = examples.train_inputs[share.indices]  # a copy
     if share.triggered is not None and faults.trigger is not None:
         inputs[share.triggered] = faults.trigger.stamp(inputs[share.triggered])
-    trained_on = share.labels[:0] if share.client in faults.free_riders else share.labels
+    labels = share.labels
+    if examples.public is not None and config.dataset.replay:
+        count = round(len(labels) * config.dataset.replay / (1 - config.dataset.replay))
+        drawn = np.random.default_rng([config.seed, REPLAY_STREAM, share.client]).integers(
+            len(examples.public), size=count
+        )
+        inputs = np.concatenate([inputs, examples.public[drawn]])
+        labels = np.concatenate([labels, np.full(count, len(examples.label_names) - 1)])
+    trained_on = labels[:0] if share.client in faults.free_riders else labels
     return ClientData(
         id=share.client,
         inputs=encode(inputs),
-        labels=torch.from_numpy(share.labels),
+        labels=torch.from_numpy(labels),
         label_counts=np.bincount(trained_on, minlength=len(examples.label_names)),
     )
+
+
+def _public(examples: Examples, encode: Encode) -> ClientData | None:
+    """What everybody has, as a client's; None where there is nothing."""
+    if examples.public is None:
+        return None
+    labels = np.full(len(examples.public), len(examples.label_names) - 1)
+    return ClientData(-1, encode(examples.public), torch.from_numpy(labels), np.bincount(labels))
 
 
 def _test(examples: Examples, dataset: schema.Dataset, encode: Encode, seed: int) -> TestData:
@@ -322,7 +348,7 @@ def _lines(
         )
     trained = [share for share in kept if share.client not in faults.free_riders]
     held = {label for share in trained for label in share.labels.tolist()}
-    missing = [name for label, name in enumerate(label_names) if label not in held]
+    missing = [name for label, name in enumerate(label_names) if label not in held and name != PUBLIC_LABEL]
     if missing:
         lines.append(f"labels that no client trains on: {', '.join(missing)}")
     return tuple(lines)

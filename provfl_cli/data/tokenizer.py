@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
 import numpy as np
@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..imports import later
 from .federated import Encode
 from .rust import panics_caught
+from .template import Template, chat_template, plain_template
 
 if TYPE_CHECKING:
     import torch
@@ -65,25 +66,34 @@ def own(folder: Path, max_tokens: int) -> str:
     Raises:
         InputError: no tokenizer there, or one that the `tokenizers` library does not run.
     """
-    _settle_threads()
-    try:
-        with panics_caught():
-            published = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-            backend = published.backend_tokenizer
-    except Exception as error:  # of files that are missing or broken, or of a tokenizer written in Python
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"model.checkpoint={folder}: its tokenizer cannot be loaded ({reason}): it needs a tokenizer.json, "
-            "or model.tokenizer=trained model.pretrained=false"
-        ) from None
-    tokenizer = Tokenizer.from_str(backend.to_str())
+    published = _published(folder)
+    tokenizer = Tokenizer.from_str(published.backend_tokenizer.to_str())
     padding = published.pad_token
     if padding is None:
         padding = PAD
         tokenizer.add_special_tokens([PAD])
     return _finished(tokenizer, padding, max_tokens)
+
+
+def chat_of(folder: Path) -> tuple[Template, str]:
+    """What stands around prompts and responses for the tokenizer in `folder`, and the same in a few words.
+
+    Its chat template where it has one that can be read; else the plain one, with its own tokens for begin and end.
+
+    Raises:
+        InputError: it knows no token for the end.
+    """
+    published = _published(folder)
+    end = published.eos_token or published.sep_token
+    if end is None:
+        raise InputError(
+            f"model.checkpoint={folder}: its tokenizer has no token that ends a text: model.tokenizer=trained "
+            "model.pretrained=false, or another checkpoint"
+        )
+    chat = chat_template(published, str(end))
+    if chat is not None:
+        return chat, "with its chat template"
+    return plain_template(str(published.bos_token or ""), str(end)), "which has no chat template"
 
 
 def from_json(tokenizer: str) -> Encode:
@@ -116,6 +126,24 @@ def vocabulary_and_padding(tokenizer: str) -> tuple[int, int]:
     """Of a tokenizer's JSON: the number of embeddings that its tokens need, and the padding token."""
     loaded, padding = _loaded(tokenizer)
     return max(loaded.get_vocab(with_added_tokens=True).values()) + 1, padding
+
+
+def _published(folder: Path) -> Any:
+    """The tokenizer of transformers in a folder; InputError where there is none with a backend of `tokenizers`."""
+    _settle_threads()
+    try:
+        with panics_caught():
+            published = transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            published.backend_tokenizer.to_str()
+    except Exception as error:  # of files that are missing or broken, or of a tokenizer written in Python
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"model.checkpoint={folder}: its tokenizer cannot be loaded ({reason}): it needs a tokenizer.json, "
+            "or model.tokenizer=trained model.pretrained=false"
+        ) from None
+    return published
 
 
 def _finished(tokenizer: Tokenizer, padding: str, max_tokens: int) -> str:

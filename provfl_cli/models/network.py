@@ -54,7 +54,7 @@ class Kind:
 
 
 def network_settings(model: nn.Module) -> dict[str, Any] | None:
-    """The architecture of a network of transformers as plain values, from which it is built again; None of other models.
+    """The architecture of a network of transformers as plain values, to build it again; None of other models.
 
     `architecture` and `config` are options of `sequence_classifier` and `causal_lm`.
     """

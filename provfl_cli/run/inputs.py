@@ -261,7 +261,7 @@ class RunInputs:
 
     def _shown(self, cells: Sequence[tuple[str, Any]], names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
         """Inputs as people see them, pictures read as those of the run were, and what is odd about them."""
-        if isinstance(self.form, Texts):
+        if not isinstance(self.form, Pictures):
             return np.array([text for _, text in cells], dtype=object), ()
         read = decode(cells, self.form.image_size, hashlib.sha256(), self.pictures.reading)
         pixels = read.pixels
