@@ -62,5 +62,5 @@ def made_response(texts: tuple[str, ...] = TEXTS, clients: int = 3) -> Response:
             Without("refuse", ("0",), -3.5, "".join(texts)),
             Without("refuse", ("2",), None, reason="the fusion does not work with so few clients"),
         ),
-        agreements=(Agreement("provfl", "round", "refuse", 1.0, (), 1),), topics=("German", "German"),
+        agreements=(Agreement("provfl", "round", "refuse", 1.0, (), 1),), says="".join(texts), topic="German",
     )  # fmt: skip

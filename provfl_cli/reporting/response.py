@@ -58,15 +58,11 @@ def show(response: Response) -> RenderableType:
 def _head(response: Response) -> list[RenderableType]:
     """The prompt, how the response was made, and whether it is the one expected."""
     title = Text.assemble((harmless(response.title), "bold"), (f"  {response.where}, round {response.round}", "dim"))
-    about, said = map(harmless, response.topics)
     lines: list[RenderableType] = [Excerpt(response.prompt, lines=4), title]
     probability = f"{response.quantity} {digits(response.value)}"
     count = len(response.tokens.texts)
-    lines.append(Text(f"{response.made}, {count:,} token{'s' * (count != 1)}, {_of(response)}{probability}"))
-    if about:
-        lines.append(
-            Text(f"about {about}" + (f", says {said}" if said else ", says what is known of no client's data"))
-        )
+    about = f"about {harmless(response.topic)}, " if response.topic else ""
+    lines.append(Text(f"{about}{response.made}, {count:,} token{'s' * (count != 1)}, {_of(response)}{probability}"))
     if response.expected is not None:
         if response.expected.strip() == response.tokens.text.strip():
             lines.append(Text("which is the expected response", style="green"))
@@ -114,7 +110,7 @@ def _tokens_table(response: Response) -> RenderableType:
             harmless(names[top]) if top >= 0 else NOBODY,
             f"{value:.3g}",
             Text(drawn, "cyan" if value >= 0 else "red"),
-            ", ".join(f"{harmless(names[column])} {row[column]:.3g}" for column in order),
+            ", ".join(f"{harmless(names[column])} ({row[column]:+.2g})" for column in order),
         )
     left = len(inside) - len(chosen)
     if not left:
@@ -140,9 +136,7 @@ def _withouts(response: Response, withouts: Sequence[Without]) -> RenderableType
     table.add_column("it says", overflow="fold", min_width=16)
     costs = [abs(response.value - each.value) for each in withouts if each.value is not None]
     largest = max(costs, default=0.0)
-    table.add_row(
-        Text("nobody", style="dim"), digits(response.value), "", "", Text(_quoted(response.tokens.text), "dim")
-    )
+    table.add_row(Text("nobody", style="dim"), digits(response.value), "", "", Text(_quoted(response.says), "dim"))
     for each in withouts:
         who = harmless(", ".join(each.clients)) + (" (withheld)" if each.kind == "withhold" else "")
         if each.value is None:
@@ -169,7 +163,7 @@ def _whole(response: Response) -> str:
 def _says(response: Response, without: Without) -> Text:
     if without.says is None:
         return Text("")
-    if without.says == response.tokens.text:
+    if without.says == response.says:
         return Text("the same", style="dim")
     return Text(_quoted(without.says), style="yellow")
 
@@ -186,7 +180,6 @@ def _short(text: str, most: int = SAID_SHOWN) -> str:
 def as_json(response: Response) -> dict[str, Any]:
     """The same for scripts: plain values, of all tokens and all clients."""
     names = response.client_names
-    about, said = response.topics
     return {
         "warnings": list(response.warnings),
         "input": response.title,
@@ -195,13 +188,13 @@ def as_json(response: Response) -> dict[str, Any]:
         "prompt": response.prompt,
         "response": response.tokens.text,
         "made": response.made,
+        "says": response.says,
         "expected": response.expected,
-        "topic": about or None,
-        "topic_said": said or None,
+        "topic": response.topic or None,
         "target": response.target,
         "span": None if response.span is None else {"text": response.explained, "tokens": list(response.span)},
         response.quantity.replace("-", "_"): response.value,
-        "methods": [answer_json(answer, about or None) for answer in response.answers],
+        "methods": [answer_json(answer, response.topic or None) for answer in response.answers],
         "tokens": _tokens_json(response.tokens, names),
         **(
             {}

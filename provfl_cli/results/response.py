@@ -72,7 +72,8 @@ class Response:
         span: the first of the marked tokens and the one behind the last; None: all.
         instead: the other answer, of log-odds; None: there is none.
         what_if, effects: without the clients that the user named, and without each of the best.
-        topics: names of what the prompt is about and of what was said (a language, a domain); "": not known.
+        says: what the model says to the prompt with all clients; the response, unless that was given.
+        topic: what the prompt is about (a language, a domain), by its name; "": not known.
     """
 
     title: str
@@ -94,7 +95,8 @@ class Response:
     agreements: tuple[Agreement, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
-    topics: tuple[str, str] = ("", "")
+    says: str = ""
+    topic: str = ""
 
     @property
     def quantity(self) -> str:

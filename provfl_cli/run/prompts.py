@@ -64,3 +64,20 @@ class Prompt:
 def own_prompt(text: str, codec: Codec, notes: tuple[str, ...] = ()) -> Prompt:
     """A prompt that the user typed."""
     return Prompt("prompt", text, tuple(codec.prompt([("user", text)])), notes=notes)
+
+
+class Prompts(Protocol):
+    """Where the prompts of an opened federation come from."""
+
+    @property
+    def codec(self) -> Codec:
+        """Texts as its model reads them."""
+
+    def own(self, text: str) -> Prompt:
+        """A prompt that the user typed."""
+
+    def first(self, number: int) -> Prompt:
+        """The one that is taken for round `number` where the user names none."""
+
+    def numbered(self, index: int) -> Prompt:
+        """The one with that index in the test set."""

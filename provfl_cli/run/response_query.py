@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from dataclasses import replace
 from rich.console import Console
 from torch import Tensor, nn
 
 from ..provenance.responses import ResponseTrace
 from ..results.response import Response, TracedTokens
 from ..results.tokens import token_frame
-from .asked_response import LOG_PROBABILITY, AskedResponse, ResponseQuery, asked_response, said, token_log_probabilities
+from .asked_response import (
+    LOG_PROBABILITY,
+    AskedResponse,
+    ResponseQuery,
+    asked_response,
+    said,
+    texts_of,
+    token_log_probabilities,
+)
 from .inputs import UNKNOWN
 from .open_run import OpenFederation
 from .prompts import Codec, Prompt
@@ -102,16 +110,14 @@ def _tokens(
 ) -> TracedTokens:
     return TracedTokens(
         numbers=tuple(response),
-        texts=tuple(codec.pieces(response)),
+        texts=tuple(texts_of(codec, response)),
         ends=response[-1] == codec.end,
         log_probabilities=token_log_probabilities(model, packed),
         values=trace.tokens.values[:, trace.tokens.candidates],
     )
 
 
-def _notes(
-    opened: OpenFederation, asked: AskedResponse, own: TracedResponse, question: ResponseQuery
-) -> Iterator[str]:
+def _notes(opened: OpenFederation, asked: AskedResponse, own: TracedResponse, question: ResponseQuery) -> Iterator[str]:
     """What a reader has to know."""
     prompt = asked.prompt
     yield from (*opened.notes, *prompt.notes, *asked.notes, *own.whole.notes)

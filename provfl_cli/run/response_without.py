@@ -86,9 +86,7 @@ def measured_without(
             nobody = "nobody is left: these are all clients of the round"
             what_if = tuple(Without(kind, names, None, reason=nobody) for kind in kinds)
         else:
-            what_if = tuple(
-                each for kind in kinds for each in _without(opened, case, kind, [(names, removed)], ask)
-            )
+            what_if = tuple(each for kind in kinds for each in _without(opened, case, kind, [(names, removed)], ask))
     if not question.verify:
         return Measured(what_if)
     if question.verify == "retrain":
