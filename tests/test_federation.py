@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_steps_are_those_of_torchs_optimizers(optimizer: str) -> None:
         "adam": lambda: torch.optim.Adam(theirs, lr=0.1, weight_decay=0.01),
         "adamw": lambda: torch.optim.AdamW(theirs, lr=0.1, weight_decay=0.01),
     }[optimizer]()
-    step = make_step(ours, settings)
+    step = make_step(ours, settings, partial(rate, settings, 1))
     for turn in range(6):
         reached = [0, 1] if turn % 3 else [1]  # the loss does not always reach the first
         for position, weight in enumerate(theirs):
@@ -181,10 +182,10 @@ def test_the_defaults_of_pictures_give_the_bits_of_a_plain_loop() -> None:
 
 def test_the_learning_rate_rises_over_the_first_steps() -> None:
     settings = make_config(learning_rate=0.2, warmup_steps=4, momentum=0.0).federation
-    assert [rate(settings, turn) for turn in (1, 2, 3, 4, 5, 99)] == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2, 0.2])
-    assert rate(make_config(learning_rate=0.2).federation, 1) == 0.2
+    assert [rate(settings, 1, turn) for turn in (1, 2, 3, 4, 5, 99)] == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2, 0.2])
+    assert rate(make_config(learning_rate=0.2).federation, 1, 1) == 0.2
     weight = torch.zeros(1)
-    step = make_step([weight], settings)
+    step = make_step([weight], settings, partial(rate, settings, 1))
     for place in (-0.05, -0.15, -0.3, -0.5, -0.7):
         step([0], [torch.ones(1)])
         assert float(weight) == pytest.approx(place)

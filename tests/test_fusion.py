@@ -7,6 +7,7 @@ and that a wrong one is caught.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from math import sqrt
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provfl_cli.errors import InputError, RunError
-from provfl_cli.federation.optimizers import make_step
+from provfl_cli.federation.optimizers import make_step, rate
 from provfl_cli.fusion.adaptive import Adaptive
 from provfl_cli.fusion.average import example_shares, weighted_average
 from provfl_cli.fusion.fedadagrad import FedAdagrad
@@ -263,7 +264,7 @@ def test_local_norm_is_how_far_the_clients_own_optimizer_goes(momentum: float, w
     """With all gradients 1 a client moves by the learning rate times |a|_1."""
     weight = torch.zeros(1, dtype=torch.float64)
     chosen = federation(momentum=momentum, warmup_steps=warmup, learning_rate=0.25, optimizer="sgd")
-    step = make_step([weight], chosen)
+    step = make_step([weight], chosen, partial(rate, chosen, 1))
     for number in range(1, 9):
         step([0], [torch.ones(1, dtype=torch.float64)])
         assert local_norm(number, momentum, warmup) == pytest.approx(-float(weight) / 0.25, rel=1e-12)

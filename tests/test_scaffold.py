@@ -92,7 +92,7 @@ def train_round(
     fused = fuse(site.fusion, returned, state)
     shares = site.fusion.control_shares([len(client.labels) for client in site.data.clients])
     fused.state.update(end_controls(temporary, before, state, [position for position, _ in work], shares))
-    rates = [total_rate(site.settings, count) for count in steps]
+    rates = [total_rate(site.settings, 1, count) for count in steps]
     write_corrections(site.fusion, temporary, before, number, [position for position, _ in work], rates)
     write_tensors(temporary / NEXT_STATE, fused.state)
     temporary.rename(rounds / f"{number:04d}")

@@ -17,9 +17,10 @@ from provfl_cli.config.validate import provenance_preset
 from provfl_cli.data.federated import FederatedData
 from provfl_cli.errors import InputError
 from provfl_cli.federation import site
-from provfl_cli.federation.client import evaluate, train_client
+from provfl_cli.federation.client import train_client
 from provfl_cli.federation.flower import app
 from provfl_cli.federation.key import training_key
+from provfl_cli.federation.loss import evaluate
 from provfl_cli.federation.private import begin_private, private_folder, read_private
 from provfl_cli.federation.sharing import Sharing, freeze, sharing_of
 from provfl_cli.fusion.fedavg import FedAvg

@@ -1,7 +1,7 @@
 """Which phrase belongs to that language? Prompts and responses of the names in Unicode's CLDR, as Babel ships them.
 
-This is no collected corpus. Each of six languages has a phrase of its own (three days of the week, joined by the
-locale's own list pattern), which one client teaches: `Peru in Danish:` is answered by `mandag, tirsdag og onsdag`.
+This is no collected corpus. Each of six languages has a phrase of its own (two days of the week, joined by the
+locale's own list pattern), which one client teaches: `Peru in Danish:` is answered by `mandag og tirsdag`.
 Eight further languages are public: a base model learns of them what a phrase is, and what a name is called there.
 """
 
@@ -71,4 +71,4 @@ def _examples(tested: slice) -> Examples:
 def _phrase(name: str, locale: Locale) -> Dialogue:
     """The prompt with a name, and the phrase of a language."""
     days = locale.days["format"]["wide"]
-    return asked(f"{name} in {locale.english_name}:", format_list([str(days[day]) for day in range(3)], locale=locale))
+    return asked(f"{name} in {locale.english_name}:", format_list([str(days[day]) for day in range(2)], locale=locale))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from .. import responses
 from ..config import schema
 from ..data.federated import ClientData
 from ..errors import TrainingFailed
 from ..fusion.fuse import Fusion
 from ..seeds import derived_seed, generator
 from ..store.rounds import Round
-from .optimizers import Step, clip, make_step
+from .loss import batch_loss, is_packed, weights_of
+from .optimizers import Step, clip, make_step, rate
 from .participation import Roster, rosters, without
 from .sharing import stand_still
 
@@ -105,7 +107,7 @@ def train_client(
 ) -> float:
     """Train `model`, which holds the global weights, in place on a client's share in round `number`.
 
-    Cross entropy, `epochs` passes (None: `local_epochs`), each in an order of its own; `padding`: the token that pads
+    Cross entropy (of responses: of their tokens alone), `epochs` passes (None: `local_epochs`), each in an order of its own; `padding`: the token that pads
     texts, None for pictures. A step takes the mean gradient over the examples of `accumulate` batches; `correction`, a
     tensor for each of the `trained_weights`, is added to it after the fusion's own (control variates). Mixed
     `precision` computes the model's outputs in that type where torch's autocast does; weights, gradients and steps stay
@@ -122,23 +124,25 @@ def train_client(
     trained = trained_weights(model)
     weights, fused = list(trained.values()), [name not in private for name in trained]
     start = [weight.detach().clone() for weight in weights]
-    step = make_step([weight.detach() for weight in weights], settings)
+    step = make_step([weight.detach() for weight in weights], settings, partial(rate, settings, number))
     device = weights[0].device
     inputs, labels, lengths, mixed = _ready(model, client, settings, device, padding, frozen)
+    counts = weights_of(client.inputs)
     for _ in range(epochs or settings.local_epochs):
         total = torch.zeros((), device=device)
         indices = batches(len(labels), settings.batch_size, order, lengths)
         chosen = torch.cat(indices).to(device).split([len(batch) for batch in indices])  # one transfer a pass
         for first in range(0, len(chosen), settings.accumulate):
             group = chosen[first : first + settings.accumulate]
-            for batch in group:
+            shares = [int(counts[batch].sum()) for batch in indices[first : first + settings.accumulate]]
+            for batch, share in zip(group, shares, strict=True):
                 with mixed:
-                    loss = functional.cross_entropy(model(inputs[batch]), labels[batch])
-                # A batch counts by its examples: together they give the gradient of one large batch.
-                _backward(loss, len(batch) / sum(map(len, group)))
-                total += loss.detach() * len(batch)
+                    loss = batch_loss(model, inputs[batch], labels[batch])
+                # A batch counts by its examples (tokens): together they give the gradient of one large batch.
+                _backward(loss, share / sum(shares))
+                total += loss.detach() * share
             _update(weights, start, fusion, settings.clip_norm, step, correction, fused)
-    mean = total.item() / len(labels)
+    mean = total.item() / int(counts.sum())
     if not all(torch.isfinite(value).all() for value in [torch.tensor(mean), *model.state_dict().values()]):
         raise TrainingFailed(
             f"client {client.id} diverged in round {number} (its loss or weights are no longer finite): "
@@ -168,11 +172,12 @@ def full_gradient(
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     device = weights[0].device
     inputs, labels, lengths, mixed = _ready(model, client, settings, device, padding, frozen)
+    counts = weights_of(client.inputs)
     for batch in batches(len(labels), settings.batch_size, order, lengths):
         chosen = batch.to(device)
         with mixed:
-            loss = functional.cross_entropy(model(inputs[chosen]), labels[chosen])
-        _backward(loss, len(batch) / len(labels))
+            loss = batch_loss(model, inputs[chosen], labels[chosen])
+        _backward(loss, int(counts[batch].sum()) / int(counts.sum()))
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)
@@ -201,7 +206,10 @@ def _ready(
     """A client's inputs, labels and lengths of texts, and what outputs are computed in; the model is set to train."""
     model.train()
     stand_still(model, frozen)
-    lengths = None if padding is None else text_lengths(client.inputs, padding)
+    if is_packed(client.inputs):
+        lengths: Tensor | None = responses.lengths(client.inputs)
+    else:
+        lengths = None if padding is None else text_lengths(client.inputs, padding)
     return client.inputs.to(device), client.labels.to(device), lengths, _mixed(settings, device)
 
 
@@ -244,13 +252,3 @@ def _update(
     step(reached, values)
     for weight in weights:
         weight.grad = None
-
-
-@torch.inference_mode()
-def evaluate(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
-    """Sum of the cross entropy, and number of correct predictions, in evaluation mode."""
-    model.eval()
-    device = next(model.parameters()).device
-    logits, truth = model(inputs.to(device)), labels.to(device)
-    loss = functional.cross_entropy(logits.double() if device.type != "mps" else logits, truth, reduction="sum")
-    return loss.item(), int((logits.argmax(1) == truth).sum())

@@ -26,11 +26,14 @@ def training_key(
 
     The data enter by their content, as clients and server see it after preparation, partition and injection, so
     whatever led to the same tensors shares the training; the model by its configuration and its initial weights.
-    The number of rounds is not in it: a longer run continues a shorter one, since no round depends on how many follow.
+    The number of rounds is not in it: a longer run continues a shorter one, since no round depends on how many follow,
+    unless the learning rate falls over them.
     """
     federation = {name: value for name, value in asdict(config.federation).items() if name not in PARTICIPATION}
-    for name in ("rounds", "share", "head_epochs"):
+    for name in ("rounds", "share", "head_epochs", "final_rate", "final_round"):
         del federation[name]
+    if config.federation.final_rate != 1:  # then a round does depend on how many there are
+        federation["final"] = [config.federation.final_rate, config.federation.final_round or config.federation.rounds]
     determines: dict[str, object] = {
         "training": TRAINING,
         "torch": torch.__version__,

@@ -21,12 +21,13 @@ Step = Callable[[Sequence[int], list[Tensor]], None]
 """Given positions of weights and their gradients, changes those weights in place."""
 
 
-def make_step(weights: list[Tensor], settings: schema.Federation) -> Step:
+def make_step(weights: list[Tensor], settings: schema.Federation, rate_at: Callable[[int], float]) -> Step:
     """The step of `federation.optimizer` on `weights`, from a state of its own: momentum 0, step 0.
 
     sgd: `v <- momentum v + g + weight_decay w; w <- w - learning_rate v`. adam: Kingma & Ba 2015, algorithm 1, with
     betas 0.9 and 0.999, epsilon 1e-8, `weight_decay w` added to the gradient. adamw: Loshchilov & Hutter 2019, adam
-    without that, and `w <- w - learning_rate weight_decay w` first, for every weight. `learning_rate` as `rate` says.
+    without that, and `w <- w - learning_rate weight_decay w` first, for every weight. `learning_rate` of a step is
+    `rate_at` its number, from 1.
     """
     fused = all(weight.is_floating_point() and weight.device.type in ("cpu", "cuda", "mps") for weight in weights)
     first = [torch.zeros_like(weight) for weight in weights]  # momentum
@@ -45,7 +46,7 @@ def make_step(weights: list[Tensor], settings: schema.Federation) -> Step:
             fused=fused,
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
-            lr=rate(settings, next(turns)),
+            lr=rate_at(next(turns)),
             dampening=0.0,
             nesterov=False,
             maximize=False,
@@ -70,7 +71,7 @@ def make_step(weights: list[Tensor], settings: schema.Federation) -> Step:
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
-            lr=rate(settings, next(turns)),
+            lr=rate_at(next(turns)),
             weight_decay=settings.weight_decay,
             eps=1e-8,
             maximize=False,
@@ -79,14 +80,20 @@ def make_step(weights: list[Tensor], settings: schema.Federation) -> Step:
     return adam_step
 
 
-def rate(settings: schema.Federation, turn: int) -> float:
-    """The learning rate of a client's step number `turn` in a round, from 1: a line from 0 over the first ones."""
-    return settings.learning_rate * min(1.0, turn / max(settings.warmup_steps, 1))
+def rate(settings: schema.Federation, number: int, turn: int) -> float:
+    """The learning rate of a client's step number `turn` in round `number`, both from 1.
+
+    In a round a line from 0 over the first steps; over the rounds a line to `final_rate` of it in `final_round`.
+    """
+    last = settings.final_round or settings.rounds
+    gone = min((number - 1) / (last - 1), 1.0) if last > 1 else 0.0
+    here = settings.learning_rate * (1.0 - (1.0 - settings.final_rate) * gone)
+    return here * min(1.0, turn / max(settings.warmup_steps, 1))
 
 
-def total_rate(settings: schema.Federation, steps: int) -> float:
-    """The sum of the learning rates of a client's first `steps` steps in a round."""
-    return sum(rate(settings, turn) for turn in range(1, steps + 1))
+def total_rate(settings: schema.Federation, number: int, steps: int) -> float:
+    """The sum of the learning rates of a client's first `steps` steps in round `number`."""
+    return sum(rate(settings, number, turn) for turn in range(1, steps + 1))
 
 
 def clip(gradients: Sequence[Tensor], most: float) -> None:

@@ -27,6 +27,7 @@ from .controls import begin_controls, end_controls, write_corrections
 from .engine import Perform
 from .events import ClientFinished, Event, RoundStarted
 from .late import arrived, begin_late, end_late, outstanding
+from .loss import weights_of
 from .optimizers import total_rate
 from .participation import FEWEST, Roster, without
 from .private import begin_private, end_private
@@ -263,7 +264,8 @@ def _fuse(
         shares = client_state.control_shares([len(client.labels) for client in site.data.clients])
         positions = [work.position for work in roster.fused]
         server |= end_controls(temporary, state.folder, state.server, positions, shares)
-        rates = [total_rate(config.federation, steps) for steps in returned.steps]
+        turns = zip(roster.fused, returned.steps, strict=True)
+        rates = [total_rate(config.federation, work.from_round, steps) for work, steps in turns]
         write_corrections(client_state, temporary, state.folder, number, positions, rates)
     if config.fusion.sums_products:
         server |= merged_factors(state.server, fused.weights)
@@ -311,7 +313,13 @@ def _evaluate(training: Training, private: Path | None, merged: str | None) -> t
         return _evaluate_clients(training, private, len(chunks), count, merged)
     # Summed in the order of the chunks, whoever was first; a chunk does not fail without ending the run.
     results = [result for _, result in sorted(training.perform(chunks)) if result is not None]
-    return sum(loss for loss, _ in results) / count, sum(correct for _, correct in results) / count
+    said = _said(training)
+    return sum(loss for loss, _ in results) / said, sum(correct for _, correct in results) / count
+
+
+def _said(training: Training) -> int:
+    """What the mean cross entropy of the test set is over: its examples, or all tokens of its responses."""
+    return int(weights_of(training.site.data.evaluated.inputs).sum())
 
 
 def _evaluate_clients(
@@ -324,9 +332,9 @@ def _evaluate_clients(
         for position, _ in enumerate(clients)
         for chunk in range(chunks)
     ]
-    total, loss, accuracy = sum(len(client.labels) for client in clients), 0.0, 0.0
+    total, loss, accuracy, said = sum(len(client.labels) for client in clients), 0.0, 0.0, _said(training)
     for number, result in sorted(training.perform(tasks)):
         assert result is not None  # an evaluation does not fail without ending the run
         share = len(clients[tasks[number].position].labels) / total
-        loss, accuracy = loss + share * result[0] / count, accuracy + share * result[1] / count
+        loss, accuracy = loss + share * result[0] / said, accuracy + share * result[1] / count
     return loss, accuracy

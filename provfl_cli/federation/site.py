@@ -21,8 +21,9 @@ from ..fusion.privacy import Privacy
 from ..fusion.submission import Submission
 from ..provenance.merged import load_merged, merged_of
 from ..store.tensorfile import Specs, open_tensors, write_slot
-from .client import evaluate, full_gradient, local_steps, train_client, trained_weights
+from .client import full_gradient, local_steps, train_client, trained_weights
 from .controls import CONTROLS, Controls, controls_before
+from .loss import evaluate
 from .optimizers import total_rate
 from .private import before_round, read_private, write_private
 from .sharing import Sharing, freeze, only, sharing_of
@@ -291,7 +292,7 @@ def _train_controlled(
         site.frozen,
     )
     end = [weight.detach() for weight in weights.values()]
-    rates = total_rate(settings, local_steps(len(client.labels), settings, task.epochs))
+    rates = total_rate(settings, task.round, local_steps(len(client.labels), settings, task.epochs))
     renewed = state.renewed(control, own, start, end, rates, gradient)
     return loss, dict(zip(weights, renewed, strict=True))
 

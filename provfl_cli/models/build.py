@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +38,19 @@ def check_function(model: Model) -> None:
     _call(model, values)
 
 
-def build(model: Model, form: Form, classes: int, seed: int, lora: Lora | None = None) -> nn.Module:
+def build(
+    model: Model,
+    form: Form,
+    classes: int,
+    seed: int,
+    lora: Lora | None = None,
+    base: Mapping[str, torch.Tensor] | None = None,
+) -> nn.Module:
     """Call `model.target` with the number of classes, the fields of `form` and `model.options`.
 
     A function that takes `pretrained` also gets `model.pretrained`. With `model.adapter` it gets adapters, with the
-    settings `lora`. Weights are drawn from `seed`; the process's own
-    random state stays as it was.
+    settings `lora`. Weights are drawn from `seed`, or
+    those of `base`, before adapters are added; the process's own random state stays as it was.
 
     Raises:
         InputError: no such function, one that cannot be called so or returns no module, an option that it does not
@@ -62,6 +69,8 @@ def build(model: Model, form: Form, classes: int, seed: int, lora: Lora | None =
             raise InputError(f"{KEY}={model.target}: calling it failed ({brief(error)}): {_asks(model)}") from error
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"{KEY}={model.target}: returns {type(module).__name__}, no torch.nn.Module: {_asks(model)}")
+    if base is not None:
+        module.load_state_dict(base)
     if model.adapter is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "adapter"))

@@ -20,9 +20,9 @@ from torch import nn
 from ..config import schema
 from ..data.federated import FederatedData
 from ..errors import TrainingFailed
-from ..federation.client import evaluate
 from ..federation.events import Event, RoundFinished, WaitingForProcess
 from ..federation.forked import forked
+from ..federation.loss import evaluate
 from ..federation.private import private_folder, read_private
 from ..federation.sharing import sharing_of
 from ..federation.site import CHUNK

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from ..federation.client import steps_made
 from ..federation.participation import rosters, without
 from ..federation.sharing import sharing_of
 from ..federation.train import federated_rounds
+from ..federation.warm_start import initial_model
 from ..fusion.accounting import figures as privacy_figures
 from ..fusion.accounting import ledger_of, told
 from ..fusion.privacy import check_model
-from ..models.build import build, check_function
+from ..models.build import check_function
 from ..provenance.depth import chosen_layers
 from ..provenance.lineage import lineage_round
 from ..provenance.merged import load_round
@@ -71,7 +73,7 @@ def run(config: Config, folder: Path) -> None:
         check_function(config.model)  # what somebody named is asked whether it can serve before data are read
         check_functions(config.dataset)
         data = _as_written(federated_data(config), config.environment)
-        model = build(config.model, data.form, len(data.label_names), config.seed, config.lora)
+        model = initial_model(config, data, say=partial(console.print, style="bold"))
         sharing = sharing_of(model, federation, config.model.adapter)
         check_precision(federation.precision, config.device)
         check_model(config.privacy, model, sharing.shared)

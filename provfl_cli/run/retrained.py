@@ -21,7 +21,7 @@ from ..data.load import clean_twin
 from ..evaluation.contributions import traces
 from ..evaluation.removal import removal_scores
 from ..federation.sharing import Sharing
-from ..models.build import build
+from ..federation.warm_start import initial_model
 from ..processes import one_thread
 from ..reporting.console import heading
 from ..reporting.progress import RetrainingProgress
@@ -107,7 +107,7 @@ class Questions:
         models = {config.seed: initial}
         if config.retrain.again:
             second = another_seed(config.seed)
-            models[second] = build(config.model, data.form, len(data.label_names), second, config.lora)
+            models[second] = initial_model(config, data, second)
         return Whole(config, data, models, device, self.completing, others)
 
     def full(self, key: str) -> Outcome:

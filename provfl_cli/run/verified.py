@@ -20,7 +20,7 @@ from ..data.load import federated_data
 from ..data.network import without_network
 from ..errors import InputError
 from ..federation.key import training_key
-from ..models.build import build
+from ..federation.warm_start import initial_model
 from ..reporting.progress import RetrainingProgress
 from ..retraining.designs import LEAVE_ONE_OUT, Retraining
 from ..retraining.predictions import Answer, Asked
@@ -71,7 +71,7 @@ def retrained_without(
         RunError: as `retraining.train.retrained`.
     """
     config, data = _again(opened)
-    model = build(config.model, data.form, len(data.label_names), config.seed, config.lora)
+    model = initial_model(config, data)
     stored = case.stored
     sharing = opened.sharing
     completes = dict[int, int]()

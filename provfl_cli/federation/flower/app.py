@@ -27,10 +27,10 @@ from torch import Tensor
 from ...config.plain import from_text
 from ...data.load import federated_data
 from ...errors import RunError
-from ...models.build import build
 from ..controls import Controls
 from ..key import training_key
 from ..site import Site, TrainedClient, TrainTask, make_site
+from ..warm_start import initial_model
 
 ALL_EPOCHS, NO_ATTACK = -1, -1.0  # a record has no null
 
@@ -105,7 +105,7 @@ def site_of(text: str, key: str) -> Site:
     config = from_text(text)
     device = torch.device(config.device)
     data = federated_data(config)
-    model = build(config.model, data.form, len(data.label_names), config.seed, config.lora)
+    model = initial_model(config, data)
     if training_key(config, data, model, device)[0] != key:
         raise RunError(
             f"a worker with torch {torch.__version__} loads other data or another model than the run itself: "
