@@ -21,6 +21,7 @@ from .saying import say
 if TYPE_CHECKING:
     from ..reporting import response as shown
     from ..results import files
+    from ..results.response import Response
     from ..run import asked_response, response_query
     from ..run.open_run import OpenFederation
     from ..run.prompts import Prompt
@@ -43,9 +44,7 @@ def add_response(made: ArgumentParser) -> None:
     group.add_argument("--instead", metavar="TEXT", help="explain why not this: log-odds of the two answers")
     group.add_argument("--temperature", metavar="T", help="sample with it; without: the likeliest token each time")
     group.add_argument("--seed", metavar="N", help="of sampling (default: 0)")
-    group.add_argument(
-        "--tokens", metavar="N", help="most of a response (default: 256, or what the model has room for)"
-    )
+    group.add_argument("--tokens", metavar="N", help="most of a response (default: 256, where there is room)")
 
 
 def about_response(args: Namespace) -> bool:
@@ -71,9 +70,7 @@ def about_response(args: Namespace) -> bool:
             )
         return False
     elif wrong := next((name for name in OTHERS if getattr(args, name) is not None), None):
-        raise InputError(
-            f"--{wrong}: this run's model answers prompts, {OTHERS[wrong]} are nothing to it: --prompt TEXT"
-        )
+        raise InputError(f"--{wrong}: this run's model answers prompts, no {OTHERS[wrong]}: --prompt TEXT")
     about = bool(given) or not is_recorded(folder)
     if about:
         _check(args)
@@ -146,7 +143,7 @@ def answer_response(args: Namespace, opened: OpenFederation) -> int:
     return 0
 
 
-def _write(path: Path, answer: response_query.Response, json: bool) -> None:
+def _write(path: Path, answer: Response, json: bool) -> None:
     """The answer as JSON, or everybody's contributions to its tokens as a table."""
     if path.suffix == ".json":
         files.write_text(path, files.json_text(shown.as_json(answer)))
