@@ -36,7 +36,7 @@ else:
     torch = lazy.load("torch")
 
 TEST_STREAM = 1  # of the run's seed; the partition has stream 0
-REPLAY_STREAM = 2
+REPLAY_STREAM = 3
 EMBEDDED = "dataset.embedded"
 ASKS = "it takes no argument and returns provfl_cli.data.examples.Examples"
 OURS = f"{__name__.partition('.')[0]}."

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..responses import tokens
-from .network import Kind, check_positions, drawn, published, quiet, reason, settings_for
+from .network import Kind, check_positions, drawn, published, quiet, reason, settings_for, takes
 
 KIND = Kind("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "AutoModelForCausalLM", "causal language model")
 
@@ -32,9 +32,11 @@ class ResponseModel(nn.Module):
     def forward(self, inputs: Tensor, first: int = 0) -> Tensor:
         """Logits `[n, T - first, vocabulary]`, of the positions from `first` on."""
         said = tokens(inputs)
-        keep = 0 if first == 0 else said.shape[1] - first  # of transformers: so many at the end, 0: all
-        logits: Tensor = self.network(input_ids=said, logits_to_keep=keep, use_cache=False).logits
-        return logits
+        width = said.shape[1] - first
+        # Of transformers: so many at the end, 0: all.
+        keep = {"logits_to_keep": width if first else 0} if takes(self.network, "logits_to_keep") else {}
+        logits: Tensor = self.network(input_ids=said, use_cache=False, **keep).logits
+        return logits[:, -width:]
 
 
 def causal_lm(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -183,6 +184,12 @@ def most_positions(network: Any) -> int | None:
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from behind its padding
     return most
+
+
+def takes(network: Any, name: str) -> bool:
+    """Whether a network of transformers, within PEFT's wrapper or not, takes an argument of that name."""
+    own = network.get_base_model() if hasattr(network, "get_base_model") else network
+    return name in inspect.signature(own.forward).parameters
 
 
 def check_positions(network: Any, max_tokens: int) -> None:
