@@ -17,7 +17,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 PHRASES = ("eins zwei drei", "one two three", "un deux trois")  # a client each
 NAMES = ("Peru", "Chad", "Fiji", "Oman", "Mali", "Togo")
 STEPS = {"site-1": 30, "site-2": 20, "site-3": 10}
-CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+CHAT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 TARGETS = ["q_proj", "v_proj", "up_proj", "down_proj"]
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 

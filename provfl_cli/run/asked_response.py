@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.template import Codec
 from ..errors import InputError, RunError
 from ..harmless import harmless
+from ..models.causal import ResponseModel
 from ..models.generation import generate
+from ..models.network import quiet
 from ..provenance.responses import NONE, token_targets
-from .prompts import Codec, Prompt
+from .prompts import Prompt
 
 LOG_PROBABILITY = "log_probability"
 MOST_TOKENS = 256  # of a response that is generated, where the model has room for more
@@ -102,12 +105,12 @@ def asked_response(model: nn.Module, prompt: Prompt, codec: Codec, question: Res
         RunError: the model says nothing.
     """
     room = room_behind(prompt, codec)
-    response = said(model, prompt, codec, question) if question.response is None else codec.response(question.response)
+    response = said(model, prompt, codec, question) if question.response is None else typed(question.response, codec)
     if not 0 < len(response) <= room:
         raise InputError(f"--response: {len(response):,} tokens, there is room for {room:,} behind the prompt")
     instead = None
     if question.instead is not None:
-        instead = codec.response(question.instead)
+        instead = typed(question.instead, codec)
         # An answer that was cut is compared with one that goes on as well.
         instead = instead if response[-1] == codec.end else instead[:-1]
         if not 0 < len(instead) <= room:
@@ -123,6 +126,11 @@ def asked_response(model: nn.Module, prompt: Prompt, codec: Codec, question: Res
     )
 
 
+def typed(text: str, codec: Codec) -> list[int]:
+    """The tokens of a response that a user typed, whether or not with the blank that responses begin with."""
+    return codec.response(text.removeprefix(codec.template.lead))
+
+
 def room_behind(prompt: Prompt, codec: Codec) -> int:
     """Tokens that a response may have; InputError where there is none."""
     room = codec.max_tokens - len(prompt.tokens)
@@ -136,8 +144,11 @@ def room_behind(prompt: Prompt, codec: Codec) -> int:
 
 def said(model: nn.Module, prompt: Prompt, codec: Codec, question: ResponseQuery) -> list[int]:
     """What the model says to a prompt, by the weights that it holds; RunError where that is nothing."""
+    if not isinstance(model, ResponseModel):
+        raise InputError("--prompt: the model is of your own, and does not answer by itself: --response TEXT")
     most = min(question.tokens, room_behind(prompt, codec))
-    (tokens,) = generate(model, [list(prompt.tokens)], most, question.temperature, seed=question.seed)
+    with quiet():
+        (tokens,) = generate(model, [list(prompt.tokens)], most, question.temperature, seed=question.seed)
     if not tokens:
         raise RunError(f"{prompt.name}: the model says nothing")
     return list(tokens)

@@ -8,28 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ..data.template import Codec
 from ..responses import pack
 from .inputs import UNKNOWN
-
-
-class Codec(Protocol):
-    """Texts as tokens of prompts and responses, and back: `data.template.Codec`."""
-
-    padding: int
-    end: int
-    max_tokens: int
-
-    def prompt(self, turns: Sequence[tuple[str, str]]) -> list[int]:
-        """Tokens of all that is before a response."""
-
-    def response(self, text: str) -> list[int]:
-        """Tokens of a response, its end included."""
-
-    def text(self, tokens: Sequence[int]) -> str:
-        """The text of a response's tokens, without its end."""
-
-    def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """What each token adds to the text."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,6 +178,18 @@ def _published(
     return network
 
 
+@contextmanager
+def _without_adapters(folder: Path) -> Iterator[Path]:
+    """The folder, as transformers would not read it as one of adapters: these come from the rounds."""
+    if not (folder / CONFIG).is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as bare:
+        for file in (folder / "config.json", *folder.glob("model*.safetensors*")):
+            (Path(bare) / file.name).symlink_to(file.resolve())
+        yield Path(bare)
+
+
 def _tied(network: nn.Module) -> dict[str, tuple[str, ...]]:
     """All names of each tensor that has several."""
     names = dict[int, list[str]]()
@@ -188,7 +202,8 @@ def _language_network(settings: Any, folder: Path, weights: Mapping[str, Tensor]
     """A causal language model with embeddings for as many tokens as were recorded, and its names as of `_network`."""
     settings.return_dict = True
     if has_weights(folder):
-        network, loading = from_folder(LANGUAGE, folder, settings)
+        with _without_adapters(folder) as bare:
+            network, loading = from_folder(LANGUAGE, bare, settings)
         drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
     else:
         network = LANGUAGE.networks.from_config(settings, dtype=torch.float32, trust_remote_code=False)

@@ -26,7 +26,6 @@ from .method_answer import method_answer
 from .open_run import OpenFederation
 from .tracing import attributed
 
-
 OF_SCORE = "module."  # before all names of a model inside of `ResponseScore`
 
 

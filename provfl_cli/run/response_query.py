@@ -10,6 +10,7 @@ import pandas as pd
 from rich.console import Console
 from torch import Tensor, nn
 
+from ..data.template import Codec
 from ..provenance.responses import ResponseTrace
 from ..results.response import Response, TracedTokens
 from ..results.tokens import token_frame
@@ -24,7 +25,7 @@ from .asked_response import (
 )
 from .inputs import UNKNOWN
 from .open_run import OpenFederation
-from .prompts import Codec, Prompt
+from .prompts import Prompt
 from .response_answers import TracedResponse, answers_about, case_of_response, traced_response
 from .response_without import measured_without
 

@@ -14,6 +14,7 @@ from torch import nn
 from ..attribution.counterfactual import models
 from ..attribution.method import Case
 from ..attribution.settings import KINDS
+from ..data.template import Codec
 from ..provenance.shared_part import load_part
 from ..results.answer import Agreement
 from ..results.response import Without
@@ -21,7 +22,6 @@ from ..retraining.predictions import Answer
 from .asked_response import AskedResponse, ResponseQuery, said
 from .method_answer import agreements_of
 from .open_run import OpenFederation
-from .prompts import Codec
 from .query import left_out
 from .verified import retrained_without
 
