@@ -11,7 +11,7 @@ import lazy_loader as lazy
 from ..config.parts import RunSettings
 from .method import AttributionResult, Case, shared_parameters
 from .norms import update_norms
-from .provenance import traced
+from .provenance import for_case, traced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,9 +37,10 @@ class Cosine:
     def attribute(self, case: Case) -> AttributionResult:
         """One trace for all clients."""
         began = time.perf_counter()
-        settings = replace(
+        plain = replace(
             case.provenance, of="updates", client_weighting="none", threshold=None, layer_decay=1.0, layers="all"
         )
+        settings = for_case(case, plain)
         contributions = traced(case, settings)
         norms = update_norms(case.stored, shared_parameters(case), weighted=False).numpy()
         values = np.divide(contributions.values, norms, out=np.zeros_like(contributions.values), where=norms > 0)

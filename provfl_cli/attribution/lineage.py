@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from .. import provenance
 from ..checks import POSITIVE_FRACTION, in_range
 from ..config.parts import RunSettings
 from ..config.validate import provenance_preset
@@ -14,7 +13,7 @@ from ..errors import InputError
 from ..imports import later
 from .earlier import check_all_kept, rounds_before
 from .method import AttributionResult, Case
-from .provenance import Traced, for_case
+from .provenance import Traced, for_case, traced
 
 if TYPE_CHECKING:
     from ..provenance import lineage
@@ -62,7 +61,7 @@ class OverRounds:
         began = time.perf_counter()
         settings = for_case(case, Traced(self.name, self.preset).settings(case.provenance, case.seed))
         source = lineage.lineage_decayed(case.stored, rounds_before(case.stored), self.decay)
-        found = provenance.trace(case.model, case.inputs, source, settings, case.explained)
+        found = traced(case, settings, source)
         return AttributionResult(
             found.values,
             found.candidates,

@@ -51,7 +51,8 @@ class Case:
         seed: of everything random.
         device: where to compute.
         steps: optimizer steps that each client of the round made, to fuse it again; (): not known.
-        wanted: of the target `mse` what the model should put out, `[inputs, numbers]`; None: of any other.
+        wanted: of the target `mse` what the model should put out, `[inputs, numbers]`; of responses int64 `[inputs]`,
+            0, the only number that their score has; None: of any other.
         label_counts: training examples by label of each client, int `[classes]`, which no server knows: for methods
             that say that they need the data; {}: not known.
         unlabelled: reads all test inputs of the server that are at hand, for methods that look at clients and not at
@@ -88,7 +89,10 @@ class Case:
 
     @property
     def tells_classes(self) -> bool:
-        """Whether a class is explained; else numbers that the model puts out, of which there is no probability."""
+        """Whether a class is explained; else numbers that the model puts out, of which there is no probability.
+
+        Of responses (`model` is a `ResponseScore`) it is their score; their `classes` are the topics that were said.
+        """
         return self.provenance.target in CLASS_TARGETS
 
 

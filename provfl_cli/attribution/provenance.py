@@ -11,11 +11,16 @@ from ..checks import POSITIVE_FRACTION, in_range, one_of
 from ..config.parts import RunSettings
 from ..config.validate import provenance_preset
 from ..errors import InputError
-from ..provenance.settings import CLASS_TARGETS, NEURONS, Provenance
+from ..imports import later
+from ..provenance.settings import CLASS_TARGETS, NEURONS, TOKEN_TARGETS, Provenance
 from .method import AttributionResult, Case
 
 if TYPE_CHECKING:
+    from ..provenance import responses
     from ..provenance.contributions import Contributions
+    from ..provenance.stack import Source
+else:
+    responses = later("provfl_cli.provenance.responses")
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,24 @@ def _common(settings: Provenance) -> dict[str, Any]:
 
 
 def for_case(case: Case, settings: Provenance) -> Provenance:
-    """The settings for what a case explains: of numbers that are no logits of classes there is one target alone."""
-    return settings if case.tells_classes else replace(settings, target=case.provenance.target)
+    """The settings for what a case explains: of numbers that are no logits there is one target alone.
+
+    Of responses the target is that of each of their tokens.
+    """
+    if case.tells_classes:
+        return settings
+    if isinstance(case.model, responses.ResponseScore):
+        return settings if settings.target in TOKEN_TARGETS else replace(settings, target=case.model.kind)
+    return replace(settings, target=case.provenance.target)
 
 
-def traced(case: Case, settings: Provenance) -> Contributions:
-    """Trace the inputs of `case` with these settings."""
-    return provenance.trace(case.model, case.inputs, case.stored, settings, case.explained)
+def traced(case: Case, settings: Provenance, source: Source | None = None, layer_sample: int = 0) -> Contributions:
+    """Trace the inputs of `case` with the settings that `for_case` gives.
+
+    `source`: what is traced in place of the case's round; `layer_sample` as of `trace`.
+    """
+    model, source = case.model, case.stored if source is None else source
+    if isinstance(model, responses.ResponseScore):
+        model = responses.ResponseScore(model.module, settings.target, model.span)
+        settings = replace(settings, target="output")
+    return provenance.trace(model, case.inputs, source, settings, case.explained, layer_sample)

@@ -107,14 +107,15 @@ def train_client(
 ) -> float:
     """Train `model`, which holds the global weights, in place on a client's share in round `number`.
 
-    Cross entropy (of responses: of their tokens alone), `epochs` passes (None: `local_epochs`), each in an order of its own; `padding`: the token that pads
-    texts, None for pictures. A step takes the mean gradient over the examples of `accumulate` batches; `correction`, a
-    tensor for each of the `trained_weights`, is added to it after the fusion's own (control variates). Mixed
-    `precision` computes the model's outputs in that type where torch's autocast does; weights, gradients and steps stay
-    float32. Torch's global generator is seeded (dropout). Orders and dropout follow from the seed, the round and the
-    client's data, not from its number: clients with the same data return the same model. `private` are the names of
-    weights that the fusion has no part in, `frozen` of tensors whose modules stand still; `phase` says what is trained
-    apart from the rest of the round, with random draws of its own. Returns the mean loss over the last pass.
+    Cross entropy (of responses: of their tokens alone), `epochs` passes (None: `local_epochs`), each in an order of its
+    own; `padding`: the token that pads texts, None for what is none. A step takes the mean gradient over the examples
+    of `accumulate` batches; `correction`, a tensor for each of the `trained_weights`, is added to it after the fusion's
+    own (control variates). Mixed `precision` computes the model's outputs in that type where torch's autocast does;
+    weights, gradients and steps stay float32. Torch's global generator is seeded (dropout). Orders and dropout follow
+    from the seed, the round and the client's data, not from its number: clients with the same data return the same
+    model. `private` are the names of weights that the fusion has no part in, `frozen` of tensors whose modules stand
+    still; `phase` says what is trained apart from the rest of the round, with random draws of its own. Returns the mean
+    loss over the last pass.
 
     Raises:
         TrainingFailed: when the loss or a weight is no longer finite.

@@ -90,7 +90,7 @@ def _continued(
     keep = {"logits_to_keep": 1} if takes(model.network, "logits_to_keep") else {}
     while True:
         result = model.network(input_ids=fresh if cached else whole, use_cache=cached, **{name: past}, **keep)
-        past = result.past_key_values if cached else None
+        past = getattr(result, name) if cached else None
         logits = result.logits[:, -1].double().cpu() if device.type != "mps" else result.logits[:, -1].cpu()
         following = []
         for row, prompt in enumerate(prompts):

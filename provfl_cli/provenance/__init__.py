@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from ..store.rounds import read_round
     from .contributions import Contributions
     from .outputs import Inputs
-    from .responses import ResponseScore, ResponseTrace, trace_responses
+    from .response_score import ResponseScore
+    from .responses import ResponseTrace, trace_responses
     from .settings import Provenance, preset
     from .stack import FusedRound, Source
     from .state_dicts import from_state_dicts
@@ -40,7 +41,7 @@ _MODULES = {
     "FusedRound": ".stack",
     "Inputs": ".outputs",
     "Provenance": ".settings",
-    "ResponseScore": ".responses",
+    "ResponseScore": ".response_score",
     "ResponseTrace": ".responses",
     "Source": ".stack",
     "from_state_dicts": ".state_dicts",

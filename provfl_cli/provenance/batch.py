@@ -82,8 +82,8 @@ def _traced(
     pairing = Pairing({b: a for b, a in setup.pairs.items() if setup.alone.isdisjoint((a, b))})
 
     def contracted(call: Call, gradient: Tensor) -> None:
-        sums.seen.update(_names(call))
-        _add(setup, sums, call, gradient, sample)
+        sums.seen.update(names_of(call))
+        add_use(setup, sums, call, gradient, sample)
         if final:
             call.release()
 
@@ -91,23 +91,23 @@ def _traced(
         if setup.pairs:
             pairing.see(call)
         if call.layer not in setup.chosen:
-            sums.seen.update(_names(call))
+            sums.seen.update(names_of(call))
             return
-        for name in _names(call):
+        for name in names_of(call):
             recorder.unruled.setdefault(name, CUT)
         output.register_hook(lambda g: contracted(call, g.detach()))
 
     def activated(call: Call, output: Tensor) -> None:
         call.masked = True
         threshold = setup.settings.threshold
-        if threshold is not None and call.axis is not None:
+        if threshold is not None and call.axis is not None and not setup.are_logits(call.layer):
             activation = call.examples(output, call.axis)
             attended = positions_of(sums.attended, activation)
             call.mask = activated_neurons(activation, threshold, setup.settings.threshold_scale, attended)
             sums.masked[call.layer] = None
 
     recorder = Recorder(setup.structure, size, record, activated, limit)
-    before = _traces_left(setup)
+    before = traces_left(setup)
     if setup.recorded:
         mark_inputs(list(batch.values()))
         with recorder.watch():
@@ -119,7 +119,7 @@ def _traced(
     sums.logits, sums.unruled = logits.detach(), recorder.unruled
     if setup.pairs:
         sums.products, sums.apart = pairing.products(), pairing.apart() | set(filter(is_factor, setup.alone))
-    sums.shown = recorder.shown | own_functions(logits) | _left_behind(before, _traces_left(setup))
+    sums.shown = recorder.shown | own_functions(logits) | left_behind(before, traces_left(setup))
     asked = rows_to_ask(kept, recorder.lost or not setup.recorded)
     if any(True for _ in depending(setup.structure, kept, sums.logits, asked)):
         sums.shown.add(BESIDE)
@@ -132,7 +132,7 @@ def _traced(
             target.backward(retain_graph=not final)
         if setup.alone:
             add_alone(setup, sums, kept, kind, sample)
-        _add_pool(sums, setup.stack, sample)
+        add_pool(sums, setup.stack, sample)
         results.append(sums)
         sums = sums.for_next_target()
     return results
@@ -153,25 +153,25 @@ def _default(kind: str, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     return inputs.reshape(len(inputs), -1)
 
 
-def _traces_left(setup: Setup) -> tuple[dict[str, Any], int]:
+def traces_left(setup: Setup) -> tuple[dict[str, Any], int]:
     """What a forward pass that draws random numbers or writes to parameters leaves in another state."""
     versions = sum(parameter._version for parameter in setup.structure.parameters.values())
     return random_states(setup.structure, setup.stack.device), versions
 
 
-def _left_behind(before: tuple[dict[str, Any], int], after: tuple[dict[str, Any], int]) -> set[str]:
+def left_behind(before: tuple[dict[str, Any], int], after: tuple[dict[str, Any], int]) -> set[str]:
     changes = {DRAWS} if drawn_from(before[0], after[0]) else set()
     return changes | ({WRITES} if before[1] != after[1] else set())
 
 
-def _names(call: Call) -> set[str]:
+def names_of(call: Call) -> set[str]:
     return {name for weight in call.weights.values() for name in weight.names}
 
 
-def _add(setup: Setup, sums: Sums, call: Call, gradient: Tensor, sample: int) -> None:
+def add_use(setup: Setup, sums: Sums, call: Call, gradient: Tensor, sample: int) -> None:
     """Equations 5 and 6 for one use: contract its per-example gradient with every row of the stack."""
     check_unchanged(call)
-    if setup.unproven and setup.unproven.intersection(names := _names(call)) and bool(gradient.any()):
+    if setup.unproven and setup.unproven.intersection(names := names_of(call)) and bool(gradient.any()):
         sums.shown.update(f"gradient of {name}" for name in names)
     if call.in_product:  # it counts with the B that reads it
         return
@@ -205,7 +205,8 @@ def _add(setup: Setup, sums: Sums, call: Call, gradient: Tensor, sample: int) ->
         if not checked:
             sums.right += left_side(part, stack)
     if checked and output is not None:
-        flat_g, flat_a = g.flatten(1), output.to(g.dtype).flatten(1)
+        same = output.stride(0) == 0 and g.dim() == output.dim()  # of one text, for each of its tokens
+        flat_g, flat_a = g.flatten(1), (output[:1] if same else output).to(g.dtype).flatten(1)
         sums.right += beta * torch.linalg.vecdot(flat_g, flat_a)
         if setup.with_mass:
             sums.mass += beta * torch.linalg.vecdot(flat_g.abs(), flat_a.abs())
@@ -233,7 +234,7 @@ def _count_neurons(sums: Sums, call: Call, g: Tensor, mask: Tensor | None, sampl
     sums.active[call.layer] = neurons if mask is None else mask[:sample].flatten(1).sum(1).cpu()
 
 
-def _add_pool(sums: Sums, stack: Stack, sample: int) -> None:
+def add_pool(sums: Sums, stack: Stack, sample: int) -> None:
     """Contract all small parameters, as many in one matrix product as memory bears."""
     chunk: list[tuple[str, str, Tensor]] = []
     for entry in sums.pool:

@@ -78,6 +78,11 @@ def _contract_gather(factor: Gather, block: Block) -> Tensor:
 
 
 def _contract_outer(factor: Outer, block: Block, stack: int) -> Tensor:
+    if len(factor.left) > 1 and factor.right.shape[1] == 1:
+        if factor.right.stride(0) == 0:
+            return _contract_of_one_text(factor, block, stack)
+        if factor.left.stride(0) == 0 and stack <= len(factor.left):
+            return _contract_transposed_of_one_text(factor, block, stack)
     factor = _live_positions(factor)
     batch, groups, inputs, positions = factor.right.shape
     if positions == 0:  # an expert that no input was sent to
@@ -101,6 +106,47 @@ def _contract_outer(factor: Outer, block: Block, stack: int) -> Tensor:
             else:
                 total += contracted(rows[start:end], block(rows[start:end] + first, factor.select))
     return total
+
+
+def _contract_of_one_text(factor: Outer, block: Block, stack: int) -> Tensor:
+    """The same where all inputs of the batch have the same `right`: tokens of one text, each with its own gradient."""
+    alive = (factor.left != 0).flatten(0, 1).any(0)
+    left, right = factor.left[:, :, alive], factor.right[0, 0][:, alive]
+    batch, outputs, positions = left.shape
+    inputs = len(right)
+    total = left.new_zeros(batch, stack)
+    if not positions:
+        return total
+    # Every client's outputs once for all tokens, or the gradient of each; units as in `outputs_are_cheaper`.
+    by_outputs = positions * stack * (1 + batch / inputs) < batch * (24 + 1.2 * positions + 0.8 * stack)
+    step = max(1, BLOCK_NUMBERS // (max(inputs, positions) * stack if by_outputs else inputs * max(batch, stack)))
+    for start in range(0, outputs, step):
+        rows = slice(start, min(outputs, start + step))
+        clients, g = block(rows, factor.select).flatten(2), left[:, rows]  # [stack, rows, I], [batch, rows, T]
+        if by_outputs:
+            made = clients.reshape(-1, inputs) @ right  # [stack * rows, T]
+            total += g.reshape(batch, -1) @ made.view(stack, -1).T
+        else:
+            gradient = g.reshape(-1, positions) @ right.T  # [batch * rows, I]
+            total += (clients.flatten(1) @ gradient.view(batch, -1).T).T
+    return total
+
+
+def _contract_transposed_of_one_text(factor: Outer, block: Block, stack: int) -> Tensor:
+    """The same where the common side is `left`: weights that are stored `[inputs, outputs]`."""
+    g = factor.right[:, 0]  # [batch, outputs, T]
+    alive = (g != 0).flatten(0, 1).any(0)
+    g, z = g[:, :, alive], factor.left[0][:, alive]
+    batch, outputs, positions = g.shape
+    if not positions:
+        return g.new_zeros(batch, stack)
+    made = g.new_zeros(stack, outputs, positions)
+    step = max(1, BLOCK_NUMBERS // (outputs * stack))
+    for start in range(0, len(z), step):
+        rows = slice(start, min(len(z), start + step))
+        clients = block(rows, factor.select).flatten(2)  # [stack, rows, outputs]
+        made += clients.transpose(1, 2) @ z[rows]
+    return g.reshape(batch, -1) @ made.view(stack, -1).T
 
 
 def _live_positions(factor: Outer) -> Outer:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .calls import Call
+from .response_score import ResponseScore
 from .settings import Provenance
 
 
@@ -49,8 +50,10 @@ def selected_neurons(settings: Provenance, call: Call, g: Tensor, attended: Tens
 def attended_positions(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
     """Positions of each text that are not padding: by its `attention_mask`, or by the `padding` token of the model.
 
-    A text that is nothing but padding is its first position.
+    A text that is nothing but padding is its first position. Of a response: those up to its last token that counts.
     """
+    if isinstance(model, ResponseScore):
+        return model.attended(batch[""])
     tokens, padding = batch.get(""), getattr(model, "padding", None)
     if "attention_mask" in batch:
         attended = batch["attention_mask"] != 0

@@ -27,6 +27,7 @@ from .marks import mark_inputs
 from .own_functions import own_functions
 from .random_state import drawn_from, random_states
 from .recording import Recorder, check_unchanged
+from .response_score import ResponseScore
 from .stack import Stack
 from .structure import Structure
 from .sums import DRAWS, WRITES, Setup, Sums
@@ -114,7 +115,7 @@ def probed(setup: Setup, inputs: Mapping[str, Tensor]) -> Verdict:
         InputError: the model cannot compute the inputs, is not deterministic, or changes its weights.
         RunError: it gives no logits, or an input's depend on the inputs beside it.
     """
-    known = _VERDICTS.setdefault(setup.structure.model, {})
+    known = _VERDICTS.setdefault(_asked(setup), {})
     key = _key(setup, inputs)
     if key in known:
         return known[key]
@@ -149,14 +150,23 @@ def probed_again(setup: Setup, inputs: Mapping[str, Tensor], verdict: Verdict, p
             seen = _looked_at(setup, {name: tensor[start:stop] for name, tensor in inputs.items()}, range(stop - start))
             verdict = verdict.with_other(replace(seen, shown=seen.shown | sums.shown))
         start = stop
-    known, key = _VERDICTS.get(setup.structure.model, {}), _key(setup, inputs)
+    known, key = _VERDICTS.get(_asked(setup), {}), _key(setup, inputs)
     if verdict is not before and key in known:
         known[key] = replace(verdict, shown=verdict.shown - {BESIDE, DRAWS, WRITES})
     return verdict
 
 
+def _asked(setup: Setup) -> nn.Module:
+    """The model whose code is run: behind a score of responses, which is made anew for each trace, the model itself."""
+    model = setup.structure.model
+    return model.module if isinstance(model, ResponseScore) else model
+
+
 def _key(setup: Setup, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    model = setup.structure.model
     read = (setup.structure.classes, tuple(setup.structure.parameters))
+    if isinstance(model, ResponseScore):  # of any length, which changes nothing that a model does
+        return (setup.settings.batch_size == 1, *read, ResponseScore, model.kind, len(inputs[""]) > 1)
     return (setup.settings.batch_size == 1, *read, *((n, t.shape[1:], t.dtype, len(t) > 1) for n, t in inputs.items()))
 
 

@@ -21,6 +21,8 @@ class Setup:
     to tell rounding from a mistake). `alone` are the parameters whose gradient autograd computes, one input at a time;
     `recorded` says whether any other is followed by the recorder. `unproven` are those that had no gradient where the
     recorder was compared with autograd. `pairs` are the LoRA layers that are traced as products: A's name by B's.
+    `last_layer` is the module that makes a language model's logits, None: it is not known to be one. What bounds logits
+    (Gemma's tanh) is no activation function: they are not masked.
     """
 
     structure: Structure
@@ -33,6 +35,11 @@ class Setup:
     recorded: bool = True
     unproven: frozenset[str] = frozenset()
     pairs: Mapping[str, str] = field(default_factory=dict)
+    last_layer: str | None = None
+
+    def are_logits(self, layer: str) -> bool:
+        """Whether a layer's outputs are a language model's logits: the last layer, or what it is wrapped round."""
+        return self.last_layer is not None and f"{layer}.".startswith(f"{self.last_layer}.")
 
 
 @dataclass

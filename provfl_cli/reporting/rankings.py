@@ -21,6 +21,7 @@ from .texts import Excerpt
 if TYPE_CHECKING:
     import pandas as pd
 
+NOBODYS = "nothing that is taught"  # of a response: no topic
 TIED_SHOWN = 3  # clients of a set of tied ones that are named
 
 
@@ -79,7 +80,7 @@ def _ranking(
     return Ranking(
         input=index,
         label=label_names[label],
-        prediction=label_names[prediction],
+        prediction=label_names[prediction] if prediction >= 0 else NOBODYS,
         clients=best_clients(rows, top, label_counts, label, faulty=faulty),
         candidates=len(rows),
         shown=shown[index],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
 import numpy as np
 
-from ..data.federated import FederatedData, Texts
+from ..data.federated import Dialogues, FederatedData, Texts
 from ..provenance.contributions import Contributions
 
 if TYPE_CHECKING:
@@ -22,17 +23,31 @@ LAYER_COLUMNS = ("round", "input", "layer", "client", "contribution", "active_ne
 
 
 def input_frame(
-    number: int, chosen: np.ndarray, predictions: np.ndarray, contributions: Contributions | None, data: FederatedData
+    number: int,
+    chosen: np.ndarray,
+    predictions: np.ndarray,
+    contributions: Contributions | None,
+    data: FederatedData,
+    said: Sequence[str] = (),
 ) -> pd.DataFrame:
     """One row a traced input: where it is, what the model made of it, the conservation residual, and what it is.
 
-    The last column is `picture` (PNG) or `text`.
+    The last column is `picture` (PNG) or `text`; of dialogues there are `prompt`, `response` (what was `said`) and
+    `expected`.
     """
     test = data.test
-    if isinstance(data.form, Texts):
-        name, column = "text", pd.Series(test.shown[chosen], dtype="str")
+    shown = test.shown[chosen]
+    if isinstance(data.form, Dialogues):
+        spoken = {
+            "prompt": [dialogue.prompt for dialogue in shown],
+            "response": list(said),
+            "expected": [dialogue.response for dialogue in shown],
+        }
+        columns = {name: pd.Series(texts, dtype="str") for name, texts in spoken.items()}
+    elif isinstance(data.form, Texts):
+        columns = {"text": pd.Series(shown, dtype="str")}
     else:
-        name, column = "picture", pd.Series([pixels.png(picture) for picture in test.shown[chosen]], dtype="object")
+        columns = {"picture": pd.Series([pixels.png(picture) for picture in shown], dtype="object")}
     return pd.DataFrame(
         {
             "round": np.full(len(chosen), number, dtype=np.int32),
@@ -42,7 +57,7 @@ def input_frame(
             "prediction": predictions.astype(np.int32),
             "probabilities": [] if contributions is None else list(contributions.probabilities),
             "residual": np.empty(0) if contributions is None else contributions.residuals,
-            name: column,
+            **columns,
         }
     )
 

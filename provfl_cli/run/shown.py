@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..config.schema import Federation
-from ..data.federated import FederatedData
+from ..data.federated import Dialogues, FederatedData
 from ..reporting import console as show
 from ..reporting import participation, suspicion
 from ..reporting.lineage import show_fading
@@ -91,6 +91,9 @@ def show_findings(
         own = rows[(rows["method"] == method) & (rows["scope"] == "round")]
         console.print(show.heading(f"Who is responsible? Examples from round {last.number}"))
         shown = dict(zip(data.test.indices.tolist(), data.test.shown, strict=True))
+        if isinstance(data.form, Dialogues):
+            said = last.inputs[["input", "prompt", "response"]].itertuples(index=False)
+            shown = {number: f"{prompt}\n{response}" for number, prompt, response in said}
         console.print(show_rankings(example_rankings(own, counts, data.label_names, shown, data.faults.clients)))
         console.print()
         tables = localization_tables(findings.scores[findings.scores["round"] == last.number], findings.truth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 from ..coverage import listed
 from ..evaluation.against_truth import TRUTH_METRICS
 from ..evaluation.metrics import METRICS
+from ..store.rounds import Metrics
 from .tracing import TracedRound
 
 FIGURES = tuple(name for name in METRICS if not name.startswith("hit@"))  # those are for the tables
@@ -17,9 +19,13 @@ LINEAGE_TOO = ("lds", "spearman_retrain")  # where the federation was retrained
 
 
 def measured(
-    method: str, scores: pd.DataFrame, traced: Sequence[TracedRound], global_accuracy: float
+    method: str, scores: pd.DataFrame, traced: Sequence[TracedRound], ended: Metrics, generates: bool = False
 ) -> dict[str, Any]:
-    """Flat figures of the run's own method in the last traced round; null where there was nothing to measure."""
+    """Flat figures of the run's own method in the last traced round; null where there was nothing to measure.
+
+    `ended` are the metrics of the last round. A model that `generates` has a share of test responses that it says to
+    the last token, which is its accuracy, and a perplexity.
+    """
     last = traced[-1]
     ours = scores[(scores["method"] == method) & (scores["round"] == last.number)]
     own, lineage = (ours[ours["scope"] == scope] for scope in ("round", "lineage"))
@@ -36,13 +42,19 @@ def measured(
             for name in (*(name for name in LINEAGE_TOO if name in lineage), "localization_accuracy", "chance_accuracy")
             if len(lineage)
         },
-        "global_accuracy": global_accuracy,
+        "global_accuracy": ended.accuracy,
+        **({"exact_match": ended.accuracy, "perplexity": perplexity(ended.loss)} if generates else {}),
         "conservation_residual": max((float(trace.residuals.max()) for trace in traces), default=None),
         "covered": None if last.trace is None else last.trace.covered,
         "uncovered": None if last.trace is None else (listed(last.trace.uncovered) or None),
         "not_shared": None if last.trace is None else (listed(last.trace.not_shared) or None),
         **({} if last.suspicion is None else {"suspects": last.suspicion.said}),
     }
+
+
+def perplexity(loss: float) -> float:
+    """Of a mean cross entropy in nats; infinite where it is too large for a number."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def costs(traced: Sequence[TracedRound], train_seconds: float, cached_train_seconds: float) -> dict[str, Any]:

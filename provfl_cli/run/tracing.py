@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution.method import Attribution, AttributionResult, Case
-from ..attribution.provenance import for_case
+from ..attribution.provenance import for_case, traced
 from ..attribution.suspects import Suspicion
 from ..config.schema import Evaluation
 from ..data.federated import FederatedData, TestData
+from ..errors import RunError
 from ..evaluation.contributions import COLUMNS, nullable, tidy
 from ..evaluation.selection import Selection, select_inputs
 from ..fusion.fuse import Fusion
@@ -24,12 +25,14 @@ from ..fusion.privacy import Privacy
 from ..provenance.contributions import Contributions
 from ..provenance.lineage import LineageRound
 from ..provenance.outputs import Inputs, outputs_of
+from ..provenance.responses import ResponseScore, trace_responses
 from ..provenance.settings import Provenance
 from ..provenance.stack import Source
-from ..provenance.tracing import trace
 from ..results.frames import input_frame, layer_frame
+from ..results.tokens import token_frame
 from ..store.rounds import Round
 
+TOKENS_APART = 1e-4  # of the largest contribution: sums in another order
 LAYER_SAMPLE = 20  # inputs whose layers are recorded
 
 
@@ -42,6 +45,7 @@ class TracedRound:
     and no rows.
     `lineage` is that method's trace over all rounds, and `last` the last round in which each client took part; None and
     empty where `provenance.scope` is `round`. `suspicion` is what is suspected of the clients; None: nobody asked.
+    `tokens` are the rows of `tokens.parquet`, of responses by the first preset; None: they are none.
     """
 
     number: int
@@ -56,6 +60,7 @@ class TracedRound:
     lineage: Contributions | None = None
     last: Mapping[int, int] = field(default_factory=dict)
     suspicion: Suspicion | None = None
+    tokens: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,9 @@ class ChosenInputs:
         inputs: `[n, …]`, as the model reads them.
         numbers: int64 `[n]`, their indices in the test set.
         labels: int64 `[n]`, true labels.
-        predictions: int64 `[n]`, the classes predicted for them.
+        predictions: int64 `[n]`, the classes predicted for them; of responses the topics that were said.
         seconds: what predicting the whole test set and choosing took.
+        texts: what was said, of responses.
     """
 
     selection: Selection
@@ -77,6 +83,7 @@ class ChosenInputs:
     labels: np.ndarray
     predictions: np.ndarray
     seconds: float
+    texts: tuple[str, ...] = ()
 
 
 def choose_inputs(
@@ -180,7 +187,7 @@ def trace_round(
         number=number,
         selection=chosen.selection,
         contributions=asked.rows,
-        inputs=input_frame(number, positions, chosen.predictions, own, data),
+        inputs=input_frame(number, positions, chosen.predictions, own, data, chosen.texts),
         layers=layer_frame(number, case.numbers, own),
         trace=own,
         seconds=chosen.seconds + time.perf_counter() - began,
@@ -189,6 +196,38 @@ def trace_round(
         lineage=asked.traces.get((presets[0].name, "lineage")),
         last={} if lineage is None else dict(zip(lineage.clients, lineage.lineage.rows.last, strict=True)),
         suspicion=asked.suspicion,
+        tokens=token_rows(case, data, presets[0], own) if own is not None else None,
+    )
+
+
+def token_rows(case: Case, data: FederatedData, preset: Provenance, whole: Contributions) -> pd.DataFrame | None:
+    """What clients pushed each token of the responses by, which add up to the trace `whole` of these; None of others.
+
+    Raises:
+        RunError: they do not add up.
+    """
+    if not isinstance(case.model, ResponseScore) or not isinstance(case.inputs, Tensor):
+        return None
+    found = trace_responses(case.model.module, case.inputs, case.stored, preset)
+    apart = np.abs(found.summed() - whole.values).max()
+    if apart > TOKENS_APART * np.abs(whole.values).max():
+        raise RunError(
+            f"round {case.stored.number}: contributions to tokens and to their responses differ by {apart:g}"
+        )
+    codec, texts = data.codec, list[str]()
+    for number in range(len(case.numbers)):
+        texts += codec.pieces(found.token[found.response == number].tolist())
+    used = found.tokens.candidates
+    return token_frame(
+        case.stored.number,
+        "round",
+        found.kind,
+        case.numbers[found.response],
+        found.position,
+        found.token,
+        texts,
+        [client for client, there in zip(found.tokens.clients, used, strict=True) if there],
+        found.tokens.values[:, used],
     )
 
 
@@ -239,7 +278,7 @@ def attributed(
         spent = []
         for _ in range(repeats):
             started = time.perf_counter()
-            contributions = trace(case.model, case.inputs, source, spread, case.explained, sample)
+            contributions = traced(case, spread, source, sample)
             spent.append(time.perf_counter() - started)
         seconds[preset.name, scope] = median(spent)
         traces[preset.name, scope] = contributions

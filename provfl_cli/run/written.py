@@ -13,6 +13,7 @@ from ..reporting.tables import localization_tables, to_latex, to_markdown
 from ..results.checksums import SUSPICION, TOKENIZER
 from ..results.columns import TRUTH
 from ..results.files import write_csv, write_parquet, write_text
+from ..results.tokens import FILE as TOKENS
 from .findings import Findings
 
 WRITTEN = {
@@ -21,6 +22,7 @@ WRITTEN = {
     TRUTH: "each method against retraining, with 95% intervals",
     "contributions.parquet": "each client's contribution to each traced prediction",
     "inputs.parquet": "the traced inputs; layers.parquet: a sample of them, layer by layer",
+    TOKENS: "each client's contribution to each token of the traced responses",
     SUSPICION: "what is suspected of each client, by score",
     "summary.json": "the final figures",
     "retrainings.csv": "federations trained again without clients; retrained.parquet: what they predict",
@@ -43,6 +45,9 @@ def write_findings(folder: Path, findings: Findings, label_names: Sequence[str])
     layers = pd.concat([traced_round.layers for traced_round in findings.traced], ignore_index=True)
     write_parquet(folder / "layers.parquet", layers)
     write_csv(folder / "localization.csv", findings.scores)
+    tokens = [traced_round.tokens for traced_round in findings.traced if traced_round.tokens is not None]
+    if tokens:
+        write_parquet(folder / TOKENS, pd.concat(tokens, ignore_index=True))
     if findings.truth is not None:
         write_csv(folder / TRUTH, findings.truth)
     if (suspicion := findings.suspicion) is not None:

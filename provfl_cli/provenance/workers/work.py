@@ -17,7 +17,9 @@ from ..batch import trace_batch
 from ..calls import TooLarge
 from ..depth import chosen_layers, layer_weights
 from ..merged import summed_pairs
+from ..one_pass import NotTogether, are_tokens, trace_tokens
 from ..products import factor_pairs
+from ..response_score import ResponseScore, last_layer
 from ..settings import CLASS_TARGETS, Provenance
 from ..stack import Source, Stack
 from ..structure import Structure
@@ -61,6 +63,13 @@ class Work:
         ]
         sample = max(0, min(self.layer_sample, span.stop) - span.start)
         limit = self.setup.settings.memory_mb * 2**20 if span.bounded else None
+        if are_tokens(self.setup, batch, targets, sample):
+            try:
+                return trace_tokens(self.setup, batch, limit)
+            except (RunError, torch.OutOfMemoryError):
+                raise
+            except (NotTogether, RuntimeError):  # what torch cannot differentiate for all tokens at once
+                pass
         return trace_batch(self.setup, batch, targets, sample, limit)
 
 
@@ -89,7 +98,9 @@ def open_setup(model: nn.Module, source: Source, settings: Provenance) -> Setup:
         raise InputError(
             f"provenance.layers={settings.layers}: clients share no parameter of these layers: provenance.layers=all"
         )
-    return Setup(structure, stack, settings, betas, chosen, pairs=pairs)
+    logits = last_layer(model.module) if isinstance(model, ResponseScore) else None
+    last = next((name for name, module in structure.modules.items() if module is logits), None)
+    return Setup(structure, stack, settings, betas, chosen, pairs=pairs, last_layer=last)
 
 
 Answer = bytes | str | None  # packed sums; what went wrong; None: the batch is too large
