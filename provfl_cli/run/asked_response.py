@@ -15,7 +15,8 @@ from ..harmless import harmless
 from ..models.causal import ResponseModel
 from ..models.generation import generate
 from ..models.network import quiet
-from ..provenance.responses import NONE, token_targets
+from ..provenance.response_score import token_targets
+from ..responses import NOT_SAID
 from .prompts import Prompt
 
 LOG_PROBABILITY = "log_probability"
@@ -187,7 +188,7 @@ def marked(pieces: Sequence[str], span: str) -> tuple[tuple[int, int], bool]:
 def token_log_probabilities(model: nn.Module, packed: Tensor) -> np.ndarray:
     """Of each token of one response `[1, 2, T]`, by the weights that the model holds, float64 `[tokens]`."""
     packed = packed.to(next(model.parameters()).device)
-    where = packed[0, 1] != NONE
+    where = packed[0, 1] != NOT_SAID
     logits = model.eval()(packed)[0][where].double()
     values: np.ndarray = token_targets(LOG_PROBABILITY, logits, packed[0, 1][where]).cpu().numpy()
     return values

@@ -15,9 +15,10 @@ from ..errors import RunError
 from ..evaluation.contributions import tidy
 from ..provenance.contributions import Contributions, LayerTrace
 from ..provenance.lineage import lineage_round
-from ..provenance.responses import NONE, ResponseScore, ResponseTrace, trace_responses
+from ..provenance.responses import ResponseScore, ResponseTrace, trace_responses
 from ..provenance.settings import Provenance
 from ..provenance.stack import Source
+from ..responses import NOT_SAID
 from ..results.answer import MethodAnswer
 from ..store.rounds import Round
 from .asked_response import LOG_PROBABILITY, AskedResponse
@@ -81,7 +82,7 @@ def traced_response(
 def _traced(
     opened: OpenFederation, packed: Tensor, source: Source, preset: Provenance, kind: str | None
 ) -> ResponseTrace:
-    layers_of = int((packed[:, 1] != NONE).sum())  # all tokens: their layers add up to those of the response
+    layers_of = int((packed[:, 1] != NOT_SAID).sum())  # all tokens: their layers add up to those of the response
     return trace_responses(opened.model, packed.to(opened.device), source, preset, kind, layers_of)
 
 
