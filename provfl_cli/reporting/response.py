@@ -169,7 +169,7 @@ def _says(response: Response, without: Without) -> Text:
 
 
 def _quoted(text: str) -> str:
-    return f"“{_short(text)}”"
+    return f"“{_short(text)}”" if text.strip() else "nothing"
 
 
 def _short(text: str, most: int = SAID_SHOWN) -> str:
