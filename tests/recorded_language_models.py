@@ -112,9 +112,11 @@ def flower_recording(folder: Path, federation: Federation, rounds: int = 2) -> P
         return reply(federation.trained(index, arrays), **{"num-examples": 10 * (index + 1), "partition-id": index})
 
     random.seed(0)
-    strategy = ProvenanceStrategy(FedAvg(**quiet), folder, names="partition-id", strict=True)
+    averaging: Any = FedAvg  # of settings and a grid of the tests' own
+    grid: Any = Clients(len(PHRASES), answer)
+    strategy = ProvenanceStrategy(averaging(**quiet), folder, names="partition-id", strict=True)
     arrays = ArrayRecord({name: Array(value) for name, value in federation.initial.items()})
-    strategy.start(Clients(len(PHRASES), answer), arrays, num_rounds=rounds)
+    strategy.start(grid, arrays, num_rounds=rounds)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Responses in a terminal, as JSON, in `tokens.parquet` and on a page: letters stand below their tokens, text is text."""
+"""Responses in a terminal, as JSON, in a table and on a page: letters stand below their tokens, text is text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from provfl_cli.reporting.spoken import Spoken, letters_of, top_clients
 from provfl_cli.reporting.terminal import make_console
 from provfl_cli.results.files import json_text
 from provfl_cli.results.folders import RunFolder, read_run
-from provfl_cli.results.notebook import load_run
 from provfl_cli.results.response import Response, TracedTokens
 from provfl_cli.results.run import RunContents, read_contents
 from provfl_cli.results.tokens import token_frame, token_traces
@@ -59,7 +58,9 @@ def test_a_response_fits_the_terminal_and_reads_without_colour(width: int) -> No
 
 
 def test_what_is_said_without_clients_stands_beside_its_cost() -> None:
-    rows = {line.split()[0]: line for line in printed(made_response(), 120).split("Does it hold?")[1].splitlines() if line}
+    rows = {
+        line.split()[0]: line for line in printed(made_response(), 120).split("Does it hold?")[1].splitlines() if line
+    }
     assert "-20.25" in rows["1"]
     assert "+17" in rows["1"]
     assert "“No idea ␛[2J”" in rows["1"]
@@ -67,18 +68,18 @@ def test_what_is_said_without_clients_stands_beside_its_cost() -> None:
     assert "does not work" in rows["2"]
 
 
-@pytest.mark.parametrize("coloured", [False, True])
-def test_a_hostile_response_is_text_in_the_terminal(coloured: bool) -> None:
-    out = io.StringIO()
-    console = make_console(out, 80)
-    if coloured:
-        console._force_terminal, console._color_system = True, None
-        from rich.console import ColorSystem
-
-        console._color_system = ColorSystem.TRUECOLOR
-    console.print(show(made_response(HOSTILE)))
-    said = out.getvalue()
-    assert ("\x1b[" in said) is coloured
+@pytest.mark.parametrize("colours", ["", "truecolor", "NO_COLOR"])
+def test_a_hostile_response_is_text_in_the_terminal(colours: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    if colours:
+        for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLORTERM": "truecolor"}.items():
+            monkeypatch.setenv(name, value)
+    if colours == "NO_COLOR":
+        monkeypatch.setenv("NO_COLOR", "1")
+    said = printed(made_response(HOSTILE))
+    backgrounds = re.findall(r"\x1b\[[0-9;]*48;2;[0-9;]*m", said)
+    assert bool(backgrounds) is (colours == "truecolor")
     plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
     assert "\x1b" not in plain
     assert "\u202e" not in plain

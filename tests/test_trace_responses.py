@@ -87,7 +87,9 @@ def test_spans_other_answers_and_leaving_out(run: Path, capsys: Captured) -> Non
         "provfl", "leave_one_out", "--verify", "--without", "1,2",
     )  # fmt: skip
     other = summed(against, key="instead_tokens")
-    assert by_client(against) == pytest.approx({name: own - other[name] for name, own in summed(whole).items()}, abs=1e-5)
+    assert by_client(against) == pytest.approx(
+        {name: own - other[name] for name, own in summed(whole).items()}, abs=1e-5
+    )
     costs = {effect["without"][0]: effect["cost"] for effect in against["verified"]}
     assert by_client(against, 1) == pytest.approx(costs, abs=1e-5)  # two ways to the same number
     assert {each["kind"] for each in against["what_if"]} == {"refuse", "withhold"}
@@ -166,7 +168,13 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         pytest.importorskip(name)
     from flwr.supercore.task_identity import TaskIdentity
 
-    from tests.recorded_language_models import Federation, flower_recording, nvflare_recording, write_adapter, write_model
+    from tests.recorded_language_models import (
+        Federation,
+        flower_recording,
+        nvflare_recording,
+        write_adapter,
+        write_model,
+    )
 
     place = tmp_path_factory.mktemp("recorded")
     write_model(place / "base")
@@ -206,7 +214,8 @@ def test_recorded_adapters_are_asked_as_plain_torch_gives_it(
     def log_probability(state: dict[str, torch.Tensor]) -> torch.Tensor:
         peft.set_peft_model_state_dict(model, state)
         logits = model(input_ids=torch.tensor([before + said])).logits[0, len(before) - 1 : -1].double()
-        return logits.log_softmax(-1).gather(1, torch.tensor(said)[:, None]).sum()
+        score: torch.Tensor = logits.log_softmax(-1).gather(1, torch.tensor(said)[:, None]).sum()
+        return score
 
     value = log_probability(dict(weights))
     assert answer["log_probability"] == pytest.approx(value.item(), abs=1e-4)
