@@ -183,6 +183,7 @@ def trace_round(
     positions, number = chosen.selection.inputs, case.stored.number
     asked = attributed(case, presets, rivals, lineage, repeats) if len(positions) else Attributions()
     own = asked.traces.get((presets[0].name, "round"))
+    tokens = token_rows(case, data, presets[0], own) if own is not None else None
     return TracedRound(
         number=number,
         selection=chosen.selection,
@@ -196,7 +197,7 @@ def trace_round(
         lineage=asked.traces.get((presets[0].name, "lineage")),
         last={} if lineage is None else dict(zip(lineage.clients, lineage.lineage.rows.last, strict=True)),
         suspicion=asked.suspicion,
-        tokens=token_rows(case, data, presets[0], own) if own is not None else None,
+        tokens=tokens,
     )
 
 
@@ -211,9 +212,7 @@ def token_rows(case: Case, data: FederatedData, preset: Provenance, whole: Contr
     found = trace_responses(case.model.module, case.inputs, case.stored, preset)
     apart = np.abs(found.summed() - whole.values).max()
     if apart > TOKENS_APART * np.abs(whole.values).max():
-        raise RunError(
-            f"round {case.stored.number}: contributions to tokens and to their responses differ by {apart:g}"
-        )
+        raise RunError(f"round {case.stored.number}: contributions to tokens do not add up (they differ by {apart:g})")
     codec, texts = data.codec, list[str]()
     for number in range(len(case.numbers)):
         texts += codec.pieces(found.token[found.response == number].tolist())
