@@ -23,7 +23,17 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2, biases": ("qwen2", {**WIDTH, "num_attention_heads": 4, "num_key_value_heads": 2}),
     "qwen3, norms of heads": ("qwen3", {**WIDTH, **HEADS}),
     "mixtral, experts": ("mixtral", {**WIDTH, **HEADS, **EXPERTS, "num_local_experts": 4}),
-    "qwen3, experts": ("qwen3_moe", {**WIDTH, "num_attention_heads": 4, "num_key_value_heads": 2, **EXPERTS, "num_experts": 4, "moe_intermediate_size": 8}),
+    "qwen3, experts": (
+        "qwen3_moe",
+        {
+            **WIDTH,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            **EXPERTS,
+            "num_experts": 4,
+            "moe_intermediate_size": 8,
+        },
+    ),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from ..checks import BELOW_ONE, RATE, Range, in_range
 from ..errors import InputError
 
-ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer but the head
+ALL_LINEAR = "all-linear"  # every linear layer but a classifier's head, which is trained as a whole
 
 
 @dataclass(frozen=True)

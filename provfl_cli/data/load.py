@@ -19,7 +19,7 @@ from ..config.share import Share
 from ..config.targets import check_call, imported_function
 from ..config.trigger import Trigger
 from ..errors import InputError
-from . import folder, hub, medical
+from . import domains, folder, hub, medical
 from .checkpoint import resolve
 from .decode import decode, resize
 from .encoding import Encoding, dialogue_encoding, picture_encoding, text_encoding
@@ -202,6 +202,9 @@ def _read(dataset: schema.Dataset, size: int) -> Examples:
     if dataset.source == "medmnist":
         splits, origin = medical.read(dataset)
         return to_examples(splits, dataset, size, f"dataset.medmnist={dataset.medmnist}", origin)
+    if dataset.domains:
+        splits, origin = domains.read(dataset)
+        return to_examples(splits, dataset, size, "dataset.domains", origin)
     splits, revision = hub.read(dataset)
     return to_examples(splits, dataset, size, f"dataset.hub_id={dataset.hub_id}", f"{dataset.hub_id}@{revision}")
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters of text classifiers, by PEFT: few weights to train beside a frozen network."""
+"""Low-rank adapters of text classifiers and language models, by PEFT: few weights to train beside a frozen network."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import lazy_loader as lazy
 from ..config.lora import ALL_LINEAR, Lora
 from ..errors import InputError, did_you_mean
 from ..imports import later
+from .causal import ResponseModel
 
 if TYPE_CHECKING:
     import torch
@@ -23,23 +24,29 @@ peft: Any = later("peft")
 def adapted(model: nn.Module, settings: Lora, name: str) -> nn.Module:
     """The model with adapters in its linear layers: they and the head are trained, the rest is frozen.
 
-    The head is PEFT's `modules_to_save`: a copy that is trained, beside the one that the network came with. Weights
-    are drawn from torch's random state: `A` as PEFT does, `B` is 0, so that the first model is the network's own.
+    A classifier's head is PEFT's `modules_to_save`: a copy that is trained, beside the one that the network came with.
+    A language model's head is a layer as others and gets adapters too (PEFT's `all-linear` leaves it out, and then
+    hardly anything is learnt), unless `targets` is a list without it. Weights are drawn from torch's random state: `A`
+    as PEFT does, `B` is 0, so that the first model is the network's own.
 
     Args:
-        model: a text classifier.
+        model: a text classifier or a causal language model.
         settings: of the adapters.
         name: of the model, for errors.
 
     Raises:
-        InputError: it is no text classifier of transformers, or has none of the layers that are named.
+        InputError: it is no text model of transformers, or has none of the layers that are named.
     """
     network: Any = getattr(model, "network", None)
     if not hasattr(network, "base_model_prefix"):
         raise InputError(f"model.adapter=lora: is for the text models of transformers, not model={name}: leave it out")
+    speaks = isinstance(model, ResponseModel)
     head = [part for part in head_modules(network) if any(True for _ in getattr(network, part).parameters())]
+    head = [] if speaks else head
     targets: str | list[str] = settings.targets
-    if targets != ALL_LINEAR:
+    if targets == ALL_LINEAR and speaks:
+        targets = [called for called, module in network.named_modules() if _linear(module)]
+    elif targets != ALL_LINEAR:
         targets = [targets] if isinstance(targets, str) else list(targets)
         layers = [called for called, module in network.named_modules() if _linear(module)]
         for wanted in targets:
@@ -49,14 +56,14 @@ def adapted(model: nn.Module, settings: Lora, name: str) -> nn.Module:
                     f"lora.targets: {wanted} is no linear layer of model={name}, {did_you_mean(wanted, known)}"
                 )
     config = peft.LoraConfig(
-        task_type="SEQ_CLS",
+        task_type="CAUSAL_LM" if speaks else "SEQ_CLS",
         r=settings.rank,
         lora_alpha=settings.alpha,
         target_modules=targets,
         use_dora=settings.dora,
         use_rslora=settings.rslora,
         lora_dropout=settings.dropout,
-        modules_to_save=head,
+        modules_to_save=head or None,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what PEFT finds out about transposed layers, it also puts right

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from provfl_cli.errors import InputError, RunError
-from provfl_cli.fusion.lineage import Lineage
 from provfl_cli.models.causal import ResponseModel
 from provfl_cli.provenance import ResponseScore, from_state_dicts, preset, trace, trace_responses
 from provfl_cli.provenance.precision import CANCELS
@@ -23,7 +22,7 @@ from provfl_cli.provenance.response_score import token_targets
 from provfl_cli.provenance.state_dicts import RoundInMemory
 from provfl_cli.provenance.workers import work
 from provfl_cli.responses import pack
-from tests.response_models import ARCHITECTURES, PADDING, greedy, prompts, response_model, some_responses
+from tests.response_models import ARCHITECTURES, PADDING, prompts, response_model, some_responses
 
 from . import reference
 from .exactness import close
@@ -95,7 +94,9 @@ def test_every_clients_layers_evaluated_at_every_position(
     if scale == "minmax" and preset(chosen).threshold is None:
         pytest.skip("no threshold")
     fused = Fused(name)
-    wanted = replace(preset(chosen), threshold_scale=scale, threshold=0.3 if scale == "minmax" else preset(chosen).threshold)
+    wanted = replace(
+        preset(chosen), threshold_scale=scale, threshold=0.3 if scale == "minmax" else preset(chosen).threshold
+    )
     ours = trace_responses(fused.model, fused.inputs, fused.source, wanted)
     named = wanted.layers != "all"
     rows = []
@@ -127,7 +128,8 @@ def test_every_clients_layers_evaluated_at_every_position(
     if wanted.client_weighting == "fusion":
         expected = expected * fused.source.decomposition.example_weights
     close(ours.tokens.values, expected, 1e-6)
-    assert all(together) and together  # one forward pass of each response was enough
+    assert all(together)
+    assert together
     assert float(ours.tokens.residuals.max()) < 1e-9
     assert ours.response.tolist() == [0] * 3 + [1] * 5
     assert ours.position.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
@@ -142,7 +144,9 @@ def test_architectures_agree_with_autograd(name: str, together: list[bool]) -> N
     narrow = "gemma" in name  # computes `1 + w` of its norms in float32, whatever it is given
     model = fused.model.float() if narrow else fused.model
     if narrow:
-        states = [{key: value.float() for key, value in state.items()} for state in (fused.source.before, *fused.clients)]
+        states = [
+            {key: value.float() for key, value in state.items()} for state in (fused.source.before, *fused.clients)
+        ]
         before, *clients = states
         source = from_state_dicts(clients, [10, 20, 30], before)
     else:
@@ -150,7 +154,11 @@ def test_architectures_agree_with_autograd(name: str, together: list[bool]) -> N
     plain = settings(target="log_probability", layer_decay=1.0, threshold=None) if False else settings(layer_decay=1.0)
     ours = trace_responses(model, fused.inputs, source, plain, kind="log_probability")
     weights = trace_responses(
-        model, fused.inputs, source, settings(of="weights", client_weighting="fusion", layer_decay=1.0), kind="log_probability"
+        model,
+        fused.inputs,
+        source,
+        settings(of="weights", client_weighting="fusion", layer_decay=1.0),
+        kind="log_probability",
     )
     model.load_state_dict(dict(source.weights()))
     model.requires_grad_(True)
@@ -169,7 +177,8 @@ def test_architectures_agree_with_autograd(name: str, together: list[bool]) -> N
     assert ours.tokens.covered == 1.0, ours.tokens.uncovered
     assert float(ours.tokens.residuals.max()) < (1e-4 if narrow else 1e-9)
     experts = "experts" in name
-    assert all(together) and bool(together) is not experts  # rows of experts are mixed: each token by itself
+    assert all(together)
+    assert bool(together) is not experts
     capped = [layer for layer in ours.tokens.masked_layers if "lm_head" in layer]
     assert not capped  # what bounds logits is no activation function
 
@@ -183,14 +192,19 @@ def test_tokens_as_inputs_of_their_own_are_the_same(monkeypatch: pytest.MonkeyPa
     single = [trace_responses(fused.model, fused.inputs[i : i + 1], fused.source, wanted) for i in (0, 1)]
     monkeypatch.setattr("provfl_cli.provenance.one_pass.HELD", 1 << 40)  # a token at a time
     in_parts = trace_responses(fused.model, fused.inputs, fused.source, wanted)
-    assert all(together) and len(together) == 4
+    assert all(together)
+    assert len(together) == 4
     monkeypatch.setattr(work, "are_tokens", lambda *arguments: False)
     apart = trace_responses(fused.model, fused.inputs, fused.source, wanted)
     for other in (in_parts, apart):
         close(torch.as_tensor(other.tokens.values), torch.as_tensor(ours.tokens.values), 1e-12)
         assert other.tokens.masked_layers == ours.tokens.masked_layers
         close(torch.as_tensor(other.tokens.outputs), torch.as_tensor(ours.tokens.outputs), 1e-6)
-    close(torch.as_tensor(np.concatenate([each.tokens.values for each in single])), torch.as_tensor(ours.tokens.values), 1e-12)
+    close(
+        torch.as_tensor(np.concatenate([each.tokens.values for each in single])),
+        torch.as_tensor(ours.tokens.values),
+        1e-12,
+    )
 
 
 @pytest.mark.slow
