@@ -7,6 +7,7 @@ import io
 import json
 import re
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ def test_a_response_fits_the_terminal_and_reads_without_colour(width: int) -> No
     assert "A  client 1, 5 of 6 tokens" in said
     assert "B  client 0, 1 of 6 tokens" in said
     assert "the expected response" in said
+
+
+def test_of_a_marked_piece_only_its_tokens_have_letters() -> None:
+    said = printed(replace(made_response(), span=(1, 3)))
+    assert "│ Das Land heißt Deutschland∎\n│    A────B─────             \n" in said
+    assert "A  client 0, 1 of 2 tokens" in said
+    assert "Who pushed “ Land heißt”" in said
 
 
 def test_what_is_said_without_clients_stands_beside_its_cost() -> None:
@@ -107,7 +115,7 @@ def test_every_letter_stands_below_the_first_column_of_its_token(texts: list[str
     best = data.draw(st.lists(st.integers(0, 2), min_size=len(texts), max_size=len(texts)))
     values = np.eye(3)[best]
     tokens = TracedTokens(tuple(range(len(texts))), tuple(texts), False, np.zeros(len(texts)), values)
-    letters = letters_of(tokens)
+    letters = letters_of([tokens])
     out = io.StringIO()
     make_console(out, width).print(Spoken(tokens, letters))
     lines = out.getvalue().split("\n")[:-1]

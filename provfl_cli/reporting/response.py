@@ -36,11 +36,15 @@ def show(response: Response) -> RenderableType:
     ]
     parts += _head(response)
     spoken = [response.tokens, *([] if response.instead is None else [response.instead])]
-    letters = letters_of(*spoken)
+    letters = letters_of(spoken, response.span)
     parts += [Text(), Spoken(response.tokens, letters, response.span)]
     if response.instead is not None:
         parts += [Text("and instead:", style="dim"), Spoken(response.instead, letters)]
-    parts += [Legend(letters, response.client_names, spoken), heading("Token by token"), _tokens_table(response)]
+    parts += [
+        Legend(letters, response.client_names, spoken, response.span),
+        heading("Token by token"),
+        _tokens_table(response),
+    ]
     for answer in response.answers:
         parts += answer_parts(answer, _what(response), ("examples", ""))
     if response.what_if:

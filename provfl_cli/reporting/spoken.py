@@ -33,9 +33,18 @@ def top_clients(values: np.ndarray) -> np.ndarray:
     return np.where(values.max(axis=1, initial=0.0) > 0, best, -1)
 
 
-def letters_of(*spoken: TracedTokens) -> dict[int, str]:
-    """A letter for each column that is on top of a token, those on top of most first; behind Z all are `+`."""
-    tops = np.concatenate([top_clients(tokens.values) for tokens in spoken])
+def _tops(spoken: Sequence[TracedTokens], span: tuple[int, int] | None) -> np.ndarray:
+    """Who is on top of each token of the responses; of the first those in the span alone."""
+    parts = [top_clients(tokens.values) for tokens in spoken]
+    return np.concatenate([parts[0][slice(*(span or (None,)))], *parts[1:]])
+
+
+def letters_of(spoken: Sequence[TracedTokens], span: tuple[int, int] | None = None) -> dict[int, str]:
+    """A letter for each column that is on top of a token, those on top of most first; behind Z all are `+`.
+
+    Of the first response tokens outside of `span` do not count.
+    """
+    tops = _tops(spoken, span)
     columns, counts = np.unique(tops[tops >= 0], return_counts=True)
     order = np.lexsort((columns, -counts))
     return {
@@ -74,7 +83,7 @@ class Spoken:
                 above.append(shown, style=style)
                 width = cell_len(shown)
                 below.append(letter, style="bold" if letter.isalpha() else "dim")
-                below.append("─" * (width - 1), style="dim")
+                below.append((" " if letter == " " else "─") * (width - 1), style="dim")
             for line in (above, below):
                 line.no_wrap, line.overflow = True, "crop"
                 yield line
@@ -94,8 +103,8 @@ class Spoken:
                 line, used = [], 0
             top = int(tops[number])
             within = self.span is None or self.span[0] <= number < self.span[1]
-            letter = self.letters[top] if top >= 0 else NOBODY
-            line.append((shown, letter if within else " ", colour(letter) if within else "dim"))
+            letter = (self.letters[top] if top >= 0 else NOBODY) if within else " "
+            line.append((shown, letter, colour(letter) if within else "dim"))
             used += cell_len(shown)
             if text.endswith("\n"):
                 yield line
@@ -112,11 +121,15 @@ def colour(letter: str) -> str:
 
 @dataclass(frozen=True)
 class Legend:
-    """Who the letters are, and of how many tokens each is on top: so many of them in a line as have room."""
+    """Who the letters are, and of how many tokens each is on top: so many of them in a line as have room.
+
+    All as of `letters_of`.
+    """
 
     letters: Mapping[int, str]
     names: Sequence[str]
     spoken: Sequence[TracedTokens]
+    span: tuple[int, int] | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         line = Text()
@@ -128,7 +141,7 @@ class Legend:
         yield line
 
     def _pieces(self) -> Iterator[Text]:
-        tops = np.concatenate([top_clients(tokens.values) for tokens in self.spoken])
+        tops = _tops(self.spoken, self.span)
         counts = dict.fromkeys(self.letters.values(), 0)
         for column, letter in self.letters.items():
             counts[letter] += int((tops == column).sum())

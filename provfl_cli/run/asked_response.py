@@ -120,7 +120,7 @@ def asked_response(model: nn.Module, prompt: Prompt, codec: Codec, question: Res
             raise InputError("--instead: is the response itself: give another answer")
     span, notes = None, tuple[str, ...]()
     if question.span is not None:
-        span, exact = marked(texts_of(codec, response), question.span)
+        span, exact = marked(codec.pieces(response), question.span)
         notes = () if exact else ("--span begins or ends inside a token: whole tokens are taken",)
     return AskedResponse(
         prompt, tuple(response), None if instead is None else tuple(instead), span, codec.padding, notes
@@ -153,12 +153,6 @@ def said(model: nn.Module, prompt: Prompt, codec: Codec, question: ResponseQuery
     if not tokens:
         raise RunError(f"{prompt.name}: the model says nothing")
     return list(tokens)
-
-
-def texts_of(codec: Codec, response: Sequence[int]) -> list[str]:
-    """What each token of a response adds to its text; the one that ends it adds nothing."""
-    ended = bool(response) and response[-1] == codec.end
-    return [*codec.pieces(response[:-1] if ended else response), *([""] if ended else [])]
 
 
 def marked(pieces: Sequence[str], span: str) -> tuple[tuple[int, int], bool]:

@@ -20,7 +20,6 @@ from .asked_response import (
     ResponseQuery,
     asked_response,
     said,
-    texts_of,
     token_log_probabilities,
 )
 from .inputs import UNKNOWN
@@ -111,7 +110,7 @@ def _tokens(
 ) -> TracedTokens:
     return TracedTokens(
         numbers=tuple(response),
-        texts=tuple(texts_of(codec, response)),
+        texts=tuple(codec.pieces(response)),
         ends=response[-1] == codec.end,
         log_probabilities=token_log_probabilities(model, packed),
         values=trace.tokens.values[:, trace.tokens.candidates],
