@@ -12,7 +12,8 @@ from provfl_cli.responses import pack
 
 VOCABULARY, PADDING, END = 40, 0, 1
 WIDTH: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
+GROUPED: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
+HEADS: dict[str, Any] = {**GROUPED, "head_dim": 4}
 EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2}
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_inner": 24}),
@@ -20,20 +21,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm2, tied": ("llama", {**WIDTH, **HEADS, "tie_word_embeddings": True}),
     "gemma2, capped logits": ("gemma2", {**WIDTH, **HEADS, "query_pre_attn_scalar": 4}),
     "gemma3": ("gemma3_text", {**WIDTH, **HEADS, "query_pre_attn_scalar": 4}),
-    "qwen2, biases": ("qwen2", {**WIDTH, "num_attention_heads": 4, "num_key_value_heads": 2}),
+    "qwen2, biases": ("qwen2", {**WIDTH, **GROUPED}),
     "qwen3, norms of heads": ("qwen3", {**WIDTH, **HEADS}),
     "mixtral, experts": ("mixtral", {**WIDTH, **HEADS, **EXPERTS, "num_local_experts": 4}),
-    "qwen3, experts": (
-        "qwen3_moe",
-        {
-            **WIDTH,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            **EXPERTS,
-            "num_experts": 4,
-            "moe_intermediate_size": 8,
-        },
-    ),
+    "qwen3, experts": ("qwen3_moe", {**WIDTH, **GROUPED, **EXPERTS, "num_experts": 4, "moe_intermediate_size": 8}),
 }
 
 

@@ -131,12 +131,23 @@ class Config:
     def run_settings(self) -> RunSettings:
         """What attribution methods may look at."""
         return RunSettings(
-            self.federation, self.fusion, self.provenance, self.tracefl_beside, self.seed, self.store.keep
+            self.federation,
+            self.fusion,
+            self.provenance,
+            self.tracefl_beside,
+            self.seed,
+            self.store.keep,
+            self.task,
         )
 
     def _check_retraining(self) -> None:
         """Raise InputError where what is to be trained again does not go with the rest."""
         retrain = self.retrain
+        if self.task == "generate" and self.evaluation.counterfactual == "retrain":
+            raise InputError(
+                "evaluation.counterfactual=retrain: measures classes that are predicted, and task=generate has "
+                "responses: evaluation.counterfactual=fusion, and provfl trace RUN --verify retrain for single ones"
+            )
         if self.evaluation.counterfactual != "retrain":
             if retrain.designs:
                 raise InputError(

@@ -21,6 +21,11 @@ def is_type(module: nn.Module, name: str) -> bool:
     return _FAMILIES.get(name, name) in _type_names(module)
 
 
+def is_named(name: str, wanted: str) -> bool:
+    """Whether a module is called so, or lies in one that is: `layers.2.mlp` in `model.layers.2.mlp.up_proj`."""
+    return f".{wanted}." in f".{name}."
+
+
 def is_counted(module: nn.Module) -> bool:
     """Layers that the published artifact counts: Linear, Conv, transformers' Conv1D, LayerNorm."""
     return any(is_type(module, name) for name in ("Linear", "Conv", "Conv1D", "LayerNorm"))
@@ -43,10 +48,10 @@ def layer_weights(modules: Mapping[str, nn.Module], decay: float) -> dict[str, f
 
 
 def chosen_layers(modules: Mapping[str, nn.Module], layers: str | list[str]) -> set[str]:
-    """Names of the modules whose parameters are contracted: `all`, the `last` that counts, or those of the named types.
+    """Names of the modules whose parameters are contracted: `all`, the `last` that counts, or those of types or names.
 
     Raises:
-        InputError: a type that torch does not know and the model does not have, or no module of any of the types.
+        InputError: what is no type that torch knows or the model has, nor a name in it; or no module of any of them.
     """
     if layers == "all":
         return set(modules)
@@ -58,9 +63,13 @@ def chosen_layers(modules: Mapping[str, nn.Module], layers: str | list[str]) -> 
     here = {type(module).__name__ for module in modules.values() if any(True for _ in module.parameters(recurse=False))}
     for kind in layers:
         known = hasattr(nn, kind) or kind in (*_FAMILIES, "Conv1D")
-        if not known and not any(is_type(module, kind) for module in modules.values()):
+        if not known and not any(is_type(module, kind) or is_named(name, kind) for name, module in modules.items()):
             raise InputError(f"provenance.layers: {kind} is no layer type, {did_you_mean(kind, {*here, *_FAMILIES})}")
-    chosen = {name for name, module in modules.items() if any(is_type(module, kind) for kind in layers)}
+    chosen = {
+        name
+        for name, module in modules.items()
+        if any(is_type(module, kind) or is_named(name, kind) for kind in layers)
+    }
     if not chosen & {name for name, module in modules.items() if type(module).__name__ in here}:
         raise InputError(f"provenance.layers={layers}: the model has none of these, only {', '.join(sorted(here))}")
     return chosen

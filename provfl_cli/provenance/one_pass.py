@@ -38,10 +38,10 @@ class NotTogether(Exception):
     """The tokens have to be traced as inputs of their own."""
 
 
-def are_tokens(setup: Setup, batch: Mapping[str, Tensor], targets: Sequence[Target], sample: int) -> bool:
+def are_tokens(setup: Setup, batch: Mapping[str, Tensor], targets: Sequence[Target]) -> bool:
     """Whether inputs are tokens of responses that can be traced so: one each, those of a response in their order."""
     model = setup.structure.model
-    if not isinstance(model, ResponseScore) or model.span is not None or not setup.recorded or setup.alone or sample:
+    if not isinstance(model, ResponseScore) or model.span is not None or not setup.recorded or setup.alone:
         return False
     if [kind for kind, _ in targets] != ["output"] or set(batch) != {""} or len(batch[""]) < 2:
         return False
@@ -57,12 +57,13 @@ def _texts(inputs: Tensor) -> Iterator[slice]:
     yield from map(slice, edges, edges[1:])
 
 
-def trace_tokens(setup: Setup, batch: Mapping[str, Tensor], limit: int | None) -> list[Sums]:
+def trace_tokens(setup: Setup, batch: Mapping[str, Tensor], sample: int, limit: int | None) -> list[Sums]:
     """Trace tokens of responses, as `batch.trace_batch` traces inputs of any kind.
 
     Args:
         setup: what all batches share.
         batch: the tokens, for which `are_tokens` holds.
+        sample: for so many of the first tokens, keep each layer's part.
         limit: bytes that the activations may take; None: any.
 
     Raises:
@@ -71,7 +72,7 @@ def trace_tokens(setup: Setup, batch: Mapping[str, Tensor], limit: int | None) -
     """
     inputs = batch[""]
     texts = list(_texts(inputs))
-    one = _Pass(setup, _no_sums(setup, len(inputs)), inputs, texts, limit)
+    one = _Pass(setup, _no_sums(setup, len(inputs)), inputs, texts, sample, limit)
     one.trace()
     sums = one.sums
     # The first token of a response asked alone: to a model that looks ahead, what comes behind makes a difference.
@@ -95,7 +96,7 @@ class _Pass:
         sums: of the tokens.
         inputs: the tokens as inputs, int64 `[rows, 2, T]`.
         texts: which of them are those of one response.
-        limit: as of `trace_tokens`.
+        sample, limit: as of `trace_tokens`.
         calls: what was recorded in front of the last layer, with the outputs that the model went on with.
         last: the same of the last layer and behind it.
         states: what goes into the last layer, `[texts, J, width]`, `J` the most tokens of a response.
@@ -106,6 +107,7 @@ class _Pass:
     sums: Sums
     inputs: Tensor
     texts: Sequence[slice]
+    sample: int
     limit: int | None
     calls: list[tuple[Call, Tensor]] = field(default_factory=list)
     last: list[tuple[Call, Tensor]] = field(default_factory=list)
@@ -115,7 +117,9 @@ class _Pass:
     def __post_init__(self) -> None:
         setup, device = self.setup, self.inputs.device
         self.pairing = Pairing(setup.pairs)  # nothing is left to autograd
-        self.recorder = Recorder(setup.structure, len(self.texts), self._record, self._activated, self.limit)
+        # Several texts share their pass where gradients have room beside them; a single one has to be computed.
+        room = None if self.limit is None or len(self.texts) == 1 else self.limit // HELD
+        self.recorder = Recorder(setup.structure, len(self.texts), self._record, self._activated, room)
         counts = torch.tensor([rows.stop - rows.start for rows in self.texts], device=device)
         self.text = torch.arange(len(counts), device=device).repeat_interleave(counts)  # of each token
         first = torch.tensor([rows.start for rows in self.texts], device=device)
@@ -177,7 +181,9 @@ class _Pass:
             with self._part(torch.arange(len(self.inputs), device=root.device)) as sums:
                 for (call, _), gradient in zip(self.last, found, strict=True):
                     if gradient is not None:
-                        self._add(call, self._by_token(call), self._of_tokens(call, gradient, call.axis), sums)
+                        self._add(
+                            call, self._by_token(call), self._of_tokens(call, gradient, call.axis), sums, self.sample
+                        )
         elif self.last:
             raise NotTogether
         outputs = [output for _, output in self.calls]
@@ -199,8 +205,9 @@ class _Pass:
                 for (call, _), gradient in zip(self.calls, by_number, strict=True):
                     if gradient is not None:
                         apart = torch.stack([call.examples(of_one, call.axis) for of_one in gradient])
-                        g = apart[self.number[rows] - start, self.text[rows]]
-                        self._add(call, self._repeated(call, self.text[rows]), g, sums)
+                        single = len(self.texts) == 1
+                        g = apart[:, 0] if single else apart[self.number[rows] - start, self.text[rows]]
+                        self._add(call, self._repeated(call, self.text[rows]), g, sums, self._sampled(rows))
 
     @contextmanager
     def _part(self, rows: Tensor) -> Iterator[Sums]:
@@ -209,15 +216,21 @@ class _Pass:
                        unchecked=self.sums.unchecked, shown=self.sums.shown)  # fmt: skip
         part.attended = self.model.attended(self.inputs)[rows]
         yield part
-        add_pool(part, self.setup.stack, 0)
-        for all_of_it, some in (
-            (self.sums.rows, part.rows),
-            (self.sums.right, part.right),
-            (self.sums.mass, part.mass),
-        ):
-            all_of_it.index_add_(0, rows, some)
+        add_pool(part, self.setup.stack, self._sampled(rows))
+        for name in ("rows", "right", "mass"):
+            getattr(self.sums, name).index_add_(0, rows, getattr(part, name))
+        first = rows[: self._sampled(rows)]
+        for name in ("layers", "active", "neurons"):
+            whole = getattr(self.sums, name)
+            for layer, some in getattr(part, name).items():
+                kept = whole.setdefault(layer, some.new_zeros(self.sample, *some.shape[1:]))
+                kept.index_add_(0, first.to(some.device), some)
 
-    def _add(self, call: Call, repeated: Call, g: Tensor, sums: Sums) -> None:
+    def _sampled(self, rows: Tensor) -> int:
+        """How many of these tokens, which are in order, are of the sample: the first of them."""
+        return int((rows < self.sample).sum())
+
+    def _add(self, call: Call, repeated: Call, g: Tensor, sums: Sums, sample: int) -> None:
         """Contract one use of a layer, for some of the tokens; `repeated` has them as its inputs."""
         check_unchanged(call)
         sums.seen.update(names_of(call))
@@ -226,7 +239,7 @@ class _Pass:
             assert settings.threshold is not None
             attended = positions_of(sums.attended, repeated.mask)
             repeated.mask = activated_neurons(repeated.mask, settings.threshold, settings.threshold_scale, attended)
-        add_use(self.setup, sums, repeated, g, 0)
+        add_use(self.setup, sums, repeated, g, sample)
 
     def _repeated(self, call: Call, text: Tensor) -> Call:
         """A call as if it had been made for the text of each token; `mask` is what its activation function gave."""

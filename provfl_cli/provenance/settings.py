@@ -31,7 +31,7 @@ class Provenance:
         threshold: above which output a neuron is active; None: all are.
         threshold_scale: `absolute`, or `minmax`: a layer's outputs for one input scaled to 0..1 first.
         layer_decay: weight of a layer: this to the power of its distance from the last.
-        layers: `all`, `last`, or a list of layer types.
+        layers: `all`, `last`, or a list of layer types or of modules' names, such as `layers.2.mlp`.
         rounds: which rounds a run traces: `last`, `all` or a list of numbers; a trace of one round does not ask.
         batch_size: inputs traced together; None: as many as `memory_mb` allows, 64 at most.
         memory_mb: MB for the activations of the inputs traced together.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from hypothesis import HealthCheck, given
@@ -16,26 +18,30 @@ from torch import Tensor, nn
 
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.models.causal import ResponseModel
-from provfl_cli.provenance import ResponseScore, from_state_dicts, preset, trace, trace_responses
+from provfl_cli.models.generation import generate
+from provfl_cli.provenance import Provenance, ResponseScore, from_state_dicts, one_pass, preset, trace, trace_responses
+from provfl_cli.provenance.factors import Outer, contract
+from provfl_cli.provenance.lineage import lineage_round
 from provfl_cli.provenance.precision import CANCELS
 from provfl_cli.provenance.response_score import token_targets
 from provfl_cli.provenance.state_dicts import RoundInMemory
 from provfl_cli.provenance.workers import work
 from provfl_cli.responses import pack
-from tests.response_models import ARCHITECTURES, PADDING, prompts, response_model, some_responses
 
+from ..lineages import Work, chain, composed_fusion, perturbed
+from ..response_models import ARCHITECTURES, PADDING, prompts, response_model, some_responses
 from . import reference
-from .exactness import close
 from .federations import federation, settings
 
 LLAMA, GPT2 = "llama, grouped queries", "gpt2"
+PRESETS = ("provfl", "faithful", "tracefl", "equations")
 
 
 @pytest.fixture
 def together(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether tokens could be traced in one pass, for each batch of them that was tried."""
     went: list[bool] = []
-    real = work.trace_tokens
+    real = one_pass.trace_tokens
 
     def tried(*arguments: Any) -> Any:
         went.append(False)
@@ -75,6 +81,15 @@ class LastLogits(nn.Module):
         return logits
 
 
+def close(ours: np.ndarray | Tensor | None, others: np.ndarray | Tensor | None, tolerance: float) -> None:
+    """Equal but for a share of the largest."""
+    assert ours is not None
+    assert others is not None
+    ours, others = torch.as_tensor(ours), torch.as_tensor(others)
+    error = float((ours - others).abs().max() / others.abs().max())
+    assert error < tolerance, f"relative error {error:.1e}"
+
+
 def activation_of(name: str) -> str | None:
     """Behind which module a layer's neurons are looked at."""
     for layer, function in (("mlp.gate_proj", "mlp.act_fn"), ("mlp.c_fc", "mlp.act")):
@@ -83,22 +98,16 @@ def activation_of(name: str) -> str | None:
     return None
 
 
+MINMAX = replace(preset("provfl"), threshold_scale="minmax", threshold=0.3)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", ["absolute", "minmax"])
-@pytest.mark.parametrize("chosen", ["provfl", "faithful", "tracefl", "equations"])
+@pytest.mark.parametrize("wanted", [*map(preset, PRESETS), MINMAX], ids=[*PRESETS, "minmax"])
 @pytest.mark.parametrize("name", [LLAMA, GPT2])
-def test_every_clients_layers_evaluated_at_every_position(
-    name: str, chosen: str, scale: str, together: list[bool]
-) -> None:
+def test_every_clients_layers_evaluated_at_every_position(name: str, wanted: Provenance, together: list[bool]) -> None:
     """The paper's algorithm for each token alone, with no token behind it, to a millionth."""
-    if scale == "minmax" and preset(chosen).threshold is None:
-        pytest.skip("no threshold")
     fused = Fused(name)
-    wanted = replace(
-        preset(chosen), threshold_scale=scale, threshold=0.3 if scale == "minmax" else preset(chosen).threshold
-    )
     ours = trace_responses(fused.model, fused.inputs, fused.source, wanted)
-    named = wanted.layers != "all"
     rows = []
     for before, token in fused.tokens():
         model = LastLogits(fused.model)
@@ -119,17 +128,18 @@ def test_every_clients_layers_evaluated_at_every_position(
                 kind=wanted.target,
                 decay=wanted.layer_decay,
                 threshold=wanted.threshold,
-                minmax=scale == "minmax",
+                minmax=wanted.threshold_scale == "minmax",
                 activation=activation_of,
-                layers=reference.counted if named else lambda module: True,
+                layers=reference.counted if wanted.layers != "all" else lambda module: True,
             )
         )
     expected = torch.cat(rows)
     if wanted.client_weighting == "fusion":
         expected = expected * fused.source.decomposition.example_weights
     close(ours.tokens.values, expected, 1e-6)
-    assert all(together)
-    assert together
+    alone = trace_responses(fused.model, fused.inputs[1:], fused.source, wanted)  # of one text nothing is repeated
+    close(alone.tokens.values, expected[3:], 1e-6)
+    assert together == [True, True]  # one forward pass for all tokens was enough
     assert float(ours.tokens.residuals.max()) < 1e-9
     assert ours.response.tolist() == [0] * 3 + [1] * 5
     assert ours.position.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
@@ -151,21 +161,16 @@ def test_architectures_agree_with_autograd(name: str, together: list[bool]) -> N
         source = from_state_dicts(clients, [10, 20, 30], before)
     else:
         source, clients = fused.source, fused.clients
-    plain = settings(target="log_probability", layer_decay=1.0, threshold=None) if False else settings(layer_decay=1.0)
-    ours = trace_responses(model, fused.inputs, source, plain, kind="log_probability")
-    weights = trace_responses(
-        model,
-        fused.inputs,
-        source,
-        settings(of="weights", client_weighting="fusion", layer_decay=1.0),
-        kind="log_probability",
-    )
+    kind, plain = "log_probability", settings(layer_decay=1.0)
+    ours = trace_responses(model, fused.inputs, source, plain, kind)
+    whole_weights = replace(plain, of="weights", client_weighting="fusion")
+    weights = trace_responses(model, fused.inputs, source, whole_weights, kind)
     model.load_state_dict(dict(source.weights()))
     model.requires_grad_(True)
     names = [key for key, _ in model.named_parameters()]
     parts, whole = [], []
-    for before_it, token in fused.tokens():
-        y = model(torch.tensor(before_it).expand(1, 2, -1))[0, -1].log_softmax(0)[token]
+    for text, token in fused.tokens():
+        y = model(torch.tensor(text).expand(1, 2, -1))[0, -1].log_softmax(0)[token]
         gradients = torch.autograd.grad(y, list(model.parameters()), allow_unused=True)
         used = [(key, g.double()) for key, g in zip(names, gradients, strict=True) if g is not None]
         parts.append([sum(float(((c[key] - source.before[key]) * g).sum()) for key, g in used) for c in clients])
@@ -173,12 +178,11 @@ def test_architectures_agree_with_autograd(name: str, together: list[bool]) -> N
     tolerance = 1e-4 if narrow else 1e-6
     close(ours.tokens.values, torch.tensor(parts), tolerance)
     covered = weights.tokens.values.sum(1) + weights.tokens.rows["previous"]
-    close(torch.as_tensor(covered), torch.tensor(whole), tolerance)
+    close(covered, torch.tensor(whole), tolerance)
     assert ours.tokens.covered == 1.0, ours.tokens.uncovered
     assert float(ours.tokens.residuals.max()) < (1e-4 if narrow else 1e-9)
     experts = "experts" in name
-    assert all(together)
-    assert bool(together) is not experts
+    assert together == ([] if experts else [True, True])  # rows of experts are mixed: each token by itself
     capped = [layer for layer in ours.tokens.masked_layers if "lm_head" in layer]
     assert not capped  # what bounds logits is no activation function
 
@@ -188,21 +192,26 @@ def test_tokens_as_inputs_of_their_own_are_the_same(monkeypatch: pytest.MonkeyPa
     """In one pass, in parts of it because memory is short, or each token as an input: the same numbers."""
     fused = Fused(LLAMA)
     wanted = settings(threshold=0.1, target="margin")
-    ours = trace_responses(fused.model, fused.inputs, fused.source, wanted)
+    ours = trace_responses(fused.model, fused.inputs, fused.source, wanted, layer_sample=4)
     single = [trace_responses(fused.model, fused.inputs[i : i + 1], fused.source, wanted) for i in (0, 1)]
-    monkeypatch.setattr("provfl_cli.provenance.one_pass.HELD", 1 << 40)  # a token at a time
-    in_parts = trace_responses(fused.model, fused.inputs, fused.source, wanted)
-    assert all(together)
-    assert len(together) == 4
+    assert together == [True] * 3
+    monkeypatch.setattr(one_pass, "HELD", 1 << 40)  # a text at a time, and a token
+    in_parts = trace_responses(fused.model, fused.inputs, fused.source, wanted, layer_sample=4)
+    assert together[3:].count(True) > 2
     monkeypatch.setattr(work, "are_tokens", lambda *arguments: False)
-    apart = trace_responses(fused.model, fused.inputs, fused.source, wanted)
+    apart = trace_responses(fused.model, fused.inputs, fused.source, wanted, layer_sample=4)
     for other in (in_parts, apart):
-        close(torch.as_tensor(other.tokens.values), torch.as_tensor(ours.tokens.values), 1e-12)
+        close(other.tokens.values, ours.tokens.values, 1e-12)
         assert other.tokens.masked_layers == ours.tokens.masked_layers
-        close(torch.as_tensor(other.tokens.outputs), torch.as_tensor(ours.tokens.outputs), 1e-6)
+        for layer, own in zip(other.tokens.layers, ours.tokens.layers, strict=True):
+            assert layer.layer == own.layer
+            np.testing.assert_allclose(layer.contributions, own.contributions, rtol=1e-9, atol=1e-12)
+            np.testing.assert_array_equal(layer.active, own.active)
+            np.testing.assert_array_equal(layer.neurons, own.neurons)
+        close(other.tokens.outputs, ours.tokens.outputs, 1e-6)
     close(
-        torch.as_tensor(np.concatenate([each.tokens.values for each in single])),
-        torch.as_tensor(ours.tokens.values),
+        np.concatenate([each.tokens.values for each in single]),
+        ours.tokens.values,
         1e-12,
     )
 
@@ -215,8 +224,13 @@ def test_tokens_add_up_to_their_response_and_to_a_span() -> None:
     for span in (None, (1, 3)):
         score = ResponseScore(fused.model, "margin", span)
         whole = trace(score, fused.inputs, fused.source, replace(wanted, target="output"))
-        close(torch.as_tensor(ours.summed(span)), torch.as_tensor(whole.values), 1e-9)
+        close(ours.summed(span), whole.values, 1e-6)
     assert ours.summed().shape == (2, 3)
+    frame = ours.to_frame()
+    assert list(frame.columns[:4]) == ["response", "position", "token", "client"]
+    summed = frame.groupby(["response", "client"])["contribution"].sum().to_numpy().reshape(2, 3)
+    close(summed, ours.summed(), 1e-12)
+    assert frame[(frame["response"] == 1) & (frame["client"] == 2)]["token"].tolist() == fused.said[1]
 
 
 @pytest.mark.slow
@@ -232,7 +246,7 @@ def test_padding_changes_nothing(more: int, filled: int, seed: int) -> None:
     wider[:, 1] = -100
     wider[:, :, : packed.shape[2]] = packed
     beside = trace_responses(fused.model, wider, fused.source, settings(threshold=0.0))
-    close(torch.as_tensor(beside.tokens.values[beside.response == 1]), torch.as_tensor(alone.tokens.values), 1e-9)
+    close(beside.tokens.values[beside.response == 1], alone.tokens.values, 1e-9)
 
 
 @pytest.mark.slow
@@ -240,6 +254,7 @@ def test_padding_changes_nothing(more: int, filled: int, seed: int) -> None:
 def test_the_traced_logits_are_those_that_tokens_were_generated_with(name: str) -> None:
     """With a cache of keys and values, one token after the other; the trace sees the whole text at once."""
     fused = Fused(name)
+    assert [said[:3] for said in generate(fused.model, fused.prompts, 3)] == [said[:3] for said in fused.said]
     generated = []
     for prompt, said in zip(fused.prompts, fused.said, strict=True):
         cache, piece = None, torch.tensor([prompt])
@@ -255,6 +270,72 @@ def test_the_traced_logits_are_those_that_tokens_were_generated_with(name: str) 
 
 
 @pytest.mark.slow
+def test_lineage_credits_what_clients_sent_in_all_rounds(tmp_path: Path) -> None:
+    model = response_model(LLAMA)
+    sent: list[tuple[int, dict[str, Tensor]]] = []
+
+    def work_of(number: int, weights: dict[str, Tensor], before: list[dict[str, Tensor]]) -> Work:
+        models = {client: (10, perturbed(weights, 0.03, 7 * number + client)) for client in (0, number)}
+        sent.extend(
+            (client, {key: state[key] - weights[key] for key in state}) for client, (_, state) in models.items()
+        )
+        return Work(models)
+
+    last = chain(tmp_path, composed_fusion("fedavg"), model.state_dict(), work_of, 2)[-1]
+    model.load_state_dict(dict(last.weights()))
+    inputs, asked, said = some_responses(model)
+    ours = trace_responses(model, inputs, lineage_round(last), settings(client_weighting="fusion", layer_decay=1.0))
+    model.requires_grad_(True)
+    logits = model(torch.tensor(asked[0]).expand(1, 2, -1))[0, -1]
+    token = said[0][0]
+    y = logits[token] - (logits.sum() - logits[token]) / (len(logits) - 1)
+    gradients = dict(zip(dict(model.named_parameters()), torch.autograd.grad(y, list(model.parameters())), strict=True))
+    expected = torch.zeros(3, dtype=torch.float64)
+    for client, update in sent:
+        expected[client] += sum(float((0.5 * update[key] * g).sum()) for key, g in gradients.items())
+    close(ours.tokens.values[:1], expected[None], 1e-6)
+    assert float(ours.tokens.residuals.max()) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapters", ["factors", "product"])
+def test_adapters_and_the_last_layer_as_modules_to_save(
+    adapters: str, monkeypatch: pytest.MonkeyPatch, together: list[bool]
+) -> None:
+    """Of a frozen network only adapters and the head are shared; they contract at their rank, each token's gradient."""
+    model = response_model("smollm2, tied")
+    wanted = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", modules_to_save=["lm_head"])
+    torch.manual_seed(1)
+    model.network = peft.get_peft_model(model.network, wanted).double().eval()
+    shared = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    before = {key: value + 0.1 * torch.randn_like(value) for key, value in model.state_dict().items() if key in shared}
+    clients = [{key: value + 0.05 * torch.randn_like(value) for key, value in before.items()} for _ in range(3)]
+    source = from_state_dicts(clients, [10, 20, 30], before)
+    model.load_state_dict(dict(source.weights()), strict=False)
+    inputs, asked, said = some_responses(model)
+    chosen = settings(adapters=adapters, layer_decay=1.0)
+    ours = trace_responses(model, inputs, source, chosen)
+    assert together == [True]
+    assert float(ours.tokens.residuals.max()) < 1e-9
+    assert len(ours.tokens.not_shared) > 0
+    monkeypatch.setattr(work, "are_tokens", lambda *arguments: False)
+    apart = trace_responses(model, inputs, source, chosen)
+    close(ours.tokens.values, apart.tokens.values, 1e-9)
+    if adapters == "product":
+        close(ours.tokens.rows["cross"], apart.tokens.rows["cross"], 1e-9)
+        return
+    logits = model(torch.tensor(asked[0] + said[0][:1]).expand(1, 2, -1))[0, -1]
+    y = logits[said[0][1]] - (logits.sum() - logits[said[0][1]]) / (len(logits) - 1)
+    parameters = {key: parameter for key, parameter in model.named_parameters() if key in shared}
+    gradients = torch.autograd.grad(y, list(parameters.values()))
+    expected = [
+        sum(float(((c[key] - before[key]) * g).sum()) for key, g in zip(parameters, gradients, strict=True))
+        for c in clients
+    ]
+    close(ours.tokens.values[1:2], torch.tensor([expected], dtype=torch.float64), 1e-6)
+
+
+@pytest.mark.slow
 def test_late_small_updates_are_traced_in_float64() -> None:
     """Float32 is too coarse for what nearly cancels: conservation holds all the same, and a note says how."""
     model: Any = response_model(LLAMA).float()
@@ -267,6 +348,40 @@ def test_late_small_updates_are_traced_in_float64() -> None:
     ours = trace_responses(model, inputs, source, "faithful")
     assert float(ours.tokens.residuals.max()) < 1e-4
     assert CANCELS in ours.tokens.notes
+
+
+@pytest.mark.parametrize("stack", [2, 30])
+@pytest.mark.parametrize("positions", [3, 64])
+@pytest.mark.parametrize("common", ["right", "left"])
+def test_what_tokens_have_in_common_is_contracted_once(common: str, positions: int, stack: int) -> None:
+    """Of either side, by every client's outputs or by gradients, with positions that no token reaches: the same."""
+    torch.manual_seed(0)
+    shared, g = torch.randn(7, positions), torch.randn(5, 6, positions)
+    g[:, :, 1] = 0
+    clients = torch.randn(stack, *((6, 7) if common == "right" else (7, 6)))
+
+    def block(rows: slice | Tensor, select: Any) -> Tensor:
+        return clients[:, rows]
+
+    expected = torch.einsum("bot,it,k" + ("oi" if common == "right" else "io") + "->bk", g, shared, clients)
+    text = shared.expand(5, -1, -1)
+    factor = Outer(g, text[:, None]) if common == "right" else Outer(text, g[:, None])
+    close(contract(factor, block, stack), expected, 1e-5)
+
+
+def test_layers_by_the_names_of_modules() -> None:
+    """As ProToken chooses them; with another's layers beside them they add up to all."""
+    torch.manual_seed(0)
+    model = LooksBack()
+    inputs, source = small(model)
+    whole, head, other = (
+        trace_responses(model, inputs, source, settings(layer_decay=1.0, layers=layers)).tokens.values
+        for layers in ("all", ["head"], ["embedding"])
+    )
+    close(head + other, whole, 1e-9)
+    assert np.abs(head).min() > 0
+    with pytest.raises(InputError, match=r"provenance\.layers: hea "):
+        trace_responses(model, inputs, source, settings(layers=["hea"]))
 
 
 def test_targets_of_a_token() -> None:

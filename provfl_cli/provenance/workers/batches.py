@@ -12,12 +12,14 @@ from contextlib import contextmanager, nullcontext
 
 from ...processes import can_fork, one_thread
 from ..calls import TooLarge
+from ..response_score import ResponseScore
 from ..sums import Sums
 from .forked import on_processes
 from .ray import on_ray
 from .work import Perform, Span, Work
 
 LARGEST_BATCH = 64  # more inputs at a time gain nothing
+MOST_TOKENS = 512  # of responses; those of one share most of what is computed
 
 
 def batches(work: Work) -> list[list[Sums]]:
@@ -29,7 +31,8 @@ def batches(work: Work) -> list[list[Sums]]:
         RunError: of a batch, or because a process died.
     """
     settings, count = work.setup.settings, len(next(iter(work.inputs.values())))
-    size = settings.batch_size or LARGEST_BATCH
+    tokens = isinstance(work.setup.structure.model, ResponseScore)
+    size = settings.batch_size or (MOST_TOKENS if tokens else LARGEST_BATCH)
     parts: list[list[Sums]] = []
     start = 0
     with _hands(work, -(-count // size)) as perform:

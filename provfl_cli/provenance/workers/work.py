@@ -63,9 +63,9 @@ class Work:
         ]
         sample = max(0, min(self.layer_sample, span.stop) - span.start)
         limit = self.setup.settings.memory_mb * 2**20 if span.bounded else None
-        if are_tokens(self.setup, batch, targets, sample):
+        if are_tokens(self.setup, batch, targets):
             try:
-                return trace_tokens(self.setup, batch, limit)
+                return trace_tokens(self.setup, batch, sample, limit)
             except (RunError, torch.OutOfMemoryError):
                 raise
             except (NotTogether, RuntimeError):  # what torch cannot differentiate for all tokens at once
