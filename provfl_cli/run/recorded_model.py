@@ -129,7 +129,7 @@ def most_tokens(network: Any) -> int:
 
 def _base(spec: str, folder: Path) -> str:
     """The base model of an adapter's folder: the folder itself, where that holds one, or what its file names."""
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() and (folder / CONFIG).is_file():
         return str(folder)
     try:
         base = read_json(folder / CONFIG)["base_model_name_or_path"]
