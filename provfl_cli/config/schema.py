@@ -90,15 +90,15 @@ class Config:
             )
         if self.engine.name == "flower":
             require_flower()
+        if (self.task == "generate") != (self.dataset.input == "dialogue"):
+            kind = {"dialogue": "prompts with responses: task=generate, or"}.get(self.dataset.input, "no responses:")
+            other = "phrases" if self.task == "generate" else "mnist"
+            raise InputError(f"task={self.task}: dataset={self.dataset.name} has {kind} dataset={other}")
         if self.model.input != self.dataset.input:
             raise InputError(
                 f"model={self.model.name} reads {self.model.input}, dataset={self.dataset.name} is "
                 f"{self.dataset.input}: models for {self.dataset.input}: {', '.join(models_for(self.dataset.input))}"
             )
-        if (self.task == "generate") != (self.dataset.input == "dialogue"):
-            kind = {"dialogue": "prompts with responses: task=generate, or"}.get(self.dataset.input, "no responses:")
-            other = "phrases" if self.task == "generate" else "mnist"
-            raise InputError(f"task={self.task}: dataset={self.dataset.name} has {kind} dataset={other}")
         check_adapters(self.model, self.lora, self.federation, self.fusion, self.privacy, self.provenance)
         if self.evaluation.client is not None and self.evaluation.client >= self.federation.clients:
             raise InputError(
