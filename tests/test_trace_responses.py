@@ -100,7 +100,7 @@ def test_spans_other_answers_and_leaving_out(run: Path, capsys: Captured) -> Non
 def test_retraining_without_the_top_client_says_something_else(run: Path, capsys: Captured) -> None:
     answer = asked(
         capsys, str(run), "--prompt", "Peru in Danish:", "--response", SAID, "--verify", "retrain", "--top", "1",
-        "--method", "leave_one_out",
+        "--method", "leave_one_out", "--target", "log_probability",
     )  # fmt: skip
     (effect,) = answer["verified"]
     # Of a federation of one round, training again without a client is fusing again without it.

@@ -67,6 +67,8 @@ def _head(response: Response) -> list[RenderableType]:
     count = len(response.tokens.texts)
     about = f"about {harmless(response.topic)}, " if response.topic else ""
     lines.append(Text(f"{about}{response.made}, {count:,} token{'s' * (count != 1)}, {_of(response)}{probability}"))
+    if response.made == "given":
+        lines.append(Text(f"the model itself says {_quoted(response.says)}", style="dim"))
     if response.expected is not None:
         if response.expected.strip() == response.tokens.text.strip():
             lines.append(Text("which is the expected response", style="green"))

@@ -66,7 +66,7 @@ def ask_response(
         other = _tokens(model, codec, asked.packed_instead, asked.instead, own.instead)
     case = case_of_response(opened, stored, asked)
     ways = traced if presets else []
-    rows, answers = answers_about(opened, case, ways, rivals, asked, kind or LOG_PROBABILITY, question.top)
+    rows, answers = answers_about(opened, case, ways, rivals, asked, kind or opened.provenance.target, question.top)
     best = [client.client for client in answers[0].clients]
     measured = measured_without(opened, case, asked, codec, question, value, rows, best, console)
     return Response(
