@@ -136,6 +136,7 @@ def test_what_makes_another_base(data: FederatedData, tmp_path: Path) -> None:
     ):
         base_weights(tiny(place, *changes), data)
     assert len(list((tmp_path / "bases").glob("*.safetensors"))) == 4  # rounds are nothing to it
+    assert isinstance(data.form, Dialogues)
     published = replace(data, form=replace(data.form, checkpoint="somewhere"))
     assert has_base(tiny(), data)
     assert not has_base(tiny(), published)
