@@ -226,6 +226,11 @@ def test_tokens_add_up_to_their_response_and_to_a_span() -> None:
         whole = trace(score, fused.inputs, fused.source, replace(wanted, target="output"))
         close(ours.summed(span), whole.values, 1e-6)
     assert ours.summed().shape == (2, 3)
+    frame = ours.to_frame()
+    assert list(frame.columns[:4]) == ["response", "position", "token", "client"]
+    summed = frame.groupby(["response", "client"])["contribution"].sum().to_numpy().reshape(2, 3)
+    close(summed, ours.summed(), 1e-12)
+    assert frame[(frame["response"] == 1) & (frame["client"] == 2)]["token"].tolist() == fused.said[1]
 
 
 @pytest.mark.slow
