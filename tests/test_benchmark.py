@@ -15,8 +15,9 @@ from provfl_cli.config.schema import Experiment
 from provfl_cli.config.tree import variants
 from provfl_cli.errors import InputError
 from provfl_cli.evaluation.metrics import METRICS
+from provfl_cli.evaluation.responses import RESPONSE_METRICS, TOKEN_METRICS
 from provfl_cli.models.small_cnn import small_cnn
-from provfl_cli.reporting.benchmark import metric_table, task_table, write_figure_again
+from provfl_cli.reporting.benchmark import metric_table, published_table, task_table, write_figure_again
 from provfl_cli.reporting.benchmark_figure import drawn
 from provfl_cli.results.folders import RunFolder, read_run
 from tests.scored_runs import made
@@ -117,15 +118,25 @@ def test_wrong_tasks(tasks: list[list[str]]) -> None:
 def test_every_measure_of_the_benchmark_is_explained() -> None:
     own = experiment_of("benchmark")
     assert set(own.metrics) <= {*EXPLAINED}
-    assert set(EXPLAINED) <= set(METRICS) | set(own.metrics)
+    assert set(EXPLAINED) <= {*METRICS, *RESPONSE_METRICS, *TOKEN_METRICS, *own.metrics}
+    assert set(experiment_of("protoken").metrics) <= {*EXPLAINED}
     assert variants("experiment", "benchmark") == ["paper", "smoke"]
+
+
+def test_published_figures_stand_below_the_tasks() -> None:
+    assert published_table(experiment()) is None
+    reported = {"source": "a paper", "columns": ["setting", "named", "chance"], "rows": [["two of six", 0.9, None]]}
+    table = published_table(experiment(published=reported))
+    assert table is not None
+    assert table.title == "Published: a paper"
+    assert table.rows == (("two of six", "0.9", "–"),)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["benchmark", "--scale", "smoke", "--task", "digit"], "did you mean digits"),
-        (["thresholds", "--task", "x"], "goes with an experiment of several tasks (benchmark)"),
+        (["thresholds", "--task", "x"], "goes with an experiment of several tasks (benchmark, protoken)"),
         (["all", "--task", "x"], "goes with an experiment of several tasks"),
         (["benchmark", "--scale", "smoke", "hydra.sweep.dir=x"], "keeps its runs in outputs/reproduce/"),
     ],

@@ -8,7 +8,7 @@ from the state that it had before the round.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ..provenance import outputs, shared_part
+    from ..provenance import outputs, responses, shared_part
 else:
     np = lazy.load("numpy")
     torch = lazy.load("torch")
     outputs = later("provfl_cli.provenance.outputs")
+    responses = later("provfl_cli.provenance.responses")
     shared_part = later("provfl_cli.provenance.shared_part")
 
 Coalition = Collection[int]
@@ -89,10 +90,12 @@ def outcomes(case: Case, kind: str, removed: Iterable[Coalition], value: str) ->
 
     Args:
         case, kind, removed: see `models`.
-        value: `log_probability` of the class explained, or `target`: the scalar that the run's provenance explains;
-            what has no probability has that alone.
+        value: `log_probability` of the class explained, or of the whole response, or `target`: the scalar that the
+            run's provenance explains; what has no probability has that alone.
     """
     wanted = case.explained.to(case.device)
+    if isinstance(case.model, responses.ResponseScore) and value != "target":
+        case = replace(case, model=responses.ResponseScore(case.model.module, value, case.model.span))
     for scores in logits(case, kind, removed):
         if scores is None:
             yield Outcome(np.full(len(wanted), np.nan), np.full(len(wanted), -1))

@@ -32,7 +32,7 @@ from ..imports import later
 from .client_models import cosines_to_others, some_inputs, update_products
 from .earlier import check_all_kept, rounds_before, said_of
 from .method import AttributionResult, Case, for_every_input, shared_parameters, used_clients
-from .settings import check_no_products
+from .settings import check_classes, check_no_products
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +69,8 @@ class FedCE:
         one_of(f"attribution.{self.name}.combine", self.combine, COMBINED)
 
     def check(self, run: RunSettings) -> None:
-        """Refuse a run that forgets its rounds."""
+        """Refuse responses, and a run that forgets its rounds."""
+        check_classes(self.name, run)
         check_no_products(self.name, run.fusion)
         check_all_kept(self.name, run)
 

@@ -33,6 +33,7 @@ from ..data.federated import Texts
 from ..errors import InputError, RunError
 from ..imports import later
 from .method import AttributionResult, Case, for_every_input, used_clients
+from .settings import check_classes
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +73,8 @@ class FedDebug:
         one_of(f"attribution.{self.name}.generator", self.generator, GENERATORS)
 
     def check(self, run: RunSettings) -> None:
-        """Nothing to check."""
+        """Refuse responses."""
+        check_classes(self.name, run)
 
     def attribute(self, case: Case) -> AttributionResult:
         """Each client's share of the votes."""

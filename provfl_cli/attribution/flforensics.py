@@ -32,7 +32,7 @@ from ..store.rounds import Round
 from .client_models import update_products
 from .earlier import check_all_kept, rounds_before, said_of
 from .method import AttributionResult, Case, shared_parameters
-from .settings import check_no_products
+from .settings import check_classes, check_no_products
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,8 @@ class FLForensics:
     name: str = "flforensics"
 
     def check(self, run: RunSettings) -> None:
-        """Refuse a run that forgets its rounds."""
+        """Refuse responses, and a run that forgets its rounds."""
+        check_classes(self.name, run)
         check_no_products(self.name, run.fusion)
         check_all_kept(self.name, run)
 

@@ -1,4 +1,4 @@
-"""The client with the most training examples of the predicted label: an oracle, since no server knows it."""
+"""The client with the most training examples of what is predicted, or said: an oracle, since no server knows it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 import lazy_loader as lazy
 
 from ..config.parts import RunSettings
+from ..imports import later
 from .method import AttributionResult, Case, used_clients
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ..provenance import responses
 else:
     np = lazy.load("numpy")
+    responses = later("provfl_cli.provenance.responses")
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,10 @@ class LabelCounts:
         """Counts of each input's class."""
         began = time.perf_counter()
         values = np.zeros((len(case.classes), len(case.stored.clients)))
-        known = case.tells_classes and all(client in case.label_counts for client in case.stored.clients)
+        told = case.tells_classes or isinstance(case.model, responses.ResponseScore)  # of responses: topics said
+        known = told and all(client in case.label_counts for client in case.stored.clients)
         if known:
             counts = np.stack([case.label_counts[client] for client in case.stored.clients])
-            values = counts[:, case.classes].T.astype(np.float64)
+            values = np.where(case.classes >= 0, counts[:, case.classes], 0).T.astype(np.float64)
         note = "" if known else f"{self.name}: how many examples of a label clients have is not known here"
         return AttributionResult(values, used_clients(case) & known, time.perf_counter() - began, note=note)

@@ -7,11 +7,17 @@ logit with respect to what comes out. Each client's own module is given the same
 that gradient; a client's value is the sum over all positions and modules. The paper's softmax over clients is the
 column `share`.
 
-What had to differ: the paper attributes generated responses, token by token, and adds up the softmax of each; here a
-prediction is one class, which is one token's worth. The authors' layer names (`model.layers.15.mlp`, …) become a rule:
-in each of the last `blocks` elements of the longest list of blocks the module called `mlp`, `ffn` or `feed_forward` (of
-BERT `intermediate` and `output.dense`), and the head. Of models without such blocks these are the last `blocks` layers
-with weights before the head.
+A response is the sum over its tokens (eq. 9): each token's logit has a gradient at all positions before it, and what
+goes into a module there does not depend on what follows, so one pass over the whole response gives that sum; the
+authors' code makes a pass a token. A prediction of a class is one token's worth.
+
+Without `gradients` (the paper's ablation) all outputs of a module count alike: as in the authors' code they are added
+up, for each token over all positions before it.
+
+What had to differ: the authors' layer names (`model.layers.15.mlp`, …) become a rule: in each of the last `blocks`
+elements of the longest list of blocks the module called `mlp`, `ffn` or `feed_forward` (of BERT `intermediate` and
+`output.dense`), and the head. Of models without such blocks these are the last `blocks` layers with weights before the
+head.
 
 The paper's conditions: transformers fine-tuned for a few rounds, with clients from different domains, all in every
 round. Neither client sizes nor the model before the round enter: it is a trace of weights, not of updates.
@@ -22,7 +28,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import lazy_loader as lazy
@@ -39,11 +45,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..federation import sharing
-    from ..provenance import outputs, shared_part, structure, targets
+    from ..provenance import outputs, responses, shared_part, structure, targets
+    from ..provenance.responses import ResponseScore
 else:
     np = lazy.load("numpy")
     torch = lazy.load("torch")
     outputs = later("provfl_cli.provenance.outputs")
+    responses = later("provfl_cli.provenance.responses")
     shared_part = later("provfl_cli.provenance.shared_part")
     sharing = later("provfl_cli.federation.sharing")
     structure = later("provfl_cli.provenance.structure")
@@ -61,10 +69,12 @@ class ProToken:
     Attributes:
         name: of the method.
         blocks: how many of the last blocks are looked at, beside the head (three of eighteen in the authors' code).
+        gradients: whether outputs are weighted by the gradient.
     """
 
     name: str = "protoken"
     blocks: Annotated[int, Range(0, 1000)] = 3
+    gradients: bool = True
 
     def __post_init__(self) -> None:
         in_range(f"attribution.{self.name}", self)
@@ -76,18 +86,21 @@ class ProToken:
         """One forward and backward pass of the global model, then the chosen modules of every client.
 
         Raises:
-            InputError: there are no classes, whose logit would be explained.
+            InputError: there are neither classes nor tokens, whose logit would be explained.
         """
         began = time.perf_counter()
-        if not case.tells_classes:
+        if not case.tells_classes and not isinstance(case.model, responses.ResponseScore):
             raise InputError(f"--method {self.name}: explains a class's logit, and the model tells none apart")
         model, stack = case.model.to(case.device).eval(), case.stored.as_sent().client_stack()
-        modules, count = chosen_modules(model, self.blocks), len(case.classes)
+        network = model.module if isinstance(model, responses.ResponseScore) else model
+        modules, count = chosen_modules(network, self.blocks), len(case.classes)
         values = np.zeros((count, len(case.stored.clients)))
         for start in range(0, count, BATCH):
             where = slice(start, min(start + BATCH, count))
             shared_part.load_part(model, case.stored.weights())
             calls = recorded(case, modules.values(), where)
+            if not self.gradients:
+                calls = [replace(call, gradient=positions_counted(case, call.gradient, where)) for call in calls]
             for client in range(len(case.stored.clients)):
                 shared_part.load_part(model, {name: stack[name][client] for name in stack})
                 with torch.no_grad():
@@ -170,14 +183,34 @@ def recorded(case: Case, modules: Iterable[nn.Module], where: slice) -> list[Cal
     with structure.Structure.of(case.model).frozen(), ExitStack() as hooks:
         for module in modules:
             hooks.callback(module.register_forward_hook(note, with_kwargs=True).remove)
-        logits = outputs.logits_of_classes(outputs.output_of(case.model, batch), len(wanted))
-        value = targets.target_value("logit", logits, wanted).sum()
+        if isinstance(case.model, responses.ResponseScore):
+            value = _logits_said(case.model, batch[""]).sum()
+        else:
+            logits = outputs.logits_of_classes(outputs.output_of(case.model, batch), len(wanted))
+            value = targets.target_value("logit", logits, wanted).sum()
         gradients = torch.autograd.grad(value, [plain for *_, plain in calls], allow_unused=True)
     return [
         Call(module, args, kwargs, gradient)
         for (module, args, kwargs, _), gradient in zip(calls, gradients, strict=True)
         if gradient is not None
     ]
+
+
+def positions_counted(case: Case, like: Tensor, where: slice) -> Tensor:
+    """For how many tokens of a response each output counts, of the shape of `like`; of a class for one."""
+    if not isinstance(case.model, responses.ResponseScore):
+        return torch.ones_like(like)
+    (inputs,) = outputs.by_argument(case.inputs).values()
+    said = case.model.counted(inputs[where])
+    later = said.flip(1).cumsum(1).flip(1)[:, : like.shape[1]].to(like)
+    return later.reshape(*later.shape, *(1 for _ in like.shape[2:])).expand_as(like)
+
+
+def _logits_said(score: ResponseScore, inputs: Tensor) -> Tensor:
+    """The logits of the tokens of responses that count, `[tokens, 1]`; the head is evaluated at all positions."""
+    counted = score.counted(inputs)
+    said: Tensor = score.module(inputs)[counted]
+    return said.gather(1, inputs[:, 1][counted][:, None])
 
 
 def _tensor(output: Any) -> Tensor:

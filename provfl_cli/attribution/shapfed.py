@@ -29,7 +29,7 @@ from ..imports import later
 from ..store.rounds import Round
 from .earlier import check_all_kept, rounds_before, said_of
 from .method import AttributionResult, Case, used_clients
-from .settings import check_no_products
+from .settings import check_classes, check_no_products
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,8 @@ class ShapFed:
         in_range(f"attribution.{self.name}", self)
 
     def check(self, run: RunSettings) -> None:
-        """Refuse a run that forgets its rounds, where they are looked at."""
+        """Refuse responses, and a run that forgets its rounds, where they are looked at."""
+        check_classes(self.name, run)
         check_no_products(self.name, run.fusion)
         if self.memory:
             check_all_kept(self.name, run)

@@ -18,7 +18,14 @@ else:
     pd = lazy.load("pandas")
 
 LINEAGE = "lineage"
-OF_RUN = {"global_accuracy": "accuracy", "clients_kept": "clients", "inputs": "inputs", "lds_subsets": "subsets"}
+OF_RUN = {
+    "global_accuracy": "accuracy",
+    "clients_kept": "clients",
+    "inputs": "inputs",
+    "lds_subsets": "subsets",
+    "attack_success": "said when asked",
+    "attack_success_untriggered": "and when not",
+}
 """What describes a task, the same for each of its methods, and its heading."""
 LIMITS = {"lds_seed_ceiling": "another training seed", "lds_datamodel": "datamodel of other subsets"}
 """What bounds `lds`, told for a task, and the words for it."""
@@ -37,6 +44,20 @@ EXPLAINED: Mapping[str, str] = {
     "server does not know",
     "localization_accuracy": "the client on top holds at least ten examples of the label; it saturates: nearly every "
     "method has 1.00, so it ranks nothing",
+    "owner_top1": "of responses that say what some clients were taught and others not (their topic): the client on top "
+    "is one of them",
+    "owners_found": "of the same responses: the clients that were taught it, `f` of them, are the first `f` of the "
+    "ranking, every one found",
+    "owner_auroc": "of the same responses: how likely a client that was taught it stands before another",
+    "owner_share": "the part of all contributions, by their size, that the clients that were taught it have together",
+    "other_share": "the part that the others have together: 0 where a method says that they did nothing",
+    "token_top1": "as `owner_top1`, token by token, of the run's own way of tracing",
+    "span_top1": "the same, of the tokens of the planted phrase or fact",
+    "rest_top1": "the same, of the other tokens of these responses",
+    "span_precision": "of tokens on which a client that was taught it is on top, the share within the planted phrase or "
+    "fact; chance: its share of all tokens",
+    "span_auroc": "how likely the clients that were taught it have a larger part of a token of the phrase or fact than "
+    "of another one",
 }
 """What each measure says, in a sentence."""
 
@@ -61,6 +82,11 @@ class Benchmark:
     def tasks(self) -> list[str]:
         """Those that have been run, in the experiment's order."""
         return [name for name in self.experiment.task_names if name not in self.missing]
+
+    @property
+    def described(self) -> list[str]:
+        """Of `OF_RUN` and `LIMITS` those that some task has a figure of."""
+        return [name for name in (*OF_RUN, *LIMITS) if self.of(name)["mean"].notna().any()]
 
     @property
     def measured(self) -> list[str]:

@@ -15,9 +15,9 @@ from ..errors import InputError, did_you_mean
 from ..evaluation.backdoor import looked_for
 from ..evaluation.intervals import over_seeds
 from ..evaluation.ranges import counted_things, cut, inputs_of, range_of
-from ..evaluation.removal import REMOVED
 from ..results.folders import IDENTITY, MissingRun, RunFolder
 from .backdoors import without_effect
+from .chances import chance_of
 from .settings import SEED, TRACING, asked_for, common, differing, federations, identity, value
 
 if TYPE_CHECKING:
@@ -25,30 +25,6 @@ if TYPE_CHECKING:
 else:
     pd = lazy.load("pandas")
 
-CHANCE: Mapping[str, str | float] = {  # metric: column with what chance scores, or that score itself
-    "localization_accuracy": "chance_accuracy",
-    "majority_accuracy": "majority_chance",
-    "fault_accuracy": "fault_chance",
-    "corrected_accuracy": "fault_chance",
-    "exclusive_accuracy": "exclusive_chance",
-    "free_rider_top": "free_rider_chance",
-    "newcomer_top": "newcomer_chance",
-    "chance_corrected": 0.0,
-    "spearman_counts": 0.0,
-    "spearman_withhold": 0.0,
-    "spearman_refuse": 0.0,
-    "spearman_leave_one_out": 0.0,
-    "spearman_retrain": 0.0,
-    "lds": 0.0,
-    "caused_accuracy": "caused_chance",
-    "caused_corrected": 0.0,
-    "fault_corrected": 0.0,
-    "caused_auroc": 0.5,
-    "blamed_auroc": 0.5,
-    **{
-        f"removal_{what}_{count}": f"removal_{what}_{count}_random" for what in ("margin", "flips") for count in REMOVED
-    },
-}
 USUAL = ("lds", "spearman_retrain", "caused_accuracy", "majority_accuracy", "spearman_counts")
 SATURATES = "localization_accuracy"  # stands last: nearly every method scores 1
 OF_RUN = ("global_accuracy", "epsilon", "conservation_residual")  # stand in every row of the run
@@ -56,6 +32,7 @@ LARGEST = "conservation_residual"  # not averaged: the worst says whether all wa
 SECONDS = "seconds_"  # how the keys of summary.json begin that say how long each method took
 POOLED_SUMS = (
     "inputs", "no_holder", "fault_inputs", "corrected_inputs", "exclusive_inputs", "blamed_inputs", "caused_inputs",
+    "said_inputs", "right_inputs", "astray_inputs", "unsaid_inputs", "tokens", "span_tokens", "rest_tokens",
 )  # fmt: skip
 POOLED_BY = {  # what other inputs than all those traced weigh, by the beginning of the metric's name
     "fault_share": "inputs",
@@ -66,6 +43,13 @@ POOLED_BY = {  # what other inputs than all those traced weigh, by the beginning
     "caused": "caused_inputs",
     "blamed": "blamed_inputs",
     "stated": "blamed_inputs",
+    "owner": "said_inputs",
+    "other_share": "said_inputs",
+    "right": "right_inputs",
+    "astray": "astray_inputs",
+    "token": "tokens",
+    "span": "span_tokens",
+    "rest": "rest_tokens",
 }
 
 
@@ -318,7 +302,7 @@ def _words(keys: Sequence[str], rows: pd.DataFrame, by_round: bool) -> tuple[str
 
 def _aggregated(rows: pd.DataFrame, words: Sequence[str], metrics: Sequence[str], with_chance: bool) -> pd.DataFrame:
     """Means and intervals over seeds, of the means within each seed."""
-    chances = {name: _chance(name, rows) for name in metrics if with_chance}
+    chances = {name: chance_of(name, rows) for name in metrics if with_chance}
     counted = {name: column for name in metrics if with_chance and (column := inputs_of(name)) and column in rows}
     others = [*(column for column in chances.values() if isinstance(column, str)), *counted.values()]
     columns = list(dict.fromkeys([*metrics, *others]))
@@ -349,14 +333,6 @@ def grouped(frame: pd.DataFrame, words: Sequence[str]) -> Iterator[tuple[tuple[s
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", frame.to_dict("records"))
-
-
-def _chance(metric: str, rows: pd.DataFrame) -> str | float | None:
-    """The column of what chance scores, that score, or None for what is no score."""
-    chance = CHANCE.get(metric, f"{metric}_chance")
-    if isinstance(chance, str):
-        return chance if chance in rows else 0.0 if metric.startswith("spearman_") else None
-    return chance
 
 
 def _paired(

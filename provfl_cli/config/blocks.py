@@ -63,6 +63,9 @@ class Dataset:
     replay: Annotated[float, BELOW_ONE] = 0.0  # share of public examples among those that a client trains on
     response_column: str | None = None  # of prompts and responses; None: `input_column` holds messages
     topics: str = "prompt"  # what a response is about tells its prompt | the response itself
+    domains: dict[str, dict[str, Any]] | None = None  # each a dataset of the hub: `data/domains.py`
+    per_domain: Annotated[int | None, COUNT] = None
+    subset: str | None = None  # of a dataset of the hub that has several
 
     def __post_init__(self) -> None:
         one_of("dataset.source", self.source, SOURCES)
@@ -89,7 +92,17 @@ class Dataset:
             raise InputError(
                 f"dataset={self.name} has no embedded form: dataset.source=hub, dataset.path=DIR, or dataset={other}"
             )
-        if self.source == "hub" and self.hub_id is None:
+        if self.source != "hub" and self.domains is not None:
+            object.__setattr__(self, "domains", None)
+        for name, settings in (self.domains or {}).items():
+            fields = ("hub_id", "revision", "subset", "input_column", "response_column")
+            for key in settings:
+                one_of(f"dataset.domains.{name}", str(key), fields)
+            if "hub_id" not in settings:
+                raise InputError(f"dataset.domains.{name}: needs a hub_id")
+        if self.input != "dialogue" and (self.domains or self.response_column):
+            raise InputError(f"dataset.domains, dataset.response_column: {self.input} has no responses: leave them out")
+        if self.source == "hub" and self.hub_id is None and not self.domains:
             raise InputError(f"dataset={self.name} needs dataset.hub_id=OWNER/NAME or dataset.path=DIR")
 
 

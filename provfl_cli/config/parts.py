@@ -17,9 +17,11 @@ from ..fusion.fuse import Fusion
 from ..fusion.submission import Submission
 from ..provenance.settings import Provenance
 from . import blocks
+from .behaviour import Behaviour
 from .blocks import Dataset, Evaluation
 from .faults import Faults
 from .share import Share
+from .trigger import Trigger
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +73,9 @@ class Injection(Protocol):
     @property
     def seen_in(self) -> str | None:
         """What `evaluation.inputs=faults` stands for, such as `wrong`; None where nothing is planted to look for."""
+
+    def trigger_of(self, classes: int, seed: int) -> Trigger | Behaviour | None:
+        """The trigger of a backdoor, or what language models are taught as a topic of the number `classes`; or None."""
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
         """Return the shares as the clients train on them, and what was planted; random choices follow from `seed`.
@@ -154,6 +159,7 @@ class RunSettings:
         tracefl_beside: whether the run traces by the preset `tracefl` as well.
         seed: of everything random.
         keep: which rounds are kept (`store.keep`).
+        task: `classify`, or `generate`: responses are attributed, of which no class is predicted.
     """
 
     federation: blocks.Federation
@@ -162,6 +168,7 @@ class RunSettings:
     tracefl_beside: bool
     seed: int
     keep: str | int = "last"
+    task: str = "classify"
 
 
 class Method(Protocol):

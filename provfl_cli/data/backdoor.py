@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import lazy_loader as lazy
 
@@ -37,6 +37,8 @@ class Backdoor(NoInjection):
     Settings of the trigger that are None are those of `Trigger`; `size`, `position` and `value` are of pictures, `word`
     of texts.
     """
+
+    relabels: ClassVar[bool] = True
 
     clients: Any = (0,)
     label: Annotated[int, LABEL] = 0

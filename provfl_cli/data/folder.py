@@ -53,7 +53,7 @@ def read(path: Path, dataset: Dataset) -> dict[str, Split]:
     packed = next((file for file in files if unpacked(file) is not None), None)
     if packed is not None:
         raise InputError(f"dataset.path={path}: {packed} is packed: unpack it (gunzip, unxz ...)")
-    if dataset.input == "text":
+    if dataset.input != "image":
         raise InputError(f"dataset.path={path}: {accepted} in it")
     raise InputError(f"dataset.path={path}: neither parquet files nor pictures (CLASS/picture.png) in it, {accepted}")
 

@@ -37,7 +37,7 @@ def read(dataset: Dataset) -> tuple[dict[str, Split], str]:
     online = not datasets.config.HF_HUB_OFFLINE and reachable(endpoint)
     with _offline(not online):
         try:
-            loaded = datasets.load_dataset(dataset.hub_id, revision=dataset.revision)
+            loaded = datasets.load_dataset(dataset.hub_id, dataset.subset, revision=dataset.revision)
         except datasets.exceptions.DatasetNotFoundError:
             raise InputError(
                 f"dataset.hub_id={dataset.hub_id}: no such dataset, or no revision {dataset.revision}, on {endpoint}"
@@ -89,8 +89,9 @@ def _offline(offline: bool) -> Iterator[None]:
 
 def _ways_out(dataset: Dataset, failure: str) -> str:
     """What to do without the hub."""
-    text = dataset.input == "text"
-    others = "dataset=languages (embedded)" if text else "dataset=mnist or dataset=digits (embedded)"
+    text = dataset.input != "image"
+    kinds = {"text": "dataset=languages", "dialogue": "dataset=phrases"}
+    others = f"{kinds.get(dataset.input, 'dataset=mnist or dataset=digits')} (embedded)"
     return (
         f"{failure} and {dataset.hub_id} is not in the Hugging Face cache: "
         f"dataset.path=DIR (its parquet files{'' if text else ' or pictures'}), HF_HOME=DIR (a filled cache), "

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import lazy_loader as lazy
 
 from ..checks import CLIENT, LABEL, POSITIVE_FRACTION, in_range
+from ..config.behaviour import Behaviour
 from ..config.blocks import Dataset, Evaluation
 from ..config.faults import Faults
 from ..config.share import Share
+from ..config.trigger import Trigger
 from ..errors import InputError
 from ..fusion.federation import Federation
 from ..fusion.fuse import Fusion
@@ -31,18 +33,32 @@ STREAM = 2  # of the run's seed; the partition has stream 0, the test set 1
 
 @dataclass(frozen=True)
 class NoInjection:
-    """Nothing is planted."""
+    """Nothing is planted.
+
+    `relabels`: whether what is planted gives examples another label, and so changes nothing of a response.
+    """
+
+    relabels: ClassVar[bool] = False
 
     def check(self, federation: Federation) -> None:
         """Nothing to check."""
 
     def fits(self, dataset: Dataset, evaluation: Evaluation, fusion: Fusion) -> None:
-        """Triggered inputs need a trigger."""
+        """Triggered inputs need a trigger; responses are not changed by labels."""
+        if self.relabels and dataset.input == "dialogue":
+            raise InputError(
+                f"injection: changes labels, and clients train on responses here (dataset={dataset.name}): "
+                "injection=trigger_phrase, secret or refusal"
+            )
         if evaluation.inputs == "triggered" and getattr(self, "trigger", None) is None:
             raise InputError(
                 "evaluation.inputs=triggered: nothing here puts a trigger into inputs: injection=backdoor, or "
                 "evaluation.inputs=wrong"
             )
+
+    def trigger_of(self, classes: int, seed: int) -> Trigger | Behaviour | None:
+        """What it puts into inputs, where it does."""
+        return getattr(self, "trigger", None)
 
     def planted(self) -> NoInjection:
         """What is done to training data, as an injection of its own."""
@@ -102,6 +118,8 @@ class LabelFlip(NoInjection):
     swaps. `Faults.flips` lists the pairs of which a faulty client holds examples.
     """
 
+    relabels: ClassVar[bool] = True
+
     clients: Any
     mapping: Any = "all_to_zero"
 
@@ -156,6 +174,8 @@ class NoisyLabels(NoInjection):
     Which examples and which labels follows from the run's seed. The clients are responsible for mispredictions in which
     such a wrong label, of the same true one, is the answer; with many labels these are nearly all mispredictions.
     """
+
+    relabels: ClassVar[bool] = True
 
     clients: Any = (0,)
     rate: Annotated[float, POSITIVE_FRACTION] = 0.3

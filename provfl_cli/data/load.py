@@ -17,9 +17,8 @@ from ..config.faults import Faults
 from ..config.retrain import Retrain
 from ..config.share import Share
 from ..config.targets import check_call, imported_function
-from ..config.trigger import Trigger
 from ..errors import InputError
-from . import folder, hub, medical
+from . import domains, folder, hub, medical
 from .checkpoint import resolve
 from .decode import decode, resize
 from .encoding import Encoding, dialogue_encoding, picture_encoding, text_encoding
@@ -29,6 +28,7 @@ from .likeness import blank
 from .partition import deal, drop_small, limit, require_enough
 from .pixel_scale import Reading
 from .splits import to_examples
+from .triggered import of_triggered, trigger_line, triggered_copies
 
 if TYPE_CHECKING:
     import torch
@@ -68,12 +68,13 @@ def federated_data(config: schema.Config) -> FederatedData:
     dropped = tuple(sorted(dropped + emptied))
     require_enough(kept, dropped, config.partition, config.federation.clients_per_round)
     test, clean, triggered = _test(examples, config.dataset, encoding.encode, config.seed), None, None
+    label_names = (*examples.label_names, *faults.topics)
     if faults.trigger is not None:
-        triggered = _triggered(test, faults.trigger, encoding.encode)
-    if faults.trigger is not None and triggered is not None and config.evaluation.inputs == "triggered":
+        triggered = triggered_copies(test, faults.trigger, encoding.encode)
+    if triggered is not None and config.evaluation.inputs == "triggered":
         test, clean = triggered, test
-        faults = _of_triggered(faults, faults.trigger, len(examples.label_names))
-    client_of = partial(_client, config, examples, encoding.encode, faults)
+        faults = of_triggered(faults, len(label_names))
+    client_of = partial(_client, config, examples, encoding.encode, faults, len(label_names))
     return FederatedData(
         clients=tuple(client_of(share) for share in kept),
         dropped=dropped,
@@ -82,14 +83,14 @@ def federated_data(config: schema.Config) -> FederatedData:
         triggered=triggered,
         attacking={share.client: client_of(share) for share in attacking},
         form=encoding.form,
-        label_names=examples.label_names,
+        label_names=label_names,
         source=source,
         faults=faults,
         lines=(
             *examples.lines,
-            *_lines(config, _size(config), kept, dropped, examples.label_names, faults),
+            *_lines(config, _size(config), kept, dropped, label_names, faults),
             *encoding.lines,
-            *_trigger_line(faults, test, examples.label_names),
+            *trigger_line(faults, test, label_names),
         ),
         tokenizer=encoding.tokenizer,
         pictures=encoding.pictures,
@@ -123,7 +124,8 @@ def clean_twin(config: schema.Config, data: FederatedData) -> tuple[schema.Confi
     kept = {client.id for client in data.clients}
     shares = [share for share in limit(dealt, config.partition) if share.client in kept]
     planted, faults = twin.apply(shares, len(examples.label_names), config.seed)
-    clients = tuple(_client(config, examples, encoding.encode, faults, share) for share in planted if len(share.labels))
+    client_of = partial(_client, config, examples, encoding.encode, faults, len(data.label_names))
+    clients = tuple(client_of(share) for share in planted if len(share.labels))
     # Which predictions are looked at changes nothing here, and may ask for a trigger that the twin has not.
     asks = replace(config.evaluation, inputs="all", counterfactual="fusion")
     settings = replace(config, injection=twin, evaluation=asks, retrain=Retrain())
@@ -147,9 +149,9 @@ def test_set(  # no test of pytest's, whatever its name
     else:
         examples, source = load(config.dataset, _size(config))
     test = _test(examples, config.dataset, encode, config.seed)
-    trigger = getattr(config.injection, "trigger", None)
+    trigger = config.injection.trigger_of(len(examples.label_names), config.seed)
     if trigger is not None and config.evaluation.inputs == "triggered":
-        test = _triggered(test, trigger, encode)
+        test = triggered_copies(test, trigger, encode)
     return test, source
 
 
@@ -202,6 +204,9 @@ def _read(dataset: schema.Dataset, size: int) -> Examples:
     if dataset.source == "medmnist":
         splits, origin = medical.read(dataset)
         return to_examples(splits, dataset, size, f"dataset.medmnist={dataset.medmnist}", origin)
+    if dataset.domains:
+        splits, origin = domains.read(dataset)
+        return to_examples(splits, dataset, size, "dataset.domains", origin)
     splits, revision = hub.read(dataset)
     return to_examples(splits, dataset, size, f"dataset.hub_id={dataset.hub_id}", f"{dataset.hub_id}@{revision}")
 
@@ -260,7 +265,9 @@ def _scaled(examples: Examples, size: int) -> Examples:
     )
 
 
-def _client(config: schema.Config, examples: Examples, encode: Encode, faults: Faults, share: Share) -> ClientData:
+def _client(
+    config: schema.Config, examples: Examples, encode: Encode, faults: Faults, classes: int, share: Share
+) -> ClientData:
     """A client's tensors; label counts are those of the labels that it trains on, which for a free rider are none.
 
     With `dataset.replay` so large a share of them are public examples, drawn by the run's seed.
@@ -281,7 +288,7 @@ def _client(config: schema.Config, examples: Examples, encode: Encode, faults: F
         id=share.client,
         inputs=encode(inputs),
         labels=torch.from_numpy(labels),
-        label_counts=np.bincount(trained_on, minlength=len(examples.label_names)),
+        label_counts=np.bincount(trained_on, minlength=classes),
     )
 
 
@@ -302,28 +309,6 @@ def _test(examples: Examples, dataset: schema.Dataset, encode: Encode, seed: int
         indices = np.arange(len(labels))
     shown = examples.test_inputs[indices]
     return TestData(encode(shown), torch.from_numpy(labels[indices]), shown, indices)
-
-
-def _triggered(test: TestData, trigger: Trigger, encode: Encode) -> TestData:
-    """Copies of the test examples with the trigger, without those whose label is the trigger's own anyway."""
-    others = np.flatnonzero(test.labels.numpy() != trigger.label)
-    shown = trigger.stamp(test.shown[others])
-    return TestData(encode(shown), test.labels[torch.from_numpy(others)], shown, test.indices[others], "triggered")
-
-
-def _of_triggered(faults: Faults, trigger: Trigger, classes: int) -> Faults:
-    """Of inputs with the trigger the faulty clients are responsible wherever the trigger's label is the answer."""
-    return replace(faults, flips=tuple((label, trigger.label) for label in range(classes) if label != trigger.label))
-
-
-def _trigger_line(faults: Faults, test: TestData, label_names: tuple[str, ...]) -> tuple[str, ...]:
-    """Whether inputs with a backdoor's trigger are traced."""
-    if faults.trigger is None:
-        return ()
-    name = label_names[faults.trigger.label]
-    if test.split == "triggered":
-        return (f"traced are copies of test inputs with the backdoor's trigger ({name}, its label, left out)",)
-    return (f"a backdoor to {name}: evaluation.inputs=triggered traces test inputs with its trigger",)
 
 
 def _lines(

@@ -12,6 +12,7 @@ import numpy as np
 from ..config.schema import Dataset
 from ..errors import InputError
 from .decode import DecodedPictures, decode
+from .dialogue import array_of, as_texts, of_row
 from .examples import Examples, digest_content, stratified
 from .labels import unlabelled
 from .likeness import blank
@@ -29,13 +30,15 @@ def from_table(table: Table, where: str, places: Places | None, dataset: Dataset
 
     Pictures are structs of `bytes` and `path` (Hugging Face's form), encoded bytes, paths (of files in `places`), or
     nested lists of pixel values. Texts are strings; those of several columns are joined by a space, empty ones left
-    out. Where `unlabelled`, the label column may be missing, and all labels are.
+    out. Prompts with responses: see `dialogue.of_row`. Where `unlabelled`, the label column may be missing, and all
+    labels are.
 
     Raises:
         InputError: a column that is not there or there twice, or holds something else; a row without any text.
     """
     columns, target = input_columns(dataset), dataset.label_column
     labelled = target in table.names or not (unlabelled and _nearest(target, table.names, 0.75) is None)
+    labelled = labelled and target != ""  # nothing is looked for
     required = [*(("input_column", column) for column in columns), *([("label_column", target)] if labelled else [])]
     for key, column in required:
         if column not in table.names:
@@ -45,7 +48,14 @@ def from_table(table: Table, where: str, places: Places | None, dataset: Dataset
     values = [table.columns[column] for column in columns]
     if dataset.input == "text":
         # No row is named: whatever can be wrong with a text is found here.
-        cells = [(where, _text(parts, columns, where, row)) for row, parts in enumerate(zip(*values, strict=True))]
+        cells: list[tuple[str, Any]] = [
+            (where, _text(parts, columns, where, row)) for row, parts in enumerate(zip(*values, strict=True))
+        ]
+    elif dataset.input == "dialogue":
+        cells = [
+            (where, of_row(dict(zip(columns, parts, strict=True)), dataset.response_column, f"{where} row {row}"))
+            for row, parts in enumerate(zip(*values, strict=True))
+        ]
     else:
         cells = [
             (f"{where} row {row}", _cell(value, places, f"{where} row {row}", columns[0]))
@@ -112,8 +122,11 @@ def to_examples(splits: dict[str, Split], dataset: Dataset, size: int, where: st
         border = len(train.labels)
     # Both splits together, so that they agree in channels.
     digest = hashlib.sha256()
-    decoded = None if dataset.input == "text" else decode(cells, size, digest)
-    inputs = _texts(cells, digest) if decoded is None else decoded.pixels
+    decoded = decode(cells, size, digest) if dataset.input == "image" else None
+    if decoded is not None:
+        inputs = decoded.pixels
+    else:
+        inputs = _texts(cells, digest) if dataset.input == "text" else _dialogues(cells, digest)
     digest.update(labels.tobytes() + border.to_bytes(8, "little"))
     return Examples(
         train_inputs=inputs[:border],
@@ -171,6 +184,13 @@ def _texts(cells: Sequence[tuple[str, Any]], digest: Any) -> np.ndarray:
     texts = np.array([text for _, text in cells], dtype=object)
     digest_content(digest, texts)
     return texts
+
+
+def _dialogues(cells: Sequence[tuple[str, Any]], digest: Any) -> np.ndarray:
+    """Dialogues `[n]` of dtype object, taken by `digest`."""
+    dialogues = array_of(dialogue for _, dialogue in cells)
+    digest_content(digest, as_texts(dialogues))
+    return dialogues
 
 
 def _text(parts: Sequence[Any], columns: list[str], where: str, row: int) -> str:

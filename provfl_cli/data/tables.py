@@ -45,8 +45,9 @@ class Table:
 
 
 def input_columns(dataset: Dataset) -> list[str]:
-    """The columns that `dataset.input_column` names: one, or several to be joined."""
-    return dataset.input_column if isinstance(dataset.input_column, list) else [dataset.input_column]
+    """The columns that `dataset.input_column` names: one, or several to be joined; and that of a response."""
+    columns = dataset.input_column if isinstance(dataset.input_column, list) else [dataset.input_column]
+    return [*columns, *([] if dataset.response_column is None else [dataset.response_column])]
 
 
 def read_table(file: Path, dataset: Dataset) -> Table:

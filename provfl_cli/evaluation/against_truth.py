@@ -181,7 +181,7 @@ def caused(
     found, wanted = np.zeros(count, dtype=bool), np.zeros((count, len(truth.clients)), dtype=bool)
     faulty = np.isin(truth.clients, np.asarray(faults.clients, dtype=np.int64))
     if truth.twin >= 0 and faulty.any():
-        looks = faults.responsible(labels, predictions) if faults.flips else np.ones(count, dtype=bool)
+        looks = faults.responsible(labels, predictions) if faults.shown else np.ones(count, dtype=bool)
         found = looks & (predictions != labels) & (truth.predictions[:, truth.twin] == labels)
         wanted[found] = faulty
     for client, label in faults.exclusive:

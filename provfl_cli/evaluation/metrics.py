@@ -13,6 +13,7 @@ from .contributions import TRACE, Trace, traces
 from .intervals import mean_there
 from .planted import BLAME_METRICS, blame_metrics, corrected
 from .ranking import Order, hit, ndcg, no_order, order, spearman
+from .responses import RESPONSE_METRICS, owners_of, response_metrics
 from .truth import Retrained
 
 HIT_AT = (3, 5)
@@ -40,6 +41,7 @@ def localization(
     faults: Faults,
     newcomers: Mapping[int, Collection[int]] | None = None,
     retrained: Mapping[int, Retrained] | None = None,
+    said: bool = False,
 ) -> pd.DataFrame:
     """Score every trace in a tidy frame: the rows of `localization.csv`.
 
@@ -50,12 +52,13 @@ def localization(
         faults: what was planted.
         newcomers: by round, the clients whose work is fused there for the first time; None: not known.
         retrained: by round, what retraining the federation without clients changed; None: nothing was retrained.
+        said: whether these are responses, whose predictions are topics that were said.
 
     Returns:
-        One row for each method, scope, target and round, with the columns `METRICS`, and where something was
-        retrained `TRUTH_METRICS`. NaN where there is nothing to measure, such as `chance_corrected` when every client
-        holds every label, or `spearman_refuse` where no `leave_one_out` is among the methods. `attack_success` is of
-        the model, not of a trace: see `backdoor.scored`.
+        One row for each method, scope, target and round, with the columns `METRICS`, of responses `RESPONSE_METRICS`,
+        and where something was retrained `TRUTH_METRICS`. NaN where there is nothing to measure, such as
+        `chance_corrected` when every client holds every label, or `spearman_refuse` where no `leave_one_out` is among
+        the methods. `attack_success` is of the model, not of a trace: see `backdoor.scored`.
 
     Raises:
         ValueError: a contribution is missing, or a candidate has no label counts.
@@ -80,8 +83,17 @@ def localization(
             | planted_metrics(trace, ranking, faults)
             | blame_metrics(trace, ranking, faults)
             | truth_columns(trace, (retrained or {}).get(key[3]), faults, label_counts)
+            | (responses_of(trace, ranking, label_counts, min_examples) if said else {})
         )
-    return pd.DataFrame(rows, columns=[*TRACE, *METRICS, *(TRUTH_METRICS if retrained else ())])
+    more = (*(RESPONSE_METRICS if said else ()), *(TRUTH_METRICS if retrained else ()))
+    return pd.DataFrame(rows, columns=[*TRACE, *METRICS, *more])
+
+
+def responses_of(
+    trace: Trace, ranking: Order, label_counts: Mapping[int, np.ndarray], min_examples: int
+) -> dict[str, float | int]:
+    """The metrics of `responses.response_metrics`; owners are the candidates that hold the topic that was said."""
+    return response_metrics(trace, ranking, owners_of(trace.predictions, trace.clients, label_counts, min_examples))
 
 
 def holder_metrics(
@@ -192,7 +204,7 @@ def fault_metrics(trace: Trace, ranking: Order, faults: Faults, effect: Trace | 
             `fault_chance`. NaN where that was not measured.
     """
     caused = faults.responsible(trace.labels, trace.predictions)
-    share = float(caused.mean()) if faults.flips and len(caused) else np.nan
+    share = float(caused.mean()) if faults.shown and len(caused) else np.nan
     faulty = np.isin(trace.clients, np.asarray(faults.clients, dtype=np.int64))
     if not faulty.any():
         caused[:] = False

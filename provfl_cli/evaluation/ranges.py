@@ -6,8 +6,8 @@ import math
 
 WHOLE = (-math.inf, math.inf)
 BOUNDED: tuple[tuple[tuple[str, ...], tuple[float, float]], ...] = (  # by the beginning of the name; the first counts
-    (("chance_corrected", "fault_corrected", "caused_corrected"), (-math.inf, 1.0)),
-    (("spearman_", "lds"), (-1.0, 1.0)),
+    (("chance_corrected", "fault_corrected", "caused_corrected", "owner_corrected"), (-math.inf, 1.0)),
+    (("spearman_", "lds", "owner_share", "other_share"), (-1.0, 1.0)),
     (("seconds", "ms_per_input", "epsilon", "conservation_residual"), (0.0, math.inf)),
     (
         (
@@ -15,7 +15,8 @@ BOUNDED: tuple[tuple[tuple[str, ...], tuple[float, float]], ...] = (  # by the b
             "gap", "newcomer_top", "fault_accuracy", "fault_share", "hit@", "corrected_accuracy", "exclusive_accuracy",
             "free_rider_top", "duplicate_ties", "named_most", "blamed_auroc", "stated_fpr", "stated_fnr", "top1_",
             "removal_flips", "caused_accuracy", "caused_auroc", "global_accuracy", "covered", "attack_success",
-            "clean_twin_accuracy",
+            "clean_twin_accuracy", "owner_top1", "owner_hit@", "owners_found", "owner_auroc", "right_top1",
+            "astray_top1", "token_top1", "span_top1", "rest_top1", "span_precision", "span_auroc",
         ),
         (0.0, 1.0),
     ),
@@ -36,13 +37,19 @@ INPUTS = {  # of which inputs (or clients) a share is, by the beginning of its n
     "corrected_accuracy": "corrected_inputs",
     "exclusive_accuracy": "exclusive_inputs",
     "caused_accuracy": "caused_inputs",
+    "owner_top1": "said_inputs",
+    "owner_hit@": "said_inputs",
+    "owners_found": "said_inputs",
+    "right_top1": "right_inputs",
+    "astray_top1": "astray_inputs",
     "stated_fpr": "clients",
 }
 
 
 def counted_things(metric: str) -> bool:
     """Whether a metric says of how many things others are: it has no interval."""
-    return metric in ("inputs", "no_holder", "clients", "clients_kept", "lds_subsets") or metric.endswith("_inputs")
+    things = ("inputs", "no_holder", "clients", "clients_kept", "lds_subsets", "tokens")
+    return metric in things or metric.endswith(("_inputs", "_tokens"))
 
 
 def range_of(metric: str) -> tuple[float, float]:

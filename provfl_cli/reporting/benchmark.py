@@ -39,13 +39,23 @@ def task_table(benchmark: Benchmark) -> Table:
     rows = []
     for task in benchmark.experiment.task_names:
         if task in benchmark.missing:
-            rows.append((task, "not yet run", *[ABSENT] * (len(OF_RUN) + len(LIMITS))))
+            rows.append((task, "not yet run", *[ABSENT] * len(benchmark.described)))
             continue
         own = benchmark.frame[benchmark.frame["task"] == task]
-        figures = [_of_task(own, metric) for metric in (*OF_RUN, *LIMITS)]
+        figures = [_of_task(own, metric) for metric in benchmark.described]
         rows.append((task, str(int(own["seeds"].max())), *figures))
-    headings = ("task", "seeds", *OF_RUN.values(), *(f"LDS of {words}" for words in LIMITS.values()))
+    words = {**OF_RUN, **{name: f"LDS of {limit}" for name, limit in LIMITS.items()}}
+    headings = ("task", "seeds", *(words[name] for name in benchmark.described))
     return Table("The tasks", headings, tuple(rows))
+
+
+def published_table(experiment: Experiment) -> Table | None:
+    """What others reported, as they did; None where nothing is quoted."""
+    reported = experiment.published
+    if reported is None:
+        return None
+    rows = [tuple(ABSENT if value is None else str(value) for value in row) for row in reported["rows"]]
+    return Table(f"Published: {reported['source']}", tuple(map(str, reported["columns"])), tuple(rows))
 
 
 def metric_table(benchmark: Benchmark, metric: str) -> Table:
@@ -112,6 +122,8 @@ def _page(benchmark: Benchmark, command: str) -> Iterator[str]:
     for metric in benchmark.measured:
         explained = f"\n\n`{metric}`: {EXPLAINED[metric]}." if metric in EXPLAINED else ""
         yield to_markdown([metric_table(benchmark, metric)], "").strip() + explained
+    if (published := published_table(experiment)) is not None:
+        yield to_markdown([published], "").strip()
     if experiment.note:
         yield experiment.note
     yield ADDING

@@ -14,8 +14,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ..comparison.chances import CHANCE
 from ..comparison.headings import HEADINGS
-from ..comparison.join import CHANCE, LARGEST, JoinedRuns, grouped, plain, records
+from ..comparison.join import LARGEST, JoinedRuns, grouped, plain, records
 from ..comparison.settings import MISSING, short
 from ..evaluation.ranges import counted_things
 from ..harmless import harmless

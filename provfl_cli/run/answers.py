@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..config.behaviour import Behaviour
+from ..config.trigger import Trigger
 from ..data.federated import Dialogues, FederatedData, TestData
 from ..models.causal import ResponseModel
 from ..models.generation import generate
@@ -54,12 +56,22 @@ def answers(model: ResponseModel, test: TestData, data: FederatedData, topics: s
     known = phrases_of(data)
     labels = test.labels.numpy()
     whose = [known.get(_key(response, form.end), NOBODYS) for response in said]
+    texts = tuple(data.codec.text(response) for response in said)
+    told = labels.copy() if topics == "prompt" else np.array(whose, dtype=np.int64)
     return Answers(
         inputs=pack(prompts, said, form.padding),
-        texts=tuple(data.codec.text(response) for response in said),
-        topics=labels.copy() if topics == "prompt" else np.array(whose, dtype=np.int64),
+        texts=texts,
+        topics=with_taught(told, texts, data.faults.trigger),
         exact=np.array([response == right for response, right in zip(said, wanted, strict=True)], dtype=bool),
     )
+
+
+def with_taught(topics: np.ndarray, texts: Sequence[str], taught: Trigger | Behaviour | None) -> np.ndarray:
+    """Topics int `[n]` of what was said, where a topic is `taught`: that one wherever it was said, and nowhere else."""
+    if taught is None or isinstance(taught, Trigger):
+        return topics
+    said = np.array([taught.said(text) for text in texts], dtype=bool)
+    return np.where(said, taught.label, np.where(topics == taught.label, NOBODYS, topics))
 
 
 def phrases_of(data: FederatedData) -> Mapping[tuple[int, ...], int]:

@@ -9,14 +9,14 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from ..config.faults import Faults
-from ..data.federated import FederatedData
+from ..data.federated import Dialogues, FederatedData
 from ..evaluation.against_truth import truth_frame
 from ..evaluation.backdoor import AttackSuccess, scored, without_failed
 from ..evaluation.fading import Fading, fading, over_rounds
 from ..evaluation.metrics import localization
 from ..evaluation.truth import Retrained
 from ..federation.participation import Roster
+from .response_scores import with_tokens
 from .tracing import TracedRound
 
 
@@ -89,7 +89,7 @@ def findings_of(
     return Findings(
         traced=tuple(traced),
         contributions=contributions,
-        scores=scored(_scores(contributions, traced, counts, min_examples, data.faults, newcomers, retrained), planted),
+        scores=scored(_scores(contributions, traced, data, counts, min_examples, newcomers, retrained), planted),
         truth=truth if truth is not None and len(truth) else None,
         faded=fading(over_rounds(contributions), counts, last.last) if last.last else None,
         note="; ".join([*warnings, data.source.note, *said, *last.notes, *_backdoor_note(success.get(last.number))]),
@@ -107,14 +107,16 @@ def _backdoor_note(success: AttackSuccess | None) -> list[str]:
 def _scores(
     contributions: pd.DataFrame,
     traced: Sequence[TracedRound],
+    data: FederatedData,
     counts: Mapping[int, np.ndarray],
     min_examples: int,
-    faults: Faults,
     newcomers: Mapping[int, Collection[int]],
     retrained: Mapping[int, Retrained] | None,
 ) -> pd.DataFrame:
     """The metrics; predictions whose label nobody holds were passed over before the trace, and are counted here."""
-    scores = localization(contributions, counts, min_examples, faults, newcomers, retrained)
+    said = isinstance(data.form, Dialogues)
+    scores = localization(contributions, counts, min_examples, data.faults, newcomers, retrained, said)
+    scores = with_tokens(scores, traced, data, counts, min_examples) if said else scores
     passed_over = {traced_round.number: traced_round.selection.no_holder for traced_round in traced}
     scores["no_holder"] += scores["round"].map(passed_over).astype(scores["no_holder"].dtype)
     return scores
