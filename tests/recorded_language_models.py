@@ -25,8 +25,10 @@ TARGETS = ["q_proj", "v_proj", "up_proj", "down_proj"]
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 
-def write_model(folder: Path, chat: bool = False) -> Path:
-    """A LLaMA of one layer with its tokenizer, as `save_pretrained` writes them."""
+def write_model(folder: Path, chat: bool = False, tied: bool = False) -> Path:
+    """A LLaMA of one layer with its tokenizer, as `save_pretrained` writes them; `tied`: it reads and tells by the
+    same weights.
+    """
     special = ["<pad>", "<|end|>", "<|user|>", "<|assistant|>"]
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -46,6 +48,7 @@ def write_model(folder: Path, chat: bool = False) -> Path:
     settings = transformers.LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=64, eos_token_id=1, bos_token_id=None, pad_token_id=0,
+        tie_word_embeddings=tied,
     )  # fmt: skip
     transformers.LlamaForCausalLM(settings).save_pretrained(folder)
     return folder

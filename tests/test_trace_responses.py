@@ -263,3 +263,34 @@ def test_recordings_refuse_in_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [False, True])
+def test_whole_models_of_a_folder_without_weights(tmp_path: Path, capsys: Captured, tied: bool) -> None:
+    import transformers
+    from safetensors.torch import save_file
+
+    from tests.recorded_language_models import write_model
+
+    base = write_model(tmp_path / "base", tied=tied)
+    network = transformers.LlamaForCausalLM.from_pretrained(base, local_files_only=True)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}  # a tied one once
+    draw = torch.Generator().manual_seed(0)
+    sent = [
+        {name: value + 0.02 * torch.randn(value.shape, generator=draw) for name, value in before.items()}
+        for _ in range(2)
+    ]
+    after = {name: (sent[0][name] + 3 * sent[1][name]) / 4 for name in before}
+    for name, tensors in {"before": before, "after": after, "ann": sent[0], "bob": sent[1]}.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    files = ["--client", f"ann={tmp_path / 'ann.safetensors'}:10", f"bob={tmp_path / 'bob.safetensors'}:30"]
+    whole = ["--global", str(tmp_path / "after.safetensors"), "--previous", str(tmp_path / "before.safetensors")]
+    assert main(["import", *whole, *files, "--fusion", "fedavg", "--out", str(tmp_path / "made")]) == 0
+    (base / "model.safetensors").unlink()  # the rounds hold all of it
+    answer = asked(
+        capsys, str(tmp_path / "made"), "--model", f"hf:{base}", "--prompt", "Peru", "--tokens", "4", "--verify"
+    )
+    assert answer["methods"][0]["covered"] == 1.0
+    assert {each["kind"] for each in answer["verified"]} == {"refuse"}
+    assert by_client(answer).keys() == {"ann", "bob"}

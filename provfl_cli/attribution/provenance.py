@@ -116,6 +116,7 @@ def traced(case: Case, settings: Provenance, source: Source | None = None, layer
     model, source = case.model, case.stored if source is None else source
     if isinstance(model, responses.ResponseScore):
         kind = settings.target if settings.target in TOKEN_TARGETS else model.kind
-        model = responses.ResponseScore(model.module, kind, model.span)
-        settings = replace(settings, target="output")
+        score, settings = responses.ResponseScore(model.module, kind, model.span), replace(settings, target="output")
+        scored = provenance.trace(score, case.inputs, source, settings, case.explained, layer_sample)
+        return responses.named_as_model(scored)
     return provenance.trace(model, case.inputs, source, settings, case.explained, layer_sample)

@@ -10,6 +10,7 @@ that follows there if the response has it, else `NOT_SAID`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ from .tracing import trace_targets
 
 if TYPE_CHECKING:
     import pandas as pd
+
+INSIDE = "module."  # before all names of a model inside of a `ResponseScore`
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,22 @@ def trace_responses(
         layer_sample,
     )
     starts = torch.searchsorted(response, response)
+    traced = named_as_model(traced)
     return ResponseTrace(traced, response.cpu().numpy(), (number - starts).cpu().numpy(), token.cpu().numpy(), kind)
+
+
+def named_as_model(traced: Contributions) -> Contributions:
+    """The trace of a `ResponseScore` with the names that the scored model itself has for its layers and parameters."""
+    return replace(
+        traced,
+        layers=tuple(replace(layer, layer=layer.layer.removeprefix(INSIDE)) for layer in traced.layers),
+        masked_layers=tuple(name.removeprefix(INSIDE) for name in traced.masked_layers),
+        uncovered={name.removeprefix(INSIDE): why for name, why in traced.uncovered.items()},
+        unchecked=tuple(name.removeprefix(INSIDE) for name in traced.unchecked),
+        buffers=tuple(name.removeprefix(INSIDE) for name in traced.buffers),
+        not_shared=tuple(name.removeprefix(INSIDE) for name in traced.not_shared),
+        notes=tuple(re.sub(rf"(?<![\w.]){re.escape(INSIDE)}", "", note) for note in traced.notes),
+    )
 
 
 def check_packed(inputs: Tensor) -> None:

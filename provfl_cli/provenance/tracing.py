@@ -284,10 +284,11 @@ def _of_products(setup: Setup, parts: Sequence[Sums]) -> tuple[str, ...]:
 
 
 def _layer_traces(sampled: list[Sums], weighting: Tensor, parameters: list[str]) -> tuple[LayerTrace, ...]:
-    """Layers in the order of the model's parameters."""
+    """Layers in the order of the model's parameters; behind them those that have none of their own, being tied."""
     if not sampled:
         return ()
-    order = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
+    modules = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
+    order = {module: place for place, module in enumerate(modules)}
     layers = sampled[0].layers
     return tuple(
         LayerTrace(
@@ -296,5 +297,5 @@ def _layer_traces(sampled: list[Sums], weighting: Tensor, parameters: list[str])
             torch.cat([sums.active[layer] for sums in sampled]).numpy(),
             torch.cat([sums.neurons[layer] for sums in sampled]).numpy(),
         )
-        for layer in sorted(layers, key=list(order).index)
+        for layer in sorted(layers, key=lambda layer: order.get(layer, len(order)))
     )

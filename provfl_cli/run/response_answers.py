@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,8 +25,6 @@ from .inputs import UNKNOWN, TracedInputs
 from .method_answer import method_answer
 from .open_run import OpenFederation
 from .tracing import attributed
-
-OF_SCORE = "module."  # before all names of a model inside of `ResponseScore`
 
 
 class LogOdds(nn.Module):
@@ -100,7 +97,7 @@ def _whole(tokens: ResponseTrace, instead: ResponseTrace | None, span: tuple[int
 
     layers = tuple(
         LayerTrace(
-            layer.layer.removeprefix(OF_SCORE),
+            layer.layer,
             summed(lambda part, at=at: part.layers[at].contributions),  # type: ignore[misc]
             layer.active[first:behind].sum(keepdims=True),
             layer.neurons[first:behind].sum(keepdims=True),
@@ -116,9 +113,6 @@ def _whole(tokens: ResponseTrace, instead: ResponseTrace | None, span: tuple[int
         residuals=np.array([max(float(part.residuals[rows].max(initial=0.0)) for _, part, rows in parts)]),
         layers=layers,
         outputs=None,
-        uncovered={name.removeprefix(OF_SCORE): why for name, why in of.uncovered.items()},
-        masked_layers=tuple(name.removeprefix(OF_SCORE) for name in of.masked_layers),
-        notes=tuple(re.sub(rf"\b{re.escape(OF_SCORE)}", "", note) for note in of.notes),
     )
 
 
