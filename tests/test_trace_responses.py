@@ -92,6 +92,8 @@ def test_spans_other_answers_and_leaving_out(run: Path, capsys: Captured) -> Non
     )
     costs = {effect["without"][0]: effect["cost"] for effect in against["verified"]}
     assert by_client(against, 1) == pytest.approx(costs, abs=1e-5)  # two ways to the same number
+    fits = {each["method"]: each["rank_correlation"] for each in against["agreement"]}
+    assert fits["leave_one_out"] == pytest.approx(1.0)
     assert {each["kind"] for each in against["what_if"]} == {"refuse", "withhold"}
     assert all(isinstance(effect["says"], str) for effect in against["verified"])
 
