@@ -78,7 +78,7 @@ class Spoken:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         room = max(min(options.max_width, WIDEST) - len(MARGIN), 4)
         for pieces in self._lines(room):
-            above, below = Text(MARGIN, style="dim"), Text(MARGIN, style="dim")
+            above, below = Text.assemble((MARGIN, "dim")), Text.assemble((MARGIN, "dim"))
             for shown, letter, style in pieces:
                 above.append(shown, style=style)
                 width = cell_len(shown)
