@@ -277,7 +277,12 @@ def published(folder: Path) -> Path:
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
     tokenizer.save_pretrained(folder)
-    config = {**SMALL, "tie_word_embeddings": True, "vocab_size": len(tokenizer), "num_key_value_heads": 2}
+    config: dict[str, Any] = {
+        **SMALL,
+        "tie_word_embeddings": True,
+        "vocab_size": len(tokenizer),
+        "num_key_value_heads": 2,
+    }
     transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).save_pretrained(folder)
     return folder
 
