@@ -284,11 +284,10 @@ def _of_products(setup: Setup, parts: Sequence[Sums]) -> tuple[str, ...]:
 
 
 def _layer_traces(sampled: list[Sums], weighting: Tensor, parameters: list[str]) -> tuple[LayerTrace, ...]:
-    """Layers in the order of the model's parameters; behind them those that have none of their own, being tied."""
+    """Layers in the order of the model's parameters; last, where a tied weight is used again by another name."""
     if not sampled:
         return ()
-    modules = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
-    order = {module: place for place, module in enumerate(modules)}
+    order = {name: place for place, name in enumerate(dict.fromkeys(name.rpartition(".")[0] for name in parameters))}
     layers = sampled[0].layers
     return tuple(
         LayerTrace(
