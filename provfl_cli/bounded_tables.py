@@ -34,6 +34,7 @@ RUN_TABLES = {
     "layers.parquet": Room(40_000_000, 5 * GIGABYTE),
     "inputs.parquet": Room(1_000_000, 2 * GIGABYTE),
     "retrained.parquet": Room(40_000_000, 5 * GIGABYTE),
+    "tokens.parquet": Room(40_000_000, 5 * GIGABYTE),
 }
 GIVEN = Room(1_000_000, 2 * GIGABYTE)  # of `provfl trace --inputs`
 

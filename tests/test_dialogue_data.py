@@ -191,7 +191,8 @@ def test_pieces_make_up_the_text() -> None:
     said = codec.response("lunedì 日本 e ✓")
     pieces = codec.pieces(said)
     assert len(pieces) == len(said)
-    assert "".join(pieces) == f" lunedì 日本 e ✓{SEP}"
+    assert "".join(pieces) == " lunedì 日本 e ✓"
+    assert pieces[-1] == ""
 
 
 def test_a_template_without_roles_keeps_turns_apart() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from provfl_cli.cli import main
+from tests.made_responses import HOSTILE, spoken_run
 from tests.made_runs import LABELS, whole_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `test`)")
@@ -28,14 +29,16 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One run with pictures, one with texts, and both together."""
+    """One run with pictures, one with texts, both together, and one with responses."""
     folder = tmp_path_factory.mktemp("pages")
     whole_run(folder / "pictures", inputs=60, rounds=(4, 5), scopes=("round", "lineage"), faulty=(1,))
     whole_run(folder / "texts", inputs=30, texts=True, seed=1)
-    for name, places in (("pictures", ["pictures"]), ("texts", ["texts"]), ("both", ["pictures", "texts"])):
+    spoken_run(folder / "spoken")
+    shown = {"pictures": ["pictures"], "texts": ["texts"], "both": ["pictures", "texts"], "spoken": ["spoken"]}
+    for name, places in shown.items():
         folders = [str(folder / place) for place in places]
         assert main(["report", *folders, "--out", str(folder / f"{name}.html")]) == 0
-    return {name: folder / f"{name}.html" for name in ("pictures", "texts", "both")}
+    return {name: folder / f"{name}.html" for name in shown}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +87,7 @@ def cards(page: Any) -> list[str]:
     return [card.inner_text() for card in page.query_selector_all(".view:not([hidden]) .card")]
 
 
-@pytest.mark.parametrize(("name", "width"), [("pictures", 1280), ("texts", 390), ("both", 390)])
+@pytest.mark.parametrize(("name", "width"), [("pictures", 1280), ("texts", 390), ("both", 390), ("spoken", 390)])
 def test_every_figure_is_drawn_without_errors_requests_or_sideways_scrolling(
     browser: Any, pages: dict[str, Path], name: str, width: int
 ) -> None:
@@ -153,6 +156,31 @@ def test_cards_are_filtered_and_paged(browser: Any, pages: dict[str, Path]) -> N
         assert [card.splitlines()[0] for card in cards(page)] == ["Input 8"]
 
 
+def test_a_token_that_is_pointed_at_says_who_pushed_it(browser: Any, pages: dict[str, Path]) -> None:
+    with Open(browser, pages["spoken"]) as opened:
+        page = opened.page
+        first, hostile = page.query_selector_all(".card")[0], page.query_selector_all(".card")[2]
+        tokens, said = first.query_selector_all(".token"), first.query_selector(".token-said")
+        assert [token.inner_text() for token in tokens] == ["Das", " Land", " heißt", " Deutsch", "land", "◦"]
+        tokens[1].hover()
+        assert said.inner_text().startswith("token 2 of 6, “ Land”: pushed by client 1 (+2)")
+        first.query_selector(".response").focus()
+        page.keyboard.press("End")
+        assert "pushed by nobody; most against it: client" in said.inner_text()
+        page.keyboard.press("ArrowLeft")
+        assert said.inner_text().startswith("token 5 of 6")
+        assert "1 on top of 5" in first.inner_text()
+        assert HOSTILE[0] in hostile.inner_text()
+        assert page.evaluate("document.scripts.length") == 3
+        page.select_option("#card-tokens-0", "2")
+        colours = page.eval_on_selector_all(".card:first-child .token", "all => all.map((one) => one.style.cssText)")
+        assert all("--much" in colour for colour in colours)
+        page.click(".card:first-child details.tokens summary")
+        rows = page.query_selector_all(".card:first-child details.tokens tbody tr")
+        assert [row.query_selector_all("td")[1].inner_text() for row in rows][:5] == ["1"] * 5
+        assert opened.faults == []
+
+
 def test_tables_sort_by_their_headings(browser: Any, pages: dict[str, Path]) -> None:
     with Open(browser, pages["pictures"]) as opened:
         page = opened.scrolled()  # figures that are drawn above would move what is clicked
@@ -201,7 +229,9 @@ def test_two_runs_are_compared_and_each_can_be_shown(browser: Any, pages: dict[s
         assert opened.faults == []
 
 
-@pytest.mark.parametrize(("name", "scheme"), [("pictures", "dark"), ("texts", "light"), ("both", "light")])
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("pictures", "dark"), ("texts", "light"), ("both", "light"), ("spoken", "dark")]
+)
 def test_axe_finds_no_serious_fault(browser: Any, pages: dict[str, Path], name: str, scheme: str) -> None:
     with Open(browser, pages[name], color_scheme=scheme, bypass_csp=True) as opened:
         page = opened.scrolled()

@@ -102,7 +102,9 @@ def for_case(case: Case, settings: Provenance) -> Provenance:
     if case.tells_classes:
         return settings
     if isinstance(case.model, responses.ResponseScore):
-        return settings if settings.target in TOKEN_TARGETS else replace(settings, target=case.model.kind)
+        if settings.target in TOKEN_TARGETS:
+            return settings
+        return replace(settings, target=case.model.kind if case.model.kind in CLASS_TARGETS else "output")
     return replace(settings, target=case.provenance.target)
 
 
@@ -113,6 +115,8 @@ def traced(case: Case, settings: Provenance, source: Source | None = None, layer
     """
     model, source = case.model, case.stored if source is None else source
     if isinstance(model, responses.ResponseScore):
-        model = responses.ResponseScore(model.module, settings.target, model.span)
-        settings = replace(settings, target="output")
+        kind = settings.target if settings.target in TOKEN_TARGETS else model.kind
+        score, settings = responses.ResponseScore(model.module, kind, model.span), replace(settings, target="output")
+        scored = provenance.trace(score, case.inputs, source, settings, case.explained, layer_sample)
+        return responses.named_as_model(scored)
     return provenance.trace(model, case.inputs, source, settings, case.explained, layer_sample)

@@ -10,6 +10,7 @@ from ..checks import LONGEST_TEXT, excerpt
 from ..config.flags import unknown_flag
 from ..errors import InputError
 
+LONG = ("--text", "--prompt", "--response", "--span", "--instead")  # what is to be read, not a name
 MOST, DIGITS = 1_000_000_000, 10  # of a number on the command line
 
 
@@ -85,5 +86,5 @@ def _check(flag: str, text: str) -> None:
     """Refuse what is no name of anything, and what the system would refuse in words of its own."""
     if not text.strip():
         raise InputError(f"{flag}: is empty")
-    if flag != "--text" and len(text) > LONGEST_TEXT:
+    if flag not in LONG and len(text) > LONGEST_TEXT:
         raise InputError(f"{flag} {excerpt(text)}: has {len(text):,} characters, at most {LONGEST_TEXT:,} are accepted")

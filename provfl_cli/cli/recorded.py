@@ -32,6 +32,7 @@ else:  # torch comes with them
 MODEL = "an option of conf/model, MODULE:FUNCTION (or a class), hf:FOLDER_OR_ID, or peft:FOLDER"
 DATA = "FILE.safetensors (inputs, labels), FILE.parquet (text, label), or MODULE:FUNCTION"
 TARGET = "explain this label, not the predicted one; of a model without classes output, output:J or mse"
+TOKEN = "; of a response each token's centred, margin, logit or log_probability"
 
 
 def add_recorded(made: ArgumentParser, data: str = DATA, rounds: str | None = None) -> None:

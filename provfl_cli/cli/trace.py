@@ -1,4 +1,4 @@
-"""`provfl trace RUN`: one prediction, who pushed it, and what if they had not; or a table of many."""
+"""`provfl trace RUN`: one prediction or response, who pushed it, and what if they had not; or a table of many."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING, TextIO
 from ..errors import InputError, did_you_mean
 from ..imports import later
 from ..reporting.terminal import make_console
-from ..run.place import require_file, require_model_and_data, require_place
+from ..run.place import require_file, require_language_model, require_model_and_data, require_place
 from ..store.recorded import is_recorded, read_recorded
 from .arguments import check_out, listed, parser, read, whole
-from .recorded import DATA, TARGET, add_recorded, refuse_recorded, refuse_run
+from .recorded import DATA, TARGET, TOKEN, add_recorded, refuse_recorded, refuse_run
+from .responses import about_response, add_response, answer_response
 from .saying import say
 
 if TYPE_CHECKING:
     from ..reporting import prediction
     from ..results import files
-    from ..run import open_recording, open_run, query
+    from ..run import open_language_model, open_recording, open_run, query
     from ..run.inputs import TracedInputs
     from ..run.open_run import OpenFederation
     from ..store import cache
 else:  # torch comes with most of them, numpy with the others
     prediction, files = later("provfl_cli.reporting.prediction"), later("provfl_cli.results.files")
+    open_language_model = later("provfl_cli.run.open_language_model")
     open_recording, open_run = later("provfl_cli.run.open_recording"), later("provfl_cli.run.open_run")
     query, cache = later("provfl_cli.run.query"), later("provfl_cli.store.cache")
 
@@ -40,10 +42,10 @@ def main(arguments: list[str]) -> int:
     if args is None:
         return 0
     _check(args)
-    _check_places(args)
-    opened = _opened(args)
+    response = _check_places(args)
+    opened = _opened(args, response)
     with cache.in_use(opened.folder / "rounds"):
-        return _answered(args, opened)
+        return answer_response(args, opened) if response else _answered(args, opened)
 
 
 def _answered(args: Namespace, opened: OpenFederation) -> int:
@@ -60,8 +62,8 @@ def _parser() -> ArgumentParser:
     made = parser(
         "trace",
         {"RUN": "RUN comes first: provfl trace outputs/DATE/TIME --input 7"},
-        description="Shows which clients pushed one prediction of a run, and through which layers; with --without and "
-        "--verify, what it would be without them.",
+        description="Shows which clients pushed one prediction of a run, or each token of a language model's response, "
+        "and through which layers; with --without and --verify, what it would be without them.",
     )
     made.add_argument("run", metavar="RUN", help="a run's folder, or a recorded federation (provfl import)")
     made.add_argument("--round", metavar="N", help="default: the last one traced")
@@ -70,10 +72,11 @@ def _parser() -> ArgumentParser:
     what.add_argument("--image", metavar="FILE", help="a picture of your own")
     what.add_argument("--text", metavar="TEXT", help="a text of your own")
     what.add_argument("--inputs", metavar="PATH", help="many: a table, or a folder of pictures; with --out")
+    add_response(made)
     how = made.add_argument_group("the question")
     how.add_argument("--method", nargs="+", default=[], metavar="NAME", help="presets of provenance, or other methods")
     how.add_argument("--adapters", metavar="TERMS", help="LoRA layers as factors (A and B apart) or product (B A)")
-    how.add_argument("--target", metavar="LABEL", help=TARGET)
+    how.add_argument("--target", metavar="LABEL", help=TARGET + TOKEN)
     how.add_argument("--without", metavar="CLIENTS", help="what would it be without these? such as 3,7")
     how.add_argument(
         "--verify", metavar="HOW", help="leave each top client out: does the ranking hold? fusion | retrain"
@@ -114,7 +117,7 @@ def _check(args: Namespace) -> None:
         raise InputError(f"--adapters {args.adapters}: {did_you_mean(args.adapters, ADAPTERS)}")
     if args.verify not in (None, *VERIFY):
         raise InputError(f"--verify {args.verify}: {did_you_mean(args.verify, VERIFY)}")
-    sources = [name for name in ("input", "image", "text", "inputs") if getattr(args, name) is not None]
+    sources = [name for name in ("input", "image", "text", "inputs", "prompt") if getattr(args, name) is not None]
     if len(sources) > 1:
         raise InputError(f"--{' and --'.join(sources)}: one of them at a time")
     kinds = TABLES if args.inputs is not None else (".json", *TABLES)
@@ -132,25 +135,33 @@ def _check(args: Namespace) -> None:
             raise InputError(f"--{name} is for one prediction, --inputs for many: one of them")
 
 
-def _check_places(args: Namespace) -> None:
-    """InputError for folders and files that are not there, before anything is imported that takes seconds."""
+def _check_places(args: Namespace) -> bool:
+    """Whether a response is asked about; InputError for options that do not go with that, and for folders and files
+    that are not there, before anything is imported that takes seconds.
+    """
     folder = Path(args.run)
     require_place(folder)
+    response = about_response(args)
     if is_recorded(folder):
-        if read_recorded(folder) is not None:
+        if response:
+            require_language_model(folder, args.model)
+        elif read_recorded(folder) is not None:
             require_model_and_data(folder, args.model, args.data)
-        return
+        return response
     refuse_recorded(args, "model", "tokenizer")
     if args.image is not None:
         require_file("--image", Path(args.image))
     if args.inputs is not None:
         require_file("--inputs", Path(args.inputs), folder_too=True)
+    return response
 
 
-def _opened(args: Namespace) -> OpenFederation:
+def _opened(args: Namespace, response: bool) -> OpenFederation:
     folder = Path(args.run)
     if is_recorded(folder):
         refuse_run(args, "trust", "checkpoint", "client")
+        if response:
+            return open_language_model.open_language_model(folder, args.model)
         return open_recording.open_recorded(folder, args.model, args.data, args.target, args.tokenizer)
     refuse_recorded(args, "model", "tokenizer")
     opened = open_run.open_run(folder, args.trust, args.data, args.checkpoint)

@@ -161,7 +161,9 @@ class Codec:
         return said.removeprefix(self.template.lead)
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """What each token adds to the text of those before it: together they are the text."""
+        """What each token adds to the text of those before it: together they are the text. The end adds nothing."""
+        if tokens and tokens[-1] == self.end:
+            return [*self.pieces(tokens[:-1]), ""]
         texts = [""]
         for count in range(1, len(tokens) + 1):
             with panics_caught():

@@ -10,7 +10,9 @@ that follows there if the response has it, else `NOT_SAID`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +27,11 @@ from .response_score import checked_kind
 from .settings import Provenance
 from .stack import Source
 from .tracing import trace_targets
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INSIDE = "module."  # before all names of a model inside of a `ResponseScore`
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,19 @@ class ResponseTrace:
         sums = np.zeros((int(self.response.max(initial=-1)) + 1, self.tokens.values.shape[1]))
         np.add.at(sums, self.response[chosen], self.tokens.values[chosen])
         return sums
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each token and client, for pandas: `response`, `position`, `token`, then `Contributions.to_frame`.
+
+            >>> result.to_frame().groupby(["response", "name"])["contribution"].sum()
+
+        `prediction` and `input` of that frame are left out: the number of a token in the trace says nothing.
+        """
+        frame = self.tokens.to_frame().drop(columns=["input", "prediction"])
+        clients = len(self.tokens.clients)
+        for place, name in enumerate(("response", "position", "token")):
+            frame.insert(place, name, np.repeat(getattr(self, name), clients))
+        return frame
 
 
 def trace_responses(
@@ -95,7 +115,22 @@ def trace_responses(
         layer_sample,
     )
     starts = torch.searchsorted(response, response)
+    traced = named_as_model(traced)
     return ResponseTrace(traced, response.cpu().numpy(), (number - starts).cpu().numpy(), token.cpu().numpy(), kind)
+
+
+def named_as_model(traced: Contributions) -> Contributions:
+    """The trace of a `ResponseScore` with the names that the scored model itself has for its layers and parameters."""
+    return replace(
+        traced,
+        layers=tuple(replace(layer, layer=layer.layer.removeprefix(INSIDE)) for layer in traced.layers),
+        masked_layers=tuple(name.removeprefix(INSIDE) for name in traced.masked_layers),
+        uncovered={name.removeprefix(INSIDE): why for name, why in traced.uncovered.items()},
+        unchecked=tuple(name.removeprefix(INSIDE) for name in traced.unchecked),
+        buffers=tuple(name.removeprefix(INSIDE) for name in traced.buffers),
+        not_shared=tuple(name.removeprefix(INSIDE) for name in traced.not_shared),
+        notes=tuple(re.sub(rf"(?<![\w.]){re.escape(INSIDE)}", "", note) for note in traced.notes),
+    )
 
 
 def check_packed(inputs: Tensor) -> None:

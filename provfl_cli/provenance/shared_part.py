@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WRAPPERS = ("module", "model", "base_model")  # first parts of names that a wrapper puts in front of all of them
+WRAPPERS = ("module", "model", "base_model", "network")  # first parts of names that a wrapper puts before all
 
 
 def fitted(model: nn.Module, source: Source, what: str = "model", other: str = "the models of the round") -> Source:

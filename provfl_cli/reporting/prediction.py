@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -12,16 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ..harmless import harmless
-from ..results.answer import OF_MODEL, MethodAnswer, Prediction, RankedClient, WhatIf
+from ..results.answer import Prediction, WhatIf
+from .answers import agreement_lines, agreements_json, answer_json, answer_parts, digits, percent
 from .console import heading
 from .drawing import Picture, bar
-from .rankings import clients_table
 from .texts import Excerpt
 
 KINDS = {"refuse": "without", "withhold": "withheld", "retrain": "trained without"}  # as headings call them
 LABELS_SHOWN = 3
-LAYERS_SHOWN = 8
-PAIRS_SHOWN = 5
 WITHOUT = "without: fused again from the others alone; withheld: the others' shares stay as they were"
 
 
@@ -31,15 +27,18 @@ def show(prediction: Prediction) -> RenderableType:
         Text(harmless(f"warning: {line}"), style="bold yellow") for line in prediction.warnings
     ]
     parts.append(_head(prediction))
+    name = harmless(prediction.label_names[prediction.explained])
+    what = f"it towards {name}" if prediction.kind == "classes" else f"{name} up"
+    headings = (f"examples of {name}", f"of {_true(prediction)}")
     for answer in prediction.answers:
-        parts += _answer(prediction, answer)
+        parts += answer_parts(answer, what, headings)
     if prediction.what_if:
         parts += [heading("What if"), _what_if(prediction)]
     if prediction.effects:
         parts += [
             heading(f"Does it hold? {_how_left_out(prediction)}"),
             _effects(prediction),
-            *_agreements(prediction),
+            *agreement_lines(prediction.agreements),
         ]
     parts += [Text(), *(Text(harmless(note), style="dim") for note in prediction.notes)] if prediction.notes else []
     return Group(*parts)
@@ -59,7 +58,7 @@ def _head(prediction: Prediction) -> RenderableType:
 def _valued(prediction: Prediction) -> list[Text]:
     """What a model without classes makes of the input."""
     names, values = [harmless(name) for name in prediction.label_names], prediction.probabilities
-    lines = [Text.assemble((names[prediction.explained], "bold"), f" {_number(prediction.value)}")]
+    lines = [Text.assemble((names[prediction.explained], "bold"), f" {digits(prediction.value)}")]
     if prediction.kind == "labels":
         there = prediction.value > 0
         lines[0].append(": there, its logit is above 0" if there else ": not there, its logit is not above 0")
@@ -68,9 +67,9 @@ def _valued(prediction: Prediction) -> list[Text]:
             said = "there" if prediction.wanted else "not there"
             lines.append(Text(f"labelled  {said}, which is {'right' if right else 'not'}", "green" if right else "red"))
     elif prediction.wanted is not None:
-        lines.append(Text(f"should be {_number(prediction.wanted)}"))
+        lines.append(Text(f"should be {digits(prediction.wanted)}"))
     order = [number for number in np.argsort(-values, kind="stable").tolist() if number != prediction.explained]
-    if others := ", ".join(f"{names[number]} {_number(values[number])}" for number in order[:LABELS_SHOWN]):
+    if others := ", ".join(f"{names[number]} {digits(values[number])}" for number in order[:LABELS_SHOWN]):
         more = len(order) - LABELS_SHOWN
         lines.append(Text(f"others: {others}{f' and {more} more' if more > 0 else ''}", style="dim"))
     return lines
@@ -81,91 +80,26 @@ def _classified(prediction: Prediction) -> list[Text]:
     names = [harmless(name) for name in prediction.label_names]
     predicted = prediction.predicted
     lines = [
-        Text.assemble("predicted ", (names[predicted], "bold"), f"  {_percent(prediction.probabilities[predicted])}"),
+        Text.assemble("predicted ", (names[predicted], "bold"), f"  {percent(prediction.probabilities[predicted])}"),
     ]
     if prediction.label is None:
         lines.append(Text("true label not known", style="dim"))
     elif prediction.label == predicted:
         lines.append(Text("which is right", style="green"))
     else:
-        share = _percent(prediction.probabilities[prediction.label])
+        share = percent(prediction.probabilities[prediction.label])
         lines.append(
             Text.assemble("labelled  ", (names[prediction.label], "red"), f"  {share}: the prediction is wrong")
         )
     if prediction.explained != predicted:
-        share = _percent(prediction.probabilities[prediction.explained])
+        share = percent(prediction.probabilities[prediction.explained])
         lines.append(Text(f"explained {names[prediction.explained]}  {share}, as asked by --target", style="yellow"))
     mentioned = {predicted, prediction.label, prediction.explained}
     order = [label for label in np.argsort(-prediction.probabilities).tolist() if label not in mentioned]
-    others = ", ".join(f"{names[label]} {_percent(prediction.probabilities[label])}" for label in order[:LABELS_SHOWN])
+    others = ", ".join(f"{names[label]} {percent(prediction.probabilities[label])}" for label in order[:LABELS_SHOWN])
     if others:
         lines.append(Text(f"next: {others}", style="dim"))
     return lines
-
-
-def _answer(prediction: Prediction, answer: MethodAnswer) -> list[RenderableType]:
-    """One method's ranking, what is beside it, and the layers."""
-    whom = "over all rounds" if answer.scope == "lineage" else "this round"
-    name = harmless(prediction.label_names[prediction.explained])
-    towards = f"it towards {name}" if prediction.kind == "classes" else f"{name} up"
-    parts: list[RenderableType] = [
-        heading(f"Who pushed {towards}, {whom} ({answer.method})"),
-        clients_table(answer.clients, (f"examples of {name}", f"of {_true(prediction)}")),
-    ]
-    lines = (
-        [f"top {len(answer.clients)} of {answer.candidates} clients"] if len(answer.clients) < answer.candidates else []
-    )
-    if answer.unused:
-        lines.append(f"{answer.unused} that fusion did not use")
-    everything = answer.total + sum(map(abs, answer.rest.values()))
-    for kind, value in answer.rest.items():
-        if not value:
-            continue
-        share = _percent(abs(value) / everything)
-        lines.append(f"not from these clients: {kind} {value:+.3g} ({share} of all pushing)")
-    if lines:
-        parts.append(Text("; ".join(lines), style="dim"))
-    if answer.layers:
-        parts += [Text(), _layers(answer)]
-    return parts
-
-
-def _layers(answer: MethodAnswer) -> RenderableType:
-    """The layers through which the best client's part went, the largest first."""
-    best = answer.clients[0]
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("through layer", overflow="fold")
-    table.add_column(f"client {harmless(best.name or str(best.client))}", no_wrap=True)
-    table.add_column("all clients", justify="right", no_wrap=True)
-    table.add_column("active neurons", justify="right", no_wrap=True)
-    ordered = sorted(answer.layers, key=lambda layer: -abs(layer.best))
-    largest, common = abs(ordered[0].best), _common([layer.name for layer in answer.layers])
-    for layer in ordered[:LAYERS_SHOWN]:
-        length = abs(layer.best) / largest if largest else 0.0
-        colour = "cyan" if layer.best >= 0 else "red"
-        active = f"{layer.active:,} of {layer.neurons:,}" if layer.masked else f"all {layer.neurons:,}"
-        table.add_row(
-            harmless(layer.name[common:]) or OF_MODEL,
-            Text.assemble(f"{layer.best:>9.3g} ", (bar(length, 8), colour)),
-            f"{layer.contribution:.3g}",
-            active,
-        )
-    rest = ordered[LAYERS_SHOWN:]
-    if rest:
-        table.add_row(
-            f"{len(rest)} more",
-            f"{sum(layer.best for layer in rest):>9.3g}",
-            f"{sum(layer.contribution for layer in rest):.3g}",
-            "",
-            style="dim",
-        )
-    return table
-
-
-def _common(names: Sequence[str]) -> int:
-    """Characters of the modules that all these names begin with: they tell nothing."""
-    modules = zip(*(name.split(".")[:-1] for name in names), strict=False)
-    return sum(len(same[0]) + 1 for same in takewhile(lambda parts: len(set(parts)) == 1, modules))
 
 
 def _what_if(prediction: Prediction) -> RenderableType:
@@ -179,7 +113,7 @@ def _what_if(prediction: Prediction) -> RenderableType:
         table.add_column(name, overflow="fold")
     before = prediction.probabilities
     table.add_row(
-        "as it was", f"{names[prediction.predicted]}  {_percent(before.max())}", _percent(before[explained]), ""
+        "as it was", f"{names[prediction.predicted]}  {percent(before.max())}", percent(before[explained]), ""
     )
     for what in prediction.what_if:
         about = _about(what)
@@ -192,8 +126,8 @@ def _what_if(prediction: Prediction) -> RenderableType:
         )
         table.add_row(
             about,
-            f"{names[now]}  {_percent(what.probabilities[now])}",
-            _percent(what.probabilities[explained]),
+            f"{names[now]}  {percent(what.probabilities[now])}",
+            percent(what.probabilities[explained]),
             changed,
         )
     return Group(table, Text(WITHOUT, style="dim"))
@@ -209,13 +143,13 @@ def _other_values(prediction: Prediction) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for name in ("", harmless(prediction.label_names[prediction.explained]), "change", ""):
         table.add_column(name, overflow="fold")
-    table.add_row("as it was", _number(prediction.value), "", "")
+    table.add_row("as it was", digits(prediction.value), "", "")
     for what in prediction.what_if:
         if what.probabilities is None:
             table.add_row(_about(what), "–", "–", what.reason)
             continue
         now = float(what.probabilities[prediction.explained])
-        table.add_row(_about(what), _number(now), f"{now - prediction.value:+.3g}", "")
+        table.add_row(_about(what), digits(now), f"{now - prediction.value:+.3g}", "")
     return Group(table, Text(WITHOUT, style="dim"))
 
 
@@ -237,7 +171,7 @@ def _effects(prediction: Prediction) -> RenderableType:
         table.add_column("prediction", overflow="fold")
     finite = [abs(loss) for effect in prediction.effects for loss in effect.losses.values() if np.isfinite(loss)]
     largest = max(finite, default=0.0)
-    shown = _percent if prediction.kind == "classes" else _number
+    shown = percent if prediction.kind == "classes" else digits
     for effect in prediction.effects:
         cells: list[RenderableType] = []
         for kind in kinds:
@@ -259,64 +193,27 @@ def _effects(prediction: Prediction) -> RenderableType:
     return Group(table, Text(below, style="dim"))
 
 
-def _agreements(prediction: Prediction) -> list[RenderableType]:
-    """In words, for each method and each way of leaving out."""
-    lines: list[RenderableType] = [Text()]
-    for agreement in prediction.agreements:
-        method = f"{agreement.method} (all rounds)" if agreement.scope == "lineage" else agreement.method
-        if not np.isfinite(agreement.correlation):
-            text = "no rank correlation: nothing to tell apart, or no model without a client"
-            lines.append(Text(f"{method}, {agreement.kind}: {text}", style="dim"))
-            continue
-        good = not agreement.against
-        verdict = "agrees" if good else "agrees in part" if agreement.correlation > 0 else "does not agree"
-        lines.append(
-            Text.assemble(
-                f"{method}, {agreement.kind}: ",
-                (verdict, "green" if good else "yellow" if agreement.correlation > 0 else "red"),
-                f", rank correlation {agreement.correlation:.2f}",
-                f", {agreement.pairs - len(agreement.against)} of {agreement.pairs} pairs in the same order",
-            )
-        )
-        if agreement.against:
-            pairs = "; ".join(f"{harmless(a)} above {harmless(b)}" for a, b in agreement.against[:PAIRS_SHOWN])
-            more = f" and {len(agreement.against) - PAIRS_SHOWN} more" if len(agreement.against) > PAIRS_SHOWN else ""
-            lines.append(Text(f"  ranked the other way around: {pairs}{more}", style="dim"))
-    return lines
-
-
 def _true(prediction: Prediction) -> str:
     return "" if prediction.label is None else harmless(prediction.label_names[prediction.label])
-
-
-def _number(value: Any) -> str:
-    return f"{float(value):.4g}"
-
-
-def _percent(value: Any) -> str:
-    """A share, so that what is small is still told from nothing."""
-    number = float(value)
-    if 0 < number < 0.001:
-        return f"{number:.1e}"
-    return f"{number:.1%}" if number < 0.9995 else f"{number:.3%}"
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
     """The same for scripts: plain values, of all labels and of the layers too."""
     names, classes = prediction.label_names, prediction.kind == "classes"
     kept = "probabilities" if classes else "values"
+    also = None if prediction.label is None else names[prediction.label]
     return {
         "warnings": list(prediction.warnings),
         "input": prediction.title,
         "run": prediction.where,
         "round": prediction.round,
-        "label": None if prediction.label is None else names[prediction.label],
+        "label": also,
         "prediction": names[prediction.predicted] if classes else None,
         "explained": names[prediction.explained],
         kept: dict(zip(names, prediction.probabilities.tolist(), strict=True)),
         **({} if classes else {"value": prediction.value, "wanted": prediction.wanted}),
         "text": prediction.shown if isinstance(prediction.shown, str) else None,
-        "methods": [_answer_json(prediction, answer) for answer in prediction.answers],
+        "methods": [answer_json(answer, names[prediction.explained], also) for answer in prediction.answers],
         "what_if": [
             {
                 "kind": what.kind,
@@ -340,58 +237,6 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
             }
             for effect in prediction.effects
         ],
-        "agreement": [
-            {
-                "method": agreement.method,
-                "scope": agreement.scope,
-                "kind": agreement.kind,
-                "rank_correlation": agreement.correlation,
-                "pairs": agreement.pairs,
-                "other_way_around": [list(pair) for pair in agreement.against],
-            }
-            for agreement in prediction.agreements
-        ],
+        "agreement": agreements_json(prediction.agreements),
         "notes": list(prediction.notes),
-    }
-
-
-def _answer_json(prediction: Prediction, answer: MethodAnswer) -> dict[str, Any]:
-    return {
-        "method": answer.method,
-        "scope": answer.scope,
-        "target": answer.target,
-        "covered": answer.covered,
-        "uncovered": dict(answer.uncovered),
-        "residual": answer.residual,
-        "candidates": answer.candidates,
-        "clients": [_client_json(prediction, client) for client in answer.clients],
-        "rest": dict(answer.rest),
-        "layers": [
-            {
-                "layer": layer.name or OF_MODEL,
-                "contribution": layer.contribution,
-                "of_best_client": layer.best,
-                "active_neurons": layer.active,
-                "neurons": layer.neurons,
-            }
-            for layer in answer.layers
-        ],
-    }
-
-
-def _client_json(prediction: Prediction, client: RankedClient) -> dict[str, Any]:
-    counts: dict[str, int] = {}
-    if client.examples is not None:
-        counts[prediction.label_names[prediction.explained]] = client.examples
-    if client.also is not None and prediction.label is not None:
-        counts[prediction.label_names[prediction.label]] = client.also
-    return {
-        "client": client.client,
-        "name": client.name or str(client.client),
-        "rank": client.rank,
-        "tie": client.tie,
-        "contribution": client.contribution,
-        "share": client.share,
-        "examples": counts,
-        "faulty": client.faulty,
     }

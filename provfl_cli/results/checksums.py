@@ -22,7 +22,7 @@ SETTINGS = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
 FIGURES = ("summary.json", "localization.csv", "metrics.jsonl")
 TABLES = (
     "contributions.parquet", "inputs.parquet", "layers.parquet", "participation.csv", "clients.csv", "retrainings.csv",
-    "retrained.parquet", "retraining.csv",
+    "retrained.parquet", "retraining.csv", "tokens.parquet",
 )  # fmt: skip
 TOKENIZER = "tokenizer.json"  # where inputs are texts
 SUSPICION = "suspicion.csv"  # where clients are suspected

@@ -15,6 +15,7 @@ import numpy as np
 from ..bounded import read_csv
 from ..bounded_tables import read_run_table
 from ..checks import excerpt
+from .tokens import FILE as TOKENS
 from .wrong import WrongContent, shown
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ LARGEST_COUNT = 10**12
 class Column:
     """What a column holds.
 
-    `kind`: `whole` numbers (up to `most`), `number`, `share`, `text`, `truth`, `bytes` or `shares`.
+    `kind`: `whole` numbers (from `least` up to `most`), `number`, `share`, `text`, `truth`, `bytes` or `shares`.
     `null`: whether cells may be empty; `optional`: whether the column may be missing.
     """
 
@@ -36,23 +37,31 @@ class Column:
     null: bool = False
     optional: bool = False
     most: int = LARGEST
+    least: int = 0
 
 
 WHOLE, NUMBER, TEXT = Column("whole"), Column("number"), Column("text")
 COUNT = Column("whole", most=LARGEST_COUNT)
+SAID = Column("whole", least=-1)  # of responses, whose topic was said: -1 where that is none that is known
 TRUTH = "retraining.csv"  # every method against what retraining changed
 IDENTITY = {"method": TEXT, "scope": TEXT, "target": TEXT, "round": WHOLE}
 TABLES: Mapping[str, Mapping[str, Column]] = {
     "contributions.parquet": {
-        **IDENTITY, "input": WHOLE, "label": WHOLE, "prediction": WHOLE, "kind": TEXT,
+        **IDENTITY, "input": WHOLE, "label": WHOLE, "prediction": SAID, "kind": TEXT,
         "client": Column("whole", null=True), "contribution": Column("number", null=True),
         "share": Column("share", null=True), "rank": Column("whole", null=True), "tie": Column("truth", null=True),
         "error": Column("number", null=True, optional=True), "without": Column("whole", null=True, optional=True),
     },
     "inputs.parquet": {
-        "round": WHOLE, "input": WHOLE, "label": WHOLE, "prediction": WHOLE, "split": Column("text", optional=True),
+        "round": WHOLE, "input": WHOLE, "label": WHOLE, "prediction": SAID, "split": Column("text", optional=True),
         "probabilities": Column("shares", null=True, optional=True), "residual": Column("number", True, True),
         "picture": Column("bytes", optional=True), "text": Column("text", optional=True),
+        "prompt": Column("text", optional=True), "response": Column("text", optional=True),
+        "expected": Column("text", null=True, optional=True),
+    },
+    TOKENS: {
+        "round": WHOLE, "scope": TEXT, "target": TEXT, "input": WHOLE, "position": WHOLE, "token": WHOLE, "text": TEXT,
+        "client": WHOLE, "contribution": NUMBER,
     },
     "layers.parquet": {
         "round": WHOLE, "input": WHOLE, "layer": TEXT, "client": WHOLE, "contribution": Column("number", null=True),
@@ -124,10 +133,12 @@ def _checked(values: pd.Series[Any], column: Column, name: str) -> pd.Series[Any
         return values
     fits, accepted = _KINDS[column.kind]
     good = fits(there)
-    most = there <= column.most if column.kind == "whole" and good.all() else good
+    whole = column.kind == "whole" and good.all()
+    most = (there >= column.least) & (there <= column.most) if whole else good
     if not (good & most).all():
         wrong = there[~np.asarray(good & most, dtype=bool)].iloc[0]
-        limit = f" up to {column.most:,}" if column.kind == "whole" else ""
+        least = f" from {column.least}" if column.least else ""
+        limit = f"{least} up to {column.most:,}" if column.kind == "whole" else ""
         raise WrongContent(f"{where} holds {shown(wrong)}: {accepted}{limit} are read")
     return values.astype("int64") if column.kind == "whole" and values.dtype.kind == "f" and not column.null else values
 
@@ -146,7 +157,7 @@ def _numbers(values: pd.Series[Any]) -> np.ndarray:
 
 def _whole(values: pd.Series[Any]) -> np.ndarray:
     finite = _numbers(values)
-    return finite & (values.to_numpy() >= 0) & (values.to_numpy() % 1 == 0) if finite.all() else finite
+    return finite & (values.to_numpy() % 1 == 0) if finite.all() else finite
 
 
 def _share(values: pd.Series[Any]) -> np.ndarray:

@@ -55,11 +55,15 @@ def input_frame(
             "split": test.split,
             "label": test.labels.numpy()[chosen].astype(np.int32),
             "prediction": predictions.astype(np.int32),
-            "probabilities": [] if contributions is None else list(contributions.probabilities),
+            **({} if isinstance(data.form, Dialogues) else {"probabilities": _probabilities(contributions)}),
             "residual": np.empty(0) if contributions is None else contributions.residuals,
             **columns,
         }
     )
+
+
+def _probabilities(contributions: Contributions | None) -> list[np.ndarray]:
+    return [] if contributions is None else list(contributions.probabilities)
 
 
 def layer_frame(number: int, inputs: np.ndarray, contributions: Contributions | None) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from ..markup import Markup, cell, table
 from .checksums import SUSPICION, read_manifest
 from .columns import TRUTH, run_table
 from .folders import MissingRun, read_run
+from .tokens import FILE as TOKENS
 from .wrong import WrongContent
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ FIGURES = (  # of the summary: the key, that of its chance level, and what it is
 )
 FRAMES = (
     *("contributions", "inputs", "layers", "localization", "participation", "metrics"),
-    *("retrainings", "retrained", "truth", "suspicion"),  # None where nobody asked for them
+    *("retrainings", "retrained", "truth", "suspicion", "tokens"),  # None where nobody asked for them
 )
 COLUMNS = ("method", "scope", "round", "inputs", "lds", "ndcg", "localization_accuracy", "chance_accuracy")
 
@@ -62,6 +63,7 @@ class RunResults:
         truth: how well each method tells what they changed (`retraining.csv`); None: none were.
         suspicion: what is suspected of each client, by round and score; None: nobody asked. `suspect` is true,
             false, or null in rounds whose clients were too few to be compared.
+        tokens: each client's contribution to each token of each traced response; None: the run classifies.
     """
 
     folder: Path
@@ -79,6 +81,7 @@ class RunResults:
     retrained: pd.DataFrame | None = None
     truth: pd.DataFrame | None = None
     suspicion: pd.DataFrame | None = None
+    tokens: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
         lines = [f"warning: {line}" for line in self.warnings]
@@ -164,6 +167,7 @@ def load_run(path: str | PathLike[str]) -> RunResults:
             retrained=_there(folder / "retrained.parquet"),
             truth=_there(folder / TRUTH),
             suspicion=_suspicion(folder / SUSPICION),
+            tokens=_there(folder / TOKENS),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error

@@ -13,7 +13,7 @@ from ..bounded import Oversized, read_json
 from ..coverage import recorded_warning
 from ..errors import InputError
 from ..evaluation.contributions import Trace, traces
-from . import label_counts
+from . import label_counts, tokens
 from .columns import TRUTH, run_table
 from .documents import check_manifest, read_metrics
 from .folders import RunFolder
@@ -39,6 +39,7 @@ class RunContents:
         counts: training examples by label of each client, None where `clients.csv` is missing.
         contributions, inputs, layers, participation: the tables, None where missing.
         truth: the rows of `retraining.csv`, None where nothing was retrained.
+        spoken: of `tokens.parquet`, by round, scope and target; {} where nothing was generated.
         traces: of `contributions`, the run's own method first, then the others, each with its last round first.
         notes: what could not be read, and why.
         warnings: what has to be read before the rankings: parameters that the trace does not account for.
@@ -65,6 +66,7 @@ class RunContents:
     explains: str = "classes"
     warnings: tuple[str, ...] = ()
     truth: pd.DataFrame | None = None
+    spoken: Mapping[tokens.Key, tokens.TokenTrace] = field(default_factory=dict)
 
     @property
     def last_round(self) -> int | None:
@@ -114,6 +116,12 @@ def read_contents(run: RunFolder) -> RunContents:
         except ValueError as error:
             notes.append(f"contributions.parquet: {error}")
             contributions = None
+    spoken = dict[tokens.Key, tokens.TokenTrace]()
+    if (said := table(tokens.FILE)) is not None:
+        try:
+            spoken |= tokens.token_traces(said)
+        except ValueError as error:
+            notes.append(f"{tokens.FILE}: {error}")
     labels = _labels(manifest, traced)
     if beyond := _beyond(traced, len(labels)):
         notes.append(f"contributions.parquet: {beyond}")
@@ -149,6 +157,7 @@ def read_contents(run: RunFolder) -> RunContents:
         participation=table("participation.csv"),
         traces=traced,
         truth=table(TRUTH),
+        spoken=spoken,
         notes=(*_of_pictures(manifest), *notes),
         warnings=(warning,) if (warning := recorded_warning(manifest.get("trace"))) else (),
     )

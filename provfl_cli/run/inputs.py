@@ -164,6 +164,19 @@ class RunInputs:
         rows = np.flatnonzero(self._traced()["input"] == index)
         if len(rows):
             return self._of_rows([self._row(int(rows[0]))])
+        test, position = self.tested(index)
+        chosen = slice(position, position + 1)
+        shown = tuple(test.shown[chosen])
+        return TracedInputs(
+            test.inputs[chosen], np.array([index]), test.labels.numpy()[chosen], shown, (f"input {index}",)
+        )
+
+    def tested(self, index: int) -> tuple[TestData, int]:
+        """The run's test set, read again, and the position of the input of that number.
+
+        Raises:
+            InputError: the dataset is not at hand, not what it was, or has no such input.
+        """
         dataset = data_again(self.dataset, self.fingerprint, self.data)
         with without_network() if self.data is None else nullcontext():
             test, source = self.read_test_set(dataset)
@@ -179,10 +192,7 @@ class RunInputs:
                 f"--input {index}: not in the run's test set of {len(test.indices):,}, "
                 f"whose numbers lie between {lowest} and {highest}"
             )
-        shown = tuple(test.shown[positions])
-        return TracedInputs(
-            test.inputs[positions], np.array([index]), test.labels.numpy()[positions], shown, (f"input {index}",)
-        )
+        return test, positions[0]
 
     def picture(self, file: Path) -> TracedInputs:
         """Decoded, resized and normalised as the run's own pictures."""
@@ -274,7 +284,7 @@ class RunInputs:
     def at_hand(self, number: int) -> NamedInputs | None:
         """Those that the run traced of that round, or of any."""
         kind = "text" if isinstance(self.form, Texts) else "picture"
-        with _readable(self.folder / "inputs.parquet") as path:
+        with readable(self.folder / "inputs.parquet") as path:
             rows = run_table(path, ["round", "input", "label", kind])
         of_round = rows[rows["round"] == number]
         chosen = of_round if len(of_round) else rows
@@ -283,12 +293,12 @@ class RunInputs:
 
     def _traced(self) -> pd.DataFrame:
         """Round and number of every input that the run traced."""
-        with _readable(self.folder / "inputs.parquet") as path:
+        with readable(self.folder / "inputs.parquet") as path:
             return run_table(path, ["round", "input"])
 
     def _row(self, position: int) -> dict[str, Any]:
         """All that the run recorded of one of them."""
-        with _readable(self.folder / "inputs.parquet") as path, pq.ParquetFile(path) as file:
+        with readable(self.folder / "inputs.parquet") as path, pq.ParquetFile(path) as file:
             group = 0
             while position >= file.metadata.row_group(group).num_rows:
                 position -= file.metadata.row_group(group).num_rows
@@ -314,7 +324,7 @@ class RunInputs:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[Path]:
+def readable(path: Path) -> Iterator[Path]:
     """Raise RunError where the file cannot be read, or is far larger than a run writes."""
     try:
         yield path

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..data.federated import Dialogues, FederatedData, Form, Pictures, Texts
 from ..data.picture_facts import as_values
+from ..data.template import Template, template_of, values_of
 from ..errors import RunError
 from ..models.network import network_settings
 from ..provenance.contributions import Contributions
@@ -68,6 +69,8 @@ def inputs_read(data: FederatedData) -> dict[str, Any]:
     fields = {name: value for name, value in asdict(data.form).items() if name != "checkpoint"}
     if data.tokenizer is not None:
         fields |= {"tokenizer": TOKENIZER, "tokenizer_sha256": hashlib.sha256(data.tokenizer.encode()).hexdigest()}
+    if data.template is not None:
+        fields |= {"template": values_of(data.template)}
     if data.pictures is not None:
         fields |= {"pictures": as_values(data.pictures)}
     kinds = {Pictures: "image", Texts: "text", Dialogues: "dialogue"}
@@ -93,6 +96,20 @@ def form_of(reads: Mapping[str, Any]) -> Form:
     if reads.get("input") == "dialogue":
         return Dialogues(size("vocabulary"), size("max_tokens"), size("padding"), size("end"))
     return Texts(size("vocabulary"), size("max_tokens"), size("padding"))
+
+
+def template_read(reads: Mapping[str, Any]) -> Template | None:
+    """What stands around prompts and responses, as `inputs_read` says; None where the model reads something else.
+
+    Raises:
+        RunError: it says something else.
+    """
+    if reads.get("input") != "dialogue":
+        return None
+    try:
+        return template_of(reads.get("template"))
+    except ValueError as error:
+        raise RunError(f"{FILE}: inputs.template is none of a run ({error})") from error
 
 
 def weights_from(form: Form, pretrained: bool, base: bool = False) -> str:

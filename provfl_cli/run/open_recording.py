@@ -95,7 +95,7 @@ def open_recorded(
         provenance=preset if read_as.target is None else replace(preset, target=read_as.target),
         rivals=(),
         rounds_traced=(),
-        fusion=_fusion(folder, recorded),
+        fusion=recorded_fusion(folder, recorded),
         privacy=NoPrivacy(),
         seed=0,
         device=device_like("auto"),
@@ -147,7 +147,7 @@ def _class_labels(labels: Tensor, classes: int, data: str) -> np.ndarray:
     return numbers
 
 
-def _fusion(folder: Path, recorded: RecordedFederation) -> Fusion | None:
+def recorded_fusion(folder: Path, recorded: RecordedFederation) -> Fusion | None:
     """How the rounds are fused again; RunError where that is written down as no import writes it."""
     if not recorded.fusion:
         return None

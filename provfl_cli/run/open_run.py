@@ -54,12 +54,14 @@ from ..store.sealed import Damaged
 from .device import device_like
 from .earlier import label_counts_of, rounds_traced
 from .inputs import Inputs, RunInputs, TracedInputs
-from .manifest import PUBLISHED, form_of
+from .manifest import PUBLISHED, form_of, template_read
 from .matching_rounds import check_belongs
 from .meaning import MSE, Meaning
 from .place import no_run
 from .private_part import check_frozen, complete, load_base
+from .prompts import Prompts
 from .rebuild import check_named, model_again
+from .run_prompts import RunPrompts
 
 READ = (*SETTINGS[:2], "metrics.jsonl", "inputs.parquet", counted.FILE, TOKENIZER, BASE)  # of these a trace is made
 
@@ -93,6 +95,7 @@ class OpenFederation:
         traced: the client whose private tensors complete the model (`evaluation.client`).
         config: of the run; None: there was none.
         published: whether the run's model started from published weights.
+        prompts: of a language model that answers; None: it is none.
     """
 
     folder: Path
@@ -119,6 +122,7 @@ class OpenFederation:
     traced: int | None = None
     config: Config | None = None
     published: bool = False
+    prompts: Prompts | None = None
 
     @cached_property
     def rounds(self) -> tuple[int, ...]:
@@ -307,7 +311,7 @@ def open_run(
         fingerprint = str(manifest["dataset"]["fingerprint"])
         reads = dict(manifest["inputs"])
         facts = from_values(reads.get("pictures"))
-        form = form_of(reads)
+        form, template = form_of(reads), template_read(reads)
         described = dict(manifest["model"])
     except FileNotFoundError as error:
         raise InputError(f"{folder}: the run has not ended well ({Path(error.filename).name} is missing)") from None
@@ -326,21 +330,23 @@ def open_run(
         sharing = sharing_of(model, config.federation, config.model.adapter)
         load_base(folder, model, sharing)
         check_frozen(folder, model, sharing, described)
+    inputs = RunInputs(
+        folder,
+        config.dataset,
+        lambda dataset: test_set(replace(config, dataset=dataset)),
+        form,
+        labels,
+        fingerprint,
+        facts,
+        indexed=indexed if isinstance(indexed, bool) else None,
+        data=data,
+    )
     return OpenFederation(
         folder=folder,
         model=model,
         form=form,
-        inputs=RunInputs(
-            folder,
-            config.dataset,
-            lambda dataset: test_set(replace(config, dataset=dataset)),
-            form,
-            labels,
-            fingerprint,
-            facts,
-            indexed=indexed if isinstance(indexed, bool) else None,
-            data=data,
-        ),
+        inputs=inputs,
+        prompts=None if template is None or not isinstance(form, Dialogues) else RunPrompts(inputs, form, template),
         label_names=labels,
         client_names={},
         examples=examples,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..config.stored_yaml import read_block
 from ..config.tree import options
 from ..errors import InputError, did_you_mean
 from ..fusion.decomposition import DIFFERENCE, ROUNDING
 from ..results.links import refuse_links_of_recording
 from ..store.recorded import is_recorded
 
+GENERATE = "generate"
+HYDRA = ".hydra"
 MISMATCH = ("refuse", "fusion", "row")
 ROWS = (  # beside those of clients
     "previous", "momentum", "noise", "stale", "control", "forgotten", "cross", DIFFERENCE, ROUNDING,
@@ -39,6 +42,30 @@ def no_run(folder: Path) -> str:
     if below:
         return f"{folder}: several runs in it: give one, such as {below[0].parent.parent}"
     return f"{folder}: neither a run (provfl run) nor a recorded federation (provfl import)"
+
+
+def task_of(folder: Path) -> str:
+    """What the model of a run does, as its configuration says: `classify` or `generate`.
+
+    Raises:
+        InputError: the configuration cannot be read.
+    """
+    try:
+        task = read_block(folder / HYDRA / "config.yaml").get("task")
+    except FileNotFoundError:
+        raise InputError(no_run(folder)) from None
+    return GENERATE if task == GENERATE else "classify"  # runs of former versions have none
+
+
+def require_language_model(folder: Path, model: str | None) -> None:
+    """Raise InputError unless a model is given for a recorded federation that may answer prompts."""
+    if model is None:
+        raise InputError(
+            f"{folder}: of a recorded federation the model has to be given: --model hf:FOLDER_OR_ID (or peft:FOLDER, "
+            "where adapters were trained), whose tokenizer lies in the same folder"
+        )
+    if not model.startswith(("hf:", "peft:")):
+        raise InputError(f"--model {model}: a model that answers prompts is --model hf:FOLDER_OR_ID or peft:FOLDER")
 
 
 def require_model_and_data(folder: Path, model: str | None, data: str | None) -> None:

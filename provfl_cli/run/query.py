@@ -253,14 +253,7 @@ def _what_if(
 ) -> Iterator[WhatIf]:
     """The prediction without some clients."""
     stored = asked.stored
-    numbers = sorted({opened.client(word) for word in without})
-    for number in numbers:
-        if number not in stored.clients:
-            there = ", ".join(opened.name_of(client) for client in stored.clients)
-            raise InputError(
-                f"--without {opened.name_of(number)}: did not take part in round {stored.number}; who did: {there}"
-            )
-    removed = tuple(stored.clients.index(number) for number in numbers)
+    numbers, removed = left_out(opened, stored, without)
     names = tuple(opened.name_of(number) for number in numbers)
     for kind in kinds:
         if len(removed) == len(stored.clients):
@@ -269,6 +262,22 @@ def _what_if(
         probabilities = _without(opened.meaning, asked.case, kind, [removed])[0]
         reason = "" if probabilities is not None else "the fusion does not work with so few clients"
         yield WhatIf(kind, names, probabilities, reason)
+
+
+def left_out(opened: OpenFederation, stored: Round, without: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Numbers of clients by their names or numbers, ascending, and their positions in a round.
+
+    Raises:
+        InputError: there is no such client, or it took no part in the round.
+    """
+    numbers = tuple(sorted({opened.client(word) for word in without}))
+    for number in numbers:
+        if number not in stored.clients:
+            there = ", ".join(opened.name_of(client) for client in stored.clients)
+            raise InputError(
+                f"--without {opened.name_of(number)}: did not take part in round {stored.number}; who did: {there}"
+            )
+    return numbers, tuple(stored.clients.index(number) for number in numbers)
 
 
 def _without(meaning: Meaning, case: Case, kind: str, removed: Sequence[tuple[int, ...]]) -> list[np.ndarray | None]:

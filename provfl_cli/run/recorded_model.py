@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +21,11 @@ from ..coverage import printable
 from ..data.checkpoint import has_weights, resolve
 from ..data.federated import Form, Pictures
 from ..errors import InputError, brief
+from ..fusion.adapters import FIRST, SECOND
 from ..imports import later
 from ..models.build import build
-from ..models.network import from_folder, quiet
+from ..models.causal import KIND as LANGUAGE
+from ..models.network import Kind, from_folder, quiet
 from ..models.text import KIND
 from ..provenance.outputs import Inputs
 from .called import called_model
@@ -30,6 +36,7 @@ else:
     transformers = later("transformers")
 
 HUGGING_FACE, ADAPTER = "hf:", "peft:"
+CONFIG = "adapter_config.json"
 
 
 def built(spec: str, weights: Mapping[str, Tensor], labels: Sequence[str]) -> nn.Module | None:
@@ -88,8 +95,59 @@ def _held(name: str, weights: Mapping[str, Tensor]) -> str | None:
     return next((stored for stored in weights if stored.endswith(f".{name}")), None)
 
 
-def _published(spec: str, where: str, weights: Mapping[str, Tensor], labels: Sequence[str]) -> nn.Module:
-    """transformers' network for classifying sequences in a folder, or of the hub where that can be reached.
+def language_network(spec: str, weights: Mapping[str, Tensor]) -> tuple[nn.Module, tuple[Path, ...]]:
+    """The causal language model that `hf:FOLDER_OR_ID` or `peft:FOLDER` names, and where its tokenizer may lie.
+
+    Adapters that the rounds hold are those of an `adapter_config.json` in the folder, which says their rank and scale.
+
+    Args:
+        spec: as above.
+        weights: the global tensors of a round.
+
+    Raises:
+        InputError: there is none, or the rounds hold adapters and nothing says their scale.
+    """
+    kind, _, where = spec.partition(":")
+    local = Path(where).expanduser()
+    adapters = [name for name in weights if not {FIRST, SECOND}.isdisjoint(name.split("."))]
+    if f"{kind}:" == ADAPTER or (local / CONFIG).is_file():
+        base = _base(spec, local)
+        return _adapted(spec, local, weights, (), LANGUAGE), (local, Path(base)) if Path(base).is_dir() else (local,)
+    if adapters:
+        raise InputError(
+            f"--model {spec}: the rounds hold adapters ({printable(adapters[0])}), and without the {CONFIG} that "
+            "PEFT's save_pretrained writes nobody knows their scale: put it into that folder, or --model peft:FOLDER"
+        )
+    folder = _folder(spec, where)
+    return _published(spec, where, weights, (), LANGUAGE), (folder,)
+
+
+def most_tokens(network: Any) -> int:
+    """How many tokens a network of transformers tells apart."""
+    return int(network.get_input_embeddings().num_embeddings)
+
+
+def _base(spec: str, folder: Path) -> str:
+    """The base model of an adapter's folder: the folder itself, where that holds one, or what its file names."""
+    if (folder / "config.json").is_file() and (folder / CONFIG).is_file():
+        return str(folder)
+    try:
+        base = read_json(folder / CONFIG)["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"--model {spec}: no {CONFIG} in it that names the base model (base_model_name_or_path), as PEFT's "
+            "save_pretrained writes it"
+        ) from error
+    if not isinstance(base, str) or not base:
+        raise InputError(f"--model {spec}: {CONFIG} names no base model: --model MODULE:FUNCTION")
+    beside = folder / base
+    return str(beside if beside.is_dir() else base)
+
+
+def _published(
+    spec: str, where: str, weights: Mapping[str, Tensor], labels: Sequence[str], kind: Kind = KIND
+) -> nn.Module:
+    """transformers' network of that kind in a folder, or of the hub where that can be reached.
 
     Weights in it are read from safetensors alone; those that the rounds hold need not be in it.
     """
@@ -103,12 +161,14 @@ def _published(spec: str, where: str, weights: Mapping[str, Tensor], labels: Seq
                 f"--model {spec}: no config.json of an architecture that transformers has ({brief(error)})"
             ) from error
         try:
-            network, drawn = _network(settings, folder, weights, labels)
+            make = _language_network if kind is LANGUAGE else partial(_network, labels=labels)
+            network, drawn = make(settings, folder, weights)
         except Exception as error:  # whatever an architecture makes of its settings, or a broken file
             raise InputError(
-                f"--model {spec}: transformers does not build a sequence classifier of it ({brief(error)})"
+                f"--model {spec}: transformers does not build a {kind.words} of it ({brief(error)})"
             ) from error
-    lacking = sorted(name for name in drawn if _held(name, weights) is None)
+    tied = _tied(network)
+    lacking = sorted(name for name in drawn if not any(_held(other, weights) for other in tied.get(name, (name,))))
     if lacking:
         raise InputError(
             f"--model {spec}: has no weights (*.safetensors) for {printable(lacking[0])}"
@@ -116,6 +176,44 @@ def _published(spec: str, where: str, weights: Mapping[str, Tensor], labels: Seq
             "give the folder that the clients started from"
         )
     return network
+
+
+@contextmanager
+def _without_adapters(folder: Path) -> Iterator[Path]:
+    """The folder, as transformers would not read it as one of adapters: these come from the rounds."""
+    if not (folder / CONFIG).is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as bare:
+        for file in (folder / "config.json", *folder.glob("model*.safetensors*")):
+            (Path(bare) / file.name).symlink_to(file.resolve())
+        yield Path(bare)
+
+
+def _tied(network: nn.Module) -> dict[str, tuple[str, ...]]:
+    """All names of each tensor that has several."""
+    names = dict[int, list[str]]()
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    return {name: tuple(group) for group in names.values() for name in group if len(group) > 1}
+
+
+def _language_network(settings: Any, folder: Path, weights: Mapping[str, Tensor]) -> tuple[nn.Module, set[str]]:
+    """A causal language model with embeddings for as many tokens as were recorded, and its names as of `_network`."""
+    settings.return_dict = True
+    if has_weights(folder):
+        with _without_adapters(folder) as bare:
+            network, loading = from_folder(LANGUAGE, bare, settings)
+        drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    else:
+        network = LANGUAGE.networks.from_config(settings, dtype=torch.float32, trust_remote_code=False)
+        drawn = set(network.state_dict())
+    embeddings = network.get_input_embeddings()
+    own = next(name for name, module in network.named_modules() if module is embeddings)
+    stored = _held(f"{own}.weight", weights)
+    if stored is not None and len(weights[stored]) != embeddings.num_embeddings:
+        network.resize_token_embeddings(len(weights[stored]), mean_resizing=False)
+    return network, drawn
 
 
 def _network(
@@ -161,27 +259,20 @@ def _folder(spec: str, where: str) -> Path:
     return files.folder
 
 
-def _adapted(spec: str, folder: Path, weights: Mapping[str, Tensor], labels: Sequence[str]) -> nn.Module:
+def _adapted(
+    spec: str, folder: Path, weights: Mapping[str, Tensor], labels: Sequence[str], kind: Kind = KIND
+) -> nn.Module:
     """A network with the adapters that PEFT's `adapter_config.json` in a folder describes, by its rank and scale."""
     try:
         import peft
     except ImportError:
         raise InputError(f"--model {spec}: needs PEFT: pip install peft") from None
-    try:
-        described = read_json(folder / "adapter_config.json")
-        base = described["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"--model {spec}: no adapter_config.json in it that names the base model (base_model_name_or_path), as "
-            "PEFT's save_pretrained writes it"
-        ) from error
-    if not isinstance(base, str) or not base:
-        raise InputError(f"--model {spec}: adapter_config.json names no base model: --model MODULE:FUNCTION")
-    beside = folder / base
-    network = _published(f"{spec}, base {base}", str(beside if beside.is_dir() else base), weights, labels)
+    base = _base(spec, folder)
+    network = _published(f"{spec}, base {base}", base, weights, labels, kind)
     try:
         settings = peft.PeftConfig.from_pretrained(str(folder))
-        with quiet():
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries about each other
             if (folder / "adapter_model.safetensors").is_file():
                 model: nn.Module = peft.PeftModel.from_pretrained(network, str(folder), config=settings)
             else:

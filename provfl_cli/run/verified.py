@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
+from torch import nn
 
 from ..attribution.method import Case
 from ..config.schema import Config, Store
@@ -21,7 +23,7 @@ from ..federation.key import training_key
 from ..federation.warm_start import initial_model
 from ..reporting.progress import RetrainingProgress
 from ..retraining.designs import LEAVE_ONE_OUT, Retraining
-from ..retraining.predictions import Asked
+from ..retraining.predictions import Answer, Asked
 from ..retraining.train import Whole, retrained
 from ..store.cache import lock_kind
 from .inputs import RunInputs
@@ -36,14 +38,22 @@ PLENTY = 1e6  # GB of a training cache: nothing of it is pruned for an answer
 class Without:
     """Predictions of a federation trained again without each of some clients.
 
-    `logits` are `[classes]` by client, of those that there is a model of; `notes` what there is to say.
+    `logits` are `[classes]` by client, of those that there is a model of; `said` what it says, of a language model;
+    `notes` what there is to say.
     """
 
     logits: Mapping[int, np.ndarray]
     notes: tuple[str, ...] = ()
+    said: Mapping[int, str] = field(default_factory=dict)
 
 
-def retrained_without(opened: OpenFederation, case: Case, clients: Sequence[int], console: Console) -> Without:
+def retrained_without(
+    opened: OpenFederation,
+    case: Case,
+    clients: Sequence[int],
+    console: Console,
+    by: Callable[[nn.Module, torch.device], Answer] | None = None,
+) -> Without:
     """Train again without each of the clients, up to the round of `case`, whose one input is predicted then.
 
     The run's own configuration and data; in the training cache where its rounds are, so that what is there already is
@@ -54,6 +64,7 @@ def retrained_without(opened: OpenFederation, case: Case, clients: Sequence[int]
         case: its prediction.
         clients: who is left out, one at a time.
         console: where to show how far it is.
+        by: asks a model in another way than for classes; None: for these.
 
     Raises:
         InputError: it is no run, or its data or initial model are not at hand.
@@ -78,8 +89,8 @@ def retrained_without(opened: OpenFederation, case: Case, clients: Sequence[int]
         Retraining(LEAVE_ONE_OUT, tuple(other for other in everybody if other != client), config.seed)
         for client in clients
     ]
-    asked = [Asked(stored.number, case.inputs, case.numbers, case.classes)]
-    logits = dict[int, np.ndarray]()
+    asked = [Asked(stored.number, case.inputs, case.numbers, case.classes, by)]
+    logits, said = dict[int, np.ndarray](), dict[int, str]()
     with (
         retrained(whole, asked, plan, config.retrain.workers) as results,
         RetrainingProgress(console, len(plan)) as progress,
@@ -88,10 +99,13 @@ def retrained_without(opened: OpenFederation, case: Case, clients: Sequence[int]
             progress.finished(outcome.accuracy, bool(outcome.trained))
             (gone,) = {*everybody} - {*kept}
             if outcome.answers:
-                logits[gone] = outcome.answers[stored.number].logits[0]
+                answer = outcome.answers[stored.number]
+                logits[gone] = answer.logits[0]
+                if answer.said:
+                    said[gone] = answer.said[0]
             else:
                 notes.append(f"without {opened.name_of(gone)}: {outcome.reason}")
-    return Without(logits, tuple(notes))
+    return Without(logits, tuple(notes), said)
 
 
 def _again(opened: OpenFederation) -> tuple[Config, FederatedData]:

@@ -23,6 +23,7 @@ from ...results.run import RunContents, read_contents
 from ..table import Table
 from ..tables import localization_tables
 from . import clients, sweeps
+from .responses import shown_responses
 from .summary import Figure, figures
 from .traces import layer_profiles, shown_inputs, shown_traces
 
@@ -34,7 +35,17 @@ else:
 DETAILED = 8  # runs that are shown in full
 CELLS = 2_400_000  # numbers in the maps of all runs together
 INPUT_BYTES = 3_000_000  # pictures and texts of all runs together
-SCRIPTS = ("page.js", "tables.js", "maps.js", "charts.js", "figures.js", "cards.js", "compare.js", "main.js")
+SCRIPTS = (
+    "page.js",
+    "tables.js",
+    "maps.js",
+    "charts.js",
+    "figures.js",
+    "responses.js",
+    "cards.js",
+    "compare.js",
+    "main.js",
+)
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
@@ -105,6 +116,7 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
     traces, told = shown_traces(opened, cells)
     numbers = sorted({number for trace in traces for number in trace["inputs"]})
     inputs, cut = shown_inputs(opened, numbers, room)
+    spoken, unspoken = shown_responses(opened, numbers, cells)
     scores = run.scores[run.scores["round"] == run.scores["round"].max()]
     several_rounds = run.scores["round"].nunique() > 1
     data = {
@@ -124,6 +136,7 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
         "traces": traces,
         "inputs": inputs,
         "layers": layer_profiles(opened),
+        "tokens": spoken,
     }
     return PageRun(
         name=name,
@@ -134,7 +147,7 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
         config=[(key, written(value)) for key, value in run.settings.items()],
         manifest=[(key, written(value)) for key, value in leaves(opened.manifest)],
         warnings=opened.warnings,
-        told=(*told, *cut, *opened.notes),
+        told=(*told, *cut, *unspoken, *opened.notes),
         recorded=opened.recorded is not None,
         data=data,
     )

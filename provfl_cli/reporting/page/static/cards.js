@@ -13,6 +13,8 @@ function setUpCards(index) {
   controls.label.append(make("option", { value: "" }, "all"), ...run.labels.map((name, at) => make("option", { value: at }, name)));
   controls.client.append(make("option", { value: "" }, "any"), ...run.clients.number.map((client) => make("option", { value: client }, clientName(run, client))));
 
+  controls.tokens?.append(make("option", { value: "" }, "whoever is on top"), ...run.tokens.clients.map((client) => make("option", { value: client }, clientName(run, client))));
+
   function matching() {
     const trace = run.traces[Number(controls.trace.value)], { label, client, right, number } = controls;
     const isTop = (at) => range(trace.top[at].length).some((place) => trace.rank[at][place] === 1 && trace.clients[trace.top[at][place]] === Number(client.value));
@@ -26,7 +28,7 @@ function setUpCards(index) {
     const { trace, kept } = matching(), pages = Math.max(Math.ceil(kept.length / CARDS_A_PAGE), 1);
     state.page = Math.min(state.page, pages - 1);
     const from = state.page * CARDS_A_PAGE, shown = kept.slice(from, from + CARDS_A_PAGE);
-    list.replaceChildren(...shown.map((at) => card(run, trace, at, place.get(trace.inputs[at]), state.found)));
+    list.replaceChildren(...shown.map((at) => card(run, trace, at, place.get(trace.inputs[at]), state.found, controls.tokens?.value ?? "")));
     const which = shown.length ? `${count(from + 1)} to ${count(from + shown.length)} of ` : "";
     section.querySelector(".count").textContent = `${which}${count(kept.length)} input${kept.length === 1 ? "" : "s"}${kept.length < trace.inputs.length ? ` that fit (${count(trace.inputs.length)} in all)` : ""}`;
     section.querySelector(".page").textContent = `page ${state.page + 1} of ${pages}`;
@@ -54,6 +56,13 @@ function setUpCards(index) {
   show();
 }
 
+/** Of a response: what it is about, and whose phrase it says. */
+function saidOf(run, trace, at, right) {
+  const about = make("bdi", {}, labelOf(run, trace.label[at])), said = trace.prediction[at];
+  const says = said < 0 ? ["says nothing that is known"] : ["says ", make("bdi", {}, labelOf(run, said))];
+  return make("p", {}, "about ", about, ", ", ...says, ...(right === null ? [] : [", ", make("span", { class: right ? "right" : "wrong" }, right ? "✓ right" : "✗ wrong")]));
+}
+
 /** Go to the card of an input. */
 const showInput = (index, trace, number) => CARDS[index](trace, number);
 
@@ -61,19 +70,22 @@ function fillTraces(select, run) {
   select.append(...run.traces.map((trace, at) => make("option", { value: at }, traceName(trace))));
 }
 
-function card(run, trace, at, place, found) {
+function card(run, trace, at, place, found, chosen) {
   const number = trace.inputs[at], right = isRight(trace, at);
   const predicted = labelOf(run, trace.prediction[at]), label = labelOf(run, trace.label[at]);
   const probability = run.inputs.probability?.[place], last = trace.round === run.traces[0].round;
   const value = last ? run.inputs.value?.[place] : null;
   const sure = last && probability !== null && probability !== undefined ? ` (${percent(probability)})` : "";
   const words = make("div", {}, make("h3", {}, `Input ${number}`),
-    run.explains !== "classes" ? make("p", {}, make("bdi", {}, predicted), value === null || value === undefined ? "" : ` ${figure(value)}`) : make("p", {}, "predicted ", make("bdi", {}, predicted), sure, ...(right === null ? [] : [", ", make("span", { class: right ? "right" : "wrong" }, right ? "✓ right" : "✗ wrong")])),
-    right || run.explains !== "classes" ? null : make("p", {}, ...(right === null ? ["true label not known"] : ["labelled ", make("bdi", {}, label)])));
+    hasTokens(run, trace) ? saidOf(run, trace, at, right) : run.explains !== "classes" ? make("p", {}, make("bdi", {}, predicted), value === null || value === undefined ? "" : ` ${figure(value)}`) : make("p", {}, "predicted ", make("bdi", {}, predicted), sure, ...(right === null ? [] : [", ", make("span", { class: right ? "right" : "wrong" }, right ? "✓ right" : "✗ wrong")])),
+    right || hasTokens(run, trace) || run.explains !== "classes" ? null : make("p", {}, ...(right === null ? ["true label not known"] : ["labelled ", make("bdi", {}, label)])));
   const picture = run.inputs.picture?.[place], text = run.inputs.text?.[place];
   const head = make("div", { class: "card-head" }, picture ? make("img", { src: picture, alt: `input ${number}, ${right === null ? "label not known" : `labelled ${label}`}`, loading: "lazy" }) : null, words);
   const shown = make("li", { class: number === found ? "card found" : "card", tabindex: number === found ? "-1" : null }, head);
   if (text !== null && text !== undefined) shown.append(make("blockquote", { dir: "auto", tabindex: "0", "aria-label": `text of input ${number}` }, text));
+  if (hasTokens(run, trace)) shown.append(...responseOf(run, number, chosen).filter((part) => part !== null));
+  const expected = hasTokens(run, trace) ? run.tokens.responses[number]?.expected : null;
+  if (!right && expected !== null && expected !== undefined) shown.append(make("p", { class: "rest" }, "expected: ", make("bdi", {}, expected)));
   shown.append(ranking(run, trace, at));
   const rest = Object.entries(trace.rest ?? {}).filter(([, values]) => values[at] !== null);
   if (rest.length) shown.append(make("p", { class: "rest" }, `sent by no client of this round: ${rest.map(([kind, values]) => `${kind} ${figure(values[at])}`).join(", ")}`));
