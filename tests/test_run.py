@@ -280,6 +280,7 @@ USUAL = {"fusion": "fedavg", "injection": "none", "partition": "iid", "provenanc
 OF_TEXTS = ("ffa_lora", "flora", "backdoor_word")  # run through in test_adapters, test_flora and test_backdoors
 IN_TWO_ROUNDS = "injection.rounds=[-1] injection.epochs=1"
 EXTRA = {
+    "partition=by_domain": "federation.clients=10",  # one a digit
     "injection=scaled_update": "injection.factor=2",  # 10 of seven clients overshoots, and training diverges
     **{f"injection=backdoor_{name}": IN_TWO_ROUNDS for name in ("earlier", "last", "two", "four")},
 }
