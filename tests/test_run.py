@@ -311,7 +311,7 @@ def together(*groups: str) -> list[str]:
 )
 def test_every_option_runs_through(choice: str, place: Path) -> None:
     """Two rounds of one epoch: a server that keeps a state goes on from it, and no more is needed to run through."""
-    method = choice.partition("provenance=")[2] or "provfl"
+    method = choice.partition("provenance=")[2].partition(" ")[0] or "provfl"
     little = ["federation.rounds=2", "federation.local_epochs=1", "evaluation.max_inputs=4"]
     done = run(place / choice.replace("/", " "), *little, *choice.split(), cache=place / "cache")
     assert done.summary["method"] == method
