@@ -176,6 +176,7 @@ def test_a_token_that_is_pointed_at_says_who_pushed_it(browser: Any, pages: dict
         colours = page.eval_on_selector_all(".card:first-child .token", "all => all.map((one) => one.style.cssText)")
         assert all("--much" in colour for colour in colours)
         page.click(".card:first-child details.tokens summary")
+        page.wait_for_selector(".card:first-child details.tokens tbody tr")  # filled when it is open
         rows = page.query_selector_all(".card:first-child details.tokens tbody tr")
         assert [row.query_selector_all("td")[1].inner_text() for row in rows][:5] == ["1"] * 5
         assert opened.faults == []
