@@ -54,10 +54,10 @@ EXPLAINED: Mapping[str, str] = {
     "token_top1": "as `owner_top1`, token by token, of the run's own way of tracing",
     "span_top1": "the same, of the tokens of the planted phrase or fact",
     "rest_top1": "the same, of the other tokens of these responses",
-    "span_precision": "of tokens on which a client that was taught it is on top, the share within the planted phrase or "
-    "fact; chance: its share of all tokens",
-    "span_auroc": "how likely the clients that were taught it have a larger part of a token of the phrase or fact than "
-    "of another one",
+    "span_precision": "of tokens on which a client that was taught it is on top, the share within the planted phrase "
+    "or fact; chance: its share of all tokens",
+    "span_auroc": "how likely the clients that were taught it have a larger part of a token of the phrase or fact "
+    "than of another one",
 }
 """What each measure says, in a sentence."""
 
@@ -124,6 +124,7 @@ def benchmark(experiment: Experiment, runs: Mapping[str, Sequence[RunFolder]]) -
         query = TableQuery(
             metrics=tuple(name for name in asked if name in there),
             methods=tuple(name for name in experiment.methods if name in methods),
+            round=experiment.rounds,
         )
         joined = join(runs[task], query)
         frame = joined.frame.rename(columns={"count": "seeds"}).assign(task=task)

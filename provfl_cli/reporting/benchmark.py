@@ -64,6 +64,8 @@ def metric_table(benchmark: Benchmark, metric: str) -> Table:
     tasks, rows = _tasks(frame), []
     for method, scope in benchmark.ranked(metric):
         own = frame[(frame["method"] == method) & (frame["scope"] == scope)].rename(columns={"seeds": "count"})
+        if own["mean"].isna().all():  # what is measured of some methods alone
+            continue
         cells = {row["task"]: cell(row, row["count"], signed=False) for row in records(own)}
         rows.append((name_of_method(method, scope), *(cells.get(task, ABSENT) for task in tasks)))
     chance = frame.groupby("task")["chance"].mean()
