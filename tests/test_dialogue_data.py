@@ -83,7 +83,7 @@ def test_by_domain_gives_each_client_one(clients: int, held: list[int]) -> None:
 
 
 def test_by_domain_needs_a_client_for_each() -> None:
-    with pytest.raises(InputError, match="federation.clients=2: .* 3 domains"):
+    with pytest.raises(InputError, match=r"federation.clients=2: .* 3 domains"):
         deal(ByDomain(), np.repeat([0, 1, 2], 30), 2, seed=1)
 
 

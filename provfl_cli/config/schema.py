@@ -90,15 +90,15 @@ class Config:
             )
         if self.engine.name == "flower":
             require_flower()
+        if (self.task == "generate") != (self.dataset.input == "dialogue"):
+            kind = {"dialogue": "prompts with responses: task=generate, or"}.get(self.dataset.input, "no responses:")
+            other = "phrases" if self.task == "generate" else "mnist"
+            raise InputError(f"task={self.task}: dataset={self.dataset.name} has {kind} dataset={other}")
         if self.model.input != self.dataset.input:
             raise InputError(
                 f"model={self.model.name} reads {self.model.input}, dataset={self.dataset.name} is "
                 f"{self.dataset.input}: models for {self.dataset.input}: {', '.join(models_for(self.dataset.input))}"
             )
-        if (self.task == "generate") != (self.dataset.input == "dialogue"):
-            kind = {"dialogue": "prompts with responses: task=generate, or"}.get(self.dataset.input, "no responses:")
-            other = "phrases" if self.task == "generate" else "mnist"
-            raise InputError(f"task={self.task}: dataset={self.dataset.name} has {kind} dataset={other}")
         check_adapters(self.model, self.lora, self.federation, self.fusion, self.privacy, self.provenance)
         if self.evaluation.client is not None and self.evaluation.client >= self.federation.clients:
             raise InputError(
@@ -143,6 +143,11 @@ class Config:
     def _check_retraining(self) -> None:
         """Raise InputError where what is to be trained again does not go with the rest."""
         retrain = self.retrain
+        if self.task == "generate" and self.evaluation.counterfactual == "retrain":
+            raise InputError(
+                "evaluation.counterfactual=retrain: measures classes that are predicted, and task=generate has "
+                "responses: evaluation.counterfactual=fusion, and provfl trace RUN --verify retrain for single ones"
+            )
         if self.evaluation.counterfactual != "retrain":
             if retrain.designs:
                 raise InputError(

@@ -48,7 +48,9 @@ def from_table(table: Table, where: str, places: Places | None, dataset: Dataset
     values = [table.columns[column] for column in columns]
     if dataset.input == "text":
         # No row is named: whatever can be wrong with a text is found here.
-        cells = [(where, _text(parts, columns, where, row)) for row, parts in enumerate(zip(*values, strict=True))]
+        cells: list[tuple[str, Any]] = [
+            (where, _text(parts, columns, where, row)) for row, parts in enumerate(zip(*values, strict=True))
+        ]
     elif dataset.input == "dialogue":
         cells = [
             (where, of_row(dict(zip(columns, parts, strict=True)), dataset.response_column, f"{where} row {row}"))

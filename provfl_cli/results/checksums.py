@@ -26,7 +26,8 @@ TABLES = (
 )  # fmt: skip
 TOKENIZER = "tokenizer.json"  # where inputs are texts
 SUSPICION = "suspicion.csv"  # where clients are suspected
-COVERED = (*SETTINGS, *FIGURES, *TABLES, TOKENIZER, SUSPICION)
+BASE = "base.safetensors"  # where a base model was made here, and part of it stays as it is
+COVERED = (*SETTINGS, *FIGURES, *TABLES, TOKENIZER, SUSPICION, BASE)
 
 
 def covering(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,20 +14,23 @@ from ..config.schema import Config
 from ..evaluation.truth import rounds_retrained
 from ..federation.participation import Roster, without
 from ..federation.train import federated_rounds
+from ..federation.warm_start import has_base
 from ..fusion.accounting import figures as privacy_figures
 from ..fusion.accounting import ledger_of, told
 from ..reporting import console as show
 from ..results import label_counts
-from ..results.checksums import FILE, TOKENIZER, covering
+from ..results.checksums import BASE, FILE, TOKENIZER, covering
 from ..results.files import plain, write_csv, write_json, write_jsonl, write_parquet, write_text
 from ..results.retrainings import RETRAINED, RETRAININGS
 from ..store.cache import in_use
 from ..store.rounds import Metrics
+from ..store.tensorfile import write_tensors
 from ..trackers.tracking import settings_of, tracked
 from .clearing import clear
 from .findings import Findings, findings_of, newcomers
 from .manifest import architecture, inputs_read, manifest, weights_from
 from .prepared import Prepared, prepared
+from .private_part import frozen_tensors
 from .retrained import removals, retrain
 from .shown import show_files, show_findings, show_rounds
 from .summary import costs, measured
@@ -54,6 +57,8 @@ def run(config: Config, folder: Path) -> None:
         loaded = time.perf_counter()
 
         clear(folder)
+        if ready.frozen is not None and has_base(config, data):  # which is nowhere else
+            write_tensors(folder / BASE, frozen_tensors(model, ready.sharing))
         watch, cache = Watch(console, folder, tracking), Path(config.store.cache)
         with (
             federated_rounds(config, data, model, cache, ready.wanted, ready.device, watch, folder) as rounds,
@@ -146,7 +151,7 @@ def _write(
     write_csv(folder / "participation.csv", ready.participation(roster))
     write_csv(folder / label_counts.FILE, label_counts.frame(ready.counts))
     write_json(folder / "summary.json", figures)
-    weights = weights_from(data.form, bool(config.model.pretrained))
+    weights = weights_from(data.form, bool(config.model.pretrained), has_base(config, data))
     made_of = {
         "key": key,
         "seed": config.seed,

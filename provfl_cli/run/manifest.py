@@ -95,8 +95,13 @@ def form_of(reads: Mapping[str, Any]) -> Form:
     return Texts(size("vocabulary"), size("max_tokens"), size("padding"))
 
 
-def weights_from(form: Form, pretrained: bool) -> str:
-    """Where the initial weights come from; `pretrained`: whether a model of pictures took published ones."""
+def weights_from(form: Form, pretrained: bool, base: bool = False) -> str:
+    """Where the initial weights come from.
+
+    `pretrained`: whether a model of pictures took published ones; `base`: whether a base model was made first.
+    """
+    if base:
+        return "of a base model made here, of public data"
     if not isinstance(form, Pictures):
         return "drawn from the seed" if form.checkpoint is None else f"{PUBLISHED}: {form.checkpoint}"
     return PUBLISHED if pretrained else "drawn from the seed"

@@ -45,7 +45,7 @@ from ..provenance.merged import load_round
 from ..provenance.settings import Provenance
 from ..provenance.shared_part import fitted
 from ..results import label_counts as counted
-from ..results.checksums import FILE, SETTINGS, TOKENIZER, damage, read_manifest
+from ..results.checksums import BASE, FILE, SETTINGS, TOKENIZER, damage, read_manifest
 from ..results.links import refuse_links, refuse_links_of_rounds
 from ..store.matching_tensors import check_tensors
 from ..store.recorded import check_names
@@ -58,10 +58,10 @@ from .manifest import PUBLISHED, form_of
 from .matching_rounds import check_belongs
 from .meaning import MSE, Meaning
 from .place import no_run
-from .private_part import check_frozen, complete
+from .private_part import check_frozen, complete, load_base
 from .rebuild import check_named, model_again
 
-READ = (*SETTINGS[:2], "metrics.jsonl", "inputs.parquet", counted.FILE, TOKENIZER)  # of these a trace is made
+READ = (*SETTINGS[:2], "metrics.jsonl", "inputs.parquet", counted.FILE, TOKENIZER, BASE)  # of these a trace is made
 
 
 @dataclass(frozen=True)
@@ -324,6 +324,7 @@ def open_run(
         config = stored.config
         model = _built(config.model, config.seed, config.lora, form, len(labels), described, checkpoint)
         sharing = sharing_of(model, config.federation, config.model.adapter)
+        load_base(folder, model, sharing)
         check_frozen(folder, model, sharing, described)
     return OpenFederation(
         folder=folder,

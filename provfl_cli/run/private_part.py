@@ -14,7 +14,9 @@ from ..federation.participation import Roster
 from ..federation.private import private_folder, read_private
 from ..federation.sharing import Sharing
 from ..provenance.shared_part import load_part
+from ..results.checksums import BASE
 from ..store.rounds import Round
+from ..store.tensorfile import open_tensors
 
 
 def check_client(named: int | None, sharing: Sharing, examples: Mapping[int, int]) -> None:
@@ -94,6 +96,27 @@ def completing(stored: Round, named: int | None, examples: Mapping[int, int]) ->
         f"{folder}: holds nothing private of {who} after round {stored.number}: it stays with the training cache, "
         "the same provfl run makes it again"
     )
+
+
+def frozen_tensors(model: nn.Module, sharing: Sharing) -> dict[str, Tensor]:
+    """The tensors that nobody trains, by name."""
+    tensors = model.state_dict()
+    return {name: tensors[name].detach().cpu().clone() for name in sharing.frozen}
+
+
+def load_base(folder: Path, model: nn.Module, sharing: Sharing) -> None:
+    """Put what stayed of a base model into `model`, where the run in `folder` has made one.
+
+    Raises:
+        RunError: the file is damaged, or of another model.
+    """
+    if not (folder / BASE).is_file():
+        return
+    stored, own = open_tensors(folder / BASE), model.state_dict()
+    fits = set(stored) == set(sharing.frozen) and all(stored[name].shape == own[name].shape for name in stored)
+    if not fits:
+        raise RunError(f"{folder / BASE} is of another model than the run's")
+    model.load_state_dict(dict(stored), strict=False)
 
 
 def frozen_digest(model: nn.Module, sharing: Sharing) -> str | None:
