@@ -11,6 +11,7 @@ that follows there if the response has it, else `NOT_SAID`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from .response_score import checked_kind
 from .settings import Provenance
 from .stack import Source
 from .tracing import trace_targets
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,19 @@ class ResponseTrace:
         sums = np.zeros((int(self.response.max(initial=-1)) + 1, self.tokens.values.shape[1]))
         np.add.at(sums, self.response[chosen], self.tokens.values[chosen])
         return sums
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each token and client, for pandas: `response`, `position`, `token`, then `Contributions.to_frame`.
+
+            >>> result.to_frame().groupby(["response", "name"])["contribution"].sum()
+
+        `prediction` and `input` of that frame are left out: the number of a token in the trace says nothing.
+        """
+        frame = self.tokens.to_frame().drop(columns=["input", "prediction"])
+        clients = len(self.tokens.clients)
+        for place, name in enumerate(("response", "position", "token")):
+            frame.insert(place, name, np.repeat(getattr(self, name), clients))
+        return frame
 
 
 def trace_responses(

@@ -31,7 +31,7 @@ def batches(work: Work) -> list[list[Sums]]:
         RunError: of a batch, or because a process died.
     """
     settings, count = work.setup.settings, len(next(iter(work.inputs.values())))
-    tokens = isinstance(work.setup.structure.model, ResponseScore)
+    tokens = isinstance(work.setup.structure.model, ResponseScore) and not settings.shards  # which share batches out
     size = settings.batch_size or (MOST_TOKENS if tokens else LARGEST_BATCH)
     parts: list[list[Sums]] = []
     start = 0
