@@ -18,6 +18,7 @@ else:
     pd = lazy.load("pandas")
 
 LINEAGE = "lineage"
+TOLD = ("all runs", "in round", "warning", "the backdoor does not work")  # how notes begin that are of a task
 OF_RUN = {
     "global_accuracy": "accuracy",
     "clients_kept": "clients",
@@ -44,8 +45,8 @@ EXPLAINED: Mapping[str, str] = {
     "server does not know",
     "localization_accuracy": "the client on top holds at least ten examples of the label; it saturates: nearly every "
     "method has 1.00, so it ranks nothing",
-    "owner_top1": "of responses that say what some clients were taught and others not (their topic): the client on top "
-    "is one of them",
+    "owner_top1": "of responses that say what was asked for, which some clients were taught and others not: the client "
+    "on top is one of them",
     "owners_found": "of the same responses: the clients that were taught it, `f` of them, are the first `f` of the "
     "ranking, every one found",
     "owner_auroc": "of the same responses: how likely a client that was taught it stands before another",
@@ -129,7 +130,7 @@ def benchmark(experiment: Experiment, runs: Mapping[str, Sequence[RunFolder]]) -
         joined = join(runs[task], query)
         frame = joined.frame.rename(columns={"count": "seeds"}).assign(task=task)
         frames.append(frame if "scope" in frame else frame.assign(scope="round"))
-        notes[task] = [note for note in joined.notes if note.startswith(("all runs", "in round", "warning"))]
+        notes[task] = [note for note in joined.notes if note.startswith(TOLD)]
     columns = ["task", "method", "scope", "metric", "mean", "low", "high", "seeds", "chance"]
     return Benchmark(experiment, pd.concat(frames, ignore_index=True)[columns], tuple(missing), notes)
 
