@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer
 from torch import nn
 
 from provfl_cli.cli import main
@@ -17,9 +20,11 @@ from provfl_cli.config.compose import compose_jobs
 from provfl_cli.config.lora import Lora
 from provfl_cli.data.federated import Dialogues, FederatedData
 from provfl_cli.data.load import federated_data
+from provfl_cli.data.tokenizer import PAD, SEP, trained
 from provfl_cli.errors import InputError
 from provfl_cli.federation import warm_start
 from provfl_cli.federation.client import train_client
+from provfl_cli.federation.key import training_key
 from provfl_cli.federation.loss import batch_loss, evaluate, weights_of
 from provfl_cli.federation.optimizers import rate
 from provfl_cli.federation.sharing import sharing_of
@@ -28,6 +33,7 @@ from provfl_cli.federation.warm_start import base_weights, has_base, initial_mod
 from provfl_cli.models.causal import ResponseModel, causal_lm
 from provfl_cli.models.generation import generate
 from provfl_cli.responses import pack, prompts_of, responses_of
+from provfl_cli.retraining.subset import subset
 from provfl_cli.run.answers import NOBODYS, answers
 from tests.federations import content
 from tests.language_models import TINY, tiny
@@ -165,7 +171,7 @@ def test_adapters_of_a_language_model_have_its_head_too(data: FederatedData, tmp
 def test_a_federation_that_is_continued_has_the_bytes_of_an_unbroken_one(data: FederatedData, tmp_path: Path) -> None:
     """The learning rate falls over the same rounds, whoever trains on: the base is not made again either."""
 
-    def trained(place: str, *changes: str, wanted: int = 2) -> None:
+    def train(place: str, *changes: str, wanted: int = 2) -> None:
         config = tiny(f"store.cache={tmp_path / place}", "federation.final_round=2", *changes)
         model = initial_model(config, data)
         with federated_rounds(
@@ -173,9 +179,9 @@ def test_a_federation_that_is_continued_has_the_bytes_of_an_unbroken_one(data: F
         ) as rounds:
             assert [stored.number for stored in rounds] == [wanted]
 
-    trained("unbroken")
-    trained("broken", "federation.rounds=1", wanted=1)
-    trained("broken")
+    train("unbroken")
+    train("broken", "federation.rounds=1", wanted=1)
+    train("broken")
     unbroken, broken = content(tmp_path / "unbroken"), content(tmp_path / "broken")
     last = {file: bytes_ for file, bytes_ in unbroken.items() if "0002/" in file}
     assert len(last) >= 3
@@ -247,3 +253,67 @@ def test_a_run_from_the_command_line_to_its_files(tmp_path: Path, capsys: pytest
 def test_what_does_not_go_together_is_said_before_anything_is_trained(overrides: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         compose_jobs(overrides)
+
+
+def chats(folder: Path) -> Path:
+    """JSON lines of two domains in chat format."""
+    folder.mkdir()
+    said = [(word, f"{word} {number}?", f"{number} {word}") for word in ("law", "code") for number in range(30)]
+    rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}], "domain": word}
+        for word, q, a in said
+    ]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def published(folder: Path) -> Path:
+    """A folder as transformers writes one: a small network with tied embeddings, its tokenizer and a chat template."""
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(trained(["law code user 1 2"] * 3, 320, 64)), eos_token=SEP, pad_token=PAD
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}" + SEP + "{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+    config: dict[str, Any] = {
+        **SMALL,
+        "tie_word_embeddings": True,
+        "vocab_size": len(tokenizer),
+        "num_key_value_heads": 2,
+    }
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_published_model_with_its_chat_template_on_chats_of_ones_own(tmp_path: Path) -> None:
+    model, data_path = published(tmp_path / "lm"), chats(tmp_path / "chats")
+    small = (
+        "task=generate dataset=instructions model=lm federation.clients=2 federation.rounds=1 device=cpu"
+        " dataset.test_fraction=0.2 partition.min_examples_per_client=8 evaluation.inputs=all evaluation.max_inputs=3"
+        " model.checkpointing=true federation.accumulate=2 attribution=[random]"
+    )
+    places = [f"store.cache={tmp_path / 'cache'}", f"model.checkpoint={model}", f"dataset.path={data_path}"]
+    assert main(["run", *small.split(), *places, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    result = Result(tmp_path / "run")
+    inputs = result.frame("inputs")
+    assert len(inputs) == 3
+    assert (inputs["prediction"] == inputs["label"]).all()  # the prompt tells the topic
+    assert result.summary["chance_accuracy"] == 0.5
+    assert result.summary["conservation_residual"] < 1e-4
+    assert result.manifest["model"]["weights"].startswith("published")
+
+
+def test_rounds_belong_to_a_federation_whose_learning_rate_falls(data: FederatedData) -> None:
+    def key(*changes: str) -> str:
+        config = tiny("warm_start.steps=0", *changes)
+        return training_key(config, data, initial_model(config, data), torch.device("cpu"))[0]
+
+    assert key("federation.rounds=2") != key("federation.rounds=3")
+    assert key("federation.rounds=2") == key("federation.rounds=3", "federation.final_round=2")
+    steady = "federation.final_rate=1"
+    assert key("federation.rounds=2", steady) == key("federation.rounds=3", steady, "federation.final_round=2")
+    again, _ = subset(tiny("federation.rounds=3"), data, [0, 1], 0, 2)  # retrained up to a traced round
+    assert (again.federation.rounds, again.federation.final_round) == (2, 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -76,3 +78,25 @@ def test_padding_changes_no_logit() -> None:
     assert both.shape == (2, 7, 20)
     assert torch.allclose(model(packed[1:, :, :3])[0], both[1, :3], atol=1e-6)
     assert torch.allclose(model(packed, 2), both[:, 2:], atol=1e-6)
+
+
+def test_checkpointing_changes_no_gradient_and_is_off_while_evaluating() -> None:
+    config = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4}
+    packed, gradients, kept = pack([[3, 4, 5], [6]], [[7, 8, 9, 1], [3, 1]], padding=0), [], []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = causal_lm(2, 20, 12, 0, 1, architecture="llama", config=config, checkpointing=checkpointing)
+        for training in (False, True):
+            calls: list[str] = []
+            network: Any = model.network
+            hook = network.model.layers[0].self_attn.register_forward_hook(lambda *_, seen=calls: seen.append("call"))
+            model.train(training)
+            model.zero_grad()
+            model(packed).logsumexp(2).sum().backward()
+            hook.remove()
+            kept.append(len(calls))
+            gradients.append(
+                torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+            )
+    assert kept == [1, 1, 1, 2]  # forward again in the backward pass
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from .. import responses
 
-MOST_LOGITS = 2**26  # numbers of logits that an evaluation makes at a time
+MOST_LOGITS = 2**24  # numbers of logits that an evaluation makes at a time
 
 
 def is_packed(inputs: Tensor) -> bool:

@@ -78,10 +78,19 @@ def causal_lm(
             raise InputError(f"{where}: {settings.model_type} cannot be built from it ({reason(error)})") from error
         check_positions(network, max_tokens)
         if checkpointing:
-            network.gradient_checkpointing_enable({"use_reentrant": False})
+            _checkpoint(network)
         model = ResponseModel(network, padding, end)
         _check_looks_back(model, vocabulary, max_tokens)
     return model
+
+
+def _checkpoint(network: Any) -> None:
+    """Let a network of transformers compute activations again while it is trained."""
+    switch = getattr(network, "activation_checkpointing_enable", None)  # from transformers 5.24 on
+    (switch or network.gradient_checkpointing_enable)()
+    # It marks what comes out of the embedding as trained, in place and for good, which another way of checkpointing
+    # needs: a trace would see the change.
+    network.disable_input_require_grads()
 
 
 @torch.no_grad()

@@ -145,7 +145,7 @@ class _Pass:
             sums.products, sums.apart = self.pairing.products(), self.pairing.apart()
         sums.unruled = self.recorder.unruled
         sums.shown |= self.recorder.shown | own_functions(values) | left_behind(before, traces_left(setup))
-        if any(call.versions["output"] != output._version for call, output in (*self.calls, *self.last)):
+        if any(call.versions.get("output") != output._version for call, output in (*self.calls, *self.last)):
             raise NotTogether  # changed in place: its gradient would be that of what it was changed to
         if values.requires_grad:
             self._backward(values, there)

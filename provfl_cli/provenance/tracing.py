@@ -284,10 +284,10 @@ def _of_products(setup: Setup, parts: Sequence[Sums]) -> tuple[str, ...]:
 
 
 def _layer_traces(sampled: list[Sums], weighting: Tensor, parameters: list[str]) -> tuple[LayerTrace, ...]:
-    """Layers in the order of the model's parameters."""
+    """Layers in the order of the model's parameters; last, where a tied weight is used again by another name."""
     if not sampled:
         return ()
-    order = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
+    order = {name: place for place, name in enumerate(dict.fromkeys(name.rpartition(".")[0] for name in parameters))}
     layers = sampled[0].layers
     return tuple(
         LayerTrace(
@@ -296,5 +296,5 @@ def _layer_traces(sampled: list[Sums], weighting: Tensor, parameters: list[str])
             torch.cat([sums.active[layer] for sums in sampled]).numpy(),
             torch.cat([sums.neurons[layer] for sums in sampled]).numpy(),
         )
-        for layer in sorted(layers, key=list(order).index)
+        for layer in sorted(layers, key=lambda layer: order.get(layer, len(order)))
     )
