@@ -199,7 +199,7 @@ def main() -> None:
         parameters = sum(parameter.numel() for parameter in made(name).parameters())
         print(f"{name}: {parameters / 1e6:.2f} million parameters")
         for clients in arguments.clients:
-            with tempfile.TemporaryDirectory(dir=Path.cwd()) as place:
+            with tempfile.TemporaryDirectory() as place:
                 stored_round(made(name), clients, Path(place))
                 for layers in arguments.layers:
                     compared(name, Path(place), clients, layers, arguments)
