@@ -74,7 +74,7 @@ def test_defaults_are_those_of_the_design(workspace: Path) -> None:
         "weight_decay": 0.0,
         "warmup_steps": 0,
         "final_rate": 1.0,
-        "final_round": None,
+        "rate_until": None,
         "accumulate": 1,
         "clip_norm": None,
         "precision": "float32",

@@ -93,7 +93,7 @@ def test_the_learning_rate_falls_over_the_rounds_on_a_line() -> None:
     federation = replace(tiny().federation, learning_rate=1.0, final_rate=0.1, rounds=4, warmup_steps=2)
     assert [rate(federation, number, 9) for number in (1, 2, 3, 4, 5)] == pytest.approx([1.0, 0.7, 0.4, 0.1, 0.1])
     assert rate(federation, 2, 1) == pytest.approx(0.35)
-    assert rate(replace(federation, final_round=2), 2, 9) == pytest.approx(0.1)
+    assert rate(replace(federation, rate_until=2), 2, 9) == pytest.approx(0.1)
     assert rate(replace(federation, final_rate=1.0), 3, 9) == 1.0
     settings = replace(tiny().warm_start, steps=100, learning_rate=1.0)
     cycle = [one_cycle(settings, turn) for turn in range(1, 101)]
@@ -172,7 +172,7 @@ def test_a_federation_that_is_continued_has_the_bytes_of_an_unbroken_one(data: F
     """The learning rate falls over the same rounds, whoever trains on: the base is not made again either."""
 
     def train(place: str, *changes: str, wanted: int = 2) -> None:
-        config = tiny(f"store.cache={tmp_path / place}", "federation.final_round=2", *changes)
+        config = tiny(f"store.cache={tmp_path / place}", "federation.rate_until=2", *changes)
         model = initial_model(config, data)
         with federated_rounds(
             config, data, model, tmp_path / place, {wanted}, torch.device("cpu"), lambda _: None, workers=2
@@ -312,8 +312,8 @@ def test_rounds_belong_to_a_federation_whose_learning_rate_falls(data: Federated
         return training_key(config, data, initial_model(config, data), torch.device("cpu"))[0]
 
     assert key("federation.rounds=2") != key("federation.rounds=3")
-    assert key("federation.rounds=2") == key("federation.rounds=3", "federation.final_round=2")
+    assert key("federation.rounds=2") == key("federation.rounds=3", "federation.rate_until=2")
     steady = "federation.final_rate=1"
-    assert key("federation.rounds=2", steady) == key("federation.rounds=3", steady, "federation.final_round=2")
+    assert key("federation.rounds=2", steady) == key("federation.rounds=3", steady, "federation.rate_until=2")
     again, _ = subset(tiny("federation.rounds=3"), data, [0, 1], 0, 2)  # retrained up to a traced round
-    assert (again.federation.rounds, again.federation.final_round) == (2, 3)
+    assert (again.federation.rounds, again.federation.rate_until) == (2, 3)

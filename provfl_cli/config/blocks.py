@@ -190,7 +190,7 @@ class Federation(Asynchronous):
     weight_decay: Annotated[float, Range(0, 1000)]
     warmup_steps: Annotated[int, Range(0, 10_000_000)] = 0
     final_rate: Annotated[float, POSITIVE_FRACTION] = 1.0
-    final_round: Annotated[int | None, ROUNDS] = None
+    rate_until: Annotated[int | None, ROUNDS] = None
     accumulate: Annotated[int, Range(1, 100_000)] = 1
     clip_norm: Annotated[float | None, RATE] = None
     precision: str = "float32"

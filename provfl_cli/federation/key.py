@@ -30,10 +30,10 @@ def training_key(
     unless the learning rate falls over them.
     """
     federation = {name: value for name, value in asdict(config.federation).items() if name not in PARTICIPATION}
-    for name in ("rounds", "share", "head_epochs", "final_rate", "final_round"):
+    for name in ("rounds", "share", "head_epochs", "final_rate", "rate_until"):
         del federation[name]
     if config.federation.final_rate != 1:  # then a round does depend on how many there are
-        federation["final"] = [config.federation.final_rate, config.federation.final_round or config.federation.rounds]
+        federation["final"] = [config.federation.final_rate, config.federation.rate_until or config.federation.rounds]
     determines: dict[str, object] = {
         "training": TRAINING,
         "torch": torch.__version__,

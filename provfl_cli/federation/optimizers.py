@@ -83,9 +83,9 @@ def make_step(weights: list[Tensor], settings: schema.Federation, rate_at: Calla
 def rate(settings: schema.Federation, number: int, turn: int) -> float:
     """The learning rate of a client's step number `turn` in round `number`, both from 1.
 
-    In a round a line from 0 over the first steps; over the rounds a line to `final_rate` of it in `final_round`.
+    In a round a line from 0 over the first steps; over the rounds a line to `final_rate` of it in `rate_until`.
     """
-    last = settings.final_round or settings.rounds
+    last = settings.rate_until or settings.rounds
     gone = min((number - 1) / (last - 1), 1.0) if last > 1 else 0.0
     here = settings.learning_rate * (1.0 - (1.0 - settings.final_rate) * gone)
     return here * min(1.0, turn / max(settings.warmup_steps, 1))

@@ -44,7 +44,7 @@ def subset(
         joins=joins,
         leaves=leaves,
         rounds=rounds,
-        final_round=federation.final_round or federation.rounds,  # the learning rate falls as it did
+        rate_until=federation.rate_until or federation.rounds,  # the learning rate falls as it did
     )
     changed = replace(
         config,
