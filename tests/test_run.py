@@ -280,6 +280,7 @@ USUAL = {"fusion": "fedavg", "injection": "none", "partition": "iid", "provenanc
 OF_TEXTS = ("ffa_lora", "flora", "backdoor_word")  # run through in test_adapters, test_flora and test_backdoors
 IN_TWO_ROUNDS = "injection.rounds=[-1] injection.epochs=1"
 EXTRA = {
+    "partition=by_domain": "federation.clients=10",  # one a digit
     "injection=scaled_update": "injection.factor=2",  # 10 of seven clients overshoots, and training diverges
     **{f"injection=backdoor_{name}": IN_TWO_ROUNDS for name in ("earlier", "last", "two", "four")},
 }
@@ -310,7 +311,7 @@ def together(*groups: str) -> list[str]:
 )
 def test_every_option_runs_through(choice: str, place: Path) -> None:
     """Two rounds of one epoch: a server that keeps a state goes on from it, and no more is needed to run through."""
-    method = choice.partition("provenance=")[2] or "provfl"
+    method = choice.partition("provenance=")[2].partition(" ")[0] or "provfl"
     little = ["federation.rounds=2", "federation.local_epochs=1", "evaluation.max_inputs=4"]
     done = run(place / choice.replace("/", " "), *little, *choice.split(), cache=place / "cache")
     assert done.summary["method"] == method
