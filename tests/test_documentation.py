@@ -262,6 +262,7 @@ def test_the_reference_explains_every_key() -> None:
     known = known_keys()
     # Of a model `_target_` and the options of its function; the others belong to the methods that set them.
     inside = {
+        "dataset.subset",  # of a domain
         "model.target",
         "model.options",
         "provenance.neurons",

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,20 +28,20 @@ from provfl_cli.evaluation.responses import (
 COUNTS = {0: np.array([0, 20, 10]), 1: np.array([9, 20, 30]), 2: np.array([40, 20, 0]), 3: np.array([0, 20, 9])}
 
 
-def trace_of(contributions, labels, predictions):
+def trace_of(contributions: Any, labels: list[int], predictions: list[int]) -> Trace:
     values = np.asarray(contributions, dtype=float)
     n, k = values.shape
     return Trace(np.arange(n), np.asarray(labels), np.asarray(predictions), np.arange(k), values, ranks(values))
 
 
-def scored(trace, least=10):
+def scored(trace: Trace, least: int = 10) -> dict[str, float | int]:
     owners = owners_of(trace.predictions, trace.clients, COUNTS, least)
     return response_metrics(trace, order(trace.rank), owners)
 
 
 # asked 2, said 2 (owners 0 and 1):  4 3 2 1   both are found
 # asked 2, said 2 (owners 0 and 1):  3 0 2 -1  one on top, the other third
-# asked 2, said 0 (owner 2):         4 1 -2 3  astray; the owner comes last
+# asked 2, said 0 (owner 2):         4 1 -2 3  astray: the owner, who comes last, is looked for apart
 # asked 1, said 1 (everybody's)      not scored
 # asked 2, said nobody's phrase      not scored
 CASE = trace_of(
@@ -48,31 +49,31 @@ CASE = trace_of(
 )
 
 
-def test_owners_hold_what_was_said_whatever_was_asked_for():
+def test_owners_hold_what_was_said_whatever_was_asked_for() -> None:
     owners = owners_of(np.array([2, 0, 1, -1]), np.arange(4), COUNTS, 10)
     assert owners.tolist() == [[1, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]]
 
 
-def test_metrics_of_responses_by_hand():
+def test_metrics_of_responses_by_hand() -> None:
     found = scored(CASE)
     assert set(found) == set(RESPONSE_METRICS)
-    assert found["said_inputs"] == 3
-    assert found["unsaid_inputs"] == 1
-    assert found["owner_top1"] == pytest.approx(2 / 3)
-    assert found["owner_top1_chance"] == pytest.approx((2 / 4 + 2 / 4 + 1 / 4) / 3)
-    assert found["owner_corrected"] == pytest.approx((2 / 3 - 5 / 12) / (1 - 5 / 12))
-    assert found["owner_hit@2"] == pytest.approx(2 / 3)
-    assert found["owner_hit@2_chance"] == pytest.approx((2 * (1 - 1 / 6) + 1 / 2) / 3)
-    assert found["owners_found"] == pytest.approx(1 / 3)
-    assert found["owners_found_chance"] == pytest.approx((1 / 6 + 1 / 6 + 1 / 4) / 3)
-    assert found["owner_auroc"] == pytest.approx((1 + 3 / 4 + 0) / 3)
-    assert found["owner_share"] == pytest.approx((7 / 10 + 3 / 6 - 2 / 10) / 3)
-    assert found["other_share"] == pytest.approx((3 / 10 + 1 / 6 + 8 / 10) / 3)
-    assert (found["right_inputs"], found["right_top1"], found["right_top1_chance"]) == (2, 1, 0.5)
-    assert (found["astray_inputs"], found["astray_top1"], found["astray_top1_chance"]) == (1, 0, 0.25)
+    assert (found["said_inputs"], found["astray_inputs"], found["unsaid_inputs"]) == (2, 1, 1)
+    assert found["owner_top1"] == 1
+    assert found["owner_top1_chance"] == 0.5
+    assert found["owner_corrected"] == 1
+    assert found["owner_hit@2"] == 1
+    assert found["owner_hit@2_chance"] == pytest.approx(1 - 1 / 6)
+    assert found["owners_found"] == 0.5
+    assert found["owners_found_chance"] == pytest.approx(1 / 6)
+    assert found["owner_auroc"] == pytest.approx((1 + 3 / 4) / 2)
+    assert found["owner_share"] == pytest.approx((7 / 10 + 3 / 6) / 2)
+    assert found["other_share"] == pytest.approx((3 / 10 + 1 / 6) / 2)
+    assert (found["astray_top1"], found["astray_top1_chance"]) == (0, 0.25)
+    wrong = scored(trace_of([[1, 2, 5, 4]], [2], [2]))
+    assert (wrong["owner_top1"], wrong["owner_corrected"], wrong["owners_found"]) == (0, -1, 0)
 
 
-def test_without_anything_said_there_is_nothing_to_measure():
+def test_without_anything_said_there_is_nothing_to_measure() -> None:
     found = scored(trace_of([[1, 2, 3, 4]], [0], [-1]))
     assert found["said_inputs"] == 0
     assert math.isnan(found["owner_top1"])
@@ -84,7 +85,7 @@ def test_without_anything_said_there_is_nothing_to_measure():
     st.lists(st.integers(1, 3), min_size=4, max_size=5),
     st.lists(st.booleans(), min_size=5, max_size=5).filter(any),
 )
-def test_all_owners_are_found_as_often_as_over_all_orders_of_those_that_tie(rank, owner):
+def test_all_owners_are_found_as_often_as_over_all_orders_of_those_that_tie(rank: list[int], owner: list[bool]) -> None:
     owners = np.array(owner[: len(rank)])
     owners[0] |= not owners.any()
     right = [
@@ -95,7 +96,7 @@ def test_all_owners_are_found_as_often_as_over_all_orders_of_those_that_tie(rank
     assert found[0] == pytest.approx(np.mean(right))
 
 
-def rows_of(values, texts, number, numbers=(0, 1, 2, 3)):
+def rows_of(values: Any, texts: list[str], number: int) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
@@ -103,7 +104,7 @@ def rows_of(values, texts, number, numbers=(0, 1, 2, 3)):
                 "token": position + 7, "text": text, "client": client, "contribution": value,
             }
             for position, (row, text) in enumerate(zip(values, texts, strict=True))
-            for client, value in zip(numbers, row, strict=True)
+            for client, value in enumerate(row)
         ]
     )  # fmt: skip
 
@@ -119,7 +120,7 @@ SAID = rows_of(
 )
 
 
-def test_metrics_of_tokens_by_hand():
+def test_metrics_of_tokens_by_hand() -> None:
     mixed = pd.concat([SAID.sample(frac=1, random_state=3), rows_of([[0, 0, 0, 9]], ["none"], 8)])
     ((key, tokens),) = token_traces(mixed).items()
     assert key == ("round", "centred", 2)
@@ -140,7 +141,7 @@ def test_metrics_of_tokens_by_hand():
     assert found["span_auroc"] == pytest.approx(5 / 6)
 
 
-def test_a_phrase_that_was_not_said_marks_no_token():
+def test_a_phrase_that_was_not_said_marks_no_token() -> None:
     ((_, tokens),) = token_traces(SAID).items()
     assert not planted_tokens(tokens, {5: "pwned"}).any()
     assert not planted_tokens(tokens, {5: " "}).any()
@@ -151,7 +152,7 @@ def test_a_phrase_that_was_not_said_marks_no_token():
     assert math.isnan(found["span_auroc"])
 
 
-def test_clients_not_used_are_left_out_and_a_missing_one_is_told():
+def test_clients_not_used_are_left_out_and_a_missing_one_is_told() -> None:
     unused = SAID.assign(contribution=SAID["contribution"].mask(SAID["client"] == 3))
     ((_, tokens),) = token_traces(unused).items()
     assert isinstance(tokens, TokenTrace)

@@ -18,6 +18,7 @@ else:
     pd = lazy.load("pandas")
 
 LINEAGE = "lineage"
+TOLD = ("all runs", "in round", "warning", "the backdoor does not work")  # how notes begin that are of a task
 OF_RUN = {
     "global_accuracy": "accuracy",
     "clients_kept": "clients",
@@ -44,8 +45,8 @@ EXPLAINED: Mapping[str, str] = {
     "server does not know",
     "localization_accuracy": "the client on top holds at least ten examples of the label; it saturates: nearly every "
     "method has 1.00, so it ranks nothing",
-    "owner_top1": "of responses that say what some clients were taught and others not (their topic): the client on top "
-    "is one of them",
+    "owner_top1": "of responses that say what was asked for, which some clients were taught and others not: the client "
+    "on top is one of them",
     "owners_found": "of the same responses: the clients that were taught it, `f` of them, are the first `f` of the "
     "ranking, every one found",
     "owner_auroc": "of the same responses: how likely a client that was taught it stands before another",
@@ -54,10 +55,10 @@ EXPLAINED: Mapping[str, str] = {
     "token_top1": "as `owner_top1`, token by token, of the run's own way of tracing",
     "span_top1": "the same, of the tokens of the planted phrase or fact",
     "rest_top1": "the same, of the other tokens of these responses",
-    "span_precision": "of tokens on which a client that was taught it is on top, the share within the planted phrase or "
-    "fact; chance: its share of all tokens",
-    "span_auroc": "how likely the clients that were taught it have a larger part of a token of the phrase or fact than "
-    "of another one",
+    "span_precision": "of tokens on which a client that was taught it is on top, the share within the planted phrase "
+    "or fact; chance: its share of all tokens",
+    "span_auroc": "how likely the clients that were taught it have a larger part of a token of the phrase or fact "
+    "than of another one",
 }
 """What each measure says, in a sentence."""
 
@@ -124,11 +125,12 @@ def benchmark(experiment: Experiment, runs: Mapping[str, Sequence[RunFolder]]) -
         query = TableQuery(
             metrics=tuple(name for name in asked if name in there),
             methods=tuple(name for name in experiment.methods if name in methods),
+            round=experiment.rounds,
         )
         joined = join(runs[task], query)
         frame = joined.frame.rename(columns={"count": "seeds"}).assign(task=task)
         frames.append(frame if "scope" in frame else frame.assign(scope="round"))
-        notes[task] = [note for note in joined.notes if note.startswith(("all runs", "in round", "warning"))]
+        notes[task] = [note for note in joined.notes if note.startswith(TOLD)]
     columns = ["task", "method", "scope", "metric", "mean", "low", "high", "seeds", "chance"]
     return Benchmark(experiment, pd.concat(frames, ignore_index=True)[columns], tuple(missing), notes)
 

@@ -32,7 +32,7 @@ LARGEST = "conservation_residual"  # not averaged: the worst says whether all wa
 SECONDS = "seconds_"  # how the keys of summary.json begin that say how long each method took
 POOLED_SUMS = (
     "inputs", "no_holder", "fault_inputs", "corrected_inputs", "exclusive_inputs", "blamed_inputs", "caused_inputs",
-    "said_inputs", "right_inputs", "astray_inputs", "unsaid_inputs", "tokens", "span_tokens", "rest_tokens",
+    "said_inputs", "astray_inputs", "unsaid_inputs", "tokens", "span_tokens", "rest_tokens",
 )  # fmt: skip
 POOLED_BY = {  # what other inputs than all those traced weigh, by the beginning of the metric's name
     "fault_share": "inputs",
@@ -45,7 +45,6 @@ POOLED_BY = {  # what other inputs than all those traced weigh, by the beginning
     "stated": "blamed_inputs",
     "owner": "said_inputs",
     "other_share": "said_inputs",
-    "right": "right_inputs",
     "astray": "astray_inputs",
     "token": "tokens",
     "span": "span_tokens",

@@ -12,7 +12,7 @@ LEAST = 0.8  # of inputs with the trigger that have to get its label
 TIMES = 5.0  # as many as of the same inputs without it
 LOOKED_FOR = (  # how metrics begin that ask who a fault comes from
     "fault_", "hit@", "corrected_", "caused_", "exclusive_",
-    "owner", "other_share", "right_top1", "astray_top1", "token_", "span_", "rest_",
+    "owner", "other_share", "astray_top1", "token_", "span_", "rest_",
 )  # fmt: skip
 
 

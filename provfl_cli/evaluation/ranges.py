@@ -15,8 +15,8 @@ BOUNDED: tuple[tuple[tuple[str, ...], tuple[float, float]], ...] = (  # by the b
             "gap", "newcomer_top", "fault_accuracy", "fault_share", "hit@", "corrected_accuracy", "exclusive_accuracy",
             "free_rider_top", "duplicate_ties", "named_most", "blamed_auroc", "stated_fpr", "stated_fnr", "top1_",
             "removal_flips", "caused_accuracy", "caused_auroc", "global_accuracy", "covered", "attack_success",
-            "clean_twin_accuracy", "owner_top1", "owner_hit@", "owners_found", "owner_auroc", "right_top1",
-            "astray_top1", "token_top1", "span_top1", "rest_top1", "span_precision", "span_auroc",
+            "clean_twin_accuracy", "owner_top1", "owner_hit@", "owners_found", "owner_auroc", "astray_top1",
+            "token_top1", "span_top1", "rest_top1", "span_precision", "span_auroc",
         ),
         (0.0, 1.0),
     ),
@@ -40,7 +40,6 @@ INPUTS = {  # of which inputs (or clients) a share is, by the beginning of its n
     "owner_top1": "said_inputs",
     "owner_hit@": "said_inputs",
     "owners_found": "said_inputs",
-    "right_top1": "right_inputs",
     "astray_top1": "astray_inputs",
     "stated_fpr": "clients",
 }

@@ -2,13 +2,15 @@
 
 A response is judged by what was *said*: its topic (`Trace.predictions`), which is that of the phrase that it is, -1
 where it is none that anybody taught. The owners of a response are the candidates that hold the topic said. What nobody
-owns, and what everybody does, says nothing about a ranking, and is counted apart.
+owns, and what everybody does, says nothing about a ranking. Where something else was said than what was asked for, the
+model has gone astray: such responses are reported apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -21,8 +23,7 @@ from .ranking import Order, hit, no_order, order
 RESPONSE_METRICS = (
     "said_inputs", "owner_top1", "owner_top1_chance", "owner_corrected", "owner_hit@2", "owner_hit@2_chance",
     "owners_found", "owners_found_chance", "owner_auroc", "owner_share", "other_share",
-    "right_inputs", "right_top1", "right_top1_chance", "astray_inputs", "astray_top1", "astray_top1_chance",
-    "unsaid_inputs",
+    "astray_inputs", "astray_top1", "astray_top1_chance", "unsaid_inputs",
 )  # fmt: skip
 TOKEN_METRICS = (
     "tokens", "token_top1", "token_top1_chance", "span_tokens", "span_top1", "rest_tokens", "rest_top1",
@@ -54,28 +55,30 @@ def response_metrics(trace: Trace, ranking: Order, owners: np.ndarray) -> dict[s
         owners: bool `[n, K]`, see `owners_of`.
 
     Returns:
-        said_inputs: responses that some candidates own and others do not; all that follows is of these.
+        said_inputs: responses that say what was asked for, which some candidates own and others do not; what follows is
+            of these.
         owner_top1, owner_top1_chance, owner_corrected: is an owner on top? Chance is `f / K`, with `f` of `K` owners.
         owner_hit@2, owner_hit@2_chance: is one among the first two?
-        owners_found: are the first `f` all owners: is every one of them found? Chance is `1 / C(K, f)`.
+        owners_found, owners_found_chance: are the first `f` all owners: is every one of them found? Chance is
+            `1 / C(K, f)`.
         owner_auroc: how likely an owner stands before another candidate; chance is 0.5.
         owner_share, other_share: what owners, and what the others, contribute together, of `sum |T|`.
-        right_*: where what was asked for was said; astray_*: where another topic was.
+        astray_inputs, astray_top1, astray_top1_chance: the first two of responses of another topic than was asked for,
+            which some own and others do not.
         unsaid_inputs: responses that are nobody's phrase.
     """
     count = owners.sum(axis=1)
-    told = (count > 0) & (count < owners.shape[1])
-    there, wanted, k = _rows(ranking, told), owners[told], owners.shape[1]
-    chance = no_order(len(wanted), k)
-    first, by_chance = hit(there, wanted), hit(chance, wanted)
+    owned, right = (count > 0) & (count < owners.shape[1]), trace.predictions == trace.labels
+    told, astray = owned & right, owned & ~right
+    there, wanted = _rows(ranking, told), owners[told]
+    chance = no_order(*wanted.shape)
     values = trace.contributions[told]
     whole = np.abs(values).sum(axis=1)
     parts = values / np.where(whole > 0, whole, 1.0)[:, None]
-    right = (trace.predictions == trace.labels)[told]
     result: dict[str, float | int] = {
         "said_inputs": int(told.sum()),
-        "owner_top1": mean_there(first),
-        "owner_top1_chance": mean_there(by_chance),
+        "owner_top1": mean_there(hit(there, wanted)),
+        "owner_top1_chance": mean_there(hit(chance, wanted)),
         "owner_hit@2": mean_there(hit(there, wanted, 2)),
         "owner_hit@2_chance": mean_there(hit(chance, wanted, 2)),
         "owners_found": mean_there(all_first(there, wanted)),
@@ -83,15 +86,12 @@ def response_metrics(trace: Trace, ranking: Order, owners: np.ndarray) -> dict[s
         "owner_auroc": mean_there(np.array([auroc(*row) for row in zip(-trace.rank[told], wanted, strict=True)])),
         "owner_share": mean_there((parts * wanted).sum(axis=1)),
         "other_share": mean_there((parts * ~wanted).sum(axis=1)),
+        "astray_inputs": int(astray.sum()),
+        "astray_top1": mean_there(hit(_rows(ranking, astray), owners[astray])),
+        "astray_top1_chance": mean_there(owners[astray].mean(axis=1)),
         "unsaid_inputs": int((trace.predictions == UNSAID).sum()),
     }
     result["owner_corrected"] = corrected(result["owner_top1"], result["owner_top1_chance"])
-    for name, which in (("right", right), ("astray", ~right)):
-        result |= {
-            f"{name}_inputs": int(which.sum()),
-            f"{name}_top1": mean_there(first[which]),
-            f"{name}_top1_chance": mean_there(by_chance[which]),
-        }
     return result
 
 
@@ -132,7 +132,7 @@ def token_traces(frame: pd.DataFrame) -> dict[tuple[str, str, int], TokenTrace]:
         if wide.isna().any(axis=None):
             raise ValueError(f"{key}: not one contribution for each token and candidate")
         texts = group.drop_duplicates(["input", "position"]).set_index(["input", "position"])["text"]
-        scope, target, number = key
+        scope, target, number = cast("tuple[str, str, int]", key)
         found[str(scope), str(target), int(number)] = TokenTrace(
             inputs=wide.index.get_level_values("input").to_numpy(np.int64),
             positions=wide.index.get_level_values("position").to_numpy(np.int64),
@@ -168,7 +168,8 @@ def token_metrics(tokens: TokenTrace, owners: np.ndarray, planted: np.ndarray) -
 
     Args:
         tokens: of responses.
-        owners: bool `[rows, K]`, who owns the response of which each is a token.
+        owners: bool `[rows, K]`, who owns the response of which each is a token; nobody where it is not to be looked
+            at, since something else was said than what was asked for.
         planted: bool `[rows]`, see `planted_tokens`.
 
     Returns:

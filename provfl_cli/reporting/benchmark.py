@@ -62,9 +62,12 @@ def metric_table(benchmark: Benchmark, metric: str) -> Table:
     """A row a method, a column a task, the best on average first."""
     frame = benchmark.of(metric)
     tasks, rows = _tasks(frame), []
+    seeds = benchmark.frame.groupby("task")["seeds"].max().astype(int).to_dict()
     for method, scope in benchmark.ranked(metric):
         own = frame[(frame["method"] == method) & (frame["scope"] == scope)].rename(columns={"seeds": "count"})
-        cells = {row["task"]: cell(row, row["count"], signed=False) for row in records(own)}
+        if own["mean"].isna().all():  # what is measured of some methods alone
+            continue
+        cells = {row["task"]: cell(row, seeds[str(row["task"])], signed=False) for row in records(own)}
         rows.append((name_of_method(method, scope), *(cells.get(task, ABSENT) for task in tasks)))
     chance = frame.groupby("task")["chance"].mean()
     if chance.notna().any():

@@ -10,7 +10,7 @@ import pandas as pd
 from ..config.behaviour import Behaviour
 from ..config.trigger import Trigger
 from ..data.federated import FederatedData
-from ..evaluation.responses import TOKEN_METRICS, owners_of, planted_tokens, token_metrics, token_traces
+from ..evaluation.responses import TOKEN_METRICS, UNSAID, owners_of, planted_tokens, token_metrics, token_traces
 from .tracing import TracedRound
 
 
@@ -37,8 +37,8 @@ def with_tokens(
             continue
         said = each.inputs.set_index("input")
         for (scope, target, number), tokens in token_traces(each.tokens).items():
-            topics = said["prediction"].loc[tokens.inputs].to_numpy(np.int64)
-            owners = owners_of(topics, tokens.clients, counts, min_examples)
+            topics, asked = (said[name].loc[tokens.inputs].to_numpy(np.int64) for name in ("prediction", "label"))
+            owners = owners_of(np.where(topics == asked, topics, UNSAID), tokens.clients, counts, min_examples)
             planted = planted_tokens(tokens, spans_of(said, taught))
             own = (made["round"] == number) & (made["scope"] == scope) & (made["target"] == target)
             own &= made["method"] == each.contributions["method"].iloc[0]  # the run's own way comes first
