@@ -32,6 +32,7 @@ ASKED: Mapping[str, tuple[str, ...]] = {
         "attacking",
         "attacks",
         "attack_epochs",
+        "trigger_of",
         "twin",
         "until",
     ),

@@ -20,9 +20,9 @@ from ..data.federated import FederatedData
 from ..data.load import check_functions, federated_data
 from ..federation.participation import Roster, rosters
 from ..federation.sharing import Sharing, sharing_of
-from ..federation.warm_start import initial_model
+from ..federation.warm_start import has_base, initial_model
 from ..fusion.privacy import check_model
-from ..models.build import check_function
+from ..models.build import build, check_function
 from ..provenance.depth import chosen_layers
 from ..results.participation import participation_frame
 from ..retraining.designs import Retraining
@@ -98,9 +98,8 @@ def prepared(config: Config, console: Console) -> Prepared:
     check_function(config.model)  # what somebody named is asked whether it can serve before data are read
     check_functions(config.dataset)
     check_precision(federation.precision, config.device)
-    make_cache(Path(config.store.cache))
     data = _as_written(federated_data(config), config.environment)
-    model = initial_model(config, data, say=partial(console.print, style="bold", highlight=False))
+    model = build(config.model, data.form, len(data.label_names), config.seed, config.lora)
     sharing = sharing_of(model, federation, config.model.adapter)
     config = with_scope(config, model, sharing, len(data.clients))
     check_model(config.privacy, model, sharing.shared)
@@ -108,6 +107,9 @@ def prepared(config: Config, console: Console) -> Prepared:
     check_batches(federation.batch_size, data, config.model.name, model)
     examples = {client.id: len(client.labels) for client in data.clients}
     check_client(evaluation.client, sharing, examples)
+    make_cache(Path(config.store.cache))
+    if has_base(config, data):  # made only now, when all else is known to be right
+        model = initial_model(config, data, say=partial(console.print, style="bold", highlight=False))
     names = {
         "dataset": masked(config.dataset.name, config.environment, "dataset"),
         "model": masked(config.model.name, config.environment, "model"),
