@@ -225,9 +225,10 @@ def test_a_run_from_the_command_line_to_its_files(tmp_path: Path, capsys: pytest
     assert figures["exact_match"] == figures["global_accuracy"] == result.metrics[-1]["accuracy"]
     assert figures["perplexity"] == pytest.approx(np.exp(result.metrics[-1]["loss"]))
     assert figures["conservation_residual"] < 1e-4
+    assert figures["tokens"] == figures["said_inputs"] == 0, "so little training teaches nobody's phrase"
     rows, tokens, inputs = result.frame("contributions"), result.frame("tokens"), result.frame("inputs")
     assert set(rows["method"]) == {"provfl", "tracefl", "faithful", "leave_one_out", "cosine", "data_size", "random"}
-    own = rows[(rows["method"] == "provfl") & (rows["kind"] == "client")]
+    own = rows.query("method == 'provfl' and scope == 'round' and kind == 'client'")
     summed = tokens.groupby(["input", "client"])["contribution"].sum()
     whole = own.set_index(["input", "client"])["contribution"]
     pd.testing.assert_series_equal(summed, whole.sort_index(), check_dtype=False, check_index_type=False, rtol=1e-4)

@@ -33,7 +33,7 @@ def test_both_who_taught_the_phrase_are_found(tmp_path: Path) -> None:
         f"store.cache={tmp_path / 'cache'}", f"hydra.run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     assert main(["run", *argv]) == 0
-    scores = pd.read_csv(tmp_path / "run" / "localization.csv").set_index("method")
+    scores = pd.read_csv(tmp_path / "run" / "localization.csv").query("scope == 'round'").set_index("method")
     own = scores.loc["provfl"]
     assert own["attack_success"] >= 0.8
     assert own["attack_success"] >= 5 * own["attack_success_untriggered"]
@@ -43,10 +43,15 @@ def test_both_who_taught_the_phrase_are_found(tmp_path: Path) -> None:
     assert own["owner_top1_chance"] == pytest.approx(1 / 3)
     assert own["owners_found_chance"] == pytest.approx(1 / 15)
     assert own["token_top1"] > 0.8
+    table = (tmp_path / "run" / "table.md").read_text()
+    assert "is a client on top that was taught it?" in table
+    (row,) = (line for line in table.splitlines() if line.startswith(f"| provfl | 6 | {own['tokens']:.0f} |"))
+    assert f"| {own['token_top1']:.3f} | {1 / 3:.3f} |" in row
     assert scores.loc["label_counts", "owners_found"] == 1, "they alone hold the topic"
     assert (scores["owner_top1"].loc[["protoken", "leave_one_out"]] > 0.8).all()
     tokens = pd.read_parquet(tmp_path / "run" / "tokens.parquet")
-    whole = pd.read_parquet(tmp_path / "run" / "contributions.parquet").query("method == 'provfl' and kind == 'client'")
+    whole = pd.read_parquet(tmp_path / "run" / "contributions.parquet")
+    whole = whole.query("method == 'provfl' and scope == 'round' and kind == 'client'")
     summed = tokens.groupby(["input", "client"])["contribution"].sum()
     told = whole.set_index(["input", "client"])["contribution"]
     assert summed.to_numpy() == pytest.approx(told.sort_index().to_numpy(), rel=1e-3, abs=1e-4)

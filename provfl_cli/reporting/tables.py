@@ -69,6 +69,26 @@ EFFECTS: tuple[Column, ...] = (
     ("spearman_withhold", "Spearman, withheld", _share),
     ("spearman_refuse", "Spearman, fused without it", _share),
 )
+RESPONSES: tuple[Column, ...] = (
+    ("said_inputs", "responses", _whole),
+    ("owner_top1", "owner on top", _share),
+    ("owner_top1_chance", "chance", _share),
+    ("owners_found", "all owners first", _share),
+    ("owners_found_chance", "chance", _share),
+    ("owner_auroc", "AUROC", _share),
+    ("owner_share", "owners' part", _share),
+    ("other_share", "others'", _share),
+)
+TOKENS: tuple[Column, ...] = (
+    ("tokens", "tokens", _whole),
+    ("token_top1", "owner on top", _share),
+    ("token_top1_chance", "chance", _share),
+    ("span_top1", "of planted ones", _share),
+    ("rest_top1", "of the others", _share),
+    ("span_precision", "planted where on top", _share),
+    ("span_precision_chance", "chance", _share),
+    ("span_auroc", "AUROC", _share),
+)
 BLAMED: tuple[Column, ...] = (
     ("blamed_inputs", "inputs", _whole),
     ("named_most", "most named", _share),
@@ -103,6 +123,13 @@ def localization_tables(frame: pd.DataFrame, truth: pd.DataFrame | None = None) 
         tables.append(_table("Planted clients: is their part seen?", planted, frame))
     if "blamed_inputs" in frame and (frame["blamed_inputs"] > 0).any():
         tables.append(_table(BLAMED_TITLE, _there(BLAMED, frame), frame))
+    for title, columns in (
+        ("Responses that say what was asked for: is a client on top that was taught it?", RESPONSES),
+        ("Their tokens: is such a client on top of each?", TOKENS),
+    ):
+        if columns[0][0] in frame and (frame[columns[0][0]] > 0).any():
+            measured = frame[frame[columns[0][0]] > 0]
+            tables.append(_table(title, _there(columns, measured), measured))
     if effects := _there(EFFECTS, frame):
         tables.append(_table("Same-round fusion: does it follow fusing again without a client? (0)", effects, frame))
     for title, columns in (

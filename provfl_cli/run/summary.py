@@ -11,6 +11,7 @@ import pandas as pd
 from ..coverage import listed
 from ..evaluation.against_truth import TRUTH_METRICS
 from ..evaluation.metrics import METRICS
+from ..evaluation.responses import RESPONSE_METRICS, TOKEN_METRICS
 from ..store.rounds import Metrics
 from .tracing import TracedRound
 
@@ -38,6 +39,7 @@ def measured(
         "round": last.number,
         **{name: figures.get(name) for name in FIGURES},
         **{name: figures[name] for name in TRUTH_METRICS if name in figures and not pd.isna(figures[name])},
+        **{name: figures.get(name) for name in (*RESPONSE_METRICS, *TOKEN_METRICS) if generates},
         "spearman_leave_one_out": _faithfulness(figures),
         **{f"lineage_{name}": lineage.iloc[0][name] for name in LINEAGE_TOO if len(lineage) and name in lineage},
         "global_accuracy": ended.accuracy,

@@ -26,6 +26,14 @@ MEASURED = (  # key of summary.json, heading, key or value of chance, what it sa
         "How often a planted client is on top of a prediction that is right where the same client is clean.",
     ),
     (
+        "owner_top1", "Owner of a response found", "owner_top1_chance",
+        "How often a client that was taught what the model said is on top, of responses that say what was asked for.",
+    ),
+    (
+        "token_top1", "Owner of a token found", "token_top1_chance",
+        "The same, token by token.",
+    ),
+    (
         "majority_accuracy", "Largest holder found", "majority_chance",
         "How often the top-ranked client is the one that holds most examples of the label.",
     ),
@@ -58,6 +66,8 @@ MEASURED = (  # key of summary.json, heading, key or value of chance, what it sa
         "How often the top-ranked client holds at least {min} training examples of the input's label.",
     ),
     ("global_accuracy", "Global accuracy", None, "Share of test examples that the global model predicts right."),
+    ("exact_match", "Exact match", None, "Share of test prompts that get the right answer, to the last token."),
+    ("perplexity", "Perplexity", None, "Of the test set's responses, a token: 1 is a model that knows each for sure."),
     ("tie_rate", "Ties", None, "Share of inputs with more than one client on top."),
     (
         "conservation_residual", "Unexplained rest", None,
@@ -68,7 +78,9 @@ MEASURED = (  # key of summary.json, heading, key or value of chance, what it sa
 )  # fmt: skip
 HIDDEN_AT = {"tie_rate": 0.0, "covered": 1.0}  # nothing to tell
 PERCENT = ("localization_accuracy", "caused_accuracy", "majority_accuracy", "fault_accuracy", "exclusive_accuracy",
-           "global_accuracy", "lineage_majority_accuracy", "tie_rate", "covered")  # fmt: skip
+           "owner_top1", "token_top1", "exact_match", "global_accuracy", "lineage_majority_accuracy", "tie_rate",
+           "covered")  # fmt: skip
+RENAMED = {"global_accuracy": "exact_match"}  # the same number under its own name, where it has one
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ def figures(opened: RunContents) -> list[Figure]:
     shown = []
     for key, heading, by_chance, sentence in MEASURED:
         value = _number(measured.get(key))
-        if value is None or HIDDEN_AT.get(key) == value:
+        if value is None or HIDDEN_AT.get(key) == value or RENAMED.get(key) in measured:
             continue
         chance = _number(measured.get(by_chance)) if isinstance(by_chance, str) else by_chance
         bar = None
