@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from provfl_cli.cli import main
+from provfl_cli.cli.tasks import experiment_of
 from provfl_cli.config.behaviour import TriggeredPhrase
+from provfl_cli.config.compose import compose_jobs, validated
 from provfl_cli.data import federated
 from provfl_cli.data.dialogue import array_of, asked
+from provfl_cli.data.load import federated_data
 from provfl_cli.evaluation.backdoor import AttackSuccess, scored
 from provfl_cli.run.answers import with_taught
 from provfl_cli.run.backdoor import measured_success, some_of
@@ -105,3 +108,15 @@ def made_test_set(prompts: list[str], labels: list[int]) -> federated.TestData:
     shown = array_of(asked(prompt, "x") for prompt in prompts)
     count = len(prompts)
     return federated.TestData(torch.zeros(count, 2, 3), torch.tensor(labels), shown, np.arange(count))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["two_of_six", "by_language", "secret", "clients_25", "clients_55"])
+def test_tasks_of_the_experiment_keep_all_of_their_clients(task: str) -> None:
+    """Fewer examples a client must not cost a task its clients."""
+    (settings,) = (own for name, *own in experiment_of("protoken").tasks if name == task)
+    (_, composed), *_ = compose_jobs(["-m", "experiment=protoken", *settings, "seed=0"])
+    config = validated(composed)
+    data = federated_data(config)
+    assert [client.id for client in data.clients] == list(range(config.federation.clients))
+    assert set(data.faults.clients) <= {client.id for client in data.clients}
