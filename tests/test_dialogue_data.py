@@ -116,6 +116,12 @@ def test_messages_in_files(tmp_path: Path) -> None:
     [
         ({"messages": "hello"}, None, "holds no messages"),
         ({"messages": [{"role": "user", "content": "a"}]}, None, "no response"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]},
+            None,
+            "an empty response",
+        ),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, None, "does not follow one of the user"),
         ({"messages": [{"role": "pilot", "content": "a"}]}, None, "needs a role"),
         ({"q": "a", "a": " "}, "a", "an empty response"),
         ({"q": " ", "a": "b"}, "a", "an empty prompt"),
