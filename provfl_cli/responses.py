@@ -81,6 +81,11 @@ def lengths(inputs: Tensor) -> Tensor:
     return ((inputs[:, 1] != NOT_SAID) * positions).amax(1)
 
 
+def ended(inputs: Tensor, end: int) -> Tensor:
+    """Whether each response goes on to its last token, `end`: bool `[n]`. One that was cut does not."""
+    return (inputs[:, 1] == end).any(1)
+
+
 def trimmed(inputs: Tensor) -> Tensor:
     """The same without the columns at the end in which every row is padded."""
     return inputs[:, :, : int(lengths(inputs).max())] if len(inputs) else inputs

@@ -109,6 +109,26 @@ def test_messages_in_files(tmp_path: Path) -> None:
     first = data.test.shown[0]
     assert first.turns[0] == ("system", "Be short.")
     assert data.codec.text(responses_of(data.test.inputs[:1])[0]) == first.response
+    assert not any("max_tokens" in line for line in data.lines)
+
+
+def test_what_is_cut_is_said(tmp_path: Path) -> None:
+    rows = [
+        {"question": "a b", "answer": "long " * 60 if not number % 20 else "short", "domain": domain}
+        for domain in ("maths", "code")
+        for number in range(40)
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    own = ("dataset.input_column=question", "dataset.response_column=answer", "dataset.max_tokens=16")
+    small = ("partition.min_examples_per_client=5", "dataset.vocabulary=300", "dataset.public_examples=10")
+    settings = ("dataset=instructions", f"dataset.path={tmp_path}", "federation.clients=2", *own, *small)
+    data = federated_data(config(*settings))
+    tensors = [*(client.inputs for client in data.clients), data.test.inputs]
+    cut = sum("long" in data.codec.text(response) for some in tensors for response in responses_of(some))
+    assert 0 < cut <= 4
+    (said,) = [line for line in data.lines if "max_tokens" in line]
+    assert said.startswith(f"dataset.max_tokens=16: {cut} of ")
+    assert said.endswith(f"; {cut} of them the end of their response")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +136,12 @@ def test_messages_in_files(tmp_path: Path) -> None:
     [
         ({"messages": "hello"}, None, "holds no messages"),
         ({"messages": [{"role": "user", "content": "a"}]}, None, "no response"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]},
+            None,
+            "an empty response",
+        ),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, None, "does not follow one of the user"),
         ({"messages": [{"role": "pilot", "content": "a"}]}, None, "needs a role"),
         ({"q": "a", "a": " "}, "a", "an empty response"),
         ({"q": " ", "a": "b"}, "a", "an empty prompt"),

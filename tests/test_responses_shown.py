@@ -17,10 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console
 
 from provfl_cli.cli import main
 from provfl_cli.errors import InputError
+from provfl_cli.reporting.console import rounds
 from provfl_cli.reporting.page.responses import shown_responses
+from provfl_cli.reporting.progress import RoundProgress
+from provfl_cli.reporting.rankings import example_rankings, show_rankings
 from provfl_cli.reporting.response import as_json, show
 from provfl_cli.reporting.spoken import Spoken, letters_of, top_clients
 from provfl_cli.reporting.terminal import make_console
@@ -199,3 +203,34 @@ def test_tokens_of_a_run_are_a_data_frame_and_wrong_ones_are_named(tmp_path: Pat
     contents = opened(folder)
     assert not contents.spoken
     assert any("tokens.parquet column text holds 7" in note for note in contents.notes)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected", "said"),
+    [
+        (0, True, "about Danish, the expected response  top"),
+        (0, False, "about Danish, not the expected response  top"),  # its topic is right: what was said need not be
+        (1, False, "about Danish, not the expected response: Dutch  top"),
+        (-1, False, "about Danish, not the expected response: nothing that is taught  top"),
+    ],
+)
+def test_the_console_calls_no_response_right_for_its_topic(prediction: int, expected: bool, said: str) -> None:
+    row = {"input": 7, "kind": "client", "client": 0, "label": 0, "prediction": prediction, "contribution": 1.0}
+    trace = pd.DataFrame([{**row, "share": 1.0, "rank": 1, "tie": False}])
+    counts = {0: np.array([5, 0])}
+    rankings = example_rankings(trace, counts, ["Danish", "Dutch"], {7: "Peru"}, expected={7: expected})
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(show_rankings(rankings))
+    assert said in console.export_text()
+
+
+def test_the_accuracy_of_responses_is_called_exact_match() -> None:
+    console = Console(width=80, file=io.StringIO(), record=True)
+    progress = RoundProgress(console, accuracy="exact match")
+    progress.round_started(1, 1, 2)
+    progress.round_finished(1, {"accuracy": 0.25, "loss": 1.5})
+    console.print(rounds([{"round": 1, "clients": 2, "loss": 1.5, "accuracy": 0.25, "seconds": 1.0}], "exact match"))
+    text = console.export_text()
+    assert "exact match 0.250, loss 1.500" in text
+    assert text.count("exact match") == 2
+    assert "accuracy" not in text

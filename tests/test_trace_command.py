@@ -364,7 +364,7 @@ def test_what_if_and_agreement_in_words() -> None:
     text = printed(prediction, 100)
     for part in (
         "another prediction", "too few", "4 above 7", "2 of 3 pairs",
-        "no rank correlation", "tracefl, refuse: agrees, ",
+        "no rank correlation", "tracefl, fused again: agrees, ",
     ):  # fmt: skip
         assert part in text
     again = json.loads(json.dumps(as_json(prediction), default=str))

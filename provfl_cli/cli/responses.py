@@ -100,6 +100,8 @@ def _temperature(text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
+    if value == 0:
+        raise InputError("--temperature 0: the likeliest token each time is what is taken without it: leave it out")
     if not 0 < value <= HOTTEST:
         raise InputError(f"--temperature {text[:40]}: must be above 0 and at most {HOTTEST:g}, such as 0.8")
     return value

@@ -88,6 +88,12 @@ def _of_messages(messages: Any, where: str) -> Dialogue:
         turns.append((role, text))
     while turns and turns[-1][0] != "assistant":
         turns.pop()
-    if len(turns) < 2 or turns[-2][0] != "user" or not turns[-1][1].strip():
-        raise InputError(f"{where}: no response: the last message but one is the user's, the last the assistant's")
+    if not turns:
+        raise InputError(f"{where}: no message of the assistant, so no response: remove this row")
+    if not turns[-1][1].strip():
+        raise InputError(f"{where}: an empty response: remove this row")
+    if len(turns) < 2 or turns[-2][0] != "user":
+        raise InputError(
+            f"{where}: the assistant's last message does not follow one of the user: repair or remove this row"
+        )
     return Dialogue(tuple(turns[:-1]), turns[-1][1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,13 @@ from ..config.retrain import Retrain
 from ..config.share import Share
 from ..config.targets import check_call, imported_function
 from ..errors import InputError
+from ..responses import ended, lengths
 from . import domains, folder, hub, medical
 from .checkpoint import resolve
 from .decode import decode, resize
 from .encoding import Encoding, dialogue_encoding, picture_encoding, text_encoding
 from .examples import PUBLIC_LABEL, Examples, stratified
-from .federated import ClientData, Encode, FederatedData, Source, TestData
+from .federated import ClientData, Dialogues, Encode, FederatedData, Form, Source, TestData
 from .likeness import blank
 from .partition import deal, drop_small, limit, require_enough
 from .pixel_scale import Reading
@@ -75,8 +76,9 @@ def federated_data(config: schema.Config) -> FederatedData:
         test, clean = triggered, test
         faults = of_triggered(faults, len(label_names))
     client_of = partial(_client, config, examples, encoding.encode, faults, len(label_names))
+    clients = tuple(client_of(share) for share in kept)
     return FederatedData(
-        clients=tuple(client_of(share) for share in kept),
+        clients=clients,
         dropped=dropped,
         test=test,
         clean=clean,
@@ -90,6 +92,7 @@ def federated_data(config: schema.Config) -> FederatedData:
             *examples.lines,
             *_lines(config, _size(config), kept, dropped, label_names, faults),
             *encoding.lines,
+            *_cut_line(encoding.form, [*(client.inputs for client in clients), test.inputs]),
             *trigger_line(faults, test, label_names),
         ),
         tokenizer=encoding.tokenizer,
@@ -337,3 +340,18 @@ def _lines(
     if missing:
         lines.append(f"labels that no client trains on: {', '.join(missing)}")
     return tuple(lines)
+
+
+def _cut_line(form: Form, inputs: Sequence[torch.Tensor]) -> tuple[str, ...]:
+    """Whether prompts and responses were cut: a response without its end teaches a model never to end."""
+    if not isinstance(form, Dialogues):
+        return ()
+    most, rows = form.max_tokens, sum(map(len, inputs))
+    full = sum(int((lengths(some) == most).sum()) for some in inputs)
+    endless = sum(int((~ended(some, form.end)).sum()) for some in inputs)
+    if not endless and full <= rows // 10:
+        return ()
+    return (
+        f"dataset.max_tokens={most}: {full:,} of {rows:,} examples fill it, and may have lost the beginning of their "
+        f"prompt; {endless:,} of them the end of their response",
+    )

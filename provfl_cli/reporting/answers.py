@@ -19,6 +19,11 @@ from .rankings import clients_table
 
 LAYERS_SHOWN = 8
 PAIRS_SHOWN = 5
+AGREES_WITH = {
+    "refuse": "fused again",
+    "withhold": "withheld",
+    "retrain": "trained again",
+}  # what a ranking is held against
 
 
 def answer_parts(answer: MethodAnswer, what: str, headings: tuple[str, str] = ("examples", "")) -> list[RenderableType]:
@@ -94,13 +99,13 @@ def agreement_lines(agreements: Sequence[Agreement]) -> list[RenderableType]:
         method = f"{agreement.method} (all rounds)" if agreement.scope == "lineage" else agreement.method
         if not np.isfinite(agreement.correlation):
             text = "no rank correlation: nothing to tell apart, or no model without a client"
-            lines.append(Text(f"{method}, {agreement.kind}: {text}", style="dim"))
+            lines.append(Text(f"{method}, {AGREES_WITH.get(agreement.kind, agreement.kind)}: {text}", style="dim"))
             continue
         good = not agreement.against
         verdict = "agrees" if good else "agrees in part" if agreement.correlation > 0 else "does not agree"
         lines.append(
             Text.assemble(
-                f"{method}, {agreement.kind}: ",
+                f"{method}, {AGREES_WITH.get(agreement.kind, agreement.kind)}: ",
                 (verdict, "green" if good else "yellow" if agreement.correlation > 0 else "red"),
                 f", rank correlation {agreement.correlation:.2f}",
                 f", {agreement.pairs - len(agreement.against)} of {agreement.pairs} pairs in the same order",

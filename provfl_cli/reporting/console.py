@@ -42,9 +42,9 @@ def header(
     )
 
 
-def rounds(rows: Sequence[Mapping[str, float]]) -> RenderableType:
+def rounds(rows: Sequence[Mapping[str, float]], accuracy_name: str = "accuracy") -> RenderableType:
     """The rounds, from rows with `round, clients, loss, accuracy, seconds`; the middle of many is left out."""
-    table = _table("round", "clients", "loss", "accuracy", "seconds")
+    table = _table("round", "clients", "loss", accuracy_name, "seconds")
     table.columns[3].justify = "left"
     half = ROUNDS_SHOWN // 2
     shown = list(rows) if len(rows) <= ROUNDS_SHOWN else [*rows[:half], None, *rows[-half:]]

@@ -29,7 +29,8 @@ TIED_SHOWN = 3  # clients of a set of tied ones that are named
 class Ranking:
     """One traced prediction: its best candidates, best first, of `candidates` in all; no set of tied ones is cut.
 
-    `shown` is the input for people: pixels uint8 `[height, width, channels]`, or its text.
+    `shown` is the input for people: pixels uint8 `[height, width, channels]`, or its text. `expected`, of a response
+    alone: whether it is, word by word, the one that the data have.
     """
 
     input: int
@@ -38,6 +39,7 @@ class Ranking:
     clients: tuple[RankedClient, ...]
     candidates: int
     shown: np.ndarray | str
+    expected: bool | None = None
 
 
 def example_rankings(
@@ -48,6 +50,7 @@ def example_rankings(
     faulty: Collection[int] = (),
     limit: int = 3,
     top: int = 5,
+    expected: Mapping[int, bool] | None = None,
 ) -> list[Ranking]:
     """The rankings of the first inputs of `limit` different labels, `top` clients each, and who is tied with the last.
 
@@ -59,11 +62,12 @@ def example_rankings(
         faulty: numbers of the clients that were planted.
         limit: how many inputs.
         top: how many clients for each.
+        expected: of responses, by input number, whether each is the one that the data have; None: no responses.
     """
     ranked = trace[(trace["kind"] == "client") & trace["rank"].notna()]
     heads = ranked.drop_duplicates("label").sort_values("label").head(limit)
     return [
-        _ranking(ranked[ranked["input"] == head], label_counts, label_names, shown, faulty, top)
+        _ranking(ranked[ranked["input"] == head], label_counts, label_names, shown, faulty, top, expected)
         for head in heads["input"]
     ]
 
@@ -75,6 +79,7 @@ def _ranking(
     shown: Mapping[int, np.ndarray | str],
     faulty: Collection[int],
     top: int,
+    expected: Mapping[int, bool] | None,
 ) -> Ranking:
     label, prediction, index = (int(rows.iloc[0][key]) for key in ("label", "prediction", "input"))
     return Ranking(
@@ -84,6 +89,7 @@ def _ranking(
         clients=best_clients(rows, top, label_counts, label, faulty=faulty),
         candidates=len(rows),
         shown=shown[index],
+        expected=None if expected is None else expected[index],
     )
 
 
@@ -149,10 +155,17 @@ def show_rankings(rankings: Sequence[Ranking]) -> RenderableType:
 
 def _title(ranking: Ranking) -> RenderableType:
     right = ranking.label == ranking.prediction
+    told: list[str | tuple[str, str]]
+    if ranking.expected is None:
+        told = [f"  predicted {harmless(ranking.prediction)}, "]
+        told += [("which is right", "green") if right else (f"labelled {harmless(ranking.label)}", "red")]
+    else:
+        told = [f"  about {harmless(ranking.label)}, "]
+        told += [("the expected response", "green") if ranking.expected else ("not the expected response", "red")]
+        told += [] if right else [f": {harmless(ranking.prediction)}"]
     return Text.assemble(
         (f"input {ranking.input}", "bold"),
-        f"  predicted {harmless(ranking.prediction)}, ",
-        ("which is right", "green") if right else (f"labelled {harmless(ranking.label)}", "red"),
+        *told,
         (f"  top {len(ranking.clients)} of {ranking.candidates}", "dim"),
     )
 

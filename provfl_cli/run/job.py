@@ -60,7 +60,8 @@ def run(config: Config, folder: Path) -> None:
         clear(folder)
         if ready.frozen is not None and has_base(config, data):  # which is nowhere else
             write_tensors(folder / BASE, frozen_tensors(model, ready.sharing))
-        watch, cache = Watch(console, folder, tracking), Path(config.store.cache)
+        accuracy = "exact match" if config.task == "generate" else "accuracy"
+        watch, cache = Watch(console, folder, tracking, accuracy), Path(config.store.cache)
         with (
             federated_rounds(config, data, model, cache, ready.wanted, ready.device, watch, folder) as rounds,
             watch.progress,
@@ -121,7 +122,7 @@ def run(config: Config, folder: Path) -> None:
         }
         _write(ready, folder, findings, figures, roster, traced.place.parent.name, seconds)
 
-        show_rounds(console, traced.history, findings.warnings)
+        show_rounds(console, traced.history, findings.warnings, accuracy)
         costly = bool(config.attribution)
         show_findings(console, findings, config.provenance.name, data, counts, config.evaluation.inputs, costs=costly)
         show_files(console, folder)

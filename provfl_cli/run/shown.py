@@ -54,12 +54,12 @@ def show_participation(console: Console, planned: pd.DataFrame, clients: Sequenc
         console.print()
 
 
-def show_rounds(console: Console, history: Sequence[Metrics], warnings: Sequence[str]) -> None:
-    """How the rounds went; above, what the last trace leaves out."""
+def show_rounds(console: Console, history: Sequence[Metrics], warnings: Sequence[str], accuracy: str) -> None:
+    """How the rounds went; above, what the last trace leaves out. `accuracy`: what the accuracy is called."""
     for line in warnings:
         console.print(Text(f"warning: {line}", style="bold yellow"))
     console.print(show.heading("Rounds"))
-    console.print(show.rounds([asdict(metrics) for metrics in history]))
+    console.print(show.rounds([asdict(metrics) for metrics in history], accuracy))
 
 
 def show_findings(
@@ -85,16 +85,20 @@ def show_findings(
     last = findings.last
     if last.trace is None:
         kind = "" if inputs == "all" else f"{inputs} "
-        console.print(f"no {kind}prediction to trace: evaluation.inputs chooses which are traced")
+        console.print(f"no {kind}{_traced(data)} to trace: evaluation.inputs chooses which are traced")
     else:
         rows = last.contributions
         own = rows[(rows["method"] == method) & (rows["scope"] == "round")]
         console.print(show.heading(f"Who is responsible? Examples from round {last.number}"))
         shown = dict(zip(data.test.indices.tolist(), data.test.shown, strict=True))
+        expected = None
         if isinstance(data.form, Dialogues):
-            said = last.inputs[["input", "prompt", "response"]].itertuples(index=False)
-            shown = {number: f"{prompt}\n{response}" for number, prompt, response in said}
-        console.print(show_rankings(example_rankings(own, counts, data.label_names, shown, data.faults.clients)))
+            said = last.inputs[["input", "prompt", "response", "expected"]].itertuples(index=False, name=None)
+            texts = {number: (prompt, response, wanted) for number, prompt, response, wanted in said}
+            shown = {number: f"{prompt}\n{response}" for number, (prompt, response, _) in texts.items()}
+            expected = {number: wanted.strip() == response.strip() for number, (_, response, wanted) in texts.items()}
+        examples = example_rankings(own, counts, data.label_names, shown, data.faults.clients, expected=expected)
+        console.print(show_rankings(examples))
         console.print()
         tables = localization_tables(findings.scores[findings.scores["round"] == last.number], findings.truth)
         took = [cost_table(last.method_seconds, len(last.selection.inputs))] if costs else []
@@ -114,3 +118,8 @@ def show_files(console: Console, folder: Path) -> None:
     console.print(show.heading("Results"))
     written = {name: meaning for name, meaning in WRITTEN.items() if (folder / name).exists()}
     console.print(show.files(folder, written, Path.cwd()))
+
+
+def _traced(data: FederatedData) -> str:
+    """What is traced; that a response is right, its topic tells, not its words."""
+    return "response (judged by its topic)" if isinstance(data.form, Dialogues) else "prediction"

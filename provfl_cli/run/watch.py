@@ -30,11 +30,11 @@ from ..trackers.tracking import Tracking
 class Watch:
     """What training reports as it goes: display and tracker follow it, and the history is kept for the files."""
 
-    def __init__(self, console: Console, folder: Path, tracking: Tracking) -> None:
+    def __init__(self, console: Console, folder: Path, tracking: Tracking, accuracy: str = "accuracy") -> None:
         self.console = console
         self.folder = folder
         self.tracking = tracking
-        self.progress = RoundProgress(console)
+        self.progress = RoundProgress(console, accuracy=accuracy)
         self.history: list[Metrics] = []
         self.ended = TrainingEnded(0, 0.0, 0.0)
 
