@@ -224,10 +224,14 @@ def test_a_run_from_the_command_line_to_its_files(tmp_path: Path, capsys: pytest
     figures = result.summary
     assert figures["exact_match"] == figures["global_accuracy"] == result.metrics[-1]["accuracy"]
     assert figures["perplexity"] == pytest.approx(np.exp(result.metrics[-1]["loss"]))
+    for row in result.metrics:
+        assert row["perplexity"] == pytest.approx(np.exp(row["loss"]))
+    assert "loss perplexity exact match seconds" in said
+    assert f"exact match {figures['exact_match']:.3f}, perplexity {figures['perplexity']:.4g}" in said
     assert figures["conservation_residual"] < 1e-4
     rows, tokens, inputs = result.frame("contributions"), result.frame("tokens"), result.frame("inputs")
     assert set(rows["method"]) == {"provfl", "tracefl", "faithful", "leave_one_out", "cosine", "data_size", "random"}
-    own = rows[(rows["method"] == "provfl") & (rows["kind"] == "client")]
+    own = rows[(rows["method"] == "provfl") & (rows["kind"] == "client") & (rows["scope"] == "round")]
     summed = tokens.groupby(["input", "client"])["contribution"].sum()
     whole = own.set_index(["input", "client"])["contribution"]
     pd.testing.assert_series_equal(summed, whole.sort_index(), check_dtype=False, check_index_type=False, rtol=1e-4)

@@ -63,9 +63,12 @@ class RoundProgress:
         self._show()
 
     def round_finished(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Round `number` is fused and evaluated; `metrics` holds `loss` and `accuracy`."""
+        """Round `number` is fused and evaluated; `metrics` holds `loss` and `accuracy`, of answers `perplexity` too."""
         self._number, self._finished = number, 0
-        self._latest = f"accuracy {metrics['accuracy']:.3f}, loss {metrics['loss']:.3f}"
+        if "perplexity" in metrics:
+            self._latest = f"exact match {metrics['accuracy']:.3f}, perplexity {metrics['perplexity']:.4g}"
+        else:
+            self._latest = f"accuracy {metrics['accuracy']:.3f}, loss {metrics['loss']:.3f}"
         self._show(done=float(number))
         if self._live is None:
             every = max(1, -(-self._total // PLAIN_LINES))
