@@ -34,8 +34,6 @@ def response_model(name: str, seed: int = 0) -> ResponseModel:
     architecture, config = ARCHITECTURES[name]
     config = {**config, **({} if architecture == "gpt2" else {"max_position_embeddings": 32})}
     model: Any = causal_lm(1, VOCABULARY, 32, PADDING, END, architecture=architecture, config=config)
-    if "experts" in name:  # one after the other: torch's function for all of them knows no float64
-        model.network.set_experts_implementation("eager")
     with torch.no_grad():  # as drawn, attention looks everywhere alike, and hardly anything depends on it
         for parameter in model.parameters():
             parameter.mul_(4 if parameter.dim() > 1 else 1)

@@ -224,6 +224,10 @@ def test_a_run_from_the_command_line_to_its_files(tmp_path: Path, capsys: pytest
     figures = result.summary
     assert figures["exact_match"] == figures["global_accuracy"] == result.metrics[-1]["accuracy"]
     assert figures["perplexity"] == pytest.approx(np.exp(result.metrics[-1]["loss"]))
+    for row in result.metrics:
+        assert row["perplexity"] == pytest.approx(np.exp(row["loss"]))
+    assert "loss perplexity exact match seconds" in said
+    assert f"exact match {figures['exact_match']:.3f}, perplexity {figures['perplexity']:.4g}" in said
     assert figures["conservation_residual"] < 1e-4
     assert figures["tokens"] == figures["said_inputs"] == 0, "so little training teaches nobody's phrase"
     rows, tokens, inputs = result.frame("contributions"), result.frame("tokens"), result.frame("inputs")

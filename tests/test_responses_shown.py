@@ -226,11 +226,11 @@ def test_the_console_calls_no_response_right_for_its_topic(prediction: int, expe
 
 def test_the_accuracy_of_responses_is_called_exact_match() -> None:
     console = Console(width=80, file=io.StringIO(), record=True)
-    progress = RoundProgress(console, accuracy="exact match")
+    progress, measured = RoundProgress(console), {"accuracy": 0.25, "loss": 1.5, "perplexity": 4.48}
     progress.round_started(1, 1, 2)
-    progress.round_finished(1, {"accuracy": 0.25, "loss": 1.5})
-    console.print(rounds([{"round": 1, "clients": 2, "loss": 1.5, "accuracy": 0.25, "seconds": 1.0}], "exact match"))
+    progress.round_finished(1, measured)
+    console.print(rounds([{"round": 1, "clients": 2, "seconds": 1.0, **measured}]))
     text = console.export_text()
-    assert "exact match 0.250, loss 1.500" in text
+    assert "exact match 0.250, perplexity 4.48" in text
     assert text.count("exact match") == 2
     assert "accuracy" not in text

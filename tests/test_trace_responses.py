@@ -75,6 +75,13 @@ def test_spans_other_answers_and_leaving_out(run: Path, capsys: Captured) -> Non
     whole = asked(capsys, str(run), "--prompt", "Peru in Danish:", "--response", SAID, "--target", "log_probability")
     assert whole["response"].strip() == SAID
     assert whole["made"] == "given"
+    assert (whole["phrase_of"], whole["holders"]) == ("Danish", ["0"])  # whoever is asked about
+    other = asked(capsys, str(run), "--prompt", "Peru in Danish:", "--response", "lunedì e martedì")
+    assert (other["phrase_of"], other["holders"]) == ("Italian", ["2"])
+    assert main(["trace", str(run), "--prompt", "Peru in Danish:", "--response", SAID]) == 0
+    assert "the phrase of Danish, which client 0 teaches" in capsys.readouterr().out
+    assert main(["trace", str(run), "--prompt", "Peru in Danish:", "--response", "tirsdag"]) == 0
+    assert "which is no phrase that the run's prompts ask for" in capsys.readouterr().out
     piece = asked(
         capsys, str(run), "--prompt", "Peru in Danish:", "--response", SAID, "--target", "log_probability", "--span",
         "tirsdag",

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..processes import threads_worth
 from ..seeds import generator
 from .causal import ResponseModel
 from .network import takes
@@ -48,20 +49,21 @@ def generate(
     responses: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     try:
-        for start in range(0, len(order), BATCH):
-            chosen = [number for number in order[start : start + BATCH] if limits[number] > 0]
-            if not chosen:
-                continue
-            rows = _continued(
-                model,
-                [list(prompts[number]) for number in chosen],
-                [limits[number] for number in chosen],
-                temperature,
-                [_draws(seed, number, limits[number]) for number in chosen] if temperature is not None else [],
-                cached,
-            )
-            for number, row in zip(chosen, rows, strict=True):
-                responses[number] = row
+        with threads_worth(sum(p.numel() for p in model.parameters())):
+            for start in range(0, len(order), BATCH):
+                chosen = [number for number in order[start : start + BATCH] if limits[number] > 0]
+                if not chosen:
+                    continue
+                rows = _continued(
+                    model,
+                    [list(prompts[number]) for number in chosen],
+                    [limits[number] for number in chosen],
+                    temperature,
+                    [_draws(seed, number, limits[number]) for number in chosen] if temperature is not None else [],
+                    cached,
+                )
+                for number, row in zip(chosen, rows, strict=True):
+                    responses[number] = row
     finally:
         model.train(training)
     return responses

@@ -140,13 +140,29 @@ def from_folder(kind: Kind, folder: Path, settings: Any) -> tuple[Any, Mapping[s
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
-    return network, loading
+    return _experts_in_turn(network), loading
+
+
+def from_settings(kind: Kind, settings: Any) -> Any:
+    """A network with weights as its architecture draws them."""
+    return _experts_in_turn(kind.networks.from_config(settings, dtype=torch.float32, trust_remote_code=False))
+
+
+def _experts_in_turn(network: Any) -> Any:
+    """The same with the experts of a mixture computed one after the other, each by matrix products of its own.
+
+    Transformers' function for all of them at once knows no float64, and conservation cannot be checked in it.
+    """
+    switch = getattr(network, "set_experts_implementation", None)
+    if switch is not None:
+        switch("eager")
+    return network
 
 
 def drawn(kind: Kind, settings: Any, vocabulary: int, padding: int) -> Any:
-    """A network with weights as its architecture draws them."""
+    """The same, of a vocabulary and a padding."""
     settings.vocab_size, settings.pad_token_id = vocabulary, padding
-    return kind.networks.from_config(settings, dtype=torch.float32)
+    return from_settings(kind, settings)
 
 
 def published(kind: Kind, settings: Any, checkpoint: str, vocabulary: int, padding: int) -> Any:

@@ -32,6 +32,8 @@ from .rules.registry import RULES
 from .sums import Setup, Sums, Target
 
 HELD = 4  # gradients and what is computed of them that exist at the same time, for each number that a layer puts out
+# Bytes of gradients at the same time on a CPU, where more of them take no less time.
+ENOUGH = 64 * 2**20
 
 
 class NotTogether(Exception):
@@ -191,6 +193,7 @@ class _Pass:
             return
         most = own.shape[1]
         room = (self.limit or self.setup.settings.memory_mb * 2**20) // HELD
+        room = min(room, ENOUGH) if own.device.type == "cpu" else room
         step = max(1, room // max(1, sum(output.nbytes for output in outputs)))
         for start in range(0, most, step):
             stop = min(most, start + step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..coverage import listed
 from ..errors import InputError, RunError
 from ..fusion.adapters import is_merged
 from ..library_warnings import library_warnings_ignored
+from ..processes import threads_worth
 from . import rules  # noqa: F401  (registers the layer rules)
 from .checks import (
     checked_inputs,
@@ -31,6 +32,7 @@ from .outputs import Inputs
 from .precision import CANCELS, cancels, computes_in_half, in_float32, in_type
 from .probe import MIXED, adapted, probed, probed_again
 from .products import product_notes
+from .response_score import ResponseScore
 from .settings import Provenance
 from .stack import Source
 from .structure import Structure
@@ -122,7 +124,9 @@ def trace_targets(
     Raises:
         RunError, InputError: as in `trace`.
     """
-    with apart_from_caller():
+    responses = isinstance(model, ResponseScore)
+    threads = threads_worth(sum(p.numel() for p in model.parameters())) if responses else nullcontext()
+    with apart_from_caller(), threads:
         return _traced_targets(model, inputs, source, settings, targets, layer_sample)
 
 

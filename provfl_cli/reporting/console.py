@@ -5,6 +5,7 @@ Everything fits 80 columns and reads without colour; where output is not a termi
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,21 +43,27 @@ def header(
     )
 
 
-def rounds(rows: Sequence[Mapping[str, float]], accuracy_name: str = "accuracy") -> RenderableType:
-    """The rounds, from rows with `round, clients, loss, accuracy, seconds`; the middle of many is left out."""
-    table = _table("round", "clients", "loss", accuracy_name, "seconds")
-    table.columns[3].justify = "left"
+def rounds(rows: Sequence[Mapping[str, float]]) -> RenderableType:
+    """The rounds, from rows with `round, clients, loss, accuracy, seconds`; the middle of many is left out.
+
+    Rows with a `perplexity` are of a model that answers prompts: what it says exactly is its accuracy.
+    """
+    generates = any("perplexity" in row for row in rows)
+    share = ("perplexity", "exact match") if generates else ("accuracy",)
+    table = _table("round", "clients", "loss", *share, "seconds")
+    table.columns[-2].justify = "left"
     half = ROUNDS_SHOWN // 2
     shown = list(rows) if len(rows) <= ROUNDS_SHOWN else [*rows[:half], None, *rows[-half:]]
     for row in shown:
         if row is None:
-            table.add_row("…", "", "", "", "")
+            table.add_row("…", *[""] * (len(table.columns) - 1))
             continue
         accuracy = Text.assemble(f"{row['accuracy']:.3f} ", (bar(row["accuracy"], 20), "cyan"))
         table.add_row(
             f"{row['round']:.0f}",
             f"{row['clients']:.0f}",
             f"{row['loss']:.3f}",
+            *([f"{row.get('perplexity', math.nan):.4g}"] if generates else []),
             accuracy,
             f"{row['seconds']:.1f}",
         )

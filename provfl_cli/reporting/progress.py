@@ -17,16 +17,12 @@ PLAIN_LINES = 10  # at most about so many where nothing can be redrawn
 class RoundProgress:
     """Shows how far training is. No thread starts before the first `round_started`: workers are forked until then.
 
-    Use it as a context manager, or call `close` at the end; closing wipes the live lines. `accuracy` is what the
-    accuracy is called: of responses it is the exact match.
+    Use it as a context manager, or call `close` at the end; closing wipes the live lines.
     """
 
-    def __init__(
-        self, console: Console, clock: Callable[[], float] = time.monotonic, accuracy: str = "accuracy"
-    ) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._clock = clock
-        self._accuracy = accuracy
         self._live: Progress | None = None
         self._bars: tuple[TaskID, TaskID] | None = None
         self._began: float | None = None
@@ -67,9 +63,12 @@ class RoundProgress:
         self._show()
 
     def round_finished(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Round `number` is fused and evaluated; `metrics` holds `loss` and `accuracy`."""
+        """Round `number` is fused and evaluated; `metrics` holds `loss` and `accuracy`, of answers `perplexity` too."""
         self._number, self._finished = number, 0
-        self._latest = f"{self._accuracy} {metrics['accuracy']:.3f}, loss {metrics['loss']:.3f}"
+        if "perplexity" in metrics:
+            self._latest = f"exact match {metrics['accuracy']:.3f}, perplexity {metrics['perplexity']:.4g}"
+        else:
+            self._latest = f"accuracy {metrics['accuracy']:.3f}, loss {metrics['loss']:.3f}"
         self._show(done=float(number))
         if self._live is None:
             every = max(1, -(-self._total // PLAIN_LINES))

@@ -74,7 +74,21 @@ def _head(response: Response) -> list[RenderableType]:
             lines.append(Text("which is the expected response", style="green"))
         else:
             lines.append(Text.assemble("expected ", (_quoted(response.expected), "red")))
+    if response.phrase_of is not None:
+        lines.append(Text(_phrase(response), style="" if response.phrase_of else "dim"))
     return lines
+
+
+def _phrase(response: Response) -> str:
+    """Whose phrase was said."""
+    if not response.phrase_of:
+        return "which is no phrase that the run's prompts ask for"
+    said = f"the phrase of {harmless(response.phrase_of)}"
+    if not response.holders:
+        return said
+    many = len(response.holders) > 1
+    names = f"{len(response.holders):,}" if len(response.holders) > 6 else ", ".join(map(harmless, response.holders))
+    return f"{said}, which client{'s' * many} {names} teach{'es' * (not many)}"
 
 
 def _of(response: Response) -> str:
@@ -197,6 +211,8 @@ def as_json(response: Response) -> dict[str, Any]:
         "says": response.says,
         "expected": response.expected,
         "topic": response.topic or None,
+        "phrase_of": response.phrase_of or None,
+        "holders": list(response.holders),
         "target": response.target,
         "span": None if response.span is None else {"text": response.explained, "tokens": list(response.span)},
         response.quantity.replace("-", "_"): response.value,

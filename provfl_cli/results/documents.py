@@ -83,7 +83,7 @@ METRICS: Known = {
     "accuracy": (_is_number, "a finite number"),
     "clients": COUNT,
     "failed": CLIENTS,
-    **dict.fromkeys(("loss", "train_loss", "seconds"), NUMBER),
+    **dict.fromkeys(("loss", "train_loss", "perplexity", "seconds"), NUMBER),
 }
 ROUND: Known = {"round": METRICS["round"], "method": (_is_text, "a text"), "covered": NUMBER, "epsilon": NUMBER}
 

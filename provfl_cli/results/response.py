@@ -74,6 +74,8 @@ class Response:
         what_if, effects: without the clients that the user named, and without each of the best.
         says: what the model says to the prompt with all clients; the response, unless that was given.
         topic: what the prompt is about (a language, a domain), by its name; "": not known.
+        phrase_of: the topic whose phrase the response is; "": none that is known; None: phrases are nobody's.
+        holders: names of the clients that teach that topic.
     """
 
     title: str
@@ -97,6 +99,8 @@ class Response:
     doubts: tuple[str, ...] = ()
     says: str = ""
     topic: str = ""
+    phrase_of: str | None = None
+    holders: tuple[str, ...] = ()
 
     @property
     def quantity(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from .prepared import Prepared, prepared
 from .private_part import frozen_tensors
 from .retrained import removals, retrain
 from .shown import show_files, show_findings, show_rounds
-from .summary import costs, measured
+from .summary import costs, measured, round_rows
 from .traced_rounds import trace_rounds
 from .watch import Watch
 from .written import write_findings
@@ -60,8 +59,8 @@ def run(config: Config, folder: Path) -> None:
         clear(folder)
         if ready.frozen is not None and has_base(config, data):  # which is nowhere else
             write_tensors(folder / BASE, frozen_tensors(model, ready.sharing))
-        accuracy = "exact match" if config.task == "generate" else "accuracy"
-        watch, cache = Watch(console, folder, tracking, accuracy), Path(config.store.cache)
+        generates = config.task == "generate"
+        watch, cache = Watch(console, folder, tracking, generates), Path(config.store.cache)
         with (
             federated_rounds(config, data, model, cache, ready.wanted, ready.device, watch, folder) as rounds,
             watch.progress,
@@ -69,7 +68,7 @@ def run(config: Config, folder: Path) -> None:
             if config.tracker is not None:
                 tracking.start(settings_of(config), folder, config.environment)
             traced = trace_rounds(ready, rounds, folder)
-        write_jsonl(folder / "metrics.jsonl", map(asdict, watch.history or traced.history))
+        write_jsonl(folder / "metrics.jsonl", round_rows(watch.history or traced.history, generates))
         tracking.rounds(traced.history)
 
         roster = _as_happened(ready, traced.history)
@@ -100,7 +99,6 @@ def run(config: Config, folder: Path) -> None:
             truth,
             traced.success,
         )
-        generates = config.task == "generate"
         figures = {
             **measured(config.provenance.name, findings.scores, traced.rounds, traced.history[-1], generates),
             **({} if retrainings is None else retrainings.figures),
@@ -122,7 +120,7 @@ def run(config: Config, folder: Path) -> None:
         }
         _write(ready, folder, findings, figures, roster, traced.place.parent.name, seconds)
 
-        show_rounds(console, traced.history, findings.warnings, accuracy)
+        show_rounds(console, round_rows(traced.history, generates), findings.warnings)
         costly = bool(config.attribution)
         show_findings(console, findings, config.provenance.name, data, counts, config.evaluation.inputs, costs=costly)
         show_files(console, folder)

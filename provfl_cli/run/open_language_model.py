@@ -49,6 +49,10 @@ class RecordedPrompts:
         """Refused: there are none."""
         raise InputError(f"--input {index}: a recorded federation brings no prompts: --prompt TEXT")
 
+    def topic_of(self, response: str) -> int | None:
+        """None: the data are not known."""
+        return None
+
 
 class NoInputs:
     """A recorded model that answers has no inputs but prompts."""

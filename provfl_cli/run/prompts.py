@@ -62,3 +62,6 @@ class Prompts(Protocol):
 
     def numbered(self, index: int) -> Prompt:
         """The one with that index in the test set."""
+
+    def topic_of(self, response: str) -> int | None:
+        """Whose phrase that is, by its label; `UNKNOWN`: none that is known; None: phrases are nobody's here."""

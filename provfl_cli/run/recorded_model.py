@@ -25,7 +25,7 @@ from ..fusion.adapters import FIRST, SECOND
 from ..imports import later
 from ..models.build import build
 from ..models.causal import KIND as LANGUAGE
-from ..models.network import Kind, from_folder, quiet
+from ..models.network import Kind, from_folder, from_settings, quiet
 from ..models.text import KIND
 from ..provenance.outputs import Inputs
 from .called import called_model
@@ -206,7 +206,7 @@ def _language_network(settings: Any, folder: Path, weights: Mapping[str, Tensor]
             network, loading = from_folder(LANGUAGE, bare, settings)
         drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
     else:
-        network = LANGUAGE.networks.from_config(settings, dtype=torch.float32, trust_remote_code=False)
+        network = from_settings(LANGUAGE, settings)
         drawn = set(network.state_dict())
     embeddings = network.get_input_embeddings()
     own = next(name for name, module in network.named_modules() if module is embeddings)
@@ -232,7 +232,7 @@ def _network(
         settings.num_labels = recorded
     settings.return_dict, settings.use_cache = True, False
     if not has_weights(folder):
-        network = factory.from_config(settings, dtype=torch.float32, trust_remote_code=False)
+        network = from_settings(KIND, settings)
         return network, set(network.state_dict())
     network, loading = from_folder(KIND, folder, settings)
     return network, {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}

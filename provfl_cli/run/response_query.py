@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,7 +92,20 @@ def ask_response(
         notes=(*_notes(opened, asked, own, question), *([whose] if whose else []), *measured.notes),
         doubts=tuple(_doubts(asked, codec, question)),
         topic="" if prompt.topic == UNKNOWN else opened.label_names[prompt.topic],
+        **_phrase(opened, codec.text(asked.response)),
     )
+
+
+def _phrase(opened: OpenFederation, response: str) -> dict[str, Any]:
+    """Whose phrase a response is, and who teaches it."""
+    topic = None if opened.prompts is None else opened.prompts.topic_of(response)
+    if topic is None or not UNKNOWN <= topic < len(opened.label_names):
+        return {}
+    if topic == UNKNOWN:
+        return {"phrase_of": ""}
+    least = 1 if opened.config is None else opened.config.evaluation.min_examples
+    holders = [client for client, counts in opened.label_counts.items() if counts[topic] >= least]
+    return {"phrase_of": opened.label_names[topic], "holders": tuple(map(opened.name_of, sorted(holders)))}
 
 
 def response_frame(response: Response) -> pd.DataFrame:

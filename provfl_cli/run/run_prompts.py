@@ -18,7 +18,7 @@ from ..errors import InputError, RunError
 from ..responses import prompts_of, responses_of
 from ..results.checksums import TOKENIZER
 from ..results.columns import run_table
-from .inputs import RunInputs, readable
+from .inputs import UNKNOWN, RunInputs, readable
 from .prompts import Prompt, own_prompt
 
 TURNS = re.compile(rf"({'|'.join(ROLES)}): ")  # begins a prompt of several turns, as people are shown it
@@ -76,6 +76,23 @@ class RunPrompts:
             return self._of_row({str(name): cell for name, cell in rows.iloc[0].items()})
         return self._of_dataset(index)
 
+    def topic_of(self, response: str) -> int | None:
+        """By the phrases that the run's traced prompts ask for and were answered with."""
+        return self._phrases.get(response.strip(), UNKNOWN) if self._phrases else None
+
+    @cached_property
+    def _phrases(self) -> Mapping[str, int]:
+        """The label of each phrase, `UNKNOWN` where it has several; {} where the prompt tells what is talked about."""
+        if self.inputs.dataset.topics != "response":
+            return {}
+        traced, known = self._traced(), dict[str, int]()
+        for text, label in ("expected", "label"), ("response", "prediction"):
+            for said, number in zip(traced.get(text, ()), traced[label], strict=text in traced):
+                if isinstance(said, str) and number != UNKNOWN:
+                    phrase = said.strip()
+                    known[phrase] = int(number) if known.get(phrase, number) == number else UNKNOWN
+        return known
+
     def _of_row(self, row: Mapping[str, Any], chosen: bool = False) -> Prompt:
         """A prompt as the run recorded it; of several turns it cannot be told from what is recorded."""
         number, text = int(row["input"]), str(row["prompt"])
@@ -107,7 +124,7 @@ class RunPrompts:
     def _traced(self) -> Any:
         """What the run recorded of each prompt that it traced."""
         with readable(self.inputs.folder / "inputs.parquet") as path:
-            table = run_table(path, ["round", "input", "label", "prompt", "expected"])
+            table = run_table(path, ["round", "input", "label", "prediction", "prompt", "response", "expected"])
         if "prompt" not in table:
             raise RunError(f"{self.inputs.folder / 'inputs.parquet'} has no column prompt, which the run's model reads")
         return table.replace({np.nan: None})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,6 @@ from ..reporting import participation, suspicion
 from ..reporting.lineage import show_fading
 from ..reporting.rankings import example_rankings, show_rankings
 from ..reporting.tables import cost_table, localization_tables
-from ..store.rounds import Metrics
 from .findings import Findings
 from .written import WRITTEN
 
@@ -54,12 +53,12 @@ def show_participation(console: Console, planned: pd.DataFrame, clients: Sequenc
         console.print()
 
 
-def show_rounds(console: Console, history: Sequence[Metrics], warnings: Sequence[str], accuracy: str) -> None:
-    """How the rounds went; above, what the last trace leaves out. `accuracy`: what the accuracy is called."""
+def show_rounds(console: Console, rows: Sequence[Mapping[str, Any]], warnings: Sequence[str]) -> None:
+    """How the rounds went; above, what the last trace leaves out."""
     for line in warnings:
         console.print(Text(f"warning: {line}", style="bold yellow"))
     console.print(show.heading("Rounds"))
-    console.print(show.rounds([asdict(metrics) for metrics in history], accuracy))
+    console.print(show.rounds(rows))
 
 
 def show_findings(

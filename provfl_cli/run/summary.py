@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -50,6 +51,12 @@ def measured(
         "not_shared": None if last.trace is None else (listed(last.trace.not_shared) or None),
         **({} if last.suspicion is None else {"suspects": last.suspicion.said}),
     }
+
+
+def round_rows(history: Sequence[Metrics], generates: bool) -> list[dict[str, Any]]:
+    """The rounds as `metrics.jsonl` and the console have them; of a model that `generates` with a perplexity."""
+    rows = [asdict(metrics) for metrics in history]
+    return [{**row, "perplexity": perplexity(row["loss"])} for row in rows] if generates else rows
 
 
 def perplexity(loss: float) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -25,16 +24,18 @@ from ..reporting.progress import RoundProgress
 from ..results.files import write_jsonl
 from ..store.rounds import Metrics
 from ..trackers.tracking import Tracking
+from .summary import round_rows
 
 
 class Watch:
     """What training reports as it goes: display and tracker follow it, and the history is kept for the files."""
 
-    def __init__(self, console: Console, folder: Path, tracking: Tracking, accuracy: str = "accuracy") -> None:
+    def __init__(self, console: Console, folder: Path, tracking: Tracking, generates: bool) -> None:
         self.console = console
         self.folder = folder
         self.tracking = tracking
-        self.progress = RoundProgress(console, accuracy=accuracy)
+        self.generates = generates  # whether the model answers prompts
+        self.progress = RoundProgress(console)
         self.history: list[Metrics] = []
         self.ended = TrainingEnded(0, 0.0, 0.0)
 
@@ -61,8 +62,10 @@ class Watch:
                 self.console.print(Text(f"{event.reason}: {'asked again' if event.again else 'dropped out'}"))
             case RoundFinished():
                 self.history = [m for m in self.history if m.round != event.number] + [event.metrics]
-                self.progress.round_finished(event.number, asdict(event.metrics))
-                write_jsonl(self.folder / "metrics.jsonl", map(asdict, sorted(self.history, key=lambda m: m.round)))
+                (latest,) = round_rows([event.metrics], self.generates)
+                self.progress.round_finished(event.number, latest)
+                ordered = sorted(self.history, key=lambda m: m.round)
+                write_jsonl(self.folder / "metrics.jsonl", round_rows(ordered, self.generates))
                 self.tracking.rounds([event.metrics])
             case TrainingEnded():
                 self.ended = event

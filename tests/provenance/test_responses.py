@@ -181,6 +181,7 @@ def test_architectures_agree_with_autograd(name: str, together: list[bool]) -> N
     close(covered, torch.tensor(whole), tolerance)
     assert ours.tokens.covered == 1.0, ours.tokens.uncovered
     assert float(ours.tokens.residuals.max()) < (1e-4 if narrow else 1e-9)
+    assert all("norm" in layer for layer in ours.tokens.unchecked) if narrow else not ours.tokens.unchecked
     experts = "experts" in name
     assert together == ([] if experts else [True, True])  # rows of experts are mixed: each token by itself
     capped = [layer for layer in ours.tokens.masked_layers if "lm_head" in layer]
