@@ -275,6 +275,19 @@ def test_recordings_refuse_in_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["report flower", "figure flower ranking --out x.svg"])
+@pytest.mark.parametrize("model", ["peft:adapter", "hf:base"])
+def test_pages_and_figures_of_recorded_language_models_say_what_to_do_instead(
+    recordings: dict[str, Any], capsys: Captured, command: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recordings["place"])
+    assert main([*command.split(), "--model", model]) == 2
+    error = capsys.readouterr().err
+    assert f"provfl trace flower --model {model} --prompt TEXT" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_whole_models_of_a_folder_without_weights(tmp_path: Path, capsys: Captured, tied: bool) -> None:
     import transformers

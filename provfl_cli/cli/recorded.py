@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..harmless import harmless
 from ..imports import later
 from ..reporting.terminal import make_console
-from ..run.place import require_model_and_data, require_place
+from ..run.place import refuse_language_model, require_model_and_data, require_place
 from ..store.recorded import missed_rounds, read_recorded, read_whole, why_nothing
 from ..store.rounds import read_round, stored_rounds
 from .arguments import whole
@@ -84,6 +84,7 @@ def show_recording(folder: Path) -> None:
         table.add_section()
     make_console(width=None if sys.stdout.isatty() else 120, markup=True).print(table)
     say(f"one prediction: provfl trace {folder} --model MODEL --data DATA; all of them: provfl report with the same")
+    say(f"a language model's response: provfl trace {folder} --model hf:FOLDER (or peft:FOLDER) --prompt TEXT")
 
 
 def traced(folder: Path, args: Namespace, last_only: bool = False) -> tuple[RunContents, str]:
@@ -94,6 +95,7 @@ def traced(folder: Path, args: Namespace, last_only: bool = False) -> tuple[RunC
     number = None if args.round is None else whole("round", args.round, 1)
     require_place(folder)
     if read_recorded(folder) is not None:
+        refuse_language_model(folder, args.model, args.data)
         require_model_and_data(folder, args.model, args.data)
     opened = open_recording.open_recorded(folder, args.model, args.data, args.target, args.tokenizer)
     numbers = opened.rounds if number is None and not last_only else [opened.round(number).number]

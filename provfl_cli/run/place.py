@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from ..bounded import read_json
 from ..config.stored_yaml import read_block
 from ..config.tree import options
 from ..errors import InputError, did_you_mean
@@ -66,6 +68,34 @@ def require_language_model(folder: Path, model: str | None) -> None:
         )
     if not model.startswith(("hf:", "peft:")):
         raise InputError(f"--model {model}: a model that answers prompts is --model hf:FOLDER_OR_ID or peft:FOLDER")
+
+
+def refuse_language_model(folder: Path, model: str | None, data: str | None) -> None:
+    """InputError where a recorded federation's model answers prompts, as its files say: this is about predictions.
+
+    What a base model of language was made a classifier of comes with data.
+    """
+    kind, _, where = (model or "").partition(":")
+    place = Path(where).expanduser()
+    if kind == "peft":
+        answers = _field(place / "adapter_config.json", "task_type") == "CAUSAL_LM"
+    else:
+        made = _field(place / "config.json", "architectures") if kind == "hf" and data is None else None
+        answers = isinstance(made, list) and any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in made)
+    if answers:
+        raise InputError(
+            f"--model {model}: answers prompts, and pages and figures of recorded federations are of predictions: "
+            f"provfl trace {folder} --model {model} --prompt TEXT (--out FILE.json or FILE.parquet keeps it)"
+        )
+
+
+def _field(path: Path, name: str) -> Any:
+    """A field of a JSON object; None where there is none, or no such file."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return content.get(name)
 
 
 def require_model_and_data(folder: Path, model: str | None, data: str | None) -> None:
