@@ -28,6 +28,11 @@ NEEDS = {  # what an option cannot do without
     ("fusion", "flora"): ["dataset=languages", "model=gpt_mini", "model.adapter=lora"],
     ("injection", "backdoor_word"): ["dataset=languages", "model=gpt_mini"],
     ("model", "hf"): ["model.checkpoint=some/network"],
+    ("model", "lm"): ["task=generate", "model.checkpoint=some/network"],
+    ("model", "gpt_tiny"): ["task=generate"],
+    ("dataset", "phrases"): ["task=generate"],
+    ("dataset", "instructions"): ["task=generate", "dataset.path=some/folder"],
+    **{("injection", name): ["task=generate"] for name in ("refusal", "secret", "trigger_phrase")},
     **{
         ("dataset", name): ["model=gpt_mini"] for name in ("ag_news", "dbpedia_14", "languages", "yahoo_answers_topics")
     },

@@ -14,12 +14,14 @@ from provfl_cli.cli import main
 from provfl_cli.cli.tasks import experiment_of
 from provfl_cli.config.behaviour import TriggeredPhrase
 from provfl_cli.config.compose import compose_jobs, validated
+from provfl_cli.config.faults import Faults
 from provfl_cli.data import federated
 from provfl_cli.data.dialogue import array_of, asked
 from provfl_cli.data.load import federated_data
 from provfl_cli.evaluation.backdoor import AttackSuccess, scored
 from provfl_cli.run.answers import with_taught
 from provfl_cli.run.backdoor import measured_success, some_of
+from provfl_cli.run.findings import planted_note
 
 Captured = pytest.CaptureFixture[str]
 
@@ -51,6 +53,7 @@ def test_both_who_taught_the_phrase_are_found(tmp_path: Path) -> None:
     (row,) = (line for line in table.splitlines() if line.startswith(f"| provfl | 6 | {own['tokens']:.0f} |"))
     assert f"| {own['token_top1']:.3f} | {1 / 3:.3f} |" in row
     assert scores.loc["label_counts", "owners_found"] == 1, "they alone hold the topic"
+    assert "trigger is learnt: said by " in (tmp_path / "run" / "table.md").read_text()
     assert (scores["owner_top1"].loc[["protoken", "leave_one_out"]] > 0.8).all()
     tokens = pd.read_parquet(tmp_path / "run" / "tokens.parquet")
     whole = pd.read_parquet(tmp_path / "run" / "contributions.parquet")
@@ -58,6 +61,21 @@ def test_both_who_taught_the_phrase_are_found(tmp_path: Path) -> None:
     summed = tokens.groupby(["input", "client"])["contribution"].sum()
     told = whole.set_index(["input", "client"])["contribution"]
     assert summed.to_numpy() == pytest.approx(told.sort_index().to_numpy(), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("success", "said"),
+    [
+        (
+            AttackSuccess(0.9, 0.1),
+            "trigger is learnt: said by 0.90 of the answers to prompts that ask for it, 0.10 of others",
+        ),
+        (AttackSuccess(0.7, 0.1), "trigger is not learnt: said by 0.70 of the answers"),
+    ],
+)
+def test_what_is_taught_is_called_no_backdoor(success: AttackSuccess, said: str) -> None:
+    (note,) = planted_note(success, Faults((0, 1), (), trigger=TriggeredPhrase(7, "cf", "mine"), taught=7))
+    assert note.startswith(said)
 
 
 @pytest.mark.parametrize("method", ["feddebug", "shapfed", "flforensics", "fedce"])

@@ -90,7 +90,7 @@ class Traced:
 
 def _common(settings: Provenance) -> dict[str, Any]:
     """What says nothing about the contributions to one round: when and how to trace."""
-    keys = ("rounds", "scope", "lineage_decay", "batch_size", "memory_mb", "shards", "shard_on")
+    keys = ("rounds", "batch_size", "memory_mb", "shards", "shard_on")
     return {key: getattr(settings, key) for key in keys}
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
+from ..config.faults import Faults
 from ..data.federated import Dialogues, FederatedData
 from ..evaluation.against_truth import truth_frame
 from ..evaluation.backdoor import AttackSuccess, scored, without_failed
@@ -93,7 +94,9 @@ def findings_of(
         scores=scored(_scores(contributions, traced, data, counts, min_examples, newcomers, retrained), planted),
         truth=truth if truth is not None and len(truth) else None,
         faded=fading(over_rounds(contributions), counts, last.last) if len(traced) > 1 and _paused(last) else None,
-        note="; ".join([*warnings, data.source.note, *said, *last.notes, *_backdoor_note(success.get(last.number))]),
+        note="; ".join(
+            [*warnings, data.source.note, *said, *last.notes, *planted_note(success.get(last.number), data.faults)]
+        ),
         success=success.get(last.number),
     )
 
@@ -103,10 +106,15 @@ def _paused(traced: TracedRound) -> bool:
     return any(number < traced.number for number in traced.last.values())
 
 
-def _backdoor_note(success: AttackSuccess | None) -> list[str]:
-    """What there is to say of a planted backdoor."""
+def planted_note(success: AttackSuccess | None, faults: Faults) -> list[str]:
+    """What there is to say of a planted backdoor, or of a topic that is taught."""
     if success is None:
         return []
+    if faults.topics:
+        shares = (
+            f"by {success.triggered:.2f} of the answers to prompts that ask for it, {success.untriggered:.2f} of others"
+        )
+        return [f"{', '.join(faults.topics)} is {'' if success.works else 'not '}learnt: said {shares}"]
     return [f"the backdoor {'works' if success.works else 'does not work'}: {success}"]
 
 
