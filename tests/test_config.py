@@ -31,7 +31,7 @@ NEEDS = {  # what an option cannot do without
     ("model", "lm"): ["task=generate", "model.checkpoint=some/network"],
     ("model", "gpt_tiny"): ["task=generate"],
     ("dataset", "phrases"): ["task=generate"],
-    ("dataset", "instructions"): ["task=generate", "dataset.path=some/folder"],
+    ("dataset", "instructions"): ["task=generate"],
     **{("injection", name): ["task=generate"] for name in ("refusal", "secret", "trigger_phrase")},
     **{
         ("dataset", name): ["model=gpt_mini"] for name in ("ag_news", "dbpedia_14", "languages", "yahoo_answers_topics")
