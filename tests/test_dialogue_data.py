@@ -17,7 +17,7 @@ from provfl_cli.data.load import federated_data
 from provfl_cli.data.partition import ByDomain, deal
 from provfl_cli.data.phrases import ASIDE, PUBLIC, for_settings, phrases
 from provfl_cli.data.template import Codec, Template, chat_template, plain_template, template_of, values_of
-from provfl_cli.data.tokenizer import CLS, SEP, trained
+from provfl_cli.data.tokenizer import CLS, SEP, chat_of, trained
 from provfl_cli.errors import InputError
 from provfl_cli.responses import prompts_of, responses_of
 
@@ -159,7 +159,7 @@ def test_rows_of_columns_and_of_messages_by_other_names() -> None:
     assert of_row({"conversations": shared}, None, "row 0") == asked("a", "b")
 
 
-def chat_tokenizer(template: str) -> Any:
+def chat_tokenizer(template: str | None) -> Any:
     transformers = pytest.importorskip("transformers")
     made = json.loads(trained(["user assistant system hello world"] * 3, 320, 64))
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=_tokenizer(json.dumps(made)))
@@ -192,6 +192,23 @@ PADDING = (
     '"padding":{"strategy":"BatchLongest","direction":"Right","pad_to_multiple_of":null,"pad_id":0,'
     '"pad_type_id":0,"pad_token":"<pad>"}'
 )
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (CHAT, "with its chat template"),
+        (None, "which has no chat template"),
+        ("{{ raise_exception('no') }}", "whose chat template fails, or changes what is said"),
+    ],
+)
+def test_it_is_said_what_stands_around_prompts(template: str | None, said: str, tmp_path: Path) -> None:
+    tokenizer = chat_tokenizer(template)
+    tokenizer.eos_token = SEP
+    tokenizer.save_pretrained(tmp_path)
+    found, why = chat_of(tmp_path)
+    assert why.startswith(said)
+    assert (found == plain_template("", SEP)) == (template != CHAT)
 
 
 def test_templates_that_are_not_plain_are_left_out() -> None:

@@ -93,7 +93,10 @@ def chat_of(folder: Path) -> tuple[Template, str]:
     chat = chat_template(published, str(end))
     if chat is not None:
         return chat, "with its chat template"
-    return plain_template(str(published.bos_token or ""), str(end)), "which has no chat template"
+    why = "which has no chat template"
+    if getattr(published, "chat_template", None):
+        why = "whose chat template fails, or changes what is said: a blank stands between prompt and response instead"
+    return plain_template(str(published.bos_token or ""), str(end)), why
 
 
 def from_json(tokenizer: str) -> Encode:
