@@ -57,7 +57,8 @@ def agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """`provfl trace` opens the run again, and says of an input what the run has said."""
     capsys.readouterr()
     rows = pd.read_parquet(folder / "contributions.parquet")
-    asked, rows = int(rows["input"].iloc[0]), rows[rows["method"] == rows["method"].iloc[0]]
+    rows = rows[(rows["method"] == rows["method"].iloc[0]) & (rows["scope"] == "round")]
+    asked = int(rows["input"].iloc[0])
     assert main(["trace", str(folder), "--input", str(asked), "--json"]) == 0
     said: dict[str, Any] = json.loads(capsys.readouterr().out)
     rows = rows[(rows["input"] == asked) & (rows["kind"] == "client")].set_index("client")

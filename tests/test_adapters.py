@@ -248,7 +248,7 @@ def test_a_frozen_bert_whose_head_is_shared(workspace: Path, capsys: pytest.Capt
     bert = [*(text for text in RUN if text != "model=gpt_mini"), "model=bert", "model.pretrained=false", small]
     result = ran(workspace / "run", *bert, "federation.share=head")
     (stored,) = (result.folder / "rounds").glob("0002")
-    assert sum(file.stat().st_size for file in stored.glob("*.safetensors")) < 20_000
+    assert sum(file.stat().st_size for file in stored.glob("*.safetensors") if "lineage" not in file.name) < 20_000
     assert "embeddings" in result.summary["not_shared"]
     agrees(result.folder, capsys)
 

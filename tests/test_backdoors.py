@@ -415,7 +415,8 @@ def test_the_twin_is_trained_and_says_what_the_fault_caused(tmp_path: Path) -> N
     cache, again = tmp_path / "cache", ["evaluation.counterfactual=retrain", "retrain.designs=[clean_twin]"]
     planted = ["injection=label_flip", "injection.clients=[1]", "tracefl_beside=false"]
     faulty = run(tmp_path / "faulty", *planted, *again, "evaluation.max_inputs=40", cache=cache)
-    clean = run(tmp_path / "clean", "tracefl_beside=false", "evaluation.max_inputs=100", cache=cache)
+    kept = ["tracefl_beside=false", "provenance.scope=round"]  # twins keep no lineage
+    clean = run(tmp_path / "clean", *kept, "evaluation.max_inputs=100", cache=cache)
     assert clean.summary["train_seconds"] == 0, "the twin was trained as what it is, a run without faults"
     made_of, asked = pd.read_csv(faulty.folder / "retrainings.csv"), faulty.frame("retrained")
     assert made_of["design"].tolist() == ["full", "clean_twin"]

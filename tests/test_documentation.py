@@ -124,6 +124,7 @@ def accepted(arguments: list[str]) -> None:
 def test_every_command_is_accepted(block: Block, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (workspace / "DIR").mkdir()
     (workspace / "mails.csv").touch()
+    (workspace / "chats.jsonl").touch()
     (workspace / "mnist").mkdir()
     monkeypatch.setenv("PROVFL_DATA", str(workspace))
     for arguments in commands(block):

@@ -117,15 +117,15 @@ def test_suspects_are_true_false_or_not_known(workspace: Path) -> None:
 def test_a_run_as_data_frames(workspace: Path) -> None:
     assert main(["run", "experiment=smoke", "federation.rounds=2", "hydra.run.dir=run"]) == 0
     run = provfl_cli.load_run("run")
-    assert len(run.contributions) == run.summary["inputs"] * 2 * 4 + len(
+    assert len(run.contributions) == run.summary["inputs"] * 3 * 4 + len(
         run.contributions.query("kind != 'client'")
-    )  # two methods, four clients
+    )  # a method over one round and over all, one beside it, four clients
     assert set(run.inputs["input"]) == set(run.contributions["input"])
     assert run.metrics["round"].tolist() == [1, 2]
     assert run.metrics["accuracy"].iloc[-1] == pytest.approx(run.summary["global_accuracy"])
     assert {"layer", "active_neurons"} <= set(run.layers)
     assert set(run.participation["client"]) == set(range(4))
-    assert run.localization["method"].tolist() == ["provfl", "tracefl"]
+    assert run.localization["method"].tolist() == ["provfl", "provfl", "tracefl"]
     assert run.settings["federation.rounds"] == 2
     assert run.labels == tuple("0123456789")
     shown = repr(run)

@@ -80,7 +80,7 @@ def test_it_is_wrong_input(
 
     called = any(name in overrides[0] for name in ("returns_none", "takes_anything", "forty_two", "exits"))
     if not called:  # of those only the call tells
-        monkeypatch.setattr("provfl_cli.run.job.federated_data", refuse)
+        monkeypatch.setattr("provfl_cli.run.prepared.federated_data", refuse)
     assert main(["run", "dataset=digits", "model=lenet", *overrides, "hydra.run.dir=run"]) == 2
     error = capsys.readouterr().err
     assert CASES[overrides] in error

@@ -281,7 +281,8 @@ USUAL = {"fusion": "fedavg", "injection": "none", "partition": "iid", "provenanc
 """What every other test here runs with."""
 
 
-OF_TEXTS = ("ffa_lora", "flora", "backdoor_word")  # run through in test_adapters, test_flora and test_backdoors
+# Run through in test_adapters, test_flora, test_backdoors and test_run_behaviours.
+OF_TEXTS = ("ffa_lora", "flora", "backdoor_word", "trigger_phrase", "secret", "refusal")
 IN_TWO_ROUNDS = "injection.rounds=[-1] injection.epochs=1"
 EXTRA = {
     "partition=by_domain": "federation.clients=10",  # one a digit

@@ -83,6 +83,7 @@ def test_whose_removal_it_is_follows_the_mean_contribution(made: Result) -> None
     for number in (1, 2):
         own = contributions[
             (contributions["method"] == "provfl")
+            & (contributions["scope"] == "round")
             & (contributions["kind"] == "client")
             & (contributions["round"] == number)
             & contributions["contribution"].notna()
@@ -93,7 +94,9 @@ def test_whose_removal_it_is_follows_the_mean_contribution(made: Result) -> None
             planned.add(kept)
             here: Any = answers[answers["round"] == number].pivot(index="input", columns="retraining", values="value")
             row = rows[(rows["clients"] == kept) & (rows["seed"] == 0)]["retraining"].iloc[0]
-            shown = truth[(truth["method"] == "provfl") & (truth["round"] == number)].set_index("metric")["mean"]
+            shown = truth.query(f"method == 'provfl' and scope == 'round' and round == {number}").set_index("metric")[
+                "mean"
+            ]
             assert shown[f"removal_margin_{count}"] == pytest.approx((here[0] - here[row]).mean(), abs=1e-6)
     assert removed == planned
 

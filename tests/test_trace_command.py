@@ -96,9 +96,10 @@ def test_it_agrees_with_the_run_on_pictures(pictures: Path, capsys: pytest.Captu
             assert (answer["prediction"], answer["label"]) == (str(row.prediction), str(row.label))
             assert list(answer["probabilities"].values()) == pytest.approx(row.probabilities.tolist(), abs=1e-4)
             here = recorded[(recorded["round"] == number) & (recorded["input"] == row.input)]
-            assert [said["method"] for said in answer["methods"]] == ["provfl", "tracefl", "data_size"]
+            assert [said["method"] for said in answer["methods"]] == ["provfl", "provfl", "tracefl", "data_size"]
             for said in answer["methods"]:
-                assert_as_recorded(said, here[here["method"] == said["method"]])
+                chosen = (here["method"] == said["method"]) & (here["scope"] == said["scope"])
+                assert_as_recorded(said, here[chosen])
 
 
 @pytest.mark.slow
@@ -111,7 +112,8 @@ def test_it_agrees_with_the_run_on_texts(texts: Path, capsys: pytest.CaptureFixt
         assert own["label"] is None
         assert own["probabilities"] == pytest.approx(answer["probabilities"], abs=1e-6)
         for said in answer["methods"]:
-            here = recorded[(recorded["method"] == said["method"]) & (recorded["input"] == row.input)]
+            here = recorded[(recorded["method"] == said["method"]) & (recorded["scope"] == said["scope"])]
+            here = here[here["input"] == row.input]
             assert_as_recorded(said, here)
 
 
@@ -119,7 +121,8 @@ def test_it_agrees_with_the_run_on_texts(texts: Path, capsys: pytest.CaptureFixt
 def test_layers_add_up_and_neurons_are_those_of_the_run(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorded = pd.read_parquet(pictures / "layers.parquet")
     number = int(recorded["input"].iloc[0])
-    (said,) = asked(capsys, str(pictures), "--round", "1", "--input", str(number))["methods"]
+    said, whole = asked(capsys, str(pictures), "--round", "1", "--input", str(number))["methods"]
+    assert (said["scope"], whole["scope"]) == ("round", "lineage")
     here = recorded[(recorded["round"] == 1) & (recorded["input"] == number)]
     assert {layer["layer"]: layer["active_neurons"] for layer in said["layers"]} == dict(
         here[["layer", "active_neurons"]].drop_duplicates().itertuples(index=False)
@@ -154,7 +157,8 @@ def test_clients_left_out_by_hand(pictures: Path, capsys: pytest.CaptureFixture[
     assert first["probability"]["refuse"] == pytest.approx(alone["probabilities"][explained])
     before = answer["probabilities"][explained]
     assert first["cost"]["refuse"] == pytest.approx(math.log(before / first["probability"]["refuse"]), abs=1e-6)
-    (agreement,) = answer["agreement"]
+    agreement = answer["agreement"][0]
+    assert [each["scope"] for each in answer["agreement"]] == ["round", "lineage"]
     ranked = [client["name"] for client in answer["methods"][0]["clients"]]
     cost = {effect["client"]: effect["cost"]["refuse"] for effect in answer["verified"]}
     wrong = [[a, b] for at, a in enumerate(ranked) for b in ranked[at + 1 :] if cost[b] > cost[a]]
@@ -244,8 +248,11 @@ def test_many_inputs_make_one_table(pictures: Path, texts: Path, tmp_path: Path)
     table = pd.read_parquet(out)
     recorded = pd.read_parquet(pictures / "contributions.parquet")
     for row in traced.itertuples():
-        here = table[table["name"] == f"{row.label}/{row.input}.png"].set_index("client")["contribution"]
-        there = recorded.query(f"round == 2 and method == 'provfl' and input == {row.input} and kind == 'client'")
+        chosen = table[(table["name"] == f"{row.label}/{row.input}.png") & (table["scope"] == "round")]
+        here = chosen.set_index("client")["contribution"]
+        there = recorded.query(
+            f"round == 2 and method == 'provfl' and scope == 'round' and input == {row.input} and kind == 'client'"
+        )
         expected = there.set_index("client")["contribution"]
         assert here.to_numpy() == pytest.approx(expected.loc[here.index].to_numpy(), rel=1e-3, abs=1e-3)
         assert set(table[table["name"] == f"{row.label}/{row.input}.png"]["label"]) == {row.label}

@@ -141,7 +141,7 @@ def test_sampling_and_tables(run: Path, capsys: Captured, tmp_path: Path) -> Non
         ("--image x.png", "this run's model answers prompts"),
         ("--prompt a --input 3", "--input and --prompt: one of them at a time"),
         ("--prompt a --seed 3", "--temperature T with it"),
-        ("--prompt a --temperature 0", "must be above 0"),
+        ("--prompt a --temperature 0", "leave it out"),
         ("--prompt a --response b --temperature 1", "leave --temperature out"),
         ("--prompt a --instead b --span c", "one of them at a time"),
         ("--prompt a --instead b --target margin", "leave --target out"),

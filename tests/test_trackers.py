@@ -74,7 +74,7 @@ def accuracies(folder: Path) -> list[tuple[int, float]]:
 
 def localized(folder: Path) -> dict[int, float]:
     scores = pd.read_csv(folder / "localization.csv")
-    own = scores[scores["method"] == "provfl"]
+    own = scores[(scores["method"] == "provfl") & (scores["scope"] == "round")]
     return dict(zip(own["round"], own["localization_accuracy"], strict=True))
 
 

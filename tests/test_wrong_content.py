@@ -130,8 +130,13 @@ def test_a_table_is_checked_column_by_column(
 
 
 @pytest.mark.slow
+def there(folder: Path) -> list[str]:
+    """The tables that a run has: only one of responses has `tokens.parquet`."""
+    return [name for name in TABLES if (folder / name).exists()]
+
+
 def test_every_table_of_a_run_passes(trained: Path) -> None:
-    for name in TABLES:
+    for name in there(trained):
         before = pd.read_csv(trained / name) if name.endswith("csv") else pd.read_parquet(trained / name)
         pd.testing.assert_frame_equal(run_table(trained / name), before)
 
@@ -281,7 +286,7 @@ def mutated_json(content: Any, chance: random.Random) -> Any:
 
 def mutate(folder: Path, chance: random.Random) -> str:
     """Change something in the folder, whose checksums fit afterwards; which file."""
-    name = chance.choice([*TABLES, *TABLES, *DOCUMENTS])
+    name = chance.choice([*there(folder), *there(folder), *DOCUMENTS])
     path, manifest = folder / name, None
     if name in TABLES:
         try:

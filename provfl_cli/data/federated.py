@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config.faults import Faults
+from ..imports import later
 from .picture_facts import PictureFacts
-from .template import Codec, Template
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from . import template
+    from .template import Codec, Template
+else:
+    template = later("provfl_cli.data.template")
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ class FederatedData:
         """Turns dialogues into tokens, and tokens into texts; ValueError where there are none."""
         if self.tokenizer is None or self.template is None or not isinstance(self.form, Dialogues):
             raise ValueError("no data of prompts and responses")
-        return Codec(self.tokenizer, self.template, self.form.max_tokens)
+        return template.Codec(self.tokenizer, self.template, self.form.max_tokens)
 
     @property
     def evaluated(self) -> TestData:

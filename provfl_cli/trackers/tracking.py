@@ -87,9 +87,8 @@ class Tracking:
         """
         if self._log is None:
             return
-        several = scores["scope"].nunique() > 1
         for row in scores.to_dict("records"):
-            method = f"{row['method']} {row['scope']}" if several else str(row["method"])
+            method = str(row["method"]) if row["scope"] == "round" else f"{row['method']} {row['scope']}"
             values = {str(name): value for name, value in row.items() if name != "round"}
             self._tell(lambda log, row=row, at=method, values=values: log.round(row["round"], _named(at, values)))  # type: ignore[misc]
         self._tell(lambda log: log.table("localization", scores, to_markdown(localization_tables(scores), note)))
