@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..responses import tokens
-from .network import Kind, check_positions, drawn, published, quiet, reason, settings_for, takes
+from .network import Kind, check_positions, network_of, quiet, reason, settings_for, takes
 
 KIND = Kind("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "AutoModelForCausalLM", "causal language model")
 
@@ -65,17 +65,9 @@ def causal_lm(
     with quiet():
         settings = settings_for(KIND, checkpoint, architecture, dict(config or {}))
         settings.use_cache, settings.return_dict = True, True
-        try:
-            if checkpoint is None:
-                settings.eos_token_id, settings.bos_token_id = end, None
-                network = drawn(KIND, settings, vocabulary, padding)
-            else:
-                network = published(KIND, settings, checkpoint, vocabulary, padding)
-        except InputError:
-            raise
-        except Exception as error:  # whatever an architecture makes of its settings, or a broken file
-            where = "model.config" if checkpoint is None else f"model.checkpoint={checkpoint}"
-            raise InputError(f"{where}: {settings.model_type} cannot be built from it ({reason(error)})") from error
+        if checkpoint is None:
+            settings.eos_token_id, settings.bos_token_id = end, None
+        network = network_of(KIND, settings, checkpoint, vocabulary, padding)
         check_positions(network, max_tokens)
         if checkpointing:
             _checkpoint(network)

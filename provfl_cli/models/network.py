@@ -159,6 +159,23 @@ def _experts_in_turn(network: Any) -> Any:
     return network
 
 
+def network_of(kind: Kind, settings: Any, checkpoint: str | None, vocabulary: int, padding: int) -> Any:
+    """The network of `settings` with published weights, the folder `checkpoint`, or drawn ones, None.
+
+    Raises:
+        InputError: it cannot be built of them, or the folder holds other weights.
+    """
+    try:
+        if checkpoint is None:
+            return drawn(kind, settings, vocabulary, padding)
+        return published(kind, settings, checkpoint, vocabulary, padding)
+    except InputError:
+        raise
+    except Exception as error:  # whatever an architecture makes of its settings, or a broken file
+        where = "model.config" if checkpoint is None else f"model.checkpoint={checkpoint}"
+        raise InputError(f"{where}: {settings.model_type} cannot be built from it ({reason(error)})") from error
+
+
 def drawn(kind: Kind, settings: Any, vocabulary: int, padding: int) -> Any:
     """The same, of a vocabulary and a padding."""
     settings.vocab_size, settings.pad_token_id = vocabulary, padding

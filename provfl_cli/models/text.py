@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .network import Kind, check_positions, drawn, published, quiet, reason, settings_for
+from .network import Kind, check_positions, network_of, quiet, reason, settings_for
 
 KIND = Kind(
     "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
@@ -68,16 +68,7 @@ def sequence_classifier(
         settings.num_labels = classes
         # Not what only generation needs, nor tuples instead of named outputs, whatever a published config asks for.
         settings.use_cache, settings.return_dict = False, True
-        try:
-            if checkpoint is None:
-                network = drawn(KIND, settings, vocabulary, padding)
-            else:
-                network = published(KIND, settings, checkpoint, vocabulary, padding)
-        except InputError:
-            raise
-        except Exception as error:  # whatever an architecture makes of its settings, or a broken file
-            where = "model.config" if checkpoint is None else f"model.checkpoint={checkpoint}"
-            raise InputError(f"{where}: {settings.model_type} cannot be built from it ({reason(error)})") from error
+        network = network_of(KIND, settings, checkpoint, vocabulary, padding)
         check_positions(network, max_tokens)
         model = TextClassifier(network, padding)
         _check_padding(model, classes, vocabulary, max_tokens)

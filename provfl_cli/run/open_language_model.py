@@ -15,15 +15,13 @@ from ..models.causal import ResponseModel
 from ..models.network import most_positions
 from ..provenance.outputs import Inputs as NamedInputs
 from ..provenance.shared_part import fitted
-from ..results.links import refuse_links_of_recording
 from ..store.matching_tensors import check_tensors
-from ..store.recorded import is_recorded, read_whole, why_nothing
 from ..store.rounds import read_round, stored_rounds
 from .device import device_like
 from .inputs import TracedInputs
 from .open_recording import recorded_fusion
 from .open_run import OpenFederation
-from .place import no_run
+from .place import require_recorded
 from .prompts import Prompt, own_prompt
 from .recorded_model import language_network, most_tokens
 
@@ -93,13 +91,7 @@ def open_language_model(folder: Path, spec: str) -> OpenFederation:
         InputError: model, tokenizer or rounds do not fit each other; or the folder holds links to other places.
         RunError: a file of it is damaged.
     """
-    refuse_links_of_recording(folder)
-    recorded = read_whole(folder)
-    if recorded is None or not stored_rounds(folder / "rounds"):
-        if not is_recorded(folder):
-            raise InputError(no_run(folder))
-        reason = why_nothing(folder)
-        raise InputError(f"{folder}: no round of it could be recorded" + (f" ({reason})" if reason else ""))
+    recorded = require_recorded(folder)
     last = read_round(folder / "rounds", stored_rounds(folder / "rounds")[-1])
     check_tensors(last)
     network, places = language_network(spec, last.weights())

@@ -19,15 +19,14 @@ from ..fusion.privacy import NoPrivacy
 from ..models.network import most_positions
 from ..provenance.outputs import Inputs, by_argument, count_of, logits_of_classes, rows_of, tensor_of
 from ..provenance.shared_part import fitted, load_part
-from ..results.links import refuse_links_of_recording
 from ..store.matching_tensors import check_tensors
-from ..store.recorded import RECORDED, RecordedFederation, is_recorded, read_whole, why_nothing
+from ..store.recorded import RECORDED, RecordedFederation
 from ..store.rounds import Round, read_round, stored_rounds
 from .device import device_like
 from .inputs import UNKNOWN
 from .meaning import MSE, Meaning, meaning, wanted_numbers
 from .open_run import OpenFederation
-from .place import STATELESS, no_run, require_model_and_data
+from .place import STATELESS, require_model_and_data, require_recorded
 from .recorded_data import RecordedData, arguments, read_data
 from .recorded_inputs import TensorInputs
 from .recorded_model import built, named
@@ -50,13 +49,7 @@ def open_recorded(
         InputError: what was given does not fit, or is missing; or the folder holds links to other places.
         RunError: a file of it is damaged.
     """
-    refuse_links_of_recording(folder)
-    recorded = read_whole(folder)
-    if recorded is None or not stored_rounds(folder / "rounds"):
-        if not is_recorded(folder):
-            raise InputError(no_run(folder))
-        reason = why_nothing(folder)
-        raise InputError(f"{folder}: no round of it could be recorded" + (f" ({reason})" if reason else ""))
+    recorded = require_recorded(folder)
     require_model_and_data(folder, model, data)
     assert model is not None and data is not None  # noqa: PT018
     last = read_round(folder / "rounds", stored_rounds(folder / "rounds")[-1])

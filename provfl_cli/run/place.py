@@ -11,7 +11,8 @@ from ..config.tree import options
 from ..errors import InputError, did_you_mean
 from ..fusion.decomposition import DIFFERENCE, ROUNDING
 from ..results.links import refuse_links_of_recording
-from ..store.recorded import is_recorded
+from ..store.recorded import RecordedFederation, is_recorded, read_whole, why_nothing
+from ..store.rounds import stored_rounds
 
 GENERATE = "generate"
 HYDRA = ".hydra"
@@ -30,6 +31,23 @@ def require_place(folder: Path) -> None:
         refuse_links_of_recording(folder)
     elif not (folder / ".hydra" / "config.yaml").is_file():
         raise InputError(no_run(folder))
+
+
+def require_recorded(folder: Path) -> RecordedFederation:
+    """What a recorded federation says of itself, of which there is at least one round.
+
+    Raises:
+        InputError: it is none, holds no round, or links to other places.
+        RunError: a file of it is damaged.
+    """
+    refuse_links_of_recording(folder)
+    recorded = read_whole(folder)
+    if recorded is None or not stored_rounds(folder / "rounds"):
+        if not is_recorded(folder):
+            raise InputError(no_run(folder))
+        reason = why_nothing(folder)
+        raise InputError(f"{folder}: no round of it could be recorded" + (f" ({reason})" if reason else ""))
+    return recorded
 
 
 def no_run(folder: Path) -> str:
