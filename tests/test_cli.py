@@ -10,6 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from keyword import iskeyword
 from pathlib import Path
@@ -220,22 +223,68 @@ def test_wrong_folders_and_arguments_are_answered_without_torch(workspace: Path)
     assert len(result.stderr.splitlines()) == len(lines)
 
 
+def _hit(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(8)
+
+
+def _hit_in_a_callback(number: int) -> None:
+    """Where every import may be: the callback of a weak reference, which drops what is raised in it."""
+
+    class Gone:
+        pass
+
+    gone = Gone()
+    reference = weakref.ref(gone, lambda _: _hit(number))
+    del gone
+    assert reference() is None
+    time.sleep(8)
+
+
+def _hit_in_a_bare_except(number: int) -> None:
+    with suppress(BaseException):
+        _hit(number)
+    time.sleep(8)
+
+
+def _hit_and_replaced(number: int) -> None:
+    try:
+        _hit(number)
+    finally:
+        raise RunError("a worker process died")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize(
+    ("name", "code", "meets"),
+    [
+        ("SIGTERM", 143, _hit),
+        ("SIGHUP", 129, _hit),
+        ("SIGTERM", 143, _hit_in_a_callback),
+        ("SIGTERM", 143, _hit_in_a_bare_except),
+        ("SIGTERM", 143, _hit_and_replaced),
+    ],
+)
 def test_a_signal_that_ends_a_command_is_answered_in_one_line(
-    name: str, code: int, workspace: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    code: int,
+    meets: Callable[[int], None],
+    workspace: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Wherever it comes: an exception may be lost there, or another be raised in its stead."""
     number = getattr(signal, name)
     before = {ending: signal.signal(ending, signal.SIG_DFL) for ending in (signal.SIGTERM, signal.SIGHUP)}
 
     def hit(config: Config, folder: Path) -> None:
-        os.kill(os.getpid(), number)
-        time.sleep(5)
+        meets(number)
 
     monkeypatch.setattr("provfl_cli.cli.job.composition", SimpleNamespace(run=hit))
     monkeypatch.setattr(sys, "argv", ["provfl", "run", "-m", "seed=1,2"])
     try:
         assert main() == code
+        assert signal.getsignal(number) == signal.SIG_DFL, "one that comes now ends the process without a traceback"
     finally:
         for ending, handler in before.items():
             signal.signal(ending, handler)

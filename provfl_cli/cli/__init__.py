@@ -17,7 +17,7 @@ from ..checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
 from ..garbage import collect_rarely
 from ..library_warnings import library_warnings_ignored
-from .ended import EndedBySignal, answer_signals
+from .ended import EndedBySignal, answer_signals, leave_signals, signal_that_came
 from .saying import complain, say
 
 COMMANDS = {  # name: what it does, an example
@@ -45,42 +45,54 @@ OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0 fine, 1 failed, 2 wrong input, 128 + its number for a signal."""
-    if argv is None:  # the process is ours
-        collect_rarely()
-        answer_signals()
+    ours = argv is None  # the process
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        if ours:
+            answer_signals()
+            collect_rarely()
         with library_warnings_ignored():
             return _dispatch(arguments)
-    except KeyboardInterrupt as error:
+    except SystemExit as error:  # of a model or data that are called: our own commands return
+        if signal_that_came() is None and arguments[:1] == ["run"]:  # but Hydra, which has said why
+            raise
+        return _said(error, arguments)
+    except BaseException as error:
+        return _said(error, arguments)
+    finally:
+        if ours:
+            leave_signals()
+
+
+def _said(error: BaseException, arguments: list[str]) -> int:
+    """Say what ended a command; its exit code."""
+    error = signal_that_came() or error  # what was raised in its stead says nothing
+    if isinstance(error, KeyboardInterrupt):
         resumed = "; the same command goes on from the last whole round" if arguments[:1] in RESUMED else ""
         with suppress(OSError):  # the terminal may be what has gone
             complain(f"ended by {error}{resumed}" if isinstance(error, EndedBySignal) else f"interrupted{resumed}")
         return 128 + error.number if isinstance(error, EndedBySignal) else INTERRUPTED
-    except SystemExit as error:  # of a model or data that are called: our own commands return
-        if arguments[:1] == ["run"]:  # but Hydra, which has said why
-            raise
+    if isinstance(error, SystemExit):
         complain(f"a function that was called ended the program ({excerpt(error)}): let it raise an exception instead")
         return WRONG_INPUT
-    except BrokenPipeError:  # such as `provfl ls | head`
+    if isinstance(error, BrokenPipeError):  # such as `provfl ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except OSError as error:  # of a file that is named on the command line, or lies in a folder that is
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            say(traceback.format_exc(), end="", to=sys.stderr)
+    if not isinstance(error, Exception):
+        raise error
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        say("".join(traceback.format_exception(error)), end="", to=sys.stderr)
+    if isinstance(error, OSError):  # of a file that is named on the command line, or lies in a folder that is
         place = error.filename2 or error.filename
         complain(f"{excerpt(place) if place else type(error).__name__}: {(error.strerror or str(error)).lower()}")
         return WRONG_INPUT if error.errno in OF_THE_USER else FAILED
-    except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            say(traceback.format_exc(), end="", to=sys.stderr)
-        known = isinstance(error, InputError | RunError)
-        complain(
-            str(error)
-            if known
-            else f"{type(error).__name__}: {excerpt(error, 500)} (HYDRA_FULL_ERROR=1 shows the traceback)"
-        )
-        return WRONG_INPUT if isinstance(error, InputError) else FAILED
+    known = isinstance(error, InputError | RunError)
+    complain(
+        str(error)
+        if known
+        else f"{type(error).__name__}: {excerpt(error, 500)} (HYDRA_FULL_ERROR=1 shows the traceback)"
+    )
+    return WRONG_INPUT if isinstance(error, InputError) else FAILED
 
 
 def _dispatch(arguments: list[str]) -> int:

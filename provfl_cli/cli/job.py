@@ -21,6 +21,7 @@ from ..errors import InputError, RunError
 from ..harmless import harmless, harmless_lines
 from ..imports import later
 from ..store.locks import FolderClaimed
+from .ended import signal_that_came
 from .folder import discard_if_nothing_computed, held
 from .saying import complain, say
 
@@ -60,6 +61,10 @@ def job(cfg: DictConfig) -> Failure | None:
         discard_if_nothing_computed(folder, hydra.job.name)
         raise
     except Exception as error:
+        ended = signal_that_came()
+        if ended is not None:  # the error was raised in its stead, or on the way out
+            discard_if_nothing_computed(folder, hydra.job.name)
+            raise ended from error
         failure = _failure(error, overrides, folder, hydra.job.name, environment(cfg))
         if sweep:  # a sweep may go on for hours: said now, and once more at its end
             complain(f"job {hydra.job.num} failed: {failure.message}")

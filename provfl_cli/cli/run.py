@@ -10,6 +10,7 @@ from ..config.compose import Plan, hydra_session, parse, parser, plan
 from ..config.loader import Loader
 from ..errors import InputError
 from .completion import complete
+from .ended import signal_that_came
 from .folder import claimed, held, pruned, unclaimed_pattern, wanted
 from .job import Failure, job, one_line
 from .saying import complain, say
@@ -96,6 +97,9 @@ def _swept(hydra: "Hydra", asked: Plan, overrides: list[str]) -> tuple[Any, list
     except (InputError, OSError):
         raise
     except Exception as error:  # jobs return what fails in them: one was killed, so its launcher gave up
+        ended = signal_that_came()
+        if ended is not None:  # with all of the group
+            raise ended from error
         lost = "; jobs that still run are not in the table: when they have ended, provfl table DIR joins them all"
         launcher = f"hydra/launcher={asked.base.hydra.runtime.choices.get('hydra/launcher')}"
         return [], [Failure((launcher,), f"gave up ({one_line(f'{type(error).__name__}: {error}', 200)}){lost}", 1)]
