@@ -40,7 +40,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """The jobs that were started; a fake takes the place of training. Some seeds stand for ways to fail."""
     started: list[Config] = []
 
-    def fake(config: Config, folder: Path) -> None:
+    def fake(config: Config, folder: Path, quiet: bool = False) -> None:
         started.append(config)
         if config.seed == 2:
             raise InputError("dataset.label_column=label: no such column,\naccepted: image")
@@ -277,7 +277,7 @@ def test_a_signal_that_ends_a_command_is_answered_in_one_line(
     number = getattr(signal, name)
     before = {ending: signal.signal(ending, signal.SIG_DFL) for ending in (signal.SIGTERM, signal.SIGHUP)}
 
-    def hit(config: Config, folder: Path) -> None:
+    def hit(config: Config, folder: Path, quiet: bool = False) -> None:
         meets(number)
 
     monkeypatch.setattr("provfl_cli.cli.job.composition", SimpleNamespace(run=hit))
@@ -307,7 +307,7 @@ def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_full_disk_is_said_with_the_folder(
     sweep: bool, workspace: Path, jobs: list[Config], capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # of a write: it names no file
 
     monkeypatch.setattr(Hydra, "multirun" if sweep else "run", full)

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..imports import later
 from ..store.recorded import is_recorded
 from .arguments import check_out, parser, read, whole
+from .folder import named
 from .recorded import DATA, add_recorded, refuse_recorded, traced
 from .saying import say
 from .table import read_places
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
     if args.input is not None and args.kind != "ranking":
         raise InputError(f"--input is for ranking, {args.kind} shows all inputs: leave it out")
     number = None if args.input is None else whole("input", args.input, 0)
-    opened = _opened(Path(args.run), args)
+    opened = _opened(named(args.run), args)
     for line in opened.warnings:
         say(f"warning: {line}", to=sys.stderr)
     figures.save(figures.draw(opened, args.kind, number), out)
@@ -61,7 +62,7 @@ def _parser() -> ArgumentParser:
         epilog="\n".join(f"{name:<10} {draws.__doc__}" for name, draws in figures.KINDS.items()),
         formatter_class=RawDescriptionHelpFormatter,
     )
-    made.add_argument("run", metavar="RUN", help="a run folder, or a recorded federation (provfl import)")
+    made.add_argument("run", metavar="RUN", help="a run folder, last (the newest), or a recorded federation")
     made.add_argument("kind", metavar="KIND", help=" | ".join(figures.KINDS))
     endings = " ".join(figures.ENDINGS)
     made.add_argument("--out", required=True, metavar="FILE", help=f"write there, by its ending: {endings}")

@@ -1,36 +1,74 @@
-"""Run folders: each written by one run at a time, removed where nothing came of a run."""
+"""Run folders: which one is meant, each written by one run at a time, removed where nothing came of a run."""
 
+from __future__ import annotations
+
+import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from shutil import rmtree
-
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..imports import later
 from ..results.links import refuse_links, refuse_links_of_sweep
+from ..results.newest import newest_run
 from ..store.locks import CLAIM, FolderClaimed, claim, give_back
 
+if TYPE_CHECKING:
+    import omegaconf
+    from hydra.core import hydra_config
+else:  # commands that open a run need neither
+    omegaconf, hydra_config = later("omegaconf"), later("hydra.core.hydra_config")
 
-def unclaimed_pattern(cfg: DictConfig, key: str) -> bool:
+LAST = "last"  # on the command line in place of a folder
+OUTPUTS = Path("outputs")  # where hydra.run.dir and hydra.sweep.dir lead by default
+
+
+def named(place: str) -> Path:
+    """The folder that a command line names; `last` is the run below `outputs/` that ended last.
+
+    A folder called `last` in the working folder is taken as what it is.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    if place != LAST or Path(place).exists():
+        return Path(place)
+    newest = newest_run(OUTPUTS)
+    if newest is None:
+        raise InputError(f"last: no run in {OUTPUTS}{os.sep} of this folder: provfl run makes one, or give its folder")
+    return newest
+
+
+def called(folder: Path) -> str:
+    """What to type on a command line for a run's folder: `last` where it is that."""
+    newest = newest_run(OUTPUTS)
+    if newest is not None and not Path(LAST).exists() and newest.absolute() == folder.absolute():
+        return LAST
+    return shlex.quote(os.path.relpath(folder))
+
+
+def unclaimed_pattern(cfg: omegaconf.DictConfig, key: str) -> bool:
     """Whether `hydra.KEY.dir` is named after the clock; a folder that the user named is taken as it is."""
-    raw = OmegaConf.to_container(cfg.hydra[key], resolve=False)
+    raw = omegaconf.OmegaConf.to_container(cfg.hydra[key], resolve=False)
     return "${now:" in str(raw["dir"])  # type: ignore[index, call-overload]
 
 
-def wanted(cfg: DictConfig, key: str) -> Path:
+def wanted(cfg: omegaconf.DictConfig, key: str) -> Path:
     """The folder `hydra.KEY.dir`, what it refers to filled in."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(cfg)
+    current = hydra_config.HydraConfig.instance()
+    before = current.cfg
+    current.set_config(cfg)
     try:
         folder = str(cfg.hydra[key].dir)
         if not folder.strip():
             raise InputError(f"hydra.{key}.dir: is empty, give a folder (. is the one you are in)")
         return Path(folder)
     finally:
-        HydraConfig.instance().cfg = before
+        current.cfg = before
 
 
 @contextmanager
@@ -66,7 +104,7 @@ def held(folder: Path, kind: str, sweep: bool = False, hydra: str = ".hydra") ->
         pruned(folder)
 
 
-def claimed(cfg: DictConfig, key: str) -> Path:
+def claimed(cfg: omegaconf.DictConfig, key: str) -> Path:
     """Make the folder `hydra.KEY.dir`, or one beside it with -2, -3, … where another run was there first."""
     first = wanted(cfg, key)
     for number in count(1):

@@ -5,6 +5,7 @@ A failure is returned, so that the other jobs of a sweep go on, whichever proces
 
 import os
 import sys
+import time
 import traceback
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from ..bounded import read_json
 from ..config.compose import texts, validated
 from ..config.environment import EnvironmentValue, environment, masked, store
 from ..errors import InputError, RunError
@@ -24,11 +26,20 @@ from ..store.locks import FolderClaimed
 from .ended import signal_that_came
 from .folder import discard_if_nothing_computed, held
 from .saying import complain, say
+from .waiting import waiting
 
 if TYPE_CHECKING:
     from ..run import job as composition
 else:  # torch comes with it
     composition = later("provfl_cli.run.job")
+
+
+SUMMARY = "summary.json"
+SAID = (  # figures of a job that stand in its line, their words, and what chance scores
+    ("global_accuracy", "accuracy", ""),
+    ("fault_accuracy", "faulty client on top", "fault_chance"),
+    ("localization_accuracy", "localization", "chance_accuracy"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,8 +58,7 @@ def job(cfg: DictConfig) -> Failure | None:
     folder = Path(hydra.runtime.output_dir)
     overrides = tuple(texts(hydra.overrides.task))
     sweep = hydra.mode == RunMode.MULTIRUN
-    if sweep:
-        say(f"job {hydra.job.num}: {' '.join(overrides)}")
+    began = time.monotonic()
     try:
         config = validated(cfg)
         _store_resolved(cfg, folder, hydra.output_subdir)
@@ -56,7 +66,11 @@ def job(cfg: DictConfig) -> Failure | None:
         own = sweep and folder.absolute() != Path(hydra.sweep.dir).absolute()
         with held(folder, config.store.lock) if own else nullcontext():
             _remove_stale(folder)
-            composition.run(config, folder)
+            with waiting("loading libraries"):
+                run = composition.run
+            run(config, folder, quiet=sweep)
+            if sweep:  # its table follows
+                say(f"job {hydra.job.num}: {' '.join(overrides)}  {_came_to(folder, time.monotonic() - began)}")
     except KeyboardInterrupt:
         discard_if_nothing_computed(folder, hydra.job.name)
         raise
@@ -72,6 +86,21 @@ def job(cfg: DictConfig) -> Failure | None:
     return None
 
 
+def _came_to(folder: Path, seconds: float) -> str:
+    """The figures of a job, in a few words."""
+    try:
+        figures = read_json(folder / SUMMARY)
+    except (OSError, ValueError):
+        figures = {}
+    parts = []
+    for name, word, chance in SAID:
+        value, by_chance = figures.get(name), figures.get(chance)
+        if isinstance(value, int | float):
+            beside = f" (chance {by_chance:.3f})" if isinstance(by_chance, int | float) else ""
+            parts.append(f"{word} {value:.3f}{beside}")
+    return ", ".join([*parts, f"{seconds:.0f} s"])
+
+
 def _store_resolved(cfg: DictConfig, folder: Path, subfolder: str | None) -> None:
     """Let the folder hold what the settings came to, not how they were composed; values of the environment are not."""
     file = folder / (subfolder or "") / "config.yaml"
@@ -81,7 +110,7 @@ def _store_resolved(cfg: DictConfig, folder: Path, subfolder: str | None) -> Non
 
 def _remove_stale(folder: Path) -> None:
     """Remove what says how an earlier run in the folder ended."""
-    for stale in ("error.log", "summary.json", "manifest.json"):
+    for stale in ("error.log", SUMMARY, "manifest.json"):
         try:
             (folder / stale).unlink(missing_ok=True)
         except OSError as error:

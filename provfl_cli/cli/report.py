@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..imports import later
 from ..store.recorded import is_recorded
 from .arguments import check_out, parser, read
+from .folder import named
 from .recorded import DATA, add_recorded, refuse_recorded, traced
 from .saying import say
 from .table import read_places
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
     args = read(_parser(), arguments)
     if args is None:
         return 0
-    places = [Path(place) for place in args.runs]
+    places = [named(place) for place in args.runs]
     out = Path(args.out) if args.out else (places[0] if len(places) == 1 else Path()) / NAME
     if args.out:
         check_out(out)
@@ -77,7 +78,7 @@ def _parser() -> ArgumentParser:
         "runs",
         nargs="+",
         metavar="RUN_OR_SWEEP",
-        help="run folders, sweep folders, or folders of them; or a recorded federation",
+        help="run folders (last: the newest), sweep folders, or folders of them; or a recorded federation",
     )
     made.add_argument(
         "--out", metavar="FILE", help=f"write there; default: {NAME} in the folder given, of several here"

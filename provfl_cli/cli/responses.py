@@ -53,7 +53,7 @@ def about_response(args: Namespace) -> bool:
     Raises:
         InputError: an option that makes no sense with that.
     """
-    folder = Path(args.run)
+    folder: Path = args.run
     given = [name for name in OPTIONS if getattr(args, name) is not None]
     if is_recorded(folder):
         if given and args.prompt is None:

@@ -13,6 +13,7 @@ from .completion import complete
 from .ended import signal_that_came
 from .folder import claimed, held, pruned, unclaimed_pattern, wanted
 from .job import Failure, job, one_line
+from .next_step import say_next
 from .saying import complain, say
 from .table import sweep_table
 
@@ -81,7 +82,10 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
                 _joined(returned, made, failures, asked)
                 return failures
             returned = hydra.run(asked.config_name, job, overrides)
-            return list(_failures(returned))
+            failures = list(_failures(returned))
+            if not failures:
+                say_next(Path(returned.hydra_cfg.hydra.runtime.output_dir))
+            return failures
     except OSError as error:  # what happens inside a job is returned; Hydra makes the folder that the user named
         place = error.filename or error.filename2 or where
         raise InputError(f"{place}: the run folder cannot be made or written to ({error.strerror or error})") from error
@@ -92,6 +96,8 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
 
 def _swept(hydra: "Hydra", asked: Plan, overrides: list[str]) -> tuple[Any, list[Failure]]:
     """What the jobs of a sweep returned, and what failed."""
+    if asked.jobs:
+        say(f"{len(asked.jobs)} jobs, a line for each when it has ended")
     try:
         returned = hydra.multirun(asked.config_name, job, overrides)
     except (InputError, OSError):

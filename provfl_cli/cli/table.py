@@ -18,6 +18,8 @@ from ..reporting.tables import to_latex, to_markdown
 from ..reporting.terminal import make_console
 from ..store.recorded import is_recorded
 from .arguments import check_out, listed, parser, read, whole
+from .folder import named
+from .next_step import say_next_of_sweep
 from .saying import complain, say
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def main(arguments: list[str]) -> int:
         return 0
     chosen, number = _format(args), _round(args.round)
     by, metrics, methods = (listed(f"--{name}", getattr(args, name)) for name in ("by", "metric", "method"))
-    places = [Path(place) for place in args.runs]
+    places = [named(place) for place in args.runs]
     if args.out is None and all(is_recorded(place) for place in places):  # nothing was measured: what there is
         for place in places:
             recorded.show_recording(place)
@@ -68,7 +70,7 @@ def _parser() -> ArgumentParser:
         {"RUNS": "RUNS come first: provfl table outputs/multirun/DATE/TIME --by fusion"},
         description="Joins runs into one table, grouped by the settings in which they differ; seeds are averaged.",
     )
-    made.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, sweep folders, or folders of them")
+    made.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs or sweeps; last: the newest run")
     made.add_argument("--by", nargs="+", default=[], metavar="KEY", help="settings to group by; others are averaged")
     made.add_argument("--metric", nargs="+", default=[], metavar="NAME", help="columns of localization.csv to show")
     made.add_argument("--method", nargs="+", default=[], metavar="NAME", help="show only these")
@@ -223,6 +225,7 @@ def sweep_table(
     terminal.print(f"table.md, table.csv in {os.path.relpath(folder)}/")
     if line:
         terminal.print(line)
+    say_next_of_sweep(folder)
 
 
 def _job(failure: Failure) -> str:

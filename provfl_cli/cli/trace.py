@@ -14,18 +14,22 @@ from ..reporting.terminal import make_console
 from ..run.place import require_file, require_language_model, require_model_and_data, require_place
 from ..store.recorded import is_recorded, read_recorded
 from .arguments import check_out, listed, parser, read, whole
+from .folder import named
 from .recorded import DATA, TARGET, TOKEN, add_recorded, refuse_recorded, refuse_run
 from .responses import about_response, add_response, answer_response
 from .saying import say
+from .waiting import waiting
 
 if TYPE_CHECKING:
-    from ..reporting import prediction
+    from ..provenance import watched
+    from ..reporting import prediction, progress
     from ..results import files
     from ..run import open_language_model, open_recording, open_run, query
     from ..run.inputs import TracedInputs
     from ..run.open_run import OpenFederation
     from ..store import cache
 else:  # torch comes with most of them, numpy with the others
+    watched, progress = later("provfl_cli.provenance.watched"), later("provfl_cli.reporting.progress")
     prediction, files = later("provfl_cli.reporting.prediction"), later("provfl_cli.results.files")
     open_language_model = later("provfl_cli.run.open_language_model")
     open_recording, open_run = later("provfl_cli.run.open_recording"), later("provfl_cli.run.open_run")
@@ -41,9 +45,11 @@ def main(arguments: list[str]) -> int:
     args = read(_parser(), _verifying(arguments))
     if args is None:
         return 0
+    args.run = named(args.run)
     _check(args)
     response = _check_places(args)
-    opened = _opened(args, response)
+    with waiting(f"opening {args.run}"):
+        opened = _opened(args, response)
     with cache.in_use(opened.folder / "rounds"):
         return answer_response(args, opened) if response else _answered(args, opened)
 
@@ -65,7 +71,7 @@ def _parser() -> ArgumentParser:
         description="Shows which clients pushed one prediction of a run, or each token of a language model's response, "
         "and through which layers; with --without and --verify, what it would be without them.",
     )
-    made.add_argument("run", metavar="RUN", help="a run's folder, or a recorded federation (provfl import)")
+    made.add_argument("run", metavar="RUN", help="a run's folder, last (the newest), or a recorded federation")
     made.add_argument("--round", metavar="N", help="default: the last one traced")
     what = made.add_argument_group("the input; default: the first one that the run traced")
     what.add_argument("--input", metavar="INDEX", help="its number in the run's test set")
@@ -139,7 +145,7 @@ def _check_places(args: Namespace) -> bool:
     """Whether a response is asked about; InputError for options that do not go with that, and for folders and files
     that are not there, before anything is imported that takes seconds.
     """
-    folder = Path(args.run)
+    folder = args.run
     require_place(folder)
     response = about_response(args)
     if is_recorded(folder):
@@ -157,7 +163,7 @@ def _check_places(args: Namespace) -> bool:
 
 
 def _opened(args: Namespace, response: bool) -> OpenFederation:
-    folder = Path(args.run)
+    folder = args.run
     if is_recorded(folder):
         refuse_run(args, "trust", "checkpoint", "client")
         if response:
@@ -187,11 +193,8 @@ def _answered_alone(
         if not (args.json or question.without or question.verify):
             return 0
     console = make_console()
-    with (
-        console.status("leaving clients out…")
-        if question.verify == "fusion" and not args.json and console.is_terminal
-        else nullcontext()
-    ):
+    doing = "leaving clients out" if question.verify else "tracing"
+    with nullcontext() if question.verify == "retrain" else waiting(doing):  # which shows how far it is
         answer = query.ask_one(opened, number, inputs, question, make_console(sys.stderr))
     if args.json:
         say(files.json_text(prediction.as_json(answer)), end="")
@@ -205,7 +208,8 @@ def _answered_alone(
 def _write_table(
     opened: OpenFederation, number: int, inputs: TracedInputs, question: query.Query, path: Path, told: TextIO
 ) -> None:
-    frame = query.ask_many(opened, number, inputs, question)
+    with progress.TraceProgress(make_console(sys.stderr)) as shown, watched.watched(shown):
+        frame = query.ask_many(opened, number, inputs, question)
     for line in frame.attrs["warnings"]:
         say(f"warning: {line}", to=sys.stderr)
     for note in opened.notes:

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..harmless import harmless
-from ..results.answer import OF_MODEL, Agreement, MethodAnswer, RankedClient
+from ..results.answer import OF_MODEL, Agreement, Conclusion, MethodAnswer, RankedClient
 from .console import heading
 from .drawing import bar
-from .rankings import clients_table
+from .rankings import SHARE, clients_table
 
 LAYERS_SHOWN = 8
 PAIRS_SHOWN = 5
@@ -47,8 +47,7 @@ def answer_parts(answer: MethodAnswer, what: str, headings: tuple[str, str] = ("
             continue
         share = percent(abs(value) / everything)
         lines.append(f"not from these clients: {kind} {value:+.3g} ({share} of all pushing)")
-    if lines:
-        parts.append(Text("; ".join(lines), style="dim"))
+    parts.append(Text("; ".join([SHARE, *lines]), style="dim"))
     if answer.layers:
         parts += [Text(), layers_table(answer)]
     return parts
@@ -92,6 +91,14 @@ def _common(names: Sequence[str]) -> int:
     return sum(len(same[0]) + 1 for same in takewhile(lambda parts: len(set(parts)) == 1, modules))
 
 
+def conclusion_lines(conclusion: Conclusion | None) -> list[RenderableType]:
+    """Whether the first of the ranking is the one, in a sentence."""
+    if conclusion is None:
+        return []
+    colour = {True: "bold green", False: "bold yellow", None: "bold"}[conclusion.confirmed]
+    return [Text(harmless(conclusion.sentence), style=colour), Text()]
+
+
 def agreement_lines(agreements: Sequence[Agreement]) -> list[RenderableType]:
     """In words, for each method and each way of leaving out."""
     lines: list[RenderableType] = [Text()]
@@ -99,6 +106,8 @@ def agreement_lines(agreements: Sequence[Agreement]) -> list[RenderableType]:
         method = f"{agreement.method} (all rounds)" if agreement.scope == "lineage" else agreement.method
         if not np.isfinite(agreement.correlation):
             text = "no rank correlation: nothing to tell apart, or no model without a client"
+            if agreement.clients == 1:
+                text = "only one client matters"
             lines.append(Text(f"{method}, {AGREES_WITH.get(agreement.kind, agreement.kind)}: {text}", style="dim"))
             continue
         good = not agreement.against
@@ -108,6 +117,7 @@ def agreement_lines(agreements: Sequence[Agreement]) -> list[RenderableType]:
                 f"{method}, {AGREES_WITH.get(agreement.kind, agreement.kind)}: ",
                 (verdict, "green" if good else "yellow" if agreement.correlation > 0 else "red"),
                 f", rank correlation {agreement.correlation:.2f}",
+                f" of the {agreement.clients} clients that matter" if agreement.clients else "",
                 f", {agreement.pairs - len(agreement.against)} of {agreement.pairs} pairs in the same order",
             )
         )
@@ -182,6 +192,7 @@ def agreements_json(agreements: Sequence[Agreement]) -> list[dict[str, Any]]:
             "scope": agreement.scope,
             "kind": agreement.kind,
             "rank_correlation": agreement.correlation,
+            "clients": agreement.clients,
             "pairs": agreement.pairs,
             "other_way_around": [list(pair) for pair in agreement.against],
         }

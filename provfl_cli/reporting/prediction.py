@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..harmless import harmless
 from ..results.answer import Prediction, WhatIf
-from .answers import agreement_lines, agreements_json, answer_json, answer_parts, digits, percent
+from .answers import agreement_lines, agreements_json, answer_json, answer_parts, conclusion_lines, digits, percent
 from .console import heading
 from .drawing import Picture, bar
 from .texts import Excerpt
@@ -37,6 +37,7 @@ def show(prediction: Prediction) -> RenderableType:
     if prediction.effects:
         parts += [
             heading(f"Does it hold? {_how_left_out(prediction)}"),
+            *conclusion_lines(prediction.conclusion),
             _effects(prediction),
             *agreement_lines(prediction.agreements),
         ]
@@ -237,6 +238,8 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
             }
             for effect in prediction.effects
         ],
+        "confirmed": None if prediction.conclusion is None else prediction.conclusion.confirmed,
+        "conclusion": None if prediction.conclusion is None else prediction.conclusion.sentence,
         "agreement": agreements_json(prediction.agreements),
         "notes": list(prediction.notes),
     }

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+LONG = 60.0  # seconds without a word, where nothing can be redrawn
 PLAIN_LINES = 10  # at most about so many where nothing can be redrawn
 
 
@@ -165,3 +166,57 @@ class RetrainingProgress:
         if not self._trained or self._done == self._total:
             return None
         return (self._clock() - self._began) / self._trained * (self._total - self._done)
+
+
+class TraceProgress:
+    """Shows how far tracing is: a live line on a terminal, elsewhere plain ones where it takes long.
+
+    Use it as a context manager, and call it after each batch. It starts no thread: a trace forks workers at any time.
+    """
+
+    def __init__(
+        self, console: Console, traces: int = 1, doing: str = "Tracing", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console, self._traces, self._doing, self._clock = console, traces, doing, clock
+        self._began = self._told = clock()
+        self._ended = 0  # traces
+        self._latest = 0  # inputs of the present one
+        self._live: Progress | None = None
+        self._bar: TaskID | None = None
+
+    def __enter__(self) -> TraceProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many of the `total` inputs of the present trace are there; fewer than before: the next trace has begun."""
+        if done <= self._latest:  # also where conservation is checked once more
+            self._ended = min(self._ended + 1, self._traces - 1)
+        self._latest = done
+        share = (self._ended + done / total) / self._traces
+        left = _spell((self._clock() - self._began) / share * (1 - share)) if share < 1 else ""
+        said = f"{done:,} of {total:,} inputs"
+        if self._console.is_interactive:
+            self._show(share, said, left)
+        elif self._clock() - self._told > LONG:
+            self._told = self._clock()
+            self._console.print(Text(f"{self._doing.lower()}: {', '.join(part for part in (said, left) if part)}"))
+
+    def _show(self, share: float, said: str, left: str) -> None:
+        if self._live is None:
+            self._live = Progress(
+                TextColumn("{task.description}", style="bold"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[count]}", justify="right"),
+                TextColumn("{task.fields[detail]}", style="dim"),
+                console=self._console,
+                transient=True,
+                auto_refresh=False,
+            )
+            self._bar = self._live.add_task(self._doing, total=1.0, count="", detail="")
+            self._live.start()
+        assert self._bar is not None
+        self._live.update(self._bar, completed=share, count=said, detail=left, refresh=True)

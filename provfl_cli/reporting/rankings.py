@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOBODYS = "nothing that is taught"  # of a response: no topic
+SHARE = "share: softmax over clients"
 TIED_SHOWN = 3  # clients of a set of tied ones that are named
 
 
@@ -150,7 +151,7 @@ def show_rankings(rankings: Sequence[Ranking]) -> RenderableType:
             beside.add_row(Picture(ranking.shown), Group(_title(ranking), clients_table(ranking.clients)))
             parts.append(beside)
         parts.append(Text())
-    return Group(*parts, Text("examples: of the true label, in the client's training data", style="dim"))
+    return Group(*parts, Text(f"{SHARE}; examples: of the true label, in the client's training data", style="dim"))
 
 
 def _title(ranking: Ranking) -> RenderableType:

@@ -78,8 +78,9 @@ class Effect:
 class Agreement:
     """How a method's ranking of the clients left out fits their measured effects.
 
-    `correlation` is Spearman's, NaN where there is none; `against` are pairs of which the first is ranked higher and
-    costs less, of `pairs` in all.
+    Clients that hardly push and cost hardly anything do not count, nor do pairs that differ by less than the noise
+    (`run/confirmed.py`): `correlation` is Spearman's over the other `clients`, NaN where there is none;
+    `against` are pairs of which the first is ranked higher and costs less, of `pairs` in all.
     """
 
     method: str
@@ -88,6 +89,16 @@ class Agreement:
     correlation: float
     against: tuple[tuple[str, str], ...]
     pairs: int
+    clients: int = 0
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What leaving clients out says of the first of a ranking: whether it is `confirmed` (None: nobody can tell), in
+    words."""
+
+    confirmed: bool | None
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,7 @@ class Prediction:
     doubts: tuple[str, ...] = ()
     kind: str = "classes"
     wanted: float | None = None
+    conclusion: Conclusion | None = None
 
     @property
     def value(self) -> float:

@@ -31,24 +31,25 @@ from .manifest import architecture, inputs_read, manifest, weights_from
 from .prepared import Prepared, prepared
 from .private_part import frozen_tensors
 from .retrained import removals, retrain
-from .shown import show_files, show_findings, show_rounds
+from .shown import show_files, show_findings, show_rounds, show_verdict, show_warnings
 from .summary import costs, measured, round_rows
 from .traced_rounds import trace_rounds
 from .watch import Watch
 from .written import write_findings
 
 
-def run(config: Config, folder: Path) -> None:
+def run(config: Config, folder: Path, quiet: bool = False) -> None:
     """Load data, train (or find) the federation, trace the rounds asked for, write files and print tables.
 
-    A tracker that fails does not end the run.
+    A tracker that fails does not end the run. `quiet`, of many in a row: only how far it is, and warnings, are shown.
 
     Raises:
         InputError: data or model do not fit the configuration.
         RunError: training diverged, a worker died, conservation failed, a file could not be written.
     """
-    console = show.make_console()
-    with tracked(config.tracker, console) as tracking:
+    console, live = show.make_console(), show.make_console()
+    console.quiet = quiet
+    with tracked(config.tracker, live) as tracking:
         began = time.perf_counter()
         ready = prepared(config, console)
         config = ready.config
@@ -60,14 +61,14 @@ def run(config: Config, folder: Path) -> None:
         if ready.frozen is not None and has_base(config, data):  # which is nowhere else
             write_tensors(folder / BASE, frozen_tensors(model, ready.sharing))
         generates = config.task == "generate"
-        watch, cache = Watch(console, folder, tracking, generates), Path(config.store.cache)
+        watch, cache = Watch(console, live, folder, tracking, generates), Path(config.store.cache)
         with (
             federated_rounds(config, data, model, cache, ready.wanted, ready.device, watch, folder) as rounds,
             watch.progress,
         ):
             if config.tracker is not None:
                 tracking.start(settings_of(config), folder, config.environment)
-            traced = trace_rounds(ready, rounds, folder)
+            traced = trace_rounds(ready, rounds, folder, live)
         write_jsonl(folder / "metrics.jsonl", round_rows(watch.history or traced.history, generates))
         tracking.rounds(traced.history)
 
@@ -81,7 +82,7 @@ def run(config: Config, folder: Path) -> None:
             plan = [*ready.plan, *removals(config.retrain, config.seed, data, ranked)]
             with in_use(traced.place):  # else it might be pruned to make room
                 full = traced.questions.full(traced.place.parent.name)
-                retrainings = retrain(whole, traced.questions.asked, full, plan, console)
+                retrainings = retrain(whole, traced.questions.asked, full, plan, live)
             write_csv(folder / RETRAININGS, retrainings.made)
             write_parquet(folder / RETRAINED, retrainings.predictions)
         said = [f"{len(counts)} clients, {config.federation.rounds} rounds, {config.federation.optimizer}"]
@@ -120,7 +121,9 @@ def run(config: Config, folder: Path) -> None:
         }
         _write(ready, folder, findings, figures, roster, traced.place.parent.name, seconds)
 
-        show_rounds(console, round_rows(traced.history, generates), findings.warnings)
+        show_verdict(console, folder, findings, config.provenance.name)
+        show_warnings(live, findings.warnings)
+        show_rounds(console, round_rows(traced.history, generates))
         costly = bool(config.attribution)
         show_findings(console, findings, config.provenance.name, data, counts, config.evaluation.inputs, costs=costly)
         show_files(console, folder)

@@ -13,6 +13,7 @@ from ..evaluation.ranking import order, spearman
 from ..provenance.contributions import Contributions
 from ..reporting.rankings import best_clients
 from ..results.answer import Agreement, Layer, MethodAnswer
+from .confirmed import apart, matter
 from .open_run import OpenFederation
 
 
@@ -75,15 +76,18 @@ def agreements_of(
                 for position, client in enumerate(best)
                 if client in own.index and np.isfinite(effect[position])
             ]
-            values = own.loc[[best[position] for position in measured]].to_numpy(float)[None]
-            rank, costs = ranks(values)[0], ranks(effect[measured][None])[0]
+            pushed = own.loc[[best[position] for position in measured]].to_numpy(float)
+            counts = matter(pushed) | matter(effect[measured])
+            pushed, measured = pushed[counts], [each for each, there in zip(measured, counts, strict=True) if there]
+            pushed_apart, costs_apart = apart(pushed), apart(effect[measured])
+            rank, costs = ranks(pushed[None])[0], ranks(effect[measured][None])[0]
             names = [opened.name_of(best[position]) for position in measured]
             ordered = [
                 (first, second) if rank[first] < rank[second] else (second, first)
                 for first, second in combinations(range(len(measured)), 2)
-                if rank[first] != rank[second] and costs[first] != costs[second]
+                if pushed_apart(first, second) and costs_apart(first, second)
             ]
             against = tuple((names[a], names[b]) for a, b in ordered if costs[a] > costs[b])
             few = len(measured) < 2
             correlation = np.nan if few else float(spearman(order(rank[None]), -costs[None].astype(float))[0])
-            yield Agreement(str(method), str(scope), kind, correlation, against, len(ordered))
+            yield Agreement(str(method), str(scope), kind, correlation, against, len(ordered), len(measured))

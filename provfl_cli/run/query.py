@@ -21,8 +21,10 @@ from ..harmless import harmless
 from ..provenance.lineage import lineage_round
 from ..provenance.outputs import by_argument
 from ..provenance.targets import target_value
-from ..results.answer import Agreement, Effect, MethodAnswer, Prediction, WhatIf
+from ..reporting.answers import digits, percent
+from ..results.answer import Agreement, Conclusion, Effect, MethodAnswer, Prediction, WhatIf
 from ..store.rounds import Round
+from .confirmed import concluded
 from .inputs import UNKNOWN, TracedInputs
 from .meaning import MSE, Meaning
 from .method_answer import agreements_of, method_answer
@@ -96,6 +98,7 @@ def ask_one(
     effects: tuple[Effect, ...] = ()
     agreements: tuple[Agreement, ...] = ()
     said: tuple[str, ...] = ()
+    conclusion: Conclusion | None = None
     if question.verify:
         best = [client.client for client in answers[0].clients]
         if question.verify == "retrain":
@@ -106,6 +109,15 @@ def ask_one(
             measured = _left_out(opened, asked, kind, best)
         losses, effects = _effects(opened, asked, kind, best, measured)
         agreements = tuple(agreements_of(opened, attributions.rows, best, losses))
+        classes = opened.meaning.kind == "classes"
+        names = opened.label_names
+        conclusion = concluded(
+            effects,
+            names[int(probabilities[0].argmax())] if classes else None,
+            names[explained],
+            float(probabilities[0, explained]),
+            percent if classes else digits,
+        )
     return Prediction(
         title=inputs.names[0],
         where=str(opened.folder),
@@ -128,6 +140,7 @@ def ask_one(
         doubts=_doubts(inputs, probabilities, opened.meaning.kind),
         kind=opened.meaning.kind,
         wanted=None if inputs.wanted is None or opened.meaning.target == MSE else float(inputs.wanted[0, explained]),
+        conclusion=conclusion,
     )
 
 

@@ -13,11 +13,13 @@ from rich.text import Text
 
 from ..config.schema import Federation
 from ..data.federated import Dialogues, FederatedData
+from ..harmless import harmless
 from ..reporting import console as show
 from ..reporting import participation, suspicion
 from ..reporting.lineage import show_fading
 from ..reporting.rankings import example_rankings, show_rankings
 from ..reporting.tables import cost_table, localization_tables
+from ..results import diagnosis
 from .findings import Findings
 from .written import WRITTEN
 
@@ -53,10 +55,40 @@ def show_participation(console: Console, planned: pd.DataFrame, clients: Sequenc
         console.print()
 
 
-def show_rounds(console: Console, rows: Sequence[Mapping[str, Any]], warnings: Sequence[str]) -> None:
-    """How the rounds went; above, what the last trace leaves out."""
+def show_verdict(console: Console, folder: Path, findings: Findings, method: str) -> None:
+    """Who is behind the mistakes, in a sentence: the diagnosis' one, or, where none was made, who is on top of most."""
+    made = diagnosis.read(folder)
+    sentence = _most_on_top(findings, method) if made is None else made.sentence
+    if sentence:
+        console.print()
+        console.print(Text(harmless(sentence), style="bold"))
+
+
+def _most_on_top(findings: Findings, method: str) -> str:
+    """Of the mistakes traced, how many have the same client on top; "" where none was traced, or many share them."""
+    rows = findings.last.contributions
+    wrong = rows[(rows["method"] == method) & (rows["scope"] == "round") & (rows["label"] != rows["prediction"])]
+    if not len(wrong) or findings.last.tokens is not None:
+        return ""
+    tops = wrong[wrong["rank"] == 1]["client"].value_counts()
+    inputs = wrong["input"].nunique()
+    candidates = wrong["client"][wrong["rank"].notna()].nunique()
+    if not len(tops) or inputs < 2 or tops.iloc[0] * 2 < inputs:  # nobody is on top of half of them
+        return ""
+    return (
+        f"Client {int(tops.index[0])} is on top of {tops.iloc[0]:,} of the {inputs:,} mistakes traced "
+        f"(a client drawn at random: {inputs / candidates:,.0f})."
+    )
+
+
+def show_warnings(console: Console, warnings: Sequence[str]) -> None:
+    """What the last trace leaves out."""
     for line in warnings:
         console.print(Text(f"warning: {line}", style="bold yellow"))
+
+
+def show_rounds(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """How the rounds went."""
     console.print(show.heading("Rounds"))
     console.print(show.rounds(rows))
 

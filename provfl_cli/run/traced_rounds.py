@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.text import Text
 from torch import nn
 
 from ..attribution.method import Case, attributions
@@ -17,9 +19,12 @@ from ..models.causal import ResponseModel
 from ..provenance.lineage import lineage_round
 from ..provenance.merged import load_round
 from ..provenance.settings import Provenance
+from ..provenance.watched import watched
+from ..reporting.progress import TraceProgress
 from ..store.rounds import Metrics, Round
 from .backdoor import measured_success
 from .clearing import link_rounds
+from .learnt import near_chance
 from .prepared import Prepared
 from .private_part import complete
 from .retrained import Questions
@@ -48,13 +53,14 @@ class TracedRounds:
     place: Path
 
 
-def trace_rounds(ready: Prepared, rounds: Iterable[Round], folder: Path) -> TracedRounds:
+def trace_rounds(ready: Prepared, rounds: Iterable[Round], folder: Path, console: Console) -> TracedRounds:
     """Trace stored rounds, in order, by the run's own way, by `tracefl` beside it and by the methods to compare with.
 
     Args:
         ready: the federation; its model is left with the weights of the last round.
         rounds: as they are stored, at least one.
         folder: of the run, to which the rounds are linked.
+        console: where to show how far a trace is, and to warn of a model that has learnt nothing before it is traced.
     """
     config, model, own = ready.config, ready.model, ready.config.provenance
     presets, rivals = _presets(own, config.tracefl_beside), attributions(config.attribution)
@@ -70,8 +76,12 @@ def trace_rounds(ready: Prepared, rounds: Iterable[Round], folder: Path) -> Trac
         chosen, case = _asked(ready, model, stored, holders)
         if ready.retrains:
             questions.add(model, chosen, stored, ready.device, ready.sharing, config.evaluation.client, ready.examples)
+        if doubt := near_chance(stored.metrics, ready.data):
+            console.print(Text(f"warning: {doubt}", style="bold yellow"))
         repeats = config.evaluation.repeats
-        traced.append(trace_round(case, chosen, ready.data, presets, rivals, lineage, repeats))
+        traces = (len(presets) + (lineage is not None)) * repeats
+        with TraceProgress(console, traces, f"Tracing round {stored.number}") as progress, watched(progress):
+            traced.append(trace_round(case, chosen, ready.data, presets, rivals, lineage, repeats))
         link_rounds(folder, stored)
         history, place = stored.history, stored.folder.parent
     return TracedRounds(traced, success, questions, whose, history, place)

@@ -30,12 +30,13 @@ from .summary import round_rows
 class Watch:
     """What training reports as it goes: display and tracker follow it, and the history is kept for the files."""
 
-    def __init__(self, console: Console, folder: Path, tracking: Tracking, generates: bool) -> None:
+    def __init__(self, console: Console, live: Console, folder: Path, tracking: Tracking, generates: bool) -> None:
         self.console = console
+        self.live = live  # where how far it is can be redrawn; a `console` that is quiet says no more
         self.folder = folder
         self.tracking = tracking
         self.generates = generates  # whether the model answers prompts
-        self.progress = RoundProgress(console)
+        self.progress = RoundProgress(live if live.is_interactive else console)
         self.history: list[Metrics] = []
         self.ended = TrainingEnded(0, 0.0, 0.0)
 
@@ -50,7 +51,7 @@ class Watch:
                 begin = f"round {event.start}" if event.start else "the start"
                 self.console.print(f"round {event.number} was not kept: trained again from {begin}")
             case WaitingForProcess():
-                self.console.print("another process trains the same federation: waiting for its rounds")
+                self.live.print("another process trains the same federation: waiting for its rounds")
             case EngineStarting():
                 log = os.path.relpath(event.log)
                 self.console.print(Text(f"{event.told}; what it says itself is in {log}"))

@@ -14,6 +14,7 @@ from ...processes import can_fork, one_thread
 from ..calls import TooLarge
 from ..response_score import ResponseScore
 from ..sums import Sums
+from ..watched import traced_so_far
 from .forked import on_processes
 from .ray import on_ray
 from .work import Perform, Span, Work
@@ -44,6 +45,7 @@ def batches(work: Work) -> list[list[Sums]]:
                 for span, sums in zip(spans, perform(spans), strict=True):
                     parts.append(sums)
                     start = span.stop
+                    traced_so_far(start, count)
             except TooLarge:
                 size = -(-size // 2)
     return parts
