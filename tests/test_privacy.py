@@ -401,6 +401,28 @@ def test_an_epsilon_above_100_is_called_by_its_name() -> None:
     assert figures(None) == {"epsilon": None, "delta": None, "privacy": None}
 
 
+def test_a_delta_is_called_what_it_is() -> None:
+    """Five clients: with clients^-1.1, 0.17, every sixth promise would fail; of 6,000 examples delta is 7e-5."""
+    few = {"clients": 5, "per_round": 5, "participations": [3] * 5}
+    default = CentralDP(noise_multiplier=8.0).spent(ledger(**few, examples=6000))
+    assert default.delta == pytest.approx(6000**-1.1)
+    assert default.delta < 1 / 6000
+    assert default.meaningful
+    assert "for a client with all its data (" in told(default)
+    unknown = CentralDP(noise_multiplier=8.0).spent(ledger(**few))
+    assert not unknown.meaningful
+    assert (
+        "at delta 0.17, for a client with all its data: no meaningful guarantee, with a probability of 0.17 the "
+        "promise fails altogether, which has to be below 0.01 here (5 clients)"
+    ) in told(unknown)
+    wide = CentralDP(noise_multiplier=8.0, delta=1e-3).spent(ledger(**few, examples=6000))
+    assert wide.meaningful
+    assert "not below one over the 6,000 training examples" in told(wide)
+    local = LocalDP(noise_multiplier=8.0).spent(ledger(**few, examples=6000))
+    assert local.delta == default.delta
+    assert CentralDP().spent(ledger(examples=10)).delta == pytest.approx(1000**-1.1), "the more of the two"
+
+
 def test_the_ledger_counts_what_was_fused() -> None:
     federation: Any = SimpleNamespace(
         mode="sync", clients_per_round=2, sampling="uniform", dropout=0.0, stragglers=0.0, joins={}, leaves={}

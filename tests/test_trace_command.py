@@ -264,13 +264,24 @@ def test_many_inputs_make_one_table(pictures: Path, texts: Path, tmp_path: Path)
         )
         expected = there.set_index("client")["contribution"]
         assert here.to_numpy() == pytest.approx(expected.loc[here.index].to_numpy(), rel=1e-3, abs=1e-3)
-        assert set(table[table["name"] == f"{row.label}/{row.input}.png"]["label"]) == {row.label}
+        own = table[table["name"] == f"{row.label}/{row.input}.png"]
+        assert set(own["label"]) == {row.label}
+        names = open_run(pictures).label_names
+        for number, name in (
+            ("label", "label_name"),
+            ("prediction", "prediction_name"),
+            ("explained", "explained_name"),
+        ):
+            assert set(own[name]) == {names[label] for label in set(own[number])}
+    assert "text" not in table
     sheet = tmp_path / "mine.csv"
     pd.DataFrame({"text": ["Peru og Danmark", "Perú y Dinamarca"]}).to_csv(sheet, index=False)
     assert main(["trace", str(texts), "--inputs", str(sheet), "--out", str(tmp_path / "t.csv")]) == 0
     rows = pd.read_csv(tmp_path / "t.csv")
     assert rows["name"].unique().tolist() == ["row 0", "row 1"]
     assert rows["label"].isna().all()
+    assert rows["label_name"].isna().all()
+    assert rows["text"].unique().tolist() == ["Peru og Danmark", "Perú y Dinamarca"]
     assert len(rows[rows["kind"] == "client"]) == 2 * 3
 
 

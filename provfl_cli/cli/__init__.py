@@ -34,6 +34,8 @@ COMMANDS = {  # name: what it does, an example
         "provfl import --global after.safetensors --previous before.safetensors --client alice=alice.safetensors:600",
     ),
     "reproduce": ("the paper's tables and figures, and more", "provfl reproduce thresholds --scale smoke"),
+    "doctor": ("whether this installation, machine and cache can do what a run needs", "provfl doctor --offline"),
+    "clean": ("what the training cache holds, and deleting what is not needed", "provfl clean --older-than 30"),
     "ls": ("list the config groups and their options", "provfl ls model"),
     "cp": ("copy an option's file out, to edit it", "provfl cp model/lenet my/model/wide.yaml"),
 }

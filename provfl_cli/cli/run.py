@@ -84,7 +84,7 @@ def _executed(hydra: "Hydra", asked: Plan) -> list[Failure]:
             returned = hydra.run(asked.config_name, job, overrides)
             failures = list(_failures(returned))
             if not failures:
-                say_next(Path(returned.hydra_cfg.hydra.runtime.output_dir))
+                say_next(made or where)
             return failures
     except OSError as error:  # what happens inside a job is returned; Hydra makes the folder that the user named
         place = error.filename or error.filename2 or where

@@ -27,6 +27,7 @@ else:
 
 USUAL = ("lds", "spearman_retrain", "caused_accuracy", "majority_accuracy", "spearman_counts")
 SATURATES = "localization_accuracy"  # stands last: nearly every method scores 1
+MEANINGLESS = "no meaningful guarantee"  # in what is told of a run's epsilon that promises nothing
 OF_RUN = ("global_accuracy", "epsilon", "conservation_residual")  # stand in every row of the run
 LARGEST = "conservation_residual"  # not averaged: the worst says whether all was accounted for
 SECONDS = "seconds_"  # how the keys of summary.json begin that say how long each method took
@@ -139,6 +140,8 @@ def join(runs: Sequence[RunFolder], asked: TableQuery, absent: Sequence[MissingR
         rows, left_out = _paired(rows, asked, metrics, runs)
         title, counted = f"Differences to {asked.paired}, on the same federations", "pairs"
         notes += left_out
+    if "epsilon" in metrics:
+        notes.append(_epsilons(runs))
     words = _words(keys, rows, asked.round == "each")
     frame = _aggregated(rows, words, metrics, with_chance=asked.paired is None)
     sizes = {key: (group["run"].nunique(), group[SEED].nunique()) for key, group in grouped(rows, words)}
@@ -147,6 +150,18 @@ def join(runs: Sequence[RunFolder], asked: TableQuery, absent: Sequence[MissingR
     if asked.paired is None and LARGEST in metrics:
         notes.append("residual: the largest of any run, of its own method")
     return JoinedRuns(keys, words, metrics, frame, sizes, title, counted, tuple(notes), (*absent, *untraced))
+
+
+def _epsilons(runs: Sequence[RunFolder]) -> str:
+    """At which delta epsilon holds, for whom, and in how many runs it promises nothing."""
+    figures = [run.figures for run in runs if run.figures.get("privacy") is not None]
+    deltas = sorted(float(delta) for each in figures if isinstance(delta := each.get("delta"), int | float))
+    at = (
+        "" if not deltas else f" at delta {deltas[0]:.2g}" + (f" to {deltas[-1]:.2g}" if deltas[0] < deltas[-1] else "")
+    )
+    empty = sum(MEANINGLESS in str(each["privacy"]) for each in figures)
+    verdict = f"; no meaningful guarantee in {empty} of {len(figures)} runs" if empty else ""
+    return f"epsilon{at}: for a client with all its data{verdict}"
 
 
 def _once(runs: Sequence[RunFolder]) -> tuple[list[RunFolder], list[str]]:

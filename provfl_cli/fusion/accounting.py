@@ -1,9 +1,13 @@
 """Epsilon of what a federation did: the Gaussian mechanism composed over rounds, and amplified where clients are drawn.
 
-The unit of privacy is a client with all its data. Neighbouring federations differ in one client, whose part of every
-noised sum is replaced by zeros (zero-out neighbours, Kairouz et al. 2021, "Practical and Private (Deep) Learning
-Without Sampling or Shuffling", definition 1.1). Who took part when, how many examples a client has and how many steps
-it made are taken as public.
+The unit of privacy is a client with all its data. Delta is the probability with which the promise fails altogether, so
+it has to be far below one over what could be given away: over the clients (McMahan et al. 2018, "Learning
+Differentially Private Recurrent Language Models"), and where these are few over their examples (Dwork and Roth 2014,
+section 2.3), since one in five would be no promise to five clients. The default is below both.
+
+Neighbouring federations differ in one client, whose part of every noised sum is replaced by zeros (zero-out
+neighbours, Kairouz et al. 2021, "Practical and Private (Deep) Learning Without Sampling or Shuffling", definition 1.1).
+Who took part when, how many examples a client has and how many steps it made are taken as public.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from .fuse import Fusion
 
 MEANINGLESS = 100.0  # an epsilon above it bounds nothing that anybody cares about
 DELTA_EXPONENT = 1.1
+LARGEST_DELTA = 0.01  # a promise that fails more often is none, however few the clients are
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Ledger:
         sampling: how they were chosen, `federation.sampling`.
         participations: for each client, how many of its updates were fused.
         fusion: how they were fused.
+        examples: training examples of all clients together; 0: nobody counted them.
         regular: whether every round fused exactly the clients chosen for it from all: nobody dropped out, was late,
             joined or left, and none waited for a buffer.
     """
@@ -45,6 +51,7 @@ class Ledger:
     participations: Sequence[int]
     fusion: Fusion
     regular: bool = True
+    examples: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,17 +62,22 @@ class PrivacySpent:
         epsilon: None where no bound is known, infinite without noise.
         delta: at which epsilon holds.
         mechanism: in words: what was noised, how often, and between which neighbours it holds.
-        meaningful: whether it promises anything: epsilon is at most 100, and delta below one over the clients.
+        meaningful: whether it promises anything: epsilon is at most 100, delta below one over the clients and 0.01.
+        clients, examples: how many there were, of all clients together; 0: nobody counted them.
     """
 
     epsilon: float | None
     delta: float
     mechanism: str
     meaningful: bool
+    clients: int = 0
+    examples: int = 0
 
 
-def ledger_of(federation: Federation, fusion: Fusion, clients: int, fused: Sequence[Iterable[int]]) -> Ledger:
-    """What was done in the rounds of a federation of so many clients.
+def ledger_of(
+    federation: Federation, fusion: Fusion, clients: int, fused: Sequence[Iterable[int]], examples: int = 0
+) -> Ledger:
+    """What was done in the rounds of a federation of so many clients, with so many training examples.
 
     `fused`: for each round the positions (0 to `clients - 1`) of the clients whose work it fused, late work included.
     """
@@ -79,6 +91,7 @@ def ledger_of(federation: Federation, fusion: Fusion, clients: int, fused: Seque
         fusion=fusion,
         regular=federation.mode == "sync"
         and not (federation.dropout or federation.stragglers or federation.joins or federation.leaves),
+        examples=examples,
     )
 
 
@@ -88,9 +101,12 @@ def require_accountant() -> None:
         raise InputError("privacy: needs the package dp-accounting: pip install 'provfl[privacy]', or privacy=none")
 
 
-def chosen_delta(delta: float | None, clients: int) -> float:
-    """`delta`, or where it is None the one of McMahan et al. 2018: `clients^-1.1`."""
-    return clients**-DELTA_EXPONENT if delta is None else delta
+def chosen_delta(delta: float | None, clients: int, examples: int = 0) -> float:
+    """`delta`, or where it is None `n^-1.1`, n the training examples of all clients, or the clients if these are more.
+
+    The power is that of McMahan et al. 2018, who take the clients, of which they have hundreds of thousands.
+    """
+    return max(clients, examples) ** -DELTA_EXPONENT if delta is None else delta
 
 
 def composed(noise_multiplier: float, times: int, delta: float) -> float:
@@ -134,7 +150,7 @@ def central(noise_multiplier: float, delta: float | None, ledger: Ledger, unboun
         ledger: what was done.
         unbounded: why no bound is known; None where there is one.
     """
-    at = chosen_delta(delta, ledger.clients)
+    at = chosen_delta(delta, ledger.clients, ledger.examples)
     if unbounded is not None:
         return PrivacySpent(None, at, f"central DP: {unbounded}", False)
     most = max(ledger.participations, default=0)
@@ -150,7 +166,7 @@ def central(noise_multiplier: float, delta: float | None, ledger: Ledger, unboun
             )
     neighbours = "a client's updates against zeros in their place"
     text = f"central DP: Gaussian noise on the server's average, {how}, {neighbours}"
-    return PrivacySpent(epsilon, at, text, _meaningful(epsilon, at, ledger.clients))
+    return _spent(epsilon, at, text, ledger)
 
 
 def local(noise_multiplier: float, delta: float | None, ledger: Ledger, unbounded: str | None) -> PrivacySpent:
@@ -160,7 +176,7 @@ def local(noise_multiplier: float, delta: float | None, ledger: Ledger, unbounde
     sensitivity is twice the norm (Kasiviswanathan et al. 2011, local randomizers). Nothing amplifies: the server sees
     who sent what. It holds under any fusion, since that only processes the messages.
     """
-    at = chosen_delta(delta, ledger.clients)
+    at = chosen_delta(delta, ledger.clients, ledger.examples)
     if unbounded is not None:
         return PrivacySpent(None, at, f"local DP: {unbounded}", False)
     most = max(ledger.participations, default=0)
@@ -169,7 +185,7 @@ def local(noise_multiplier: float, delta: float | None, ledger: Ledger, unbounde
         f"local DP: Gaussian noise on each client's update, at most {most} updates a client, "
         "any two updates against each other (sensitivity of twice the clip norm)"
     )
-    return PrivacySpent(epsilon, at, text, _meaningful(epsilon, at, ledger.clients))
+    return _spent(epsilon, at, text, ledger)
 
 
 def told(spent: PrivacySpent) -> str:
@@ -177,8 +193,8 @@ def told(spent: PrivacySpent) -> str:
     if spent.epsilon is None:
         return f"epsilon unknown: no meaningful guarantee ({spent.mechanism})"
     epsilon = "infinite, there is no noise" if isinf(spent.epsilon) else f"{spent.epsilon:,.4g}"
-    verdict = "" if spent.meaningful else ": no meaningful guarantee"
-    return f"epsilon {epsilon} at delta {spent.delta:.2g}{verdict} ({spent.mechanism})"
+    whose = "for a client with all its data"
+    return f"epsilon {epsilon} at delta {spent.delta:.2g}, {whose}{_verdict(spent)} ({spent.mechanism})"
 
 
 def figures(spent: PrivacySpent | None) -> dict[str, float | str | None]:
@@ -189,6 +205,29 @@ def figures(spent: PrivacySpent | None) -> dict[str, float | str | None]:
     return {"epsilon": epsilon, "delta": spent.delta, "privacy": told(spent)}
 
 
-def _meaningful(epsilon: float, delta: float, clients: int) -> bool:
+def _verdict(spent: PrivacySpent) -> str:
+    """Of what is promised: that it is nothing, and why; or how delta compares with the rules for it."""
+    if not spent.meaningful:
+        reasons = []
+        if spent.epsilon is not None and MEANINGLESS < spent.epsilon < math.inf:
+            reasons.append(f"an epsilon above {MEANINGLESS:g} bounds nothing")
+        if not _small(spent.delta, spent.clients):
+            limit = min(LARGEST_DELTA, 1 / max(spent.clients, 1))
+            reasons.append(
+                f"with a probability of {spent.delta:.2g} the promise fails altogether, which has to be below "
+                f"{limit:.2g} here ({spent.clients:,} clients)"
+            )
+        return ": no meaningful guarantee" + (f", {' and '.join(reasons)}" if reasons else "")
+    if spent.examples and spent.delta * spent.examples >= 1:
+        return f", which is not below one over the {spent.examples:,} training examples"
+    return ""
+
+
+def _spent(epsilon: float, delta: float, mechanism: str, ledger: Ledger) -> PrivacySpent:
+    meaningful = epsilon <= MEANINGLESS and _small(delta, ledger.clients)
+    return PrivacySpent(epsilon, delta, mechanism, meaningful, ledger.clients, ledger.examples)
+
+
+def _small(delta: float, clients: int) -> bool:
     """A delta of one over the clients would allow to publish one of them as it is."""
-    return epsilon <= MEANINGLESS and delta * clients < 1
+    return delta * clients < 1 and delta <= LARGEST_DELTA

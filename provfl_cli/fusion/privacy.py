@@ -117,7 +117,7 @@ class CentralDP(NoPrivacy):
     Attributes:
         clip_norm: `C`; where it is adaptive, that of the first round.
         noise_multiplier: `z`; 0: no noise, and no promise.
-        delta: at which epsilon is given; None: one over the clients to the power of 1.1.
+        delta: at which epsilon is given; None: n^-1.1, n all clients' training examples (or the clients, if more).
         adaptive: `C` follows the norms of the updates (Andrew et al. 2021, "Differentially Private Learning with
             Adaptive Clipping", algorithm 1): `C <- C exp(-eta (b - gamma))`, `b` the noised share of updates not above
             `C`. Of the noise that `z` allows, the count takes its part and the updates get more:
@@ -212,7 +212,7 @@ class LocalDP(NoPrivacy):
     Attributes:
         clip_norm: over all parameters.
         noise_multiplier: 0: no noise, and no promise.
-        delta: at which epsilon is given; None: one over the clients to the power of 1.1.
+        delta: at which epsilon is given; None: n^-1.1, n all clients' training examples (or the clients, if more).
     """
 
     private: ClassVar[bool] = True

@@ -26,7 +26,8 @@ def apart(values: np.ndarray, least: float = 0.0) -> Callable[[int, int], bool]:
 def matter(values: np.ndarray) -> np.ndarray:
     """Which of some values are not negligible beside the largest, bool."""
     sizes = np.abs(values)
-    return np.greater(sizes, NEGLIGIBLE * float(sizes.max(initial=0.0)))
+    found: np.ndarray = sizes > NEGLIGIBLE * sizes.max(initial=0.0)
+    return found
 
 
 def concluded(

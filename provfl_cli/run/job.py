@@ -74,7 +74,8 @@ def run(config: Config, folder: Path, quiet: bool = False) -> None:
 
         roster = _as_happened(ready, traced.history)
         fused = [[work.position for work in members.fused] for members in roster]
-        spent = config.privacy.spent(ledger_of(config.federation, config.fusion, len(data.clients), fused))
+        examples = sum(ready.examples.values())
+        spent = config.privacy.spent(ledger_of(config.federation, config.fusion, len(data.clients), fused, examples))
         retrainings = None
         if traced.questions.asked:
             whole = traced.questions.whole(config, data, initial, ready.device, ready.others)

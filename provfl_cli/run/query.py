@@ -17,7 +17,7 @@ from ..attribution.method import Case
 from ..attribution.settings import KINDS
 from ..coverage import listed
 from ..errors import InputError, RunError
-from ..harmless import harmless
+from ..harmless import harmless, harmless_lines
 from ..provenance.lineage import lineage_round
 from ..provenance.outputs import by_argument
 from ..provenance.targets import target_value
@@ -147,7 +147,8 @@ def ask_one(
 def ask_many(opened: OpenFederation, number: int | None, inputs: TracedInputs, question: Query) -> pd.DataFrame:
     """Contributions to all predictions of `inputs`, in the columns of `contributions.parquet` and a few more.
 
-    Beside those: `name` of the input, `explained` label, its `probability`, `client_name`; `covered`, the share of the
+    Beside those: `name` of the input, `explained` label, its `probability`, `label_name`, `prediction_name` and
+    `explained_name`, the `text` of inputs that are some, `client_name`; `covered`, the share of the
     model's parameters that the trace accounts for, and `uncovered`, some of the others by name (null for methods that
     do not trace, and where there are none). A true label that nobody gave is null. What the traces leave out,
     and why rankings may say little, is said in the frame's `attrs["warnings"]` too. Of a model without classes `label`
@@ -170,6 +171,7 @@ def ask_many(opened: OpenFederation, number: int | None, inputs: TracedInputs, q
         name=np.array(inputs.names, dtype=object)[at],
         label=pd.arrays.IntegerArray(labels.astype(np.int32), labels == UNKNOWN),
         **_columns(opened, inputs, asked, at),
+        **_named(opened, inputs, asked, at),
         client_name=_client_names(opened, rows["client"]),
         covered=[traces[key].covered if key in traces else np.nan for key in by_trace],
         uncovered=pd.Series(
@@ -179,6 +181,23 @@ def ask_many(opened: OpenFederation, number: int | None, inputs: TracedInputs, q
     left_out = dict.fromkeys(text for trace in traces.values() for text in trace.warnings)
     frame.attrs["warnings"] = [*left_out, *_doubts(inputs, asked.probabilities, opened.meaning.kind)]
     return frame
+
+
+def _named(
+    opened: OpenFederation, inputs: TracedInputs, asked: AttributedPredictions, at: np.ndarray
+) -> dict[str, pd.Series]:
+    """Labels by their names, and texts where the inputs are some, of the inputs at these positions."""
+    index = asked.attributions.rows.index
+    columns = dict[str, list[str | None]]()
+    if opened.meaning.target is None:
+        names = [harmless(name) for name in opened.label_names]
+        predicted = asked.probabilities.argmax(1)
+        columns["label_name"] = [None if inputs.labels[n] == UNKNOWN else names[inputs.labels[n]] for n in at]
+        columns["prediction_name"] = [names[predicted[n]] for n in at]
+        columns["explained_name"] = [names[asked.case.classes[n]] for n in at]
+    if all(isinstance(shown, str) for shown in inputs.shown):
+        columns["text"] = [harmless_lines(str(inputs.shown[n])) for n in at]
+    return {name: pd.Series(values, index, "str") for name, values in columns.items()}
 
 
 def _columns(

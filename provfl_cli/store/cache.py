@@ -81,7 +81,7 @@ class Entry:
 
     def keep(self, numbers: Iterable[int]) -> None:
         """Ask to keep these rounds, for this run and all later ones."""
-        with _locked(self.folder / "keep.lock", self.kind):
+        with locked(self.folder / "keep.lock", self.kind):
             content = sealed({"format": KEEP_FORMAT, "rounds": sorted(self.kept().union(numbers))})
             _replace(self.folder / "keep.json", json.dumps(content))
 
@@ -100,14 +100,14 @@ class Entry:
 
     def drop(self, below: int) -> None:
         """Delete the rounds before round `below` that nobody asked to keep; only under the training lock."""
-        with _locked(self.folder / "keep.lock", self.kind):
+        with locked(self.folder / "keep.lock", self.kind):
             for number in set(self.stored()) - self.kept():
                 if number < below:
                     remove_round(self.rounds, number)
 
     def tidy(self, below: int) -> None:
         """Clear what a killed process left, as `drop` and the start of training do, unless somebody trains here now."""
-        with suppress(Timeout), _locked(self.folder / "train.lock", self.kind, timeout=0):
+        with suppress(Timeout), locked(self.folder / "train.lock", self.kind, timeout=0):
             remove_leftovers(self.rounds)
             self.drop(below)
 
@@ -222,16 +222,16 @@ def prune(home: Path, max_gb: float) -> list[str]:
     if not home.is_dir():
         return pruned
     kind = lock_kind(home)
-    with _locked(home / ".lock", kind):
+    with locked(home / ".lock", kind):
         for leftover in home.glob(".*.removed"):
             shutil.rmtree(leftover, ignore_errors=True)
-        entries = [folder for folder in home.iterdir() if _is_entry(folder)]
+        entries = [folder for folder in home.iterdir() if is_entry(folder)]
         sizes = {folder: disk_usage(folder) for folder in entries}
         total = sum(sizes.values())
         for folder in sorted(entries, key=lambda folder: folder.stat().st_mtime):
             if total <= max_gb * 1e9:
                 break
-            if _is_open(folder, kind):
+            if is_open(folder, kind):
                 continue
             doomed = home / f".{folder.name}.removed"
             try:
@@ -267,7 +267,7 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
-def _is_entry(folder: Path) -> bool:
+def is_entry(folder: Path) -> bool:
     """Whether a folder in the cache is that of a federation, not somebody's own such as `lost+found`."""
     return not folder.name.startswith(".") and not folder.is_symlink() and (folder / "leases").is_dir()
 
@@ -277,7 +277,7 @@ def _lock(path: Path, kind: str) -> BaseFileLock:
 
 
 @contextmanager
-def _locked(path: Path, kind: str, timeout: float = -1) -> Iterator[None]:
+def locked(path: Path, kind: str, timeout: float = -1) -> Iterator[None]:
     """Hold a lock of the cache; Timeout where somebody else holds it for longer, RunError where it cannot be locked."""
     held = _lock(path, kind)
     _acquire(held, timeout)
@@ -345,7 +345,7 @@ def _taken(folder: Path, kind: str) -> BaseFileLock:
     return lease
 
 
-def _is_open(folder: Path, kind: str) -> bool:
+def is_open(folder: Path, kind: str) -> bool:
     """Whether a living process has the entry open; leases of dead ones are cleared away."""
     for path in (folder / "leases").glob("*.lock"):
         if not LEASE_FILE.fullmatch(path.name):

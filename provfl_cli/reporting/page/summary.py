@@ -74,7 +74,7 @@ MEASURED = (  # key of summary.json, heading, key or value of chance, what it sa
         "The largest part of a prediction that contributions do not add up to; rounding error is far below 0.001.",
     ),
     ("covered", "Parameters accounted for", None, "Share of the model's parameters that the trace covers."),
-    ("epsilon", "Epsilon", None, "Bound on what the model gives away about one client; smaller is more private."),
+    ("epsilon", "Epsilon", None, "Bound on what the model gives away about one client; above 100 it bounds nothing."),
 )  # fmt: skip
 HIDDEN_AT = {"tie_rate": 0.0, "covered": 1.0}  # nothing to tell
 PERCENT = ("localization_accuracy", "caused_accuracy", "majority_accuracy", "fault_accuracy", "exclusive_accuracy",
