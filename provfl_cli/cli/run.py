@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 from ..config.compose import Plan, hydra_session, parse, parser, plan
 from ..config.loader import Loader
 from ..errors import InputError
+from ..imports import later
 from .completion import complete
 from .ended import signal_that_came
 from .folder import claimed, held, pruned, unclaimed_pattern, wanted
 from .job import Failure, job, one_line
 from .next_step import say_next
 from .saying import complain, say
-from .table import sweep_table
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
+
+    from . import table
+else:  # rich comes with it, which what is wrong with a setting can be said without
+    table = later("provfl_cli.cli.table")
 
 
 def main(arguments: list[str]) -> int:
@@ -126,7 +130,7 @@ def _joined(returned: Any, claimed_folder: Path | None, failures: list[Failure],
     folder = Path(sweep.dir).absolute() if done or claimed_folder is None else claimed_folder
     places = [Path(job_return.hydra_cfg.hydra.runtime.output_dir) for job_return in done]
     experiment = None if asked.experiment is None or asked.experiment.tasks else asked.experiment  # one of its tasks
-    sweep_table(places, folder, failures, experiment, asked.base.hydra.runtime.choices.get("experiment") or "")
+    table.sweep_table(places, folder, failures, experiment, asked.base.hydra.runtime.choices.get("experiment") or "")
 
 
 def _returns(returned: Any) -> Iterator[Any]:

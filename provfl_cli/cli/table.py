@@ -16,6 +16,7 @@ from ..errors import InputError, RunError, did_you_mean
 from ..imports import later
 from ..reporting.tables import to_latex, to_markdown
 from ..reporting.terminal import make_console
+from ..run.place import no_run
 from ..store.recorded import is_recorded
 from .arguments import check_out, listed, parser, read, whole
 from .folder import named
@@ -113,6 +114,9 @@ def _round(text: str) -> int | str:
 
 def read_places(places: Sequence[Path], whole: bool = False) -> tuple[list[RunFolder], list[MissingRun]]:
     """The runs that ended well, and the others; InputError where none did. `whole` as `read_run` takes it."""
+    for place in places:
+        if not place.exists():  # said before pandas is there
+            raise InputError(no_run(place))
     read = [folders.read_run(folder, whole) for folder in folders.run_folders(places)]
     runs = [run for run in read if isinstance(run, folders.RunFolder)]
     absent = [*(run for run in read if isinstance(run, folders.MissingRun)), *folders.failures_below(places)]
