@@ -71,37 +71,39 @@ def effect(client: str, loss: float, now: float, says: str = "") -> Effect:
         (
             [effect("0", 2.0, 0.07, "7"), effect("3", 0.01, 0.54, "1")],
             True,
-            "confirmed: without 0 it says 7 (1 goes from 55.0% to 7.0%)",
+            "confirmed: without client 0 it says 7 (the probability of 1 goes from 55.0% to 7.0%)",
         ),
         (
             [effect("0", 2.0, 0.07, "7"), effect("3", 3.0, 0.03, "8")],
             True,
-            "confirmed: without 0 it says 7 (1 goes from 55.0% to 7.0%) (so it does without 3)",
+            "confirmed: without client 0 it says 7 (the probability of 1 goes from 55.0% to 7.0%); "
+            "so it does without 3",
         ),
         (
             [effect("0", 0.5, 0.33, "1"), effect("3", 0.1, 0.5, "1")],
             True,
-            "confirmed: without 0, 1 goes from 55.0% to 33.0%, more than without any other",
+            "confirmed: without client 0, the probability of 1 goes from 55.0% to 33.0%, more than without any other",
         ),
         (  # 3 costs more by less than the noise
             [effect("0", 0.5, 0.33, "1"), effect("3", 0.51, 0.33, "1")],
             True,
-            "confirmed: without 0, 1 goes from 55.0% to 33.0%, more than without any other",
+            "confirmed: without client 0, the probability of 1 goes from 55.0% to 33.0%, more than without any other",
         ),
         (
             [effect("0", 0.2, 0.45, "1"), effect("3", 0.9, 0.22, "1")],
             False,
-            "confirmed in part: without 0, 1 goes from 55.0% to 45.0%; without 3, 1 goes from 55.0% to 22.0%",
+            "confirmed in part: without client 0, the probability of 1 goes from 55.0% to 45.0%; "
+            "without client 3, the probability of 1 goes from 55.0% to 22.0%",
         ),
         (
             [effect("0", 0.001, 0.55, "1"), effect("3", 0.9, 0.22, "8")],
             False,
-            "not confirmed: without 0, 1 stays at 55.0%; without 3, it says 8",
+            "not confirmed: without client 0, the probability of 1 stays at 55.0%; without client 3, it says 8",
         ),
         (
             [effect("0", 1e-5, 0.55, "1"), effect("3", 2e-5, 0.55, "1")],
             None,
-            "not decided: without any one of them, 1 stays at 55.0%",
+            "not decided: without any one of them, the probability of 1 stays at 55.0%",
         ),
         (
             [effect("0", math.nan, math.nan), effect("3", 2.0, 0.1, "8")],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..imports import later
+from ..run.place import no_run
 from ..store.recorded import is_recorded
 from .arguments import check_out, parser, read, whole
 from .folder import named
@@ -29,14 +30,16 @@ def main(arguments: list[str]) -> int:
     args = read(_parser(), arguments)
     if args is None:
         return 0
-    out = Path(args.out)
+    out, folder = Path(args.out), named(args.run)
+    if not folder.exists():  # said before what draws is imported
+        raise InputError(no_run(folder))
     figures.check_kind(args.kind)
     check_out(out)
     figures.check_ending(out)
     if args.input is not None and args.kind != "ranking":
         raise InputError(f"--input is for ranking, {args.kind} shows all inputs: leave it out")
     number = None if args.input is None else whole("input", args.input, 0)
-    opened = _opened(named(args.run), args)
+    opened = _opened(folder, args)
     for line in opened.warnings:
         say(f"warning: {line}", to=sys.stderr)
     figures.save(figures.draw(opened, args.kind, number), out)

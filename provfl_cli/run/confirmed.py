@@ -44,9 +44,11 @@ def concluded(
     """
     if not effects:
         return None
+    what = explained if predicted is None else f"the probability of {explained}"
     first, kind = effects[0], next(iter(effects[0].losses))
 
-    def leaving(client: str) -> str:
+    def leaving(name: str) -> str:
+        client = f"client {name}" if name.isdecimal() else name
         if kind == "withhold":
             return f"with {client} withheld"
         return f"trained again without {client}" if kind == "retrain" else f"without {client}"
@@ -60,18 +62,18 @@ def concluded(
     others = [effect for effect in effects[1:] if _other(effect, kind, predicted)]
     if _other(first, kind, predicted):
         also = ", ".join(effect.client for effect in others[:NAMED])
-        more = f" (so it does without {also})" if also else ""
-        now = _change(explained, before, first.probabilities[kind], shown)
+        more = f"; so it does without {also}" if also else ""
+        now = _change(what, before, first.probabilities[kind], shown)
         return Conclusion(True, f"confirmed: {leaving(first.client)} it says {first.predictions[kind]} ({now}){more}")
     if largest <= least:
-        return Conclusion(None, f"not decided: {leaving('any one of them')}, {explained} stays at {shown(before)}")
+        return Conclusion(None, f"not decided: {leaving('any one of them')}, {what} stays at {shown(before)}")
     strongest = effects[int(np.nanargmax(losses))]
-    own = f"{leaving(first.client)}, {_change(explained, before, first.probabilities[kind], shown)}"
+    own = f"{leaving(first.client)}, {_change(what, before, first.probabilities[kind], shown)}"
     moved = losses[0] > max(NEGLIGIBLE * largest, least)
     if moved and not others and losses[0] >= losses[np.isfinite(losses)].max() - NEGLIGIBLE * largest:
         most = ", more than without any other" if len(measured) > 1 else ""
         return Conclusion(True, f"confirmed: {own}{most}")
-    then = _change(explained, before, strongest.probabilities[kind], shown)
+    then = _change(what, before, strongest.probabilities[kind], shown)
     if others:
         strongest = max(others, key=lambda effect: effect.losses[kind])
         then = f"it says {strongest.predictions[kind]}"

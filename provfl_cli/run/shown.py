@@ -77,7 +77,8 @@ def _most_on_top(findings: Findings, method: str) -> str:
         return ""
     return (
         f"Client {int(tops.index[0])} is on top of {tops.iloc[0]:,} of the {inputs:,} mistakes traced "
-        f"(a client drawn at random: {inputs / candidates:,.0f}); provfl trace --verify shows whether they go without it."
+        f"(a client drawn at random: {inputs / candidates:,.0f}); provfl trace --verify shows whether they go "
+        "without it."
     )
 
 
