@@ -29,10 +29,7 @@ from provfl_cli.provenance.stack import Source
 from provfl_cli.provenance.state_dicts import RoundInMemory, from_state_dicts
 from provfl_cli.store.rounds import read_round
 
-from .adapted import agrees, ran
-from .fusions import configured
 from .provenance.federations import federation, perturbed, settings
-from .retrainings import all_subsets, make_whole, outcomes
 
 DEVICE = torch.device(os.environ.get("PROVFL_TEST_DEVICE", "cuda"))
 LABELS: dict[str, Any] = {"num_labels": 5, "pad_token_id": 0}
@@ -61,7 +58,7 @@ def resnet() -> tuple[nn.Module, Inputs]:
 
 
 def gpt() -> tuple[nn.Module, Inputs]:
-    sizes = {"vocab_size": 200, "n_positions": 32, "n_embd": 48, "n_layer": 3, "n_head": 4}
+    sizes: dict[str, Any] = {"vocab_size": 200, "n_positions": 32, "n_embd": 48, "n_layer": 3, "n_head": 4}
     small = transformers.OpenAIGPTConfig(**sizes, **LABELS)
     model = transformers.OpenAIGPTForSequenceClassification(small)
     return model, {"input_ids": torch.randint(1, 200, (6, 20))}
@@ -123,7 +120,7 @@ def test_adapters_of_a_frozen_model(stored: torch.dtype) -> None:
     """In half precision they are copied to the GPU as they are stored, and what rounding took is a row."""
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
-    sizes = {"vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {"vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     small = transformers.LlamaConfig(**sizes, num_attention_heads=4, **LABELS)
     base = transformers.LlamaForSequenceClassification(small)
     lora = peft.LoraConfig(r=8, task_type="SEQ_CLS", target_modules="all-linear")
@@ -154,6 +151,9 @@ def test_models_that_are_on_the_gpu_are_fused_and_traced_there() -> None:
 @pytest.mark.parametrize("fusion", ["fedavg", "median", "trimmed_mean", "krum", "fedavgm", "norm_clipping"])
 def test_every_form_of_a_fusion(fusion: str) -> None:
     """Shares, masks of coordinates, clip factors and momentum: each goes to the GPU in another way."""
+    pytest.importorskip("omegaconf")
+    from .fusions import configured
+
     model, inputs = made("lenet")
     plain, _ = federation(model, clients=6)
     buffers = frozenset(set(plain.before) - {name for name, _ in model.named_parameters()})
@@ -212,6 +212,9 @@ RUN = [
 @pytest.mark.parametrize("precision", ["float32", *(["bfloat16"] if ON_GPU else [])])
 def test_a_federation_learns_and_is_traced(workspace: Path, capsys: pytest.CaptureFixture[str], precision: str) -> None:
     """From the command line; over all rounds too, and the last round's lineage is traced as on the CPU."""
+    pytest.importorskip("flwr_datasets")
+    from .adapted import agrees, ran
+
     result = ran(workspace / "run", *RUN, f"federation.precision={precision}")
     assert result.summary["global_accuracy"] > 0.6
     assert result.summary["conservation_residual"] < 1e-4
@@ -228,6 +231,9 @@ def test_a_federation_learns_and_is_traced(workspace: Path, capsys: pytest.Captu
 @pytest.mark.slow
 def test_federations_are_trained_again_on_the_gpu(tmp_path: Path) -> None:
     """Every subset of four clients, two rounds: the answers are those of the CPU."""
+    pytest.importorskip("omegaconf")
+    from .retrainings import all_subsets, make_whole, outcomes
+
     plan = all_subsets()
     there = outcomes(make_whole(tmp_path / "cpu"), plan)
     here = outcomes(replace(make_whole(tmp_path / "gpu"), device=DEVICE), plan)
