@@ -223,7 +223,7 @@ def _sums(work: Work) -> list[list[Sums]]:
     """Sums of each batch; where the model cannot even be asked plainly, InputError says so in place of its error."""
     try:
         return batches(work)
-    except (InputError, RunError):
+    except (InputError, RunError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         explain_failure(work.setup.structure.model, work.inputs, error)
