@@ -10,10 +10,10 @@ from typing import Any
 
 from ..bounded import read_json
 from ..checks import excerpt
+from .checksums import DIAGNOSIS as FILE
 from .columns import LARGEST, LARGEST_COUNT
 from .wrong import WrongContent, shown
 
-FILE = "diagnosis.json"
 FORMAT = 1
 
 
