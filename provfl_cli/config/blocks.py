@@ -289,6 +289,7 @@ class Evaluation:
     repeats: Annotated[int, Range(1, 1000)] = 1
     client: Annotated[int | None, CLIENT] = None
     counterfactual: str = "fusion"
+    diagnose: bool = True
 
     def __post_init__(self) -> None:
         one_of("evaluation.counterfactual", self.counterfactual, ("fusion", "retrain"))

@@ -26,8 +26,9 @@ TABLES = (
 )  # fmt: skip
 TOKENIZER = "tokenizer.json"  # where inputs are texts
 SUSPICION = "suspicion.csv"  # where clients are suspected
+DIAGNOSIS = "diagnosis.json"  # where labels are classes
 BASE = "base.safetensors"  # where a base model was made here, and part of it stays as it is
-COVERED = (*SETTINGS, *FIGURES, *TABLES, TOKENIZER, SUSPICION, BASE)
+COVERED = (*SETTINGS, *FIGURES, *TABLES, TOKENIZER, SUSPICION, DIAGNOSIS, BASE)
 
 
 def covering(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:

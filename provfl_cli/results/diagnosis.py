@@ -10,10 +10,10 @@ from typing import Any
 
 from ..bounded import read_json
 from ..checks import excerpt
+from .checksums import DIAGNOSIS as FILE
 from .columns import LARGEST, LARGEST_COUNT
 from .wrong import WrongContent, shown
 
-FILE = "diagnosis.json"
 FORMAT = 1
 
 
@@ -24,8 +24,7 @@ class Suspect:
     Attributes:
         client: its number, counted from 0.
         name: what it is called, of an import; None: by its number.
-        score: its largest robust z among the clients, in units of that score's threshold times the least threshold of
-            all: standard deviations, of which scores of different thresholds are comparable.
+        score: its robust z among the clients, in standard deviations, of the score in which it stands out most.
         reasons: which scores stand out, in words, the strongest first.
         inputs: of those asked about, how many it tops.
         corrected: of the mistakes asked about, how many are right after it is left out and the round fused again;
@@ -33,6 +32,7 @@ class Suspect:
         broken: of the right predictions looked at beside, how many become wrong so; None where not measured.
         since: the first round (from 1) from which on it stands out; None where rounds are not kept.
         faulty: whether it was planted; None where nobody knows.
+        changed: of those asked about, how many are predicted otherwise without it; None where that was not measured.
     """
 
     client: int
@@ -44,6 +44,7 @@ class Suspect:
     broken: int | None
     since: int | None
     faulty: bool | None
+    changed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Diagnosis:
         corrected: mistakes asked about that become right so; broken: right predictions that become wrong.
         sentence: plain text, said first everywhere.
         scores: every score of every client.
-        tops: by client, how many of the predictions asked about it tops.
+        tops: by client, how many of the predictions asked about it tops: over all rounds where lineage is kept.
+        changed: of those asked about, how many are predicted otherwise without all suspects; None where not measured.
         notes: what else has to be said, in sentences.
     """
 
@@ -100,6 +102,7 @@ class Diagnosis:
     scores: tuple[ClientScore, ...] = ()
     tops: Mapping[int, int] | None = None
     notes: tuple[str, ...] = ()
+    changed: int | None = None
 
 
 def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
@@ -190,6 +193,7 @@ DIAGNOSIS: Mapping[str, Callable[[Any], bool]] = {
     "scores": _OBJECTS,
     "tops": _or_null(_tops),
     "notes": _list(_text),
+    "changed": _or_null(_count),
 }
 SUSPECT: Mapping[str, Callable[[Any], bool]] = {
     "client": _count,
@@ -201,6 +205,7 @@ SUSPECT: Mapping[str, Callable[[Any], bool]] = {
     "broken": _or_null(_count),
     "since": _or_null(_count),
     "faulty": _or_null(lambda value: isinstance(value, bool)),
+    "changed": _or_null(_count),
 }
 SCORE: Mapping[str, Callable[[Any], bool]] = {
     "score": _text,
