@@ -172,7 +172,7 @@ def only(case: Case, positions: np.ndarray) -> Case:
     chosen = {name: tensor[rows.to(tensor.device)] for name, tensor in outputs.by_argument(case.inputs).items()}
     return replace(
         case,
-        inputs=chosen[""] if "" in chosen else chosen,
+        inputs=chosen.get("", chosen),
         numbers=case.numbers[positions],
         labels=case.labels[positions],
         classes=case.classes[positions],
@@ -184,7 +184,7 @@ def joined(first: Inputs, second: Inputs) -> Inputs:
     """Inputs of the same form one after the other."""
     one, two = outputs.by_argument(first), outputs.by_argument(second)
     both = {name: torch.cat([tensor, two[name].to(tensor.device)]) for name, tensor in one.items()}
-    return both[""] if "" in both else both
+    return both.get("", both)
 
 
 def _same_form(first: Inputs, second: Inputs) -> bool:

@@ -31,7 +31,7 @@ class Charge:
 CHARGES: Mapping[str, Charge] = {
     charge.score.name: charge
     for charge in (
-        Charge(Score("entropy", "high", 10.0, 0.05), "its own model is unsure of what it predicts"),
+        Charge(Score("entropy", "high", 7.0, 0.12), "its own model is unsure of what it predicts"),
         Charge(Score("disagreement", "high", 8.0, 0.03), "its own model contradicts the global one"),
         Charge(Score("margin", "high", 10.0, 0.1), "its update alone outweighs the others'"),
         Charge(Score("against", "high", 10.0, 0.1), "its update works against right answers"),
@@ -52,7 +52,7 @@ CHARGES: Mapping[str, Charge] = {
 }
 NARROW = 2.0  # times the z of `narrow` is as much as that of `direction`
 BLURRED = ("entropy", "against", "swap")
-EARLIER = 1.5  # times its threshold a score has to be in an earlier round, of which there are many
+EARLIER = 3.0  # times its threshold a score has to be in an earlier round: there are many, and attacks upset others
 FIRST = 3  # round whose scores say something: before, models know little
 
 
