@@ -32,7 +32,6 @@ CHARGES: Mapping[str, Charge] = {
     charge.score.name: charge
     for charge in (
         Charge(Score("entropy", "high", 7.0, 0.12), "its own model is unsure of what it predicts"),
-        Charge(Score("disagreement", "high", 8.0, 0.03), "its own model contradicts the global one"),
         Charge(Score("margin", "high", 10.0, 0.1), "its update alone outweighs the others'"),
         Charge(Score("against", "high", 10.0, 0.1), "its update works against right answers"),
         Charge(Score("norm", "both", 8.0, 0.15, logarithm=True), "its update is far from as long as the others'"),
@@ -52,6 +51,7 @@ CHARGES: Mapping[str, Charge] = {
 }
 NARROW = 2.0  # times the z of `narrow` is as much as that of `direction`
 BLURRED = ("entropy", "against", "swap")
+CALIBRATED = 10  # clients in the federations that thresholds were chosen on
 EARLIER = 3.0  # times its threshold a score has to be in an earlier round: there are many, and attacks upset others
 FIRST = 3  # round whose scores say something: before, models know little
 
@@ -93,12 +93,17 @@ class Judged:
 def judged(measured: Sequence[Measured]) -> list[Judged]:
     """Compare the clients of one round, score by score; two that are made of others are added where these are there.
 
+    Scores that are not among `CHARGES` are passed over. Fewer than `CALIBRATED` clients spread less evenly: thresholds
+    are raised as their number falls.
+
     contrary: `direction` and `narrow` both: the lesser of the z of the one and twice that of the other. Clients with
         labels of their own are often away from the others, and who holds few labels is narrow; both is rare.
     blurred: the mean z of `entropy`, `against` and `swap`: noise in labels raises all three.
     """
     found = [
-        Judged(each, _z(each, CHARGES[each.score].score), CHARGES[each.score].score.threshold) for each in measured
+        Judged(each, _z(each, CHARGES[each.score].score), _threshold(each.score, len(each.clients)))
+        for each in measured
+        if each.score in CHARGES
     ]
     by_name = {each.measured.score: each for each in found}
     if {"direction", "narrow"} <= set(by_name):
@@ -111,7 +116,11 @@ def judged(measured: Sequence[Measured]) -> list[Judged]:
 
 
 def _joint(name: str, of: Judged, z: np.ndarray) -> Judged:
-    return Judged(replace(of.measured, score=name, values=z), z, CHARGES[name].score.threshold)
+    return Judged(replace(of.measured, score=name, values=z), z, _threshold(name, len(z)))
+
+
+def _threshold(score: str, clients: int) -> float:
+    return CHARGES[score].score.threshold * max(1.0, CALIBRATED / max(clients, 1))
 
 
 def _z(measured: Measured, score: Score) -> np.ndarray:
