@@ -46,6 +46,10 @@ class Question:
         """So many of them, in words."""
         return f"{counted(count, self.noun)}{self.more}"
 
+    def called(self, count: int) -> str:
+        """All of them, in words."""
+        return f"the {self.noun}{self.more}" if count == 1 else self.counted(count)
+
 
 @dataclass(frozen=True)
 class Material:
@@ -213,10 +217,11 @@ def _suspect(
     count = len(material.asked.numbers)
     outcome = without.of([found.client])
     on_top = tops.get(found.client, 0)
-    asked = material.question.counted(count)
+    asked = material.question.called(count)
     reasons = [CHARGES[name].words.format(asked) for name in found.charges[:REASONS]]
     if on_top * len(tops) > count:  # more than its share
-        reasons = [f"behind {on_top} of {asked}", *(text for text in reasons if not text.startswith("behind most"))]
+        part = asked if count == 1 else f"{on_top:,} of {asked}"
+        reasons = [f"behind {part}", *(text for text in reasons if not text.startswith("behind most"))]
     return Suspect(
         client=found.client,
         name=material.names.get(found.client),

@@ -79,5 +79,8 @@ def _nobody(diagnosis: Diagnosis, noun: str, compared: bool) -> str:
         return f"{begins}, and there is no {noun} to explain."
     if not diagnosis.tops:
         return f"{begins}."
+    if diagnosis.inputs == 1:
+        client = max(diagnosis.tops, key=lambda each: (diagnosis.tops or {})[each])
+        return f"{begins}; client {client} pushed the {diagnosis.question.removeprefix('1 ')} the most."
     client, tops = max(diagnosis.tops.items(), key=lambda pair: (pair[1], -pair[0]))
     return f"{begins}; client {client} is on top of the most: {tops:,} of {diagnosis.question}."
