@@ -103,7 +103,8 @@ def diagnose(material: Material) -> Diagnosis:
         if material.lineage and stored.lineage_rows is not None:
             traces.append(pushed(asked, beside, lineage_round(stored), "lineage"))
         for trace in traces:
-            measured += _of_trace(trace, stored.number, material.question.mistakes)
+            best = trace is traces[-1]  # who is on top, lineage tells better than the round
+            measured += _of_trace(trace, stored.number, material.question.mistakes and best)
     rounds[stored.number] = judged(measured)
     found = standing_out(rounds)
     tops = traces[-1].tops if traces else {}
