@@ -33,6 +33,7 @@ FILES = {
     "layers.parquet",
     "localization.csv",
     "summary.json",
+    "diagnosis.json",
     "table.md",
     "table.tex",
     "participation.csv",

@@ -136,7 +136,7 @@ def test_published_figures_stand_below_the_tasks() -> None:
     ("arguments", "said"),
     [
         (["benchmark", "--scale", "smoke", "--task", "digit"], "did you mean digits"),
-        (["thresholds", "--task", "x"], "goes with an experiment of several tasks (benchmark, protoken)"),
+        (["thresholds", "--task", "x"], "goes with an experiment of several tasks (benchmark, diagnosis, protoken)"),
         (["all", "--task", "x"], "goes with an experiment of several tasks"),
         (["benchmark", "--scale", "smoke", "hydra.sweep.dir=x"], "keeps its runs in outputs/reproduce/"),
     ],

@@ -12,6 +12,7 @@ predictions tells noisy labels (Northcutt et al. 2021 use confidence of single e
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,7 +106,7 @@ def suspicion(case: Case, inputs: int = 500, strictness: float = 1.0) -> Suspici
     return suspicion_of(case.stored.clients, measured(case, some_inputs(case, inputs, "suspicion")), strictness)
 
 
-def measured(case: Case, inputs: Inputs) -> dict[Score, np.ndarray]:
+def measured(case: Case, inputs: Inputs, beside: Callable[[Tensor], None] | None = None) -> dict[Score, np.ndarray]:
     """What is measured of each client of a round, float64 `[clients]`, by score.
 
     entropy: the mean entropy, in nats, of the predictions of the client's own model: wrong labels blur it.
@@ -116,13 +117,16 @@ def measured(case: Case, inputs: Inputs) -> dict[Score, np.ndarray]:
     norm: the length of its update, compared by logarithms: scaled ones, and those of who did nothing.
     direction: the cosine of its update with the sum of the others'.
 
-    Entropy and disagreement are of classes; models without have the other three.
+    Entropy and disagreement are of classes; models without have the other three. `beside` sees the outputs of each
+    client's own model too, in the order of the round.
     """
     values: dict[Score, np.ndarray] = {}
     whole = global_outputs(case, inputs)
     if case.tells_classes:
         entropies, disagreements = list[float](), list[float]()
         for own in own_outputs(case, inputs):
+            if beside is not None:
+                beside(own)
             logs = own.log_softmax(1)
             entropies.append(float(-(logs.exp() * logs).sum(1).mean()))
             disagreements.append(float((own.argmax(1) != whole.argmax(1)).double().mean()))

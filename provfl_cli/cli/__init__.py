@@ -26,6 +26,7 @@ COMMANDS = {  # name: what it does, an example
         "ask which clients pushed one prediction, and what if they had not",
         "provfl trace outputs/DATE/TIME --verify",
     ),
+    "diagnose": ("say who is behind the mistakes, and what is without them", "provfl diagnose outputs/DATE/TIME"),
     "table": ("join runs and sweeps into one table, seeds averaged", "provfl table outputs/multirun --paired tracefl"),
     "report": ("write one HTML page to explore runs in", "provfl report outputs/DATE/TIME --open"),
     "figure": ("draw a figure for a paper", "provfl figure outputs/DATE/TIME ranking --out ranking.pdf"),

@@ -14,15 +14,16 @@ from ..imports import later
 from .saying import complain, say
 
 if TYPE_CHECKING:
-    from ..comparison import benchmark
+    from ..comparison import benchmark, diagnoses
     from ..config import compose
     from ..config.schema import Experiment
     from ..reporting import benchmark as pages
+    from ..reporting import diagnosis_page
     from ..results import folders
     from . import run
 else:  # Hydra comes with two of them, pandas with the others
-    benchmark = later("provfl_cli.comparison.benchmark")
-    pages = later("provfl_cli.reporting.benchmark")
+    benchmark, diagnoses = later("provfl_cli.comparison.benchmark"), later("provfl_cli.comparison.diagnoses")
+    pages, diagnosis_page = later("provfl_cli.reporting.benchmark"), later("provfl_cli.reporting.diagnosis_page")
     compose = later("provfl_cli.config.compose")
     folders = later("provfl_cli.results.folders")
     run = later("provfl_cli.cli.run")
@@ -81,7 +82,10 @@ def write_tasks(runs: Path, out: Path, experiment: Experiment, option: str) -> s
     if not any(there.values()):
         raise InputError(f"{runs}: no task has been run there; it would hold a folder for each: {', '.join(there)}")
     command = f"provfl reproduce {name} --scale {scale or 'small'}"
-    written = pages.write_benchmark(out, benchmark.benchmark(experiment, there), command)
+    if experiment.page == "diagnosis":
+        written = diagnosis_page.write_page(out, experiment, diagnoses.diagnoses(there), command)
+    else:
+        written = pages.write_benchmark(out, benchmark.benchmark(experiment, there), command)
     return f"{', '.join(written)} in {os.path.relpath(out)}/"
 
 

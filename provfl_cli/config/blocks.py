@@ -289,6 +289,7 @@ class Evaluation:
     repeats: Annotated[int, Range(1, 1000)] = 1
     client: Annotated[int | None, CLIENT] = None
     counterfactual: str = "fusion"
+    diagnose: bool = True
 
     def __post_init__(self) -> None:
         one_of("evaluation.counterfactual", self.counterfactual, ("fusion", "retrain"))
@@ -323,6 +324,8 @@ class Experiment:
         note: what a reader has to know, one sentence.
         tasks: sweeps that are put side by side, each a list: its name, then what it sets beside the experiment's own
             settings; []: the experiment is one sweep.
+        page: of several tasks, what is written of them: benchmark (methods beside each other) | diagnosis (who is
+            named).
     """
 
     name: str
@@ -337,9 +340,11 @@ class Experiment:
     published: Published | None = None
     note: str = ""
     tasks: list[list[str]] = field(default_factory=list)
+    page: str = "benchmark"
 
     def __post_init__(self) -> None:
         one_of("experiment.rounds", self.rounds, ("last", "each", "pooled"))
+        one_of("experiment.page", self.page, ("benchmark", "diagnosis"))
         in_range("experiment", self)
         for key in ("by", "metrics"):
             if not getattr(self, key):

@@ -38,8 +38,9 @@ from ..provenance.outputs import Inputs as NamedInputs
 from ..results.checksums import TOKENIZER
 from ..results.columns import checked, run_table
 from ..results.wrong import WrongContent
-from .rebuild import data_again
+from .rebuild import NOT_TRACED, data_again
 
+TEST_SET = "the run's test set is asked for"
 UNKNOWN = -1  # stands for a true label, or an index in the test set, that nobody gave
 
 
@@ -177,14 +178,8 @@ class RunInputs:
         Raises:
             InputError: the dataset is not at hand, not what it was, or has no such input.
         """
-        dataset = data_again(self.dataset, self.fingerprint, self.data)
-        with without_network() if self.data is None else nullcontext():
-            test, source = self.read_test_set(dataset)
-        if source.fingerprint != self.fingerprint:
-            raise InputError(
-                f"--input {index}: the run has not traced it, and the dataset is not what it was then "
-                f"({source.location}): give one that it traced (inputs.parquet), or --data DIR, where the data are now"
-            )
+        why = f"--input {index}: the run has not traced it"
+        test = self._test_set(NOT_TRACED, why, ": give one that it traced (inputs.parquet), or")
         positions = np.flatnonzero(test.indices == index).tolist()
         if not positions:
             lowest, highest = int(test.indices.min()), int(test.indices.max())
@@ -193,6 +188,40 @@ class RunInputs:
                 f"whose numbers lie between {lowest} and {highest}"
             )
         return test, positions[0]
+
+    def test_inputs(self) -> TracedInputs:
+        """The whole test set, read again; InputError where the dataset is not at hand, or not what it was."""
+        test = self._test_set(TEST_SET, TEST_SET, ":")
+        names = tuple(f"input {number}" for number in test.indices.tolist())
+        return TracedInputs(test.inputs, test.indices, test.labels.numpy(), tuple(test.shown), names)
+
+    def traced_of(self, number: int) -> TracedInputs:
+        """Those that the run traced of that round, or of any; InputError where it has traced none."""
+        rows = self._records(number)
+        if not rows:
+            raise InputError(f"{self.folder}: the run has traced nothing, and its test set is not at hand: --data DIR")
+        return self._of_rows(rows)
+
+    def _test_set(self, why: str, changed: str, instead: str) -> TestData:
+        """The test set, read again.
+
+        Args:
+            why: what it is needed for, as an error message begins.
+            changed: the same, where it is not what it was.
+            instead: what else to do, before `--data`.
+
+        Raises:
+            InputError: it is not at hand, or not what it was.
+        """
+        dataset = data_again(self.dataset, self.fingerprint, self.data, why)
+        with without_network() if self.data is None else nullcontext():
+            test, source = self.read_test_set(dataset)
+        if source.fingerprint != self.fingerprint:
+            raise InputError(
+                f"{changed}, and the dataset is not what it was then ({source.location}){instead} --data DIR, "
+                "where the data are now"
+            )
+        return test
 
     def picture(self, file: Path) -> TracedInputs:
         """Decoded, resized and normalised as the run's own pictures."""
@@ -283,13 +312,17 @@ class RunInputs:
 
     def at_hand(self, number: int) -> NamedInputs | None:
         """Those that the run traced of that round, or of any."""
+        records = self._records(number)
+        return self._of_rows(records).inputs if records else None
+
+    def _records(self, number: int) -> list[dict[str, Any]]:
+        """What the run recorded of the inputs that it traced of that round, or of any."""
         kind = "text" if isinstance(self.form, Texts) else "picture"
         with readable(self.folder / "inputs.parquet") as path:
             rows = run_table(path, ["round", "input", "label", kind])
         of_round = rows[rows["round"] == number]
         chosen = of_round if len(of_round) else rows
-        records = [{str(name): cell for name, cell in row.items()} for row in chosen.to_dict("records")]
-        return self._of_rows(records).inputs if records else None
+        return [{str(name): cell for name, cell in row.items()} for row in chosen.to_dict("records")]
 
     def _traced(self) -> pd.DataFrame:
         """Round and number of every input that the run traced."""

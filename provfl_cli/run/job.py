@@ -17,7 +17,7 @@ from ..federation.warm_start import has_base
 from ..fusion.accounting import figures as privacy_figures
 from ..fusion.accounting import ledger_of, told
 from ..reporting import console as show
-from ..results import label_counts
+from ..results import diagnosis, label_counts
 from ..results.checksums import BASE, FILE, TOKENIZER, covering
 from ..results.files import plain, write_csv, write_json, write_jsonl, write_parquet, write_text
 from ..results.retrainings import RETRAINED, RETRAININGS
@@ -70,6 +70,8 @@ def run(config: Config, folder: Path, quiet: bool = False) -> None:
                 tracking.start(settings_of(config), folder, config.environment)
             traced = trace_rounds(ready, rounds, folder, live)
         write_jsonl(folder / "metrics.jsonl", round_rows(watch.history or traced.history, generates))
+        if traced.diagnosis is not None:
+            diagnosis.write(folder, traced.diagnosis)
         tracking.rounds(traced.history)
 
         roster = _as_happened(ready, traced.history)

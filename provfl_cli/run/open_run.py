@@ -129,8 +129,8 @@ class OpenFederation:
         """Numbers of the rounds that are there, ascending."""
         return tuple(stored_rounds(self.folder / "rounds"))
 
-    def round(self, number: int | None) -> Round:
-        """A stored round; None: the last one traced, else the last.
+    def round(self, number: int | None, flag: str = "--round") -> Round:
+        """A stored round; None: the last one traced, else the last. `flag` is the option that names it.
 
         Raises:
             InputError: it is not there.
@@ -147,7 +147,7 @@ class OpenFederation:
         if number not in there:
             kept = ", ".join(map(str, there))
             hint = "" if self.settings is None else " (store.keep=all keeps all of them)"
-            raise InputError(f"--round {number}: not kept; there are: {kept}{hint}")
+            raise InputError(f"{flag} {number}: not kept; there are: {kept}{hint}")
         stored = read_round(self.folder / "rounds", number)
         if self.settings is None:
             check_names(self.client_names, stored.clients, stored.names, stored.folder)

@@ -21,9 +21,11 @@ from ..provenance.merged import load_round
 from ..provenance.settings import Provenance
 from ..provenance.watched import watched
 from ..reporting.progress import TraceProgress
+from ..results.diagnosis import Diagnosis
 from ..store.rounds import Metrics, Round
 from .backdoor import measured_success
 from .clearing import link_rounds
+from .diagnosis_of_run import diagnosis_of_run
 from .learnt import near_chance
 from .prepared import Prepared
 from .private_part import complete
@@ -43,6 +45,7 @@ class TracedRounds:
         whose: whose private tensors completed the last model; "" where there are none.
         history: metrics of all rounds.
         place: the folder of the rounds in the training cache.
+        diagnosis: who is behind the mistakes of the last model; None: not asked, or it answers prompts.
     """
 
     rounds: Sequence[TracedRound]
@@ -51,6 +54,7 @@ class TracedRounds:
     whose: str
     history: Sequence[Metrics]
     place: Path
+    diagnosis: Diagnosis | None = None
 
 
 def trace_rounds(ready: Prepared, rounds: Iterable[Round], folder: Path, console: Console) -> TracedRounds:
@@ -84,7 +88,8 @@ def trace_rounds(ready: Prepared, rounds: Iterable[Round], folder: Path, console
             traced.append(trace_round(case, chosen, ready.data, presets, rivals, lineage, repeats))
         link_rounds(folder, stored)
         history, place = stored.history, stored.folder.parent
-    return TracedRounds(traced, success, questions, whose, history, place)
+    found = diagnosis_of_run(ready, case) if config.evaluation.diagnose else None
+    return TracedRounds(traced, success, questions, whose, history, place, found)
 
 
 def _asked(

@@ -10,13 +10,14 @@ import pandas as pd
 from ..reporting.figure_files import write_figure
 from ..reporting.lineage import figure
 from ..reporting.tables import localization_tables, to_latex, to_markdown
-from ..results.checksums import SUSPICION, TOKENIZER
+from ..results.checksums import DIAGNOSIS, SUSPICION, TOKENIZER
 from ..results.columns import TRUTH
 from ..results.files import write_csv, write_parquet, write_text
 from ..results.tokens import FILE as TOKENS
 from .findings import Findings
 
 WRITTEN = {
+    DIAGNOSIS: "who is behind the mistakes, and what is without them (provfl diagnose asks anew)",
     "table.md": "localization accuracy beside chance (table.tex: the same for a paper)",
     "localization.csv": "every metric, by method and round",
     TRUTH: "each method against retraining, with 95% intervals",
