@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from ..reporting import repair as shown
     from ..results import files
     from ..results import repair as results
-    from ..run import open_recording, open_run, repaired
+    from ..run import open_recording, open_run, repair_ways, repairable, repaired
     from ..store import cache
 else:  # torch comes with most of them, numpy with the others
     shown, files = later("provfl_cli.reporting.repair"), later("provfl_cli.results.files")
     results, repaired = later("provfl_cli.results.repair"), later("provfl_cli.run.repaired")
+    repairable, repair_ways = later("provfl_cli.run.repairable"), later("provfl_cli.run.repair_ways")
     open_recording, open_run = later("provfl_cli.run.open_recording"), later("provfl_cli.run.open_run")
     cache = later("provfl_cli.store.cache")
 
 WAYS = ("refuse", "lineage", "finetune", "retrain")
+BASES = WAYS[:2]
 ENDING = ".safetensors"
 MOST_ROUNDS = 10_000
 
@@ -44,7 +46,7 @@ def main(arguments: list[str]) -> int:
     check_out(out)
     of = _opened(args)
     with cache.in_use(folder / "rounds"):
-        asked = repaired.Asked(of.clients(args.without), args.how, args.first, args.rounds)
+        asked = repair_ways.Asked(of.clients(args.without), args.how, args.first, args.rounds, args.after)
         repair, weights = repaired.repaired(of, asked, make_console(sys.stderr))
         way = repair.best or next((way for way in WAYS if way in weights), "")
         if way:
@@ -76,6 +78,9 @@ def _parser() -> ArgumentParser:
     )
     made.add_argument("--from", dest="first", metavar="ROUND", help="only what they sent from this round on")
     made.add_argument("--rounds", default="3", metavar="N", help="of finetune, by the others (default: 3)")
+    made.add_argument(
+        "--after", metavar="WAY", help=f"what it goes on from: {' | '.join(BASES)}; default: the better one, if known"
+    )
     made.add_argument("--out", metavar="FILE", help="default: repaired.safetensors in the folder of RUN")
     made.add_argument("--json", action="store_true", help="one JSON object, for scripts")
     run = made.add_argument_group("of a run (provfl run)")
@@ -94,6 +99,8 @@ def _check(args: Namespace) -> None:
     for way in args.how:
         if way not in WAYS:
             raise InputError(f"--how {way}: {did_you_mean(way, WAYS)}")
+    if args.after not in (None, *BASES):
+        raise InputError(f"--after {args.after}: {did_you_mean(args.after, BASES)}")
     args.first = None if args.first is None else whole("from", args.first, 1)
     args.rounds = whole("rounds", args.rounds, 1, MOST_ROUNDS)
     if args.out is not None and Path(args.out).suffix != ENDING:
@@ -109,12 +116,12 @@ def _check(args: Namespace) -> None:
         require_model_and_data(folder, args.model, args.data)
 
 
-def _opened(args: Namespace) -> repaired.Repairable:
+def _opened(args: Namespace) -> repairable.Repairable:
     folder = Path(args.run)
     if not is_recorded(folder):
-        return repaired.of_opened(open_run.open_run(folder, args.trust, args.data, args.checkpoint), "run")
+        return repairable.of_opened(open_run.open_run(folder, args.trust, args.data, args.checkpoint), "run")
     if args.model is None:
-        return repaired.of_rounds(folder)
+        return repairable.of_rounds(folder)
     opened = open_recording.open_recorded(folder, args.model, args.data, None, args.tokenizer)
     recorded = read_recorded(folder)
-    return repaired.of_opened(opened, recorded.source if recorded is not None else "recording")
+    return repairable.of_opened(opened, recorded.source if recorded is not None else "recording")

@@ -18,17 +18,17 @@ AS_IT_IS = "as it is"
 COLUMNS = {  # of `Quality`: what a column is called
     "accuracy": "accuracy",
     "success": "fault",
-    "distance": "weights apart",
-    "agreement": "same predictions",
+    "distance": "distance",
+    "agreement": "agreement",
     "membership": "membership",
     "changed": "changed",
 }
 EXPLAINED = {
     "success": "fault: {fault}",
-    "distance": "weights apart: |W - W_retrained| / |W_retrained|",
-    "agreement": "same predictions: test inputs of which it predicts what the retrained model predicts",
+    "distance": "distance: of the weights from those of the retrained model, |W - W_retrained| / |W_retrained|",
+    "agreement": "agreement: share of test inputs of which it predicts what the retrained model predicts",
     "membership": "membership: how well a low loss tells what the clients trained on from unseen test inputs (AUROC)",
-    "changed": "changed: |W - W_before| / |W_before|",
+    "changed": "changed: how far the weights have moved, |W - W_before| / |W_before|",
 }
 NOT_COMPARED = "not compared with retraining (--how {ways},retrain does)"
 
@@ -87,7 +87,7 @@ def show(repair: Repair) -> RenderableType:
     headings, rows = table(repair)
     drawn = Drawn(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, show_edge=False)
     for number, heading in enumerate(headings):
-        drawn.add_column(heading, justify="right" if number else "left")
+        drawn.add_column(heading, justify="right" if number else "left", no_wrap=not number)
     for row in rows:
         drawn.add_row(*map(Text, row), style="bold" if row[0].endswith("*") else "")
     return Group(Text(sentence(repair), style="bold"), Text(), drawn, Text(), *map(Text, lines(repair)))
@@ -96,10 +96,12 @@ def show(repair: Repair) -> RenderableType:
 def _columns(repair: Repair) -> list[str]:
     """The columns that hold a number."""
     qualities: Sequence[Quality | None] = [repair.before, *(way.quality for way in repair.ways)]
+    left_out = {"changed"} if repair.retrained is not None else set()
     return [
         name
         for name in COLUMNS
-        if any(quality is not None and not math.isnan(getattr(quality, name)) for quality in qualities)
+        if name not in left_out
+        and any(quality is not None and not math.isnan(getattr(quality, name)) for quality in qualities)
     ]
 
 
