@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -15,15 +16,19 @@ from ..store.recorded import is_recorded, read_recorded
 from .arguments import check_out, listed, parser, read, whole
 from .recorded import DATA, add_recorded, refuse_recorded, refuse_run
 from .saying import say
+from .table import read_places
 
 if TYPE_CHECKING:
+    from ..comparison import repairs
     from ..reporting import repair as shown
+    from ..reporting import repair_page
     from ..results import files
     from ..results import repair as results
     from ..run import open_recording, open_run, repair_ways, repairable, repaired
     from ..store import cache
 else:  # torch comes with most of them, numpy with the others
     shown, files = later("provfl_cli.reporting.repair"), later("provfl_cli.results.files")
+    repairs, repair_page = later("provfl_cli.comparison.repairs"), later("provfl_cli.reporting.repair_page")
     results, repaired = later("provfl_cli.results.repair"), later("provfl_cli.run.repaired")
     repairable, repair_ways = later("provfl_cli.run.repairable"), later("provfl_cli.run.repair_ways")
     open_recording, open_run = later("provfl_cli.run.open_recording"), later("provfl_cli.run.open_run")
@@ -41,6 +46,8 @@ def main(arguments: list[str]) -> int:
     if args is None:
         return 0
     _check(args)
+    if args.table is not None:
+        return _tabled(args, arguments)
     folder = Path(args.run)
     out = folder / results.FILE if args.out is None else Path(args.out)
     check_out(out)
@@ -59,6 +66,26 @@ def main(arguments: list[str]) -> int:
         reasons = "; ".join(f"{one.name}: {one.missing}" for one in repair.ways)
         raise InputError(f"no way could be gone: {reasons}")
     say(f"{way} -> {out}")
+    return 0
+
+
+def _tabled(args: Namespace, arguments: list[str]) -> int:
+    """Repair every run of a sweep, and write one table of them all; no model is written."""
+    runs, absent = read_places([Path(args.run)])
+    missing = [f"{run.name}: {run.reason}" for run in absent]
+    done = []
+    for number, run in enumerate(runs, 1):
+        say(f"{number} of {len(runs)}: {run.folder}", to=sys.stderr)
+        of = repairable.of_opened(open_run.open_run(run.folder, args.trust, args.data, args.checkpoint), repairable.RUN)
+        with cache.in_use(run.folder / "rounds"):
+            asked = repair_ways.Asked(of.clients(args.without), args.how, args.first, args.rounds, args.after)
+            done.append((run, repaired.repaired(of, asked, make_console(sys.stderr))[0]))
+    keys, rows = repairs.averaged(done)
+    experiments = dict.fromkeys(run.chosen.get("experiment") for run in runs)
+    commands = [f"provfl run experiment={name} hydra.sweep.dir={args.run}" for name in experiments if name is not None]
+    commands.append(shlex.join(["provfl", "repair", *arguments]))
+    files.write_text(Path(args.table), repair_page.page(keys, rows, commands, missing))
+    say(f"{len(runs)} runs -> {args.table}")
     return 0
 
 
@@ -82,6 +109,7 @@ def _parser() -> ArgumentParser:
         "--after", metavar="WAY", help=f"what it goes on from: {' | '.join(BASES)}; default: the better one, if known"
     )
     made.add_argument("--out", metavar="FILE", help="default: repaired.safetensors in the folder of RUN")
+    made.add_argument("--table", metavar="FILE", help="of a sweep: repair all its runs and write one table, FILE.md")
     made.add_argument("--json", action="store_true", help="one JSON object, for scripts")
     run = made.add_argument_group("of a run (provfl run)")
     run.add_argument("--trust", action="store_true", help="it is mine: call its own model and methods, by their names")
@@ -105,6 +133,9 @@ def _check(args: Namespace) -> None:
     args.rounds = whole("rounds", args.rounds, 1, MOST_ROUNDS)
     if args.out is not None and Path(args.out).suffix != ENDING:
         raise InputError(f"--out {args.out}: must end in {ENDING}")
+    if args.table is not None:
+        _check_table(args)
+        return
     folder = Path(args.run)
     require_place(folder)
     if not is_recorded(folder):
@@ -114,6 +145,16 @@ def _check(args: Namespace) -> None:
     if (args.model is not None or args.data is not None) and read_recorded(folder) is not None:
         refuse_language_model(folder, args.model, args.data)
         require_model_and_data(folder, args.model, args.data)
+
+
+def _check_table(args: Namespace) -> None:
+    check_out(Path(args.table))
+    if Path(args.table).suffix != ".md":
+        raise InputError(f"--table {args.table}: must end in .md")
+    for name in ("out", "json"):
+        if getattr(args, name):
+            raise InputError(f"--{name} is for one model, --table for a sweep: one of them")
+    refuse_recorded(args, "model", "tokenizer")
 
 
 def _opened(args: Namespace) -> repairable.Repairable:
