@@ -151,7 +151,10 @@ WRONG = {  # a command line, and what its one line has to contain
     "repair: a folder": (["repair", "nowhere", "--without", "0"], "nowhere: no such folder"),
     "repair: who": (["repair", "nowhere"], "--without: who is to go? such as --without 0,4"),
     "repair: a way": (["repair", "nowhere", "--without", "0", "--how", "refus"], "--how refus: did you mean refuse?"),
-    "repair: a start": (["repair", "nowhere", "--without", "0", "--after", "x"], "--after x: accepted: lineage, refuse"),
+    "repair: a start": (
+        ["repair", "nowhere", "--without", "0", "--after", "x"],
+        "--after x: accepted: lineage, refuse",
+    ),
     "repair: rounds": (["repair", "nowhere", "--without", "0", "--rounds", "0"], "--rounds 0: must be a whole number"),
     "repair: ending": (["repair", "x", "--without", "0", "--out", "x.pt"], "--out x.pt: must end in .safetensors"),
     "figure: a folder": (["figure", "nowhere", "ranking", "--out", "x.pdf"], "nowhere: no such folder"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from provfl_cli.attribution.removed import Server, refused, taken_out
 from provfl_cli.cli import main
+from provfl_cli.comparison.repairs import averaged
 from provfl_cli.config.faults import Faults
 from provfl_cli.data.attackers import ScaledUpdate
 from provfl_cli.errors import InputError
@@ -30,6 +32,9 @@ from provfl_cli.fusion.fuse import Fusion
 from provfl_cli.fusion.krum import Krum
 from provfl_cli.fusion.privacy import NoPrivacy
 from provfl_cli.provenance.shared_part import load_part
+from provfl_cli.reporting.repair_page import page
+from provfl_cli.results.folders import RunFolder
+from provfl_cli.results.repair import Repair, Way
 from provfl_cli.retraining.others import continued, from_the_beginning, is_trained, trained
 from provfl_cli.run.open_run import open_run
 from provfl_cli.store.rounds import Round
@@ -201,6 +206,41 @@ def test_the_best_is_chosen_by_what_was_measured() -> None:
     assert relative([(np.array([3.0, 0.0]), np.array([0.0, 4.0]))]) == pytest.approx(5 / 4)
 
 
+def a_run(folder: Path, injection: str, seed: int) -> RunFolder:
+    settings = {"injection": injection, "seed": seed}
+    return RunFolder(folder, settings, frozenset(), {}, frozenset(settings), pd.DataFrame(), {}, {})
+
+
+def a_repair(refused_to: float, retrained_to: float, success: float = 0.0) -> Repair:
+    ways = (
+        Way("refuse", "fused again", Quality(refused_to, success), 1.0),
+        Way("lineage", missing="round 1 was not kept"),
+        Way("retrain", "trained again", Quality(retrained_to, 0.0), 9.0),
+    )
+    return Repair({"0": 0}, (1, 3), Quality(0.5, 0.9), ways)
+
+
+def test_a_table_of_many_holds_each_seed_against_its_own_retraining(tmp_path: Path) -> None:
+    values = [("flip", 0, 0.8, 0.9, 0.0), ("flip", 1, 1.0, 0.9, 0.3), ("backdoor", 0, 0.7, 0.7, 0.0)]
+    repairs = [(a_run(tmp_path, kind, seed), a_repair(*rest)) for kind, seed, *rest in values]
+    keys, rows = averaged(repairs)
+    assert keys == ("injection",)
+    assert [(row.setting, row.way, row.seeds) for row in rows] == [
+        (setting, way, seeds)
+        for setting, seeds in ((("flip",), 2), (("backdoor",), 1))
+        for way in ("as it is", "refuse", "retrain")
+    ]
+    flip = rows[1]
+    assert flip.quality.accuracy == pytest.approx(0.9)
+    assert flip.accuracy_gap == pytest.approx(0.0), "with its sign"
+    assert flip.success_gap == pytest.approx(0.15)
+    assert flip.gap == pytest.approx(0.3), "the worst of all"
+    text = page(keys, rows, ["provfl repair x"], ["y: it failed"])
+    assert "| flip | refuse | 0.900 | 15.0% | +0.0 | +15.0 | 30.0 | – | – | – | 1 | 2 |" in text
+    assert "| flip | retrained | 0.900 | 0.0% | – | – | – |" in text
+    assert "- not in it: y: it failed" in text
+
+
 def about(path: Path) -> dict[str, Any]:
     """What a repaired model says of itself."""
     with safe_open(path, framework="pt") as file:
@@ -252,7 +292,11 @@ def test_the_command_measures_each_way_and_writes_the_best(tmp_path: Path, capsy
     assert main(["repair", str(tmp_path / "run"), "--without", "0"]) == 0
     shown = capsys.readouterr().out
     assert "retrained " in shown, "it lies in the cache"
-    assert "it cannot undo earlier rounds: what they sent before round 3 stays" in " ".join(shown.split())
+    table = tmp_path / "page.md"
+    assert main(["repair", str(tmp_path), "--without", "faulty", "--how", "refuse", "--table", str(table)]) == 0
+    assert "| refuse | " in table.read_text()
+    shown = " ".join(shown.split())
+    assert "it cannot undo earlier rounds: what they sent before round 3 stays" in shown
 
 
 @pytest.mark.slow
