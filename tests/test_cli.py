@@ -473,7 +473,7 @@ def test_shown_configuration_is_the_one_that_runs(workspace: Path, capsys: Captu
         ("provfl run model=resnet18 model.pre", {"model.pretrained="}),
         ("provfl run exp", {"experiment"}),  # its options have variants: = or / can follow
         ("provfl ", set(COMMANDS)),
-        ("provfl r", {"run", "report", "reproduce"}),
+        ("provfl r", {"run", "repair", "report", "reproduce"}),
         ("provfl reproduce thre", {"threshold_ablation", "thresholds"}),
         ("provfl ls mo", {"model"}),
         ("provfl cp fusion/", {f"fusion/{name}" for name in options("fusion")}),

@@ -56,15 +56,13 @@ def main(arguments: list[str]) -> int:
         asked = repair_ways.Asked(of.clients(args.without), args.how, args.first, args.rounds, args.after)
         repair, weights = repaired.repaired(of, asked, make_console(sys.stderr))
         way = repair.best or next((way for way in WAYS if way in weights), "")
-        if way:
-            repaired.write(out, weights[way], of, repair, way)
+        if not way:
+            raise InputError("; ".join(f"--how {one.name}: {one.missing}" for one in repair.ways))
+        repaired.write(out, weights[way], of, repair, way)
     if args.json:
-        say(files.json_text(results.as_json(repair) | {"out": str(out) if way else None}), end="")
+        say(files.json_text(results.as_json(repair) | {"written": way, "out": str(out)}), end="")
         return 0
     make_console().print(shown.show(repair))
-    if not way:
-        reasons = "; ".join(f"{one.name}: {one.missing}" for one in repair.ways)
-        raise InputError(f"no way could be gone: {reasons}")
     say(f"{way} -> {out}")
     return 0
 

@@ -30,7 +30,7 @@ EXPLAINED = {
     "membership": "membership: how well a low loss tells what the clients trained on from unseen test inputs (AUROC)",
     "changed": "changed: how far the weights have moved, |W - W_before| / |W_before|",
 }
-NOT_COMPARED = "not compared with retraining (--how {ways},retrain does)"
+NOT_COMPARED = "not compared with retraining"
 
 
 def sentence(repair: Repair) -> str:
@@ -66,8 +66,8 @@ def lines(repair: Repair) -> list[str]:
     if repair.best:
         said.append(f"best of what was made without retraining: {repair.best} ({repair.rule})")
     if repair.retrained is None:
-        ways = ",".join(way.name for way in repair.ways)
-        said.append(NOT_COMPARED.format(ways=ways))
+        ways = ",".join([*(way.name for way in repair.ways), RETRAIN])
+        said.append(f"{NOT_COMPARED} (--how {ways} does)" if repair.trainable else NOT_COMPARED)
     elif repair.best and (quality := repair.way(repair.best).quality) is not None:
         said.append(f"{repair.best} differs from retraining by {gap(quality, repair.retrained):.1%} at most in these")
     return [*said, *repair.notes]

@@ -42,9 +42,9 @@ class Repair:
         ways: those that were asked for, in the order of `WAYS`.
         best: the name of the best by what was measured; "": nothing was.
         rule: by which rule it is, in words.
-        written: the way whose model was written.
         fault: what the column of the fault's success counts; "": no fault is known.
         notes: sentences for the user.
+        trainable: whether it could be trained again: the clients' data are at hand.
     """
 
     clients: Mapping[str, int]
@@ -53,9 +53,9 @@ class Repair:
     ways: tuple[Way, ...]
     best: str = ""
     rule: str = ""
-    written: str = ""
     fault: str = ""
     notes: tuple[str, ...] = ()
+    trainable: bool = False
 
     @property
     def retrained(self) -> Quality | None:
@@ -79,6 +79,5 @@ def as_json(repair: Repair) -> dict[str, Any]:
         "ways": [asdict(way) for way in repair.ways],
         "best": repair.best or None,
         "rule": repair.rule or None,
-        "written": repair.written or None,
         "notes": list(repair.notes),
     }

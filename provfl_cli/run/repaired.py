@@ -80,6 +80,7 @@ def repaired(of: Repairable, asked: Asked, console: Console) -> tuple[Repair, di
         rule=rule,
         fault=_fault(faults),
         notes=(*notes, *made.notes),
+        trainable=again is not None,
     )
     return repair, made.weights
 
