@@ -151,6 +151,15 @@ WRONG = {  # a command line, and what its one line has to contain
     "table: ending": (["table", ".", "--out", "x.xlsx"], "--out x.xlsx: must end in one of .txt .csv .md .tex"),
     "table: a folder": (["table", "nowhere"], "nowhere: no such folder"),
     "report: a folder": (["report", "nowhere"], "nowhere: no such folder"),
+    "repair: a folder": (["repair", "nowhere", "--without", "0"], "nowhere: no such folder"),
+    "repair: who": (["repair", "nowhere"], "--without: who is to go? such as --without 0,4"),
+    "repair: a way": (["repair", "nowhere", "--without", "0", "--how", "refus"], "--how refus: did you mean refuse?"),
+    "repair: a start": (
+        ["repair", "nowhere", "--without", "0", "--after", "x"],
+        "--after x: accepted: lineage, refuse",
+    ),
+    "repair: rounds": (["repair", "nowhere", "--without", "0", "--rounds", "0"], "--rounds 0: must be a whole number"),
+    "repair: ending": (["repair", "x", "--without", "0", "--out", "x.pt"], "--out x.pt: must end in .safetensors"),
     "figure: a folder": (["figure", "nowhere", "ranking", "--out", "x.pdf"], "nowhere: no such folder"),
     "import: a file": (["import", "--global", "a", "--previous", "b", "--client", "c=d"], "--global a: no such file"),
     "import: a client": (["import", "--global", "a", "--previous", "b", "--client", "c=d:-5"], "1 or more"),
@@ -194,7 +203,7 @@ def test_wrong_folders_and_arguments_are_answered_without_torch(workspace: Path)
         *(
             arguments
             for arguments, _ in WRONG.values()
-            if arguments[0] in ("trace", "table", "report", "import", "figure")
+            if arguments[0] in ("trace", "table", "report", "import", "figure", "repair")
         ),
         ["trace", "."],
         ["trace", "run", "--model", "lenet"],
@@ -513,7 +522,7 @@ def test_shown_configuration_is_the_one_that_runs(workspace: Path, capsys: Captu
         ("provfl run model=resnet18 model.pre", {"model.pretrained="}),
         ("provfl run exp", {"experiment"}),  # its options have variants: = or / can follow
         ("provfl ", set(COMMANDS)),
-        ("provfl r", {"run", "report", "reproduce"}),
+        ("provfl r", {"run", "repair", "report", "reproduce"}),
         ("provfl reproduce thre", {"threshold_ablation", "thresholds"}),
         ("provfl ls mo", {"model"}),
         ("provfl cp fusion/", {f"fusion/{name}" for name in options("fusion")}),

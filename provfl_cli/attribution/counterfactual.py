@@ -18,7 +18,8 @@ from ..errors import RunError
 from ..fusion.adapters import row_of
 from ..fusion.conditions import TooFewReturned, fusion_name
 from ..fusion.decomposition import Multiplier
-from ..fusion.fuse import fuse
+from ..fusion.fuse import Fusion, FusionResult, fuse
+from ..fusion.privacy import Privacy
 from ..fusion.updates import ReturnedModels
 from ..imports import later
 from ..processes import one_thread
@@ -174,10 +175,37 @@ def fused_again(case: Case, left: Sequence[int]) -> dict[str, Tensor]:
         TooFewReturned: the fusion needs more clients.
         RunError: it needs `Case.steps`, which are not known.
     """
-    stored, state, fusion = case.stored.as_sent(), case.stored.server_state(), case.fusion
-    assert fusion is not None  # else such a method is refused (`run.open_run`)
+    assert case.fusion is not None  # else such a method is refused (`run.open_run`)
+    return fuse_without(case.stored, left, case.fusion, case.privacy, case.seed, case.steps)[0].weights
+
+
+def fuse_without(
+    whole: Round,
+    left: Sequence[int],
+    fusion: Fusion,
+    privacy: Privacy,
+    seed: int,
+    steps: Sequence[int] = (),
+    state: Mapping[str, Tensor] | None = None,
+) -> tuple[FusionResult, dict[str, Tensor]]:
+    """Fuse a round again of what the clients at the positions `left` returned, as `fused_again` says.
+
+    Args:
+        whole: the round.
+        left: positions in its stack, ascending; at least one.
+        fusion, privacy, seed: of the federation.
+        steps: optimizer steps of each of the round's clients; (): not known.
+        state: of the server before it; None: what it was.
+
+    Returns:
+        What came out, and the server's state after it.
+
+    Raises:
+        TooFewReturned, RunError: as `fused_again`.
+    """
+    stored, state = whole.as_sent(), whole.server_state() if state is None else state
     everybody = len(stored.clients)
-    steps = list(case.steps)
+    steps = list(steps)
     if not steps:
         if fusion.needs_steps:
             name = fusion_name(fusion)
@@ -193,9 +221,10 @@ def fused_again(case: Case, left: Sequence[int]) -> dict[str, Tensor]:
         buffered=None if stored.buffered is None else stored.buffered.only(left),
     )
     with one_thread():  # as when the round was fused
-        counted, updates = case.privacy.clipped(returned, state)
-        noise = case.privacy.noise(counted, state, case.seed, stored.number)
-        return fuse(fusion.fixed(everybody), counted, state, updates, noise).weights
+        counted, updates = privacy.clipped(returned, state)
+        noise = privacy.noise(counted, state, seed, stored.number)
+        fused = fuse(fusion.fixed(everybody), counted, state, updates, noise)
+        return fused, fused.state | privacy.next_state(updates, state, seed, stored.number)
 
 
 @dataclass(frozen=True)

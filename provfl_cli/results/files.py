@@ -43,6 +43,11 @@ def json_text(content: Mapping[str, Any]) -> str:
     return harmless_json(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
+def json_line(content: Mapping[str, Any]) -> str:
+    """The same in one line, its keys sorted: the same content gives the same text."""
+    return harmless_json(json.dumps(plain(content), ensure_ascii=False, allow_nan=False, sort_keys=True))
+
+
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line (`metrics.jsonl`: all rounds so far, each time a round ends)."""
     lines = [harmless_json(json.dumps(plain(row), ensure_ascii=False, allow_nan=False)) + "\n" for row in rows]

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from ..errors import RunError
 from ..results.checksums import COVERED, FILE, SETTINGS
+from ..results.repair import FILE as REPAIRED
 from ..store.rounds import Round
 from ..trackers.tensorboard import FOLDER as TENSORBOARD
 
 ROUNDS = "rounds"
 WRITTEN = (  # by a run, or of it, into its folder; `.hydra` is Hydra's
     *(name for name in COVERED if name not in SETTINGS),
-    "table.md", "table.tex", "lineage.png", "lineage.pdf", "flower.log", "report.html", FILE,
+    "table.md", "table.tex", "lineage.png", "lineage.pdf", "flower.log", "report.html", REPAIRED, FILE,
 )  # fmt: skip
 
 

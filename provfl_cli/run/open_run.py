@@ -57,7 +57,7 @@ from .inputs import Inputs, RunInputs, TracedInputs
 from .manifest import PUBLISHED, form_of, template_read
 from .matching_rounds import check_belongs
 from .meaning import MSE, Meaning
-from .place import no_run
+from .place import client_number, no_run
 from .private_part import check_frozen, complete, load_base
 from .prompts import Prompts
 from .rebuild import check_named, model_again
@@ -258,14 +258,7 @@ class OpenFederation:
 
     def client(self, word: str, flag: str = "--without") -> int:
         """The number of the client of that name or number; InputError where there is none."""
-        for number, name in self.client_names.items():
-            if word == name:
-                return number
-        known = set(self.examples)
-        if word.isdecimal() and int(word) in known:
-            return int(word)
-        names = [self.name_of(number) for number in sorted(known)]
-        raise InputError(f"{flag} {word}: no such client, {did_you_mean(word, names, 20)}")
+        return client_number(word, self.client_names, self.examples, flag)
 
     def label(self, word: str) -> int:
         """The number of the label of that name or, where none has it, number; InputError where there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,15 @@ def require_file(flag: str, path: Path, folder_too: bool = False) -> None:
         raise InputError(f"{flag} {path}: no such {kind}" + (f", {answer}" if answer.endswith("?") else ""))
     if path.is_dir() and not folder_too:
         raise InputError(f"{flag} {path}: is a folder, give a file")
+
+
+def client_number(word: str, names: Mapping[int, str], known: Collection[int], flag: str = "--without") -> int:
+    """The number of the client of that name or number, of those `known`; InputError where there is none."""
+    for number, name in names.items():
+        if word == name:
+            return number
+    if word.isdecimal() and int(word) in known:
+        return int(word)
+    raise InputError(
+        f"{flag} {word}: no such client, {did_you_mean(word, [names.get(own, str(own)) for own in sorted(known)], 20)}"
+    )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,24 +11,17 @@ from rich.console import Console
 from torch import nn
 
 from ..attribution.method import Case
-from ..config.schema import Config, Store
-from ..data.federated import FederatedData
-from ..data.load import federated_data
-from ..data.network import without_network
-from ..errors import InputError
 from ..federation.key import training_key
 from ..federation.warm_start import initial_model
 from ..reporting.progress import RetrainingProgress
 from ..retraining.designs import LEAVE_ONE_OUT, Retraining
 from ..retraining.predictions import Answer, Asked
 from ..retraining.train import Whole, retrained
-from ..store.cache import lock_kind
-from .inputs import RunInputs
 from .open_run import OpenFederation
 from .private_part import completing
-from .rebuild import data_again
+from .trained_again import federation_again
 
-PLENTY = 1e6  # GB of a training cache: nothing of it is pruned for an answer
+INSTEAD = "--verify, or provfl run with evaluation.counterfactual=retrain"  # where a run cannot be trained again
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ def retrained_without(
         InputError: it is no run, or its data or initial model are not at hand.
         RunError: as `retraining.train.retrained`.
     """
-    config, data = _again(opened)
+    config, data = federation_again(opened, "--verify retrain", INSTEAD)
     model = initial_model(config, data)
     stored = case.stored
     sharing = opened.sharing
@@ -106,37 +96,3 @@ def retrained_without(
             else:
                 notes.append(f"without {opened.name_of(gone)}: {outcome.reason}")
     return Without(logits, tuple(notes), said)
-
-
-def _again(opened: OpenFederation) -> tuple[Config, FederatedData]:
-    """The run's configuration and its data, dealt to clients as they were."""
-    config, inputs = opened.config, opened.inputs
-    if config is None or not isinstance(inputs, RunInputs):
-        raise InputError("--verify retrain: how a recorded federation was trained is not known here: --verify")
-    if opened.published:
-        raise InputError(
-            "--verify retrain: the run started from published weights, which its folder does not hold: --verify, or "
-            "provfl run with evaluation.counterfactual=retrain"
-        )
-    dataset = data_again(
-        config.dataset, inputs.fingerprint, inputs.data, "--verify retrain: it needs the clients' data"
-    )
-    store = _store(opened.folder)
-    config = replace(config, dataset=dataset, store=store)
-    with without_network() if inputs.data is None else nullcontext():
-        data = federated_data(config)
-    if data.source.fingerprint != inputs.fingerprint or data.form != opened.form:
-        raise InputError(
-            f"--verify retrain: the dataset is not what it was when the run was made ({data.source.location}): "
-            "--data DIR, where the data are now"
-        )
-    return config, data
-
-
-def _store(folder: Path) -> Store:
-    """The training cache that holds the run's rounds; where they lie in none, the one of who asks."""
-    entry = (folder / "rounds").resolve().parent
-    home = entry.parent
-    if home.name != "federations" or not (entry / "leases").is_dir():
-        home = Path(os.environ.get("PROVFL_CACHE", "outputs/cache")).absolute() / "federations"
-    return Store(str(home.parent), "last", PLENTY, lock_kind(home))

@@ -73,13 +73,13 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def allocate(path: Path, specs: Specs) -> None:
-    """Make a file with room for tensors of these types and shapes; the same specs give the same bytes.
+def allocate(path: Path, specs: Specs, metadata: Mapping[str, str] | None = None) -> None:
+    """Make a file with room for tensors of these types and shapes; the same specs and metadata give the same bytes.
 
     Raises:
         OSError: where the disk has no room left.
     """
-    header: dict[str, dict[str, object]] = {}
+    header: dict[str, Mapping[str, object]] = {} if metadata is None else {"__metadata__": metadata}
     end = 0
     # The widest types first, then by name: every tensor then starts at a multiple of its item size.
     for name in sorted(specs, key=lambda name: (-specs[name][0].itemsize, name)):
@@ -147,9 +147,9 @@ def keep_slots(path: Path, slots: Sequence[int]) -> None:
     kept.replace(path)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a whole safetensors file; the same tensors give the same bytes."""
-    allocate(path, specs_of(tensors))
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a whole safetensors file; the same tensors, and words about them, give the same bytes."""
+    allocate(path, specs_of(tensors), metadata)
     with path.open("r+b", buffering=0) as file:
         header, base = _header(file)
         for name, tensor in tensors.items():
