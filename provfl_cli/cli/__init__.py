@@ -29,6 +29,7 @@ COMMANDS = {  # name: what it does, an example
     "table": ("join runs and sweeps into one table, seeds averaged", "provfl table outputs/multirun --paired tracefl"),
     "report": ("write one HTML page to explore runs in", "provfl report outputs/DATE/TIME --open"),
     "figure": ("draw a figure for a paper", "provfl figure outputs/DATE/TIME ranking --out ranking.pdf"),
+    "watch": ("say who leaves the band while a federation trains", "provfl watch outputs/DATE/TIME --once"),
     "import": (
         "make a round of models that others trained, to trace it",
         "provfl import --global after.safetensors --previous before.safetensors --client alice=alice.safetensors:600",
