@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,6 @@ else:  # torch comes with them
     torch, hook = later("torch"), later("provfl_cli.run.hook")
     watch_shown, watched = later("provfl_cli.run.watch_shown"), later("provfl_cli.run.watched")
 
-PACE = 0.4  # seconds between two rounds that are gone through again in a terminal
 MOST_PROBES, MOST_SECONDS = 100_000, 1e7
 
 
@@ -58,11 +58,10 @@ def main(arguments: list[str]) -> int:
     )
     if not once:  # beside a training, which comes first
         os.nice(10)
-        torch.set_num_threads(1)
     console = make_console(sys.stderr if args.json else None)
     page = None if args.page is None else Path(args.page)
     shows = watch_shown.Shows(folder, console, args.json, page, words, time.sleep if args.replay else None)
-    with shows, closing(watched.watched(watching)) as events:
+    with _one_thread(), shows, closing(watched.watched(watching)) as events:
         try:
             for event in events:
                 shows.take(event)
@@ -71,6 +70,17 @@ def main(arguments: list[str]) -> int:
                 raise
             shows.end("ended by Ctrl-C")
     return 0
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Within the context torch takes one core: several wait for each other where somebody trains on the same ones."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _place(folder: Path) -> Path:

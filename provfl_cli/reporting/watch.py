@@ -161,8 +161,9 @@ def page(
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{_text(verdict(rounds, names))}</title><style>{STYLE}</style></head><body>"
         f'<h1>Who leaves the band?</h1><p class="said">{_text(verdict(rounds, names))}</p>'
-        f'<div class="wide"><table><thead><tr><th scope="row">round</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
-        f'</div><p class="about">{_text(ABOUT)}. {_text(title)}; {state}.</p><ol reversed>{told}</ol></body></html>\n'
+        f'<div class="wide"><table><thead><tr><th scope="row">round</th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+        f'<p class="about">{_text(ABOUT)}. {_text(title)}; {state}.</p><ol reversed>{told}</ol></body></html>\n'
     )
 
 

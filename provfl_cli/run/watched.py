@@ -25,9 +25,9 @@ from ..results.checksums import FILE
 from ..results.links import refuse_links_of_rounds
 from ..seeds import derived_seed
 from ..store.matching_tensors import check_tensors
-from ..store.recorded import is_recorded, missed_rounds
+from ..store.recorded import missed_rounds
 from ..store.rounds import Round, read_round, round_folder, stored_rounds
-from .inputs import UNKNOWN, RunInputs, TracedInputs
+from .inputs import RunInputs, TracedInputs
 from .matching_rounds import check_belongs
 from .open_recording import open_recorded
 from .open_run import OpenFederation, open_run
@@ -44,7 +44,7 @@ class Watching:
 
     Attributes:
         folder: of a run, at work or ended, or of a recorded federation.
-        model, data, target, tokenizer: of a recorded federation, see `open_recorded`; of a run `data` is where they are.
+        model, data, target, tokenizer: of a recorded federation, see `open_recorded`; of a run `data`: where they are.
         inputs: a file or folder of probes, of a run; None: its test set.
         probes: how many of them at most.
         updates: whether only what clients send is measured, without model and inputs.
@@ -169,6 +169,15 @@ def _still_out(before: list[BandRound], seen: BandRound) -> set[int]:
     return found
 
 
+def measured_rounds(watching: Watching) -> Iterator[tuple[Round, dict[Score, np.ndarray]]]:
+    """The rounds that are there, and what is measured of their clients; arguments and errors as of `watched`."""
+    is_run = (watching.folder / HYDRA / "config.yaml").is_file()
+    measure = _measure(watching, is_run)
+    for number in _stored(watching.folder, is_run):
+        stored = _read(watching.folder, number)
+        yield stored, measure(stored)
+
+
 def _over(folder: Path, last: int, most: int | None) -> str | None:
     """Why nothing more comes; None: something may."""
     if most is None:
@@ -257,7 +266,7 @@ def _probes(watching: Watching, opened: OpenFederation) -> TracedInputs:
 def _rows(found: TracedInputs, where: np.ndarray) -> torch.Tensor | dict[str, torch.Tensor]:
     at = torch.from_numpy(where)
     parts = {name: tensor[at.to(tensor.device)] for name, tensor in by_argument(found.inputs).items()}
-    return parts[""] if "" in parts else parts
+    return parts.get("", parts)
 
 
 def _tested(opened: OpenFederation, inputs: RunInputs) -> TracedInputs:
@@ -269,7 +278,7 @@ def _tested(opened: OpenFederation, inputs: RunInputs) -> TracedInputs:
     test, source = test_set(plain)
     if source.fingerprint != inputs.fingerprint:
         raise InputError(
-            f"{opened.folder}: its test set is not what it was ({source.location}): --data DIR, where the data are now, "
+            f"{opened.folder}: its test set is not what it was ({source.location}): --data DIR, where they are now, "
             "or --inputs FILE"
         )
     labels = test.labels.numpy().astype(np.int64)
