@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
 
-from ..attribution.suspects import FEWEST, NORMAL, NOTHING, Score, robust_z
+from ..attribution.suspects import FEWEST, NOTHING, Score, robust_z
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,11 +169,11 @@ def _past(before: Sequence[BandRound], client: int) -> np.ndarray:
 
 
 def _spread(pasts: Sequence[np.ndarray], scores: int) -> np.ndarray:
-    """How much clients of this federation move from round to round, a robust standard deviation `[scores]`."""
-    moved = [past - np.median(past, axis=0) for past in pasts if len(past) >= PAST]
+    """How much clients of this federation move from round to round: the median of their own deviations, `[scores]`."""
+    moved = [past.std(axis=0, ddof=1) for past in pasts if len(past) >= PAST]
     if not moved:
         return np.zeros(scores)
-    spread: np.ndarray = NORMAL * np.median(np.abs(np.concatenate(moved)), axis=0)
+    spread: np.ndarray = np.median(moved, axis=0)
     return spread
 
 
@@ -182,7 +182,7 @@ def _from_past(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A client's median level in its past, and how far it is from it now on the suspicious side, both `[scores]`."""
     middle = np.median(past, axis=0)
-    itself = NORMAL * np.median(np.abs(past - middle), axis=0)
+    itself = past.std(axis=0, ddof=1)  # of few rounds, none of them one in which it was out: there is nothing to resist
     least = np.array([score.least for score in scores])
     z = (now - middle) / np.maximum(np.maximum(itself, common), least)
     sides = {"high": lambda x: x, "low": lambda x: -x, "both": abs}
