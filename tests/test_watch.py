@@ -317,6 +317,7 @@ def test_a_run_is_watched_ended_or_not(workspace: Path, capsys: pytest.CaptureFi
     faulty = ["injection=scaled_update", "injection.factor=1", "injection.since=5", "store.keep=all"]
     small = [word for word in SMALL if not word.startswith(("federation.clients", "federation.rounds"))]
     ended = run(workspace / "run", *small, *faulty, "federation.clients=5", "federation.rounds=6").folder
+    capsys.readouterr()
     code, lines, _ = asked(capsys, str(ended), "--once", "--probes", "60")
     assert code == 0
     assert [line["round"] for line in lines] == [1, 2, 3, 4, 5, 6]
@@ -327,6 +328,7 @@ def test_a_run_is_watched_ended_or_not(workspace: Path, capsys: pytest.CaptureFi
     (ended / "manifest.json").unlink()  # as while it is at work
     code, again, said = asked(capsys, str(ended), "--once", "--probes", "60")
     assert (code, again) == (0, lines), said
+    assert f"{ended}: " not in said
     table = workspace / "probes.csv"
     table.write_text("x\n1\n")
     assert main(["watch", str(ended), "--once", "--inputs", str(table)]) == 2
