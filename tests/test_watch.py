@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ HIGH = Score("high", "high", threshold=10.0, least=0.5)
 LENGTH = Score("length", "both", threshold=10.0, least=0.1, logarithm=True)
 
 
-def rounds_of(score: Score, *table: list[float], strictness: float = 1.0) -> list[BandRound]:
+def rounds_of(score: Score, *table: Sequence[float], strictness: float = 1.0) -> list[BandRound]:
     made: list[BandRound] = []
     for number, values in enumerate(table, 1):
         made.append(next_round(made, number, range(len(values)), {score: np.array(values)}, strictness))
@@ -93,7 +93,7 @@ def test_a_fault_that_stays_does_not_become_usual() -> None:
 
 
 def test_the_side_that_is_suspicious() -> None:
-    down = [STEADY] * 5 + [[0, 1, 2, 3, -6]]
+    down: list[list[float]] = [STEADY] * 5 + [[0, 1, 2, 3, -6]]
     assert rounds_of(HIGH, *down)[-1].out == ()
     assert rounds_of(replace(HIGH, suspicious="low"), *down)[-1].out == (4,)
     assert rounds_of(replace(HIGH, suspicious="both"), *down)[-1].out == (4,)

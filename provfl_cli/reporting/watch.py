@@ -129,7 +129,7 @@ def table(rounds: Sequence[BandRound], names: Mapping[int, str]) -> RenderableTy
         why = said(latest.reason(client)) if client in latest.out else ""
         drawn.add_row(Text(called(client, names)), *cells, Text(why))
     more = [Text(f"… and {len(ranked) - CLIENTS} clients nearer the middle", style="dim")]
-    parts = [drawn, *(more if len(ranked) > CLIENTS else []), Text(ABOUT, style="dim")]
+    parts: list[RenderableType] = [drawn, *(more if len(ranked) > CLIENTS else []), Text(ABOUT, style="dim")]
     return Group(*parts, Text(verdict(rounds, names), style="bold red" if rounds[-1].out else "bold"))
 
 

@@ -7,7 +7,7 @@ A round is renamed into its place when it is whole (`store/new_round.py`), so th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,7 +107,7 @@ class Over:
 Event = Seen | Passed | Waiting | Over
 
 
-def watched(watching: Watching, sleep: Callable[[float], None] = time.sleep) -> Iterator[Event]:
+def watched(watching: Watching, sleep: Callable[[float], None] = time.sleep) -> Generator[Event]:
     """What happens in the folder, as it happens; the last event is `Over`.
 
     Raises:
