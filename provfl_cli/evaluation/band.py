@@ -33,8 +33,9 @@ else:
 
 PAST = 3  # rounds that a client must have been in before it is compared with itself
 WINDOW = 8  # rounds at most, the last ones, that are its past
-OWN = 8.0  # threshold of the distance from its past, in standard deviations
-SETTLED = 3  # rounds of a federation before which nobody is out: models that know little are all unlike each other
+OWN = 10.0  # threshold of the distance from its past, in standard deviations
+FAR = 1.5  # times the threshold of a score is that of the distance from the others: here it is asked every round
+SETTLED = 3  # the first round in which somebody can be out, and that is a past: models that know little differ a lot
 FEDERATION, ITSELF = "the others", "its own rounds before"
 
 
@@ -91,7 +92,7 @@ class BandRound:
     def both(self) -> np.ndarray:
         """Both distances in units of their thresholds, float64 `[2, scores, clients]`; 0 where there is none."""
         thresholds = np.array([score.threshold for score in self.scores])[:, None]
-        distances = np.stack([self.federation / thresholds, self.own / OWN]) / self.strictness
+        distances = np.stack([self.federation / (FAR * thresholds), self.own / OWN]) / self.strictness
         found: np.ndarray = np.nan_to_num(distances, nan=0.0, posinf=1e9, neginf=0.0)
         return found
 
@@ -163,8 +164,8 @@ def level(values: np.ndarray, score: Score) -> np.ndarray:
 
 
 def _past(before: Sequence[BandRound], client: int) -> np.ndarray:
-    """A client's levels in the last rounds in which it was in the band, `[rounds, scores]`."""
-    within = [past for past in before if client in past.clients and client not in past.out][-WINDOW:]
+    """A client's levels in the last settled rounds in which it was in the band, `[rounds, scores]`."""
+    within = [past for past in before if past.settled and client in past.clients and client not in past.out][-WINDOW:]
     return np.array([past.levels[:, past.clients.index(client)] for past in within])
 
 
