@@ -52,7 +52,7 @@ scripts/watch_delays.py --cache DIR --out outputs/paper/watch.md      # --have: 
 ```
 
 Ten clients share 4,000 embedded MNIST pictures (LeNet, two epochs of SGD, FedAvg, all of them in each of {ROUNDS}
-rounds; Dirichlet 0.3, or iid). Client {FAULTY} is honest until round {SINCE}, and does from then on what the table says.
+rounds; Dirichlet 0.3, or iid). Client {FAULTY} is honest until round {SINCE} begins, and then does what the table says.
 All rounds are gone through as `provfl watch` does it: 500 labelled test inputs, the thresholds as they are.
 
 The thresholds (10 standard deviations from a client's own past, 1.5 times those of

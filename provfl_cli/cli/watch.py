@@ -16,7 +16,7 @@ from ..config.stored_config import HYDRA
 from ..errors import InputError
 from ..imports import later
 from ..reporting.terminal import make_console
-from ..run.place import no_run, require_file, require_model_and_data
+from ..run.place import GENERATE, no_run, require_file, require_model_and_data, task_of
 from .arguments import check_out, parser, read, whole
 from .recorded import DATA, MODEL, TARGET, refuse_recorded, refuse_run
 
@@ -103,6 +103,8 @@ def _check(args: Namespace, folder: Path) -> None:
         raise InputError(no_run(folder))
     if (folder / HYDRA / "config.yaml").is_file():
         refuse_recorded(args, "model", "target", "tokenizer")
+        if not args.updates and task_of(folder) == GENERATE:
+            raise InputError(f"{folder}: its model answers prompts: --updates watches what clients send alone")
         if args.inputs is not None:
             require_file("--inputs", Path(args.inputs), folder_too=True)
         return

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
@@ -88,7 +90,7 @@ class BandRound:
     strictness: float
     settled: bool
 
-    @property
+    @cached_property
     def both(self) -> np.ndarray:
         """Both distances in units of their thresholds, float64 `[2, scores, clients]`; 0 where there is none."""
         thresholds = np.array([score.threshold for score in self.scores])[:, None]
@@ -96,13 +98,13 @@ class BandRound:
         found: np.ndarray = np.nan_to_num(distances, nan=0.0, posinf=1e9, neginf=0.0)
         return found
 
-    @property
+    @cached_property
     def degrees(self) -> np.ndarray:
         """How far out each client is, float64 `[clients]`: above 1 it is out of the band, 0 where nothing is known."""
         found: np.ndarray = self.both.max(axis=(0, 1), initial=0.0)
         return found
 
-    @property
+    @cached_property
     def out(self) -> tuple[int, ...]:
         """Numbers of the clients out of the band."""
         far = np.flatnonzero(self.degrees > 1).tolist() if self.settled else []
@@ -165,7 +167,8 @@ def level(values: np.ndarray, score: Score) -> np.ndarray:
 
 def _past(before: Sequence[BandRound], client: int) -> np.ndarray:
     """A client's levels in the last settled rounds in which it was in the band, `[rounds, scores]`."""
-    within = [past for past in before if past.settled and client in past.clients and client not in past.out][-WINDOW:]
+    there = (past for past in reversed(before) if client in past.clients)
+    within = islice((past for past in there if past.settled and client not in past.out), WINDOW)
     return np.array([past.levels[:, past.clients.index(client)] for past in within])
 
 

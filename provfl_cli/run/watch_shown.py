@@ -63,6 +63,8 @@ class Shows:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+        if kind is not None:
+            self._write_page(None)
 
     def take(self, event: Event) -> None:
         """Take one event in."""
@@ -70,7 +72,9 @@ class Shows:
             case Seen():
                 self._seen(event)
             case Passed():
-                self._say(f"round {event.number}: not looked at: {event.reason}", style="yellow")
+                several = event.upto > event.number
+                which = f"rounds {event.number} to {event.upto}" if several else f"round {event.number}"
+                self._say(f"{which}: not looked at: {event.reason}", style="yellow")
             case Waiting():
                 if not event.rounds and not self._waited:
                     self._say(f"{self.folder}: no round yet: waiting", style="dim")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..errors import InputError, RunError
 from ..evaluation.band import BandRound, next_round
 from ..provenance.outputs import by_argument, count_of
 from ..results.checksums import FILE
-from ..results.links import refuse_links_of_rounds
+from ..results.links import refuse_links_of_recording, refuse_links_of_rounds
 from ..seeds import derived_seed
 from ..store.matching_tensors import check_tensors
 from ..store.recorded import missed_rounds
@@ -35,7 +36,7 @@ from .open_unfinished import config_of, open_unfinished
 from .rebuild import data_again
 
 GONE = "deleted before it was read"
-AGAIN = 3  # looks at files that change while they are looked at
+AGAIN, PAUSE = 3, 0.2  # looks at files that change while they are looked at, and seconds between them
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Passed:
-    """A round is not measured, for a `reason`; `gone`: it was not there any more, or never."""
+    """A round, or all up to `upto`, is not measured, for a `reason`; `gone`: it is not there any more, or never was."""
 
     number: int
     reason: str
     gone: bool
+    upto: int
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Over:
 
 
 Event = Seen | Passed | Waiting | Over
+Measure = Callable[[Round], dict[Score, np.ndarray]]
 
 
 def watched(watching: Watching, sleep: Callable[[float], None] = time.sleep) -> Generator[Event]:
@@ -114,43 +117,30 @@ def watched(watching: Watching, sleep: Callable[[float], None] = time.sleep) -> 
         InputError: the folder, model or probes cannot be used.
         RunError: no round came before the timeout, or none of those that came could be measured.
     """
-    folder, measure, before = watching.folder, None, list[BandRound]()
-    last, passed = 0, Passed(0, "", True)
-    quiet = time.monotonic()
+    folder, before = watching.folder, list[BandRound]()
     is_run = (folder / HYDRA / "config.yaml").is_file()
     most = config_of(folder, watching.trust).federation.rounds if is_run else None
+    measure = cache(partial(_measure, watching, is_run))  # made when there is a round, which says what the model is
+    last, passed, quiet = 0, Passed(0, "", True, 0), time.monotonic()
     while True:
         over = "what was there has been seen" if watching.once else _over(folder, last, most)  # asked before looking
-        there = [number for number in _stored(folder, is_run) if number > last and (most is None or number <= most)]
-        for number in there:
-            for missing in range(last + 1, number):
-                yield (passed := Passed(missing, _missing(folder, missing, is_run), True))
-            last, quiet = number, time.monotonic()
-            try:
-                stored = _read(folder, number)
-                if measure is None:
-                    measure = _measure(watching, is_run)
-                values = measure(stored)
-            except (RunError, OSError) as error:
-                gone = not round_folder(folder / "rounds", number).exists()
-                yield (passed := Passed(number, GONE if gone else str(error), gone))
+        for number in stored_rounds(folder / "rounds"):
+            if number <= last or number > (most or number):
                 continue
-            seen = next_round(before, number, stored.clients, values, watching.strictness)
-            was = {client for client in (before[-1].out if before else ()) if client in seen.clients}
-            was |= _still_out(before, seen)
-            yield Seen(
-                seen,
-                dict(zip(stored.clients, stored.names, strict=False)),
-                tuple(client for client in seen.out if client not in was),
-                tuple(sorted(was - set(seen.out))),
-            )
-            before.append(seen)
-        if over is not None:
-            break
-        if watching.timeout is not None and time.monotonic() - quiet > watching.timeout:
+            for passed in _passed_over(folder, last + 1, number, is_run):
+                yield passed
+            last, looked = number, _looked_at(folder, number, is_run, measure)
+            if isinstance(looked, Passed):
+                passed = looked
+                yield looked
+            else:
+                yield _seen(before, *looked, watching.strictness)
+            quiet = time.monotonic()
+        if over is None and watching.timeout is not None and time.monotonic() - quiet > watching.timeout:
             over = f"no new round within {watching.timeout:g} s"
-            if not before:
+            if not last:
                 raise RunError(f"{folder}: {over}")
+        if over is not None:
             break
         yield Waiting(len(before))
         sleep(watching.poll)
@@ -159,22 +149,42 @@ def watched(watching: Watching, sleep: Callable[[float], None] = time.sleep) -> 
     yield Over(over)
 
 
-def _still_out(before: list[BandRound], seen: BandRound) -> set[int]:
-    """Clients of this round that were out when they last took part, some rounds ago."""
-    found = set[int]()
-    for client in seen.clients:
+def _looked_at(
+    folder: Path, number: int, is_run: bool, measure: Callable[[], Measure]
+) -> tuple[Round, dict[Score, np.ndarray]] | Passed:
+    """A round and what is measured of its clients, or why it cannot be."""
+    for left in reversed(range(AGAIN)):
+        try:
+            stored = _read(folder, number, is_run)
+            return stored, measure()(stored)
+        except (RunError, OSError) as error:
+            if not round_folder(folder / "rounds", number).exists():
+                break
+            if not left:
+                return Passed(number, str(error), False, number)
+            time.sleep(PAUSE)  # a file beside it may have been written or deleted just now
+    return Passed(number, GONE, True, number)
+
+
+def _seen(before: list[BandRound], stored: Round, values: Mapping[Score, np.ndarray], strictness: float) -> Seen:
+    """The round beside those before it, to which it is added."""
+    band = next_round(before, stored.number, stored.clients, values, strictness)
+    was = set[int]()
+    for client in band.clients:
         latest = next((past for past in reversed(before) if client in past.clients), None)
         if latest is not None and client in latest.out:
-            found.add(client)
-    return found
+            was.add(client)
+    before.append(band)
+    names = dict(zip(stored.clients, stored.names, strict=False))
+    return Seen(band, names, tuple(sorted(set(band.out) - was)), tuple(sorted(was - set(band.out))))
 
 
 def measured_rounds(watching: Watching) -> Iterator[tuple[Round, dict[Score, np.ndarray]]]:
     """The rounds that are there, and what is measured of their clients; arguments and errors as of `watched`."""
     is_run = (watching.folder / HYDRA / "config.yaml").is_file()
     measure = _measure(watching, is_run)
-    for number in _stored(watching.folder, is_run):
-        stored = _read(watching.folder, number)
+    for number in stored_rounds(watching.folder / "rounds"):
+        stored = _read(watching.folder, number, is_run)
         yield stored, measure(stored)
 
 
@@ -187,26 +197,30 @@ def _over(folder: Path, last: int, most: int | None) -> str | None:
     return "the run has ended" if (folder / FILE).is_file() else None
 
 
-def _stored(folder: Path, is_run: bool) -> list[int]:
-    if is_run and (folder / "rounds").exists():
+def _passed_over(folder: Path, first: int, end: int, is_run: bool) -> list[Passed]:
+    """The rounds from `first` to before `end`, which are not there, and why: those with the same reason together."""
+    missed = {} if is_run or first == end else missed_rounds(folder)
+    found = list[Passed]()
+    for number in range(first, end):
+        reason = f"not recorded: {missed[number]}" if number in missed else GONE
+        if found and found[-1].reason == reason:
+            found[-1] = replace(found[-1], upto=number)
+        else:
+            found.append(Passed(number, reason, True, number))
+    return found
+
+
+def _read(folder: Path, number: int, is_run: bool) -> Round:
+    if is_run:
         refuse_links_of_rounds(folder)
-    return stored_rounds(folder / "rounds")
-
-
-def _missing(folder: Path, number: int, is_run: bool) -> str:
-    """Why a round is not there."""
-    if not is_run and (reason := missed_rounds(folder).get(number)):
-        return f"not recorded: {reason}"
-    return GONE
-
-
-def _read(folder: Path, number: int) -> Round:
+    else:
+        refuse_links_of_recording(folder)
     stored = read_round(folder / "rounds", number)
     check_tensors(stored)
     return stored
 
 
-def _measure(watching: Watching, is_run: bool) -> Callable[[Round], dict[Score, np.ndarray]]:
+def _measure(watching: Watching, is_run: bool) -> Measure:
     """What measures a round; model and probes are made once."""
     if watching.updates:
         return of_updates
@@ -225,18 +239,11 @@ def _measure(watching: Watching, is_run: bool) -> Callable[[Round], dict[Score, 
 
 def _opened(watching: Watching, is_run: bool) -> OpenFederation:
     folder = watching.folder
-    for attempt in range(AGAIN):
-        try:
-            if is_run and (folder / FILE).is_file():
-                return open_run(folder, watching.trust, watching.data, watching.checkpoint)
-            if is_run:
-                return open_unfinished(folder, watching.trust, watching.data)
-            return open_recorded(folder, watching.model, watching.data, watching.target, watching.tokenizer)
-        except (RunError, OSError):  # a file was written or deleted while it was looked at
-            if attempt == AGAIN - 1:
-                raise
-            time.sleep(0.2)
-    raise AssertionError("unreachable")
+    if is_run and (folder / FILE).is_file():
+        return open_run(folder, watching.trust, watching.data, watching.checkpoint)
+    if is_run:
+        return open_unfinished(folder, watching.trust, watching.data)
+    return open_recorded(folder, watching.model, watching.data, watching.target, watching.tokenizer)
 
 
 def _probes(watching: Watching, opened: OpenFederation) -> TracedInputs:
