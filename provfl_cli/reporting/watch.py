@@ -14,7 +14,7 @@ from rich.text import Text
 from ..evaluation.band import BandRound, Reason
 from ..harmless import harmless, harmless_lines
 
-ROUNDS, CLIENTS = 10, 20  # columns and rows of the table in the terminal
+ROUNDS, CLIENTS, NAME, REASONS = 9, 20, 20, 3  # of the table in the terminal: columns, rows, a name's letters, reasons
 PAGE_ROUNDS, PAGE_CLIENTS, PAGE_LINES = 60, 200, 100
 NEAR = 0.7  # of the band's width: shown as near its edge
 ABOUT = "how far out: 1 is the edge of the band; from the others of the round, or from the client's own rounds before"
@@ -118,19 +118,18 @@ def table(rounds: Sequence[BandRound], names: Mapping[int, str]) -> RenderableTy
     if not shown:
         return Text("no round yet", style="dim")
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False, show_edge=False)
-    drawn.add_column("round")
+    drawn.add_column("round", no_wrap=True, max_width=NAME)
     for band in shown:
-        drawn.add_column(str(band.number), justify="right")
-    drawn.add_column("what", overflow="ellipsis", no_wrap=True)
+        drawn.add_column(str(band.number), justify="right", no_wrap=True)
     ranked = _ranked(shown)
     for client in ranked[:CLIENTS]:
         cells = [_cell(band, client) for band in shown]
-        latest = next(band for band in reversed(shown) if client in band.clients)
-        why = said(latest.reason(client)) if client in latest.out else ""
-        drawn.add_row(Text(called(client, names)), *cells, Text(why))
+        drawn.add_row(Text(called(client, names)), *cells)
     more = [Text(f"… and {len(ranked) - CLIENTS} clients nearer the middle", style="dim")]
-    parts: list[RenderableType] = [drawn, *(more if len(ranked) > CLIENTS else []), Text(ABOUT, style="dim")]
-    return Group(*parts, Text(verdict(rounds, names), style="bold red" if rounds[-1].out else "bold"))
+    latest = rounds[-1]
+    why = [Text(f"{called(client, names)}: {said(latest.reason(client))}") for client in latest.out[:REASONS]]
+    parts: list[RenderableType] = [drawn, *(more if len(ranked) > CLIENTS else []), Text(ABOUT, style="dim"), *why]
+    return Group(*parts, Text(verdict(rounds, names), style="bold red" if latest.out else "bold"))
 
 
 def page(
