@@ -61,6 +61,9 @@ that the first two rounds are no past, were chosen on seeds 0 to 3 of Dirichlet,
 kinds, partitions and seeds nothing had been seen. *Others named* counts how often a client that did no wrong left the
 band. From round {SINCE} on the global model is worse, and honest clients pull it back, each as its data have it.
 
+Clients hold labels as the partition deals them: under Dirichlet, seed 0, client 0 has 34 ones among 263 examples and no
+seven, so that exchanging the two changes little. A fault of so few labels is the hard case of the watch.
+
 """
 
 
