@@ -8,26 +8,31 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from provfl_cli.attribution.suspects import Score
 from provfl_cli.cli import main
 from provfl_cli.errors import InputError
 from provfl_cli.evaluation.band import OWN, BandRound, next_round
+from provfl_cli.federation.events import RoundsPlaced
+from provfl_cli.federation.train import federated_rounds
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.reporting import watch as show
 from provfl_cli.run.hook import call_hook, hook_of
+from provfl_cli.run.watch import Watch
 from provfl_cli.run.watched import Over, Passed, Seen, Waiting, Watching, watched
 from provfl_cli.store.rounds import remove_round, stored_rounds
 
 from .cases import double_network
+from .federations import CPU, make_config, make_data, make_model
 from .lineages import Work, chain, perturbed
 from .runs import SMALL, run
 
@@ -75,6 +80,7 @@ def test_a_client_far_from_the_others_is_out_whatever_it_was() -> None:
     assert [band.out for band in always] == [(), (), (4,), (4,), (4,)], "of two rounds nothing is said"
     assert always[-1].reason(4).against == "the others"
     assert always[-1].federation[0, 4] == pytest.approx(98 / 1.4826)
+    assert always[-1].degrees[4] == pytest.approx(98 / 1.4826 / 10)
     assert rounds_of(HIGH, *[[0, 1, 2, 3, 100]] * 5, strictness=10)[-1].out == ()
 
 
@@ -236,6 +242,16 @@ def test_only_damaged_rounds_is_an_error(copied: Path, capsys: pytest.CaptureFix
         (copied / "rounds" / f"{number:04d}" / "round.json").write_text("{")
     assert main(["watch", str(copied), "--updates", "--once"]) == 1
     assert "round.json cannot be read" in capsys.readouterr().err
+
+
+def test_a_run_links_its_rounds_when_training_begins(tmp_path: Path) -> None:
+    entry, folder, seen = tmp_path / "cache", tmp_path / "run", list[object]()
+    folder.mkdir()
+    with federated_rounds(make_config(rounds=1), make_data(), make_model(), entry, {1}, CPU, seen.append) as rounds:
+        (placed,) = [event for event in seen if isinstance(event, RoundsPlaced)]
+        assert not stored_rounds(placed.rounds), "nothing is trained yet"
+        Watch(Console(), folder, cast(Any, None), generates=False)(placed)
+        assert [stored.number for stored in rounds] == stored_rounds(folder / "rounds") == [1]
 
 
 # ---------------------------------------------------------------- the page and the hook
