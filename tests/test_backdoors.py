@@ -124,7 +124,8 @@ def test_what_attackers_do_determines_training_and_nothing_else_does() -> None:
         return training_key(make_config(injection=injection), federated, model, CPU)[0]
 
     several = [attack(), attack(rounds=[1]), attack(rounds=None), attack(epochs=4), attack(factor="auto")]
-    assert len({key(injection) for injection in [NoInjection(), *several]}) == 6
+    several += [attack(rounds=None, since=2), attack(rounds=None, since=3)]
+    assert len({key(injection) for injection in [NoInjection(), *several]}) == 8
     assert key(attack(rounds=[3, 1])) == key(attack(rounds=[1, 3]))
     assert key(attack(size=2)) == key(attack()), "what it does to the data is in these"
     assert key(attack(), poisoned(data, attack())) != key(attack())
@@ -250,6 +251,19 @@ def test_a_label_flip_may_come_and_go() -> None:
     assert not federated_data(config(ScaledUpdate([0], 2.0, "none", rounds=[1]))).attacking
 
 
+def test_noise_may_begin_in_a_later_round() -> None:
+    late = ScaledUpdate([0], 1.0, "noisy_labels", rate=0.5, since=3)
+    assert [number for number in range(1, 6) if late.attacks(0, number)] == [3, 4, 5]
+    assert not late.attacks(1, 4)
+    data = federated_data(config(late))
+    changed = data.clients[0].labels != data.attacking[0].labels
+    assert changed.float().mean() == pytest.approx(0.5, abs=0.05)
+    always = federated_data(config(NoisyLabels([0], 0.5)))
+    assert torch.equal(data.attacking[0].labels, always.clients[0].labels)
+    assert late.until(3) == late
+    assert late.until(2) == NoInjection()
+
+
 PLANTED = [
     LabelFlip([0]),
     NoisyLabels([0]),
@@ -370,6 +384,9 @@ def test_a_backdoor_that_does_not_work_has_no_row_and_a_note(tmp_path: Path) -> 
         (lambda: attack(epochs=0), r"injection\.epochs=0"),
         (lambda: ScaledUpdate([0], keep_clean=True), r"injection\.keep_clean=True: is of injection\.poison=backdoor"),
         (lambda: ScaledUpdate([0], 1.0, "none", rounds=[1]), "changes nothing"),
+        (lambda: attack(since=2), r"injection\.since=2: injection\.rounds says already"),
+        (lambda: make_config(injection=attack(rounds=None, since=4)), r"injection\.since=4: .*federation\.rounds=3"),
+        (lambda: ScaledUpdate([0], rate=0.5), r"injection\.rate=0\.5: is of injection\.poison=noisy_labels"),
         (lambda: make_config(injection=attack(rounds=[4])), r"injection\.rounds=\[4\]: .*federation\.rounds=3"),
         (lambda: make_config(injection=attack(rounds=[-4])), r"injection\.rounds=\[-4\]: .*-1 to -3"),
         (lambda: make_config(injection=attack(rounds=[-1, 3])), r"injection\.rounds=\[-1, 3\]: .*different ones"),

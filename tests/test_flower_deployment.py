@@ -1,4 +1,4 @@
-"""The example app on Flower's deployment runtime: a superlink and two supernodes on loopback, with TLS."""
+"""The example app on Flower's deployment runtime: a superlink and two supernodes on loopback, with TLS; and watched."""
 
 from __future__ import annotations
 
@@ -120,6 +120,7 @@ def test_two_nodes_with_tls_one_of_which_is_killed(tmp_path: Path) -> None:
     )
     tls = ["--ssl-certfile", "server.pem", "--ssl-keyfile", "server.key", "--ssl-ca-certfile", "ca.pem"]
     folder = tmp_path / "provenance"
+    folder.mkdir()
     journal = folder / "flower.jsonl"
 
     def lines() -> list[dict]:
@@ -160,12 +161,24 @@ def test_two_nodes_with_tls_one_of_which_is_killed(tmp_path: Path) -> None:
         )
         patience = max(20.0, 6 * (time.monotonic() - began))  # a round starts several such processes
         wait_for("the superlink", lambda: listening(ports[0]), until, tmp_path)
+        with_model = ["--model", "digits_app.task:Net", "--data", "digits_app.task:test_data"]
+        watch = [sys.executable, "-m", "provfl_cli", "watch", str(folder), *with_model, "--json"]
+        watching = stack.enter_context(process(*watch, log=tmp_path / "watch.log", environment=environment, cwd=APP))
         settings = f'folder="{folder}" num-server-rounds=2 seconds-a-round={patience:.1f}'
         start("run", "flwr", "run", str(APP), "here", "--run-config", settings, "--stream")
         wait_for("round 1", lambda: len(lines()) >= 1, until, tmp_path)
         end(nodes[1])
         wait_for("round 2", lambda: len(lines()) >= 2, until, tmp_path)
+        wait_for("the watch", lambda: '"round": 2' in (tmp_path / "watch.log").read_text(), until, tmp_path)
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(60) == 0
 
+    watched = [json.loads(line) for line in (tmp_path / "watch.log").read_text().splitlines() if line[0] == "{"]
+    assert [[seen["name"] for seen in line["clients"]] for line in watched] == [
+        ["partition-id 0", "partition-id 1"],
+        ["partition-id 0"],
+    ]
+    assert "ended by Ctrl-C" in (tmp_path / "watch.log").read_text()
     first, second = lines()
     assert first["fused"] == [0, 1]
     assert first["dropped"] == {}

@@ -34,6 +34,7 @@ COMMANDS = {  # name: what it does, an example
         "make the global model without some clients, and measure what it is worth",
         "provfl repair outputs/DATE/TIME --without 0,4",
     ),
+    "watch": ("say who leaves the band while a federation trains", "provfl watch outputs/DATE/TIME --once"),
     "import": (
         "make a round of models that others trained, to trace it",
         "provfl import --global after.safetensors --previous before.safetensors --client alice=alice.safetensors:600",

@@ -23,7 +23,7 @@ from ..fusion.fuse import Fusion
 from ..fusion.submission import Submission
 from ..seeds import generator
 from .backdoor import Backdoor
-from .injection import LabelFlip, NoInjection, check_client_list, check_numbers, require_kept
+from .injection import LabelFlip, NoInjection, NoisyLabels, check_client_list, check_numbers, require_kept
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,7 @@ else:
 
 POISONS: dict[str, tuple[str, ...]] = {  # and the settings of each
     "label_flip": ("mapping",),
+    "noisy_labels": ("rate",),
     "backdoor": ("label", "share", "size", "position", "value", "word", "keep_clean"),
     "none": (),
 }
@@ -94,15 +95,17 @@ class FreeRider(NoInjection):
 class ScaledUpdate(NoInjection):
     """Some clients attack: they return `V + factor (W - V)`, model replacement (Bagdasaryan et al. 2020, eq. 3).
 
-    `poison` says what they train on: `label_flip` (see `LabelFlip`) or `backdoor` (see `Backdoor`), and they are
-    responsible for what these say; or `none`, their own examples: then for every misprediction as a label that they
-    hold. Buffers, and control variates where the fusion has any, are returned as they were trained.
+    `poison` says what they train on: `label_flip`, `noisy_labels` or `backdoor` (see `LabelFlip`, `NoisyLabels`,
+    `Backdoor`), and they are responsible for what these say; or `none`, their own examples: then for every
+    misprediction as a label that they hold. Buffers, and control variates where the fusion has any, are returned as
+    they were trained.
 
-    They attack in `rounds` (from the end where negative, -1 the last; None: in all), with `epochs` passes over their
-    data (None: as many as everybody), and in the other rounds train on their own examples and return what they trained.
-    With `keep_clean` triggered copies are added to their examples, which then all stay what they are. With `rounds` or
-    `keep_clean` their label counts are those of their own examples. Whatever they do, they tell the server the number
-    of these, and the steps of honest work. `rounds` in which none of them is chosen pass without an attack.
+    They attack in `rounds` (from the end where negative, -1 the last; None: in all, or from round `since` on), with
+    `epochs` passes over their data (None: as many as everybody), and in the other rounds train on their own examples
+    and return what they trained. With `keep_clean` triggered copies are added to their examples, which then all stay
+    what they are. With `rounds`, `since` or `keep_clean` their label counts are those of their own examples. Whatever
+    they do, they tell the server the number of these, and the steps of honest work. `rounds` in which none of them is
+    chosen pass without an attack.
 
     A `factor` of `auto` replaces the global model by theirs under FedAvg: `1 / p`, `p` the part that the attackers of
     a round have together of the examples behind its fusion, which they are assumed to know. Several share the work: the
@@ -116,6 +119,7 @@ class ScaledUpdate(NoInjection):
     factor: Annotated[float | Literal["auto"], RATE] = 10.0
     poison: str = "label_flip"
     mapping: Any = None
+    rate: Annotated[float | None, POSITIVE_FRACTION] = None
     label: Annotated[int | None, LABEL] = None
     share: Annotated[float | None, POSITIVE_FRACTION] = None
     size: Annotated[int | None, Range(1, 1024)] = None
@@ -123,6 +127,7 @@ class ScaledUpdate(NoInjection):
     value: Annotated[float | None, FRACTION] = None
     word: str | None = None
     rounds: Annotated[list[int] | None, Range(-ROUNDS.most, ROUNDS.most)] = None
+    since: Annotated[int | None, COUNT] = None
     epochs: Annotated[int | None, COUNT] = None
     keep_clean: bool = False
 
@@ -136,6 +141,10 @@ class ScaledUpdate(NoInjection):
             raise InputError(
                 f"injection.rounds={excerpt(self.rounds)}: give a list of different rounds such as [13,15], -1 for the "
                 "last, or null for all"
+            )
+        if self.rounds is not None and self.since is not None:
+            raise InputError(
+                f"injection.since={self.since}: injection.rounds says already when they attack: one of them"
             )
         if self.factor == 1 and self.epochs is None and not self.turns:
             raise InputError(f"injection.factor={self.factor}: changes nothing, give another number than 1")
@@ -157,13 +166,16 @@ class ScaledUpdate(NoInjection):
         settings = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
         if self.poison == "none":
             return NoInjection()
-        return (
-            LabelFlip(self.clients, **settings) if self.poison == "label_flip" else Backdoor(self.clients, **settings)
-        )
+        made: dict[str, type[LabelFlip | NoisyLabels | Backdoor]] = {
+            "label_flip": LabelFlip, "noisy_labels": NoisyLabels, "backdoor": Backdoor,
+        }  # fmt: skip
+        return made[self.poison](self.clients, **settings)
 
     def check(self, federation: Federation) -> None:
         """Refuse clients and rounds that there are not, and a factor that no attacker could know."""
         check_numbers("injection.clients", self.clients, federation)
+        if self.since is not None and self.since > federation.rounds:
+            raise InputError(f"injection.since={self.since}: there are federation.rounds={federation.rounds}")
         numbers = self._numbers(federation.rounds) or [1]
         if not 1 <= min(numbers) <= max(numbers) <= federation.rounds or len(set(numbers)) < len(numbers):
             raise InputError(
@@ -190,7 +202,7 @@ class ScaledUpdate(NoInjection):
     @property
     def turns(self) -> bool:
         """Whether what attackers train on is not all that they have."""
-        return self.poison != "none" and (self.rounds is not None or self.keep_clean)
+        return self.poison != "none" and (self.rounds is not None or self.since is not None or self.keep_clean)
 
     def apply(self, shares: Sequence[Share], classes: int, seed: int) -> tuple[tuple[Share, ...], Faults]:
         """See `config.parts.Injection`."""
@@ -214,10 +226,14 @@ class ScaledUpdate(NoInjection):
 
     def attacks(self, client: int, number: int) -> bool:
         """See `config.parts.Injection`."""
+        if self.since is not None and number < self.since:
+            return False
         return client in self.clients and (self.rounds is None or number in self.rounds)
 
     def until(self, rounds: int) -> NoInjection:
         """See `config.parts.Injection`."""
+        if self.since is not None and self.since > rounds:
+            return NoInjection()
         if self.rounds is None:
             return self
         left = [number for number in self._numbers(rounds) if number <= rounds]
@@ -234,7 +250,8 @@ class ScaledUpdate(NoInjection):
 
     def acts(self) -> dict[str, object]:
         """See `config.parts.Injection`."""
-        more = {"rounds": None if self.rounds is None else sorted(self.rounds), "epochs": self.epochs}
+        rounds = None if self.rounds is None else sorted(self.rounds)
+        more = {"rounds": rounds, "since": self.since, "epochs": self.epochs}
         return {
             "scaled_update": sorted(self.clients),
             "factor": self.factor,

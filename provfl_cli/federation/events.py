@@ -9,6 +9,13 @@ from ..store.rounds import Metrics
 
 
 @dataclass(frozen=True)
+class RoundsPlaced:
+    """The rounds are, or will be, in the folder `rounds` of the training cache."""
+
+    rounds: Path
+
+
+@dataclass(frozen=True)
 class RoundsReused:
     """Rounds 1 to `rounds` need no training: they are in the cache, where they once took `seconds`."""
 
@@ -88,7 +95,8 @@ class TrainingEnded:
 
 
 Event = (
-    RoundsReused
+    RoundsPlaced
+    | RoundsReused
     | RoundMissing
     | WaitingForProcess
     | EngineStarting

@@ -19,7 +19,7 @@ from ..store.cache import Entry, open_entry, require_space
 from ..store.rounds import Metrics, Round, has_lineage
 from ..store.tensorfile import Specs, size_of, specs_of
 from .engine import engine
-from .events import RoundFinished, RoundMissing, RoundsReused, TrainingEnded, WaitingForProcess
+from .events import RoundFinished, RoundMissing, RoundsPlaced, RoundsReused, TrainingEnded, WaitingForProcess
 from .flower.engine import flower
 from .key import training_key
 from .participation import Roster, rosters
@@ -98,6 +98,7 @@ def federated_rounds(
     kept = wanted | _kept_rounds(config.store.keep, federation.rounds)
     with open_entry(cache, key, description, config.store.max_gb, config.store.lock) as entry:
         entry.keep(kept)
+        observe(RoundsPlaced(entry.rounds))
         stored = set(_stored(entry, decay, bool(sharing.private)))
         hands = 0  # where all is there
         if not targets <= stored:

@@ -45,6 +45,11 @@ def remove(paths: Iterable[Path]) -> None:
 
 
 def link_rounds(folder: Path, stored: Round) -> None:
+    """`link_to` where a round is stored."""
+    link_to(folder, stored.folder.parent)
+
+
+def link_to(folder: Path, rounds: Path) -> None:
     """Let `rounds` in the run folder point into the training cache, whatever it pointed to; at no time is it missing.
 
     Raises:
@@ -53,7 +58,7 @@ def link_rounds(folder: Path, stored: Round) -> None:
     link = folder / ROUNDS
     if link.exists() and not link.is_symlink():
         raise RunError(f"{os.path.relpath(link)} is in the way: a run keeps a link of that name; move it away")
-    target = os.path.relpath(stored.folder.parent.resolve(), folder.resolve())
+    target = os.path.relpath(rounds.resolve(), folder.resolve())
     beside = folder / f".{ROUNDS}.{os.getpid()}.part"
     try:
         beside.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from ..federation.events import (
     Event,
     RoundFinished,
     RoundMissing,
+    RoundsPlaced,
     RoundsReused,
     RoundStarted,
     TrainingEnded,
@@ -24,6 +25,7 @@ from ..reporting.progress import RoundProgress
 from ..results.files import write_jsonl
 from ..store.rounds import Metrics
 from ..trackers.tracking import Tracking
+from .clearing import link_to
 from .summary import round_rows
 
 
@@ -43,6 +45,8 @@ class Watch:
     def __call__(self, event: Event) -> None:
         """Take one event in."""
         match event:
+            case RoundsPlaced():  # now, so that they can be watched
+                link_to(self.folder, event.rounds)
             case RoundsReused():
                 self.history = list(event.history)
                 self.tracking.rounds(self.history)
