@@ -25,7 +25,9 @@ from ..tables import localization_tables
 from . import clients, sweeps
 from .responses import shown_responses
 from .summary import Figure, figures
+from .swept import swept
 from .traces import layer_profiles, shown_inputs, shown_traces
+from .verdict import Verdict, verdict
 
 if TYPE_CHECKING:
     import jinja2
@@ -55,6 +57,7 @@ class PageRun:
 
     name: str
     title: str
+    verdict: Verdict
     figures: Sequence[Figure]
     facts: Sequence[tuple[str, str]]
     tables: Sequence[Table]
@@ -63,6 +66,7 @@ class PageRun:
     warnings: Sequence[str]
     told: Sequence[str]
     recorded: bool
+    faulty: Sequence[int]
     data: Mapping[str, Any]
 
 
@@ -86,6 +90,9 @@ def _page(opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequ
     several = len(runs) > 1 or bool(absent)
     table, lines = sweeps.joined_table(runs, absent) if several else (None, [])
     curves = sweeps.curves(runs) if len(runs) > 1 else []
+    together = swept(
+        [each.verdict for each in detailed], names[:count], [each.faulty for each in detailed], len(runs), absent
+    )
     data = {
         "runs": [page_run.data for page_run in detailed],
         "curves": curves,
@@ -99,6 +106,7 @@ def _page(opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequ
     return _template(
         names=names,
         runs=detailed,
+        sweep=together,
         table=table,
         lines=lines,
         curves=curves,
@@ -141,6 +149,7 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
     return PageRun(
         name=name,
         title=common([run], ()) or name,
+        verdict=verdict(opened),
         figures=figures(opened),
         facts=_facts(opened) if opened.recorded is None else opened.recorded,
         tables=localization_tables(scores, opened.truth) if len(scores) else [],
@@ -149,6 +158,7 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
         warnings=opened.warnings,
         told=(*told, *cut, *unspoken, *opened.notes),
         recorded=opened.recorded is not None,
+        faulty=opened.faulty,
         data=data,
     )
 
