@@ -236,6 +236,21 @@ def test_curves_put_numbers_in_order(workspace: Path) -> None:
     assert curve["numeric"]
 
 
+def test_settings_that_change_together_are_confounded(workspace: Path) -> None:
+    def curve_of(name: str, *settings: tuple[str, str, int]) -> dict[str, list[str]]:
+        runs = [
+            read_run(made(workspace / f"{name}{at}", {"provfl": 0.9}, (f"threshold={t}", f"seed={s}"), f))
+            for at, (t, f, s) in enumerate(settings)
+        ]
+        return {curve["key"]: curve["with"] for curve in curves([run for run in runs if isinstance(run, RunFolder)])}
+
+    crossed = [(t, f, s) for t in ("0.0", "0.5") for f in ("fedavg", "krum") for s in (0, 1)]
+    assert curve_of("crossed", *crossed) == {"fusion": [], "threshold": []}
+    apart = curve_of("apart", ("0.0", "fedavg", 0), ("0.5", "krum", 0))
+    assert apart == {"fusion": ["threshold"], "threshold": ["fusion"]}
+    assert curve_of("seeds", ("0.0", "fedavg", 0), ("0.5", "fedavg", 1)) == {"threshold": ["seed"]}
+
+
 def test_label_counts_read_back(tmp_path: Path) -> None:
     counts = {0: np.array([3, 0, 2]), 7: np.array([0, 0, 9])}
     label_counts.frame(counts).to_csv(tmp_path / "clients.csv", index=False)
