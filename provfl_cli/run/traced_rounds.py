@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from ..provenance.settings import Provenance
 from ..store.rounds import Metrics, Round
 from .backdoor import measured_success
 from .clearing import link_rounds
+from .highlights import highlighted
 from .prepared import Prepared
 from .private_part import complete
 from .retrained import Questions
@@ -73,7 +74,10 @@ def trace_rounds(ready: Prepared, rounds: Iterable[Round], folder: Path) -> Trac
         repeats = config.evaluation.repeats
         traced.append(trace_round(case, chosen, ready.data, presets, rivals, lineage, repeats))
         link_rounds(folder, stored)
-        history, place = stored.history, stored.folder.parent
+        history, place, last = stored.history, stored.folder.parent, stored
+    load_round(model, last)  # a method may have left other weights there
+    complete(model, last, ready.sharing, config.evaluation.client, ready.examples)
+    traced[-1] = replace(traced[-1], inputs=highlighted(traced[-1], case, ready.data))
     return TracedRounds(traced, success, questions, whose, history, place)
 
 

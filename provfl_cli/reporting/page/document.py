@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ else:
 
 DETAILED = 8  # runs that are shown in full
 CELLS = 2_400_000  # numbers in the maps of all runs together
+SCORES_SHOWN = 20_000  # of a diagnosis
 INPUT_BYTES = 3_000_000  # pictures and texts of all runs together
 SCRIPTS = (
     "page.js",
@@ -46,6 +47,8 @@ SCRIPTS = (
     "responses.js",
     "cards.js",
     "compare.js",
+    "client.js",
+    "copy.js",
     "main.js",
 )
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -125,6 +128,7 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
     numbers = sorted({number for trace in traces for number in trace["inputs"]})
     inputs, cut = shown_inputs(opened, numbers, room)
     spoken, unspoken = shown_responses(opened, numbers, cells)
+    told_first = verdict(opened)
     scores = run.scores[run.scores["round"] == run.scores["round"].max()]
     several_rounds = run.scores["round"].nunique() > 1
     data = {
@@ -145,11 +149,13 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
         "inputs": inputs,
         "layers": layer_profiles(opened),
         "tokens": spoken,
+        "diagnosis": _scores_of(opened),
+        "first": told_first.clients[0].client if told_first.clients else None,
     }
     return PageRun(
         name=name,
         title=common([run], ()) or name,
-        verdict=verdict(opened),
+        verdict=told_first,
         figures=figures(opened),
         facts=_facts(opened) if opened.recorded is None else opened.recorded,
         tables=localization_tables(scores, opened.truth) if len(scores) else [],
@@ -161,6 +167,20 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
         faulty=opened.faulty,
         data=data,
     )
+
+
+def _scores_of(opened: RunContents) -> dict[str, Any] | None:
+    """Of a diagnosis what the page of a client shows."""
+    found = opened.diagnosis
+    if found is None:
+        return None
+    return {
+        "suspects": [
+            {"client": one.client, "corrected": one.corrected, "broken": one.broken, "since": one.since}
+            for one in found.suspects
+        ],
+        "scores": [asdict(one) for one in found.scores[:SCORES_SHOWN]],
+    }
 
 
 def _scores(run: RunFolder) -> list[dict[str, Any]]:

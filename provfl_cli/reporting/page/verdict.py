@@ -13,7 +13,7 @@ from ...results.diagnosis import Diagnosis, Suspect
 from ...results.run import RunContents
 
 SHOWN = 6  # clients that have a card
-LEARNT = 1.5  # times as right as guessing
+LEARNT = 0.1  # of what there is to learn beyond guessing
 KNOWN = (  # figure, its chance, and what it says of tracing in this run: {2} is how many mistakes a fault explains
     (
         "fault_accuracy", "fault_chance",
@@ -223,7 +223,12 @@ def _truth(opened: RunContents) -> Sequence[str]:
 def _learnt(opened: RunContents) -> Sequence[str]:
     """That the model has learnt next to nothing, where it has."""
     accuracy, guess = opened.run.figures.get("global_accuracy"), 1 / max(len(opened.labels), 1)
-    if opened.explains != "classes" or not isinstance(accuracy, float) or accuracy >= LEARNT * guess or opened.spoken:
+    if (
+        opened.explains != "classes"
+        or not isinstance(accuracy, float)
+        or accuracy >= guess + LEARNT * (1 - guess)
+        or opened.spoken
+    ):
         return []
     return [
         f"The model has learnt next to nothing: accuracy {accuracy:.1%}, guessing gives {guess:.1%}. "

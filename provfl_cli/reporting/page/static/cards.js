@@ -82,7 +82,11 @@ function card(run, trace, at, place, found, chosen) {
   const picture = run.inputs.picture?.[place], text = run.inputs.text?.[place];
   const head = make("div", { class: "card-head" }, picture ? make("img", { src: picture, alt: `input ${number}, ${right === null ? "label not known" : `labelled ${label}`}`, loading: "lazy" }) : null, words);
   const shown = make("li", { id: inputPlace(run, number), class: number === found ? "card found" : "card", tabindex: number === found ? "-1" : null }, head);
-  if (text !== null && text !== undefined) shown.append(make("blockquote", { dir: "auto", tabindex: "0", "aria-label": `text of input ${number}` }, text));
+  const whose = last && trace.method === run.own && trace.scope === "round" ? run.inputs.carried_client?.[place] ?? null : null;
+  const spans = whose === null ? null : run.inputs.spans?.[place] ?? null, carried = whose === null ? null : run.inputs.carried?.[place] ?? null;
+  if (carried && picture) head.firstChild.after(make("img", { src: carried, class: "carried", alt: `pixels that carried client ${clientName(run, whose)}`, loading: "lazy" }));
+  if (text !== null && text !== undefined) shown.append(make("blockquote", { dir: "auto", tabindex: "0", "aria-label": `text of input ${number}` }, ...(spans ? highlightedText(text, spans) : [text])));
+  if (carried || spans) shown.append(make("p", { class: "rest" }, `What carried client ${clientName(run, whose)}: blue ${carried ? "pixels" : "tokens"} raise its contribution, orange ones lower it.`));
   if (hasTokens(run, trace)) shown.append(...responseOf(run, number, chosen).filter((part) => part !== null));
   const expected = hasTokens(run, trace) ? run.tokens.responses[number]?.expected : null;
   if (!right && expected !== null && expected !== undefined) shown.append(make("p", { class: "rest" }, "expected: ", make("bdi", {}, expected)));
@@ -92,6 +96,23 @@ function card(run, trace, at, place, found, chosen) {
   const profile = last && trace.method === run.own && trace.scope === "round" ? run.layers?.inputs[number] : null;
   if (profile) shown.append(profileOf(run, profile));
   return shown;
+}
+
+/** A text with the tokens in it coloured by how much they carried a client: [first character, behind the last, part]. */
+function highlightedText(text, spans) {
+  const letters = Array.from(text), parts = [];
+  let done = 0;
+  for (const [start, end, part] of spans) {
+    if (start < done) continue;
+    if (start > done) parts.push(letters.slice(done, start).join(""));
+    const token = make("span", { class: "carrier", title: `${part > 0 ? "+" : ""}${part}` }, letters.slice(start, end).join(""));
+    token.style.setProperty("--who", part < 0 ? "var(--against)" : "var(--bar)");
+    token.style.setProperty("--much", `${Math.round(60 * Math.abs(part))}%`);
+    parts.push(token);
+    done = end;
+  }
+  parts.push(letters.slice(done).join(""));
+  return parts;
 }
 
 function ranking(run, trace, at) {

@@ -27,7 +27,7 @@ function drawMap(host, spec) {
     }
   }
   small.getContext("2d").putImageData(image, 0, 0);
-  const named = namesBelow(spec, cellWidth, left), slanted = named.some(([text, , room]) => widthOf(text) > room);
+  const named = namesBelow(spec, cellWidth, left), slanted = named.some(([text, , room]) => widthOf(text) > room && widthOf(text) > 24);
   const below = slanted ? Math.min(Math.max(...named.map(([text]) => widthOf(text))), SLANTED_MOST) * Math.sin(SLANT) + 8 : 12;
   const density = Math.min(window.devicePixelRatio || 1, 3), whole = height + MAP_TOP + below + MAP_BOTTOM - 12;
   canvas.width = width * density;

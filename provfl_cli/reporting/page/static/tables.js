@@ -22,7 +22,7 @@ function tableOf(caption, headings, rows, write = {}, link = null) {
   }
   table.append(body);
   sortable(table);
-  return make("div", { class: "table-room", role: "region", tabindex: "0", "aria-label": caption }, table);
+  return make("div", {}, make("div", { class: "table-room", role: "region", tabindex: "0", "aria-label": caption }, table), takeTable(table, caption));
 }
 
 /** Let headings sort the rows; a second press turns the order around. */
