@@ -1,4 +1,4 @@
-"""What carried the top clients of a run's inputs, end to end: of whom it is, and what a page makes of it."""
+"""A run's page, end to end: what carried the top clients of its inputs, and what is answered while it is served."""
 
 from __future__ import annotations
 
@@ -11,24 +11,54 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from provfl_cli.cli import main
+from provfl_cli.errors import InputError
 from provfl_cli.models.lenet import lenet
 from provfl_cli.provenance.targets import target_value
 from provfl_cli.reporting.page.traces import _spans, shown_inputs
 from provfl_cli.results.folders import RunFolder, read_run
 from provfl_cli.results.run import read_contents
+from provfl_cli.run.live import LiveRun
+from provfl_cli.run.open_run import open_run
+from provfl_cli.run.query import Query, ask_one
 from provfl_cli.store.rounds import Round, read_round
 from tests.runs import SMALL
 
 MEAN, DEVIATION = 0.3053, 0.3760  # as `dataset=digits` has it
 
 
-@pytest.mark.slow
-def test_a_run_keeps_what_carried_the_top_clients(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    small = [f"hydra.run.dir={folder}", f"store.cache={tmp_path / 'cache'}", "model=lenet", "federation.rounds=1"]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run on digits, one round."""
+    base = tmp_path_factory.mktemp("carried")
+    small = [f"hydra.run.dir={base / 'run'}", f"store.cache={base / 'cache'}", "model=lenet", "federation.rounds=1"]
     assert main(["run", *SMALL, *small, "evaluation.max_inputs=6", "provenance.target=margin", "device=cpu"]) == 0
+    return base / "run"
+
+
+@pytest.mark.slow
+def test_a_served_page_says_of_each_input_what_a_trace_says(folder: Path) -> None:
+    opened = open_run(folder)
+    answering = LiveRun(opened)
+    told = answering.without(["0", "2"])
+    changed = {one["input"]: (one["before"], one["after"]) for one in told["changed"]}
+    assert (told["clients"], told["how"], told["inputs"]) == ([0, 2], "refuse", 6)
+    for number in answering.inputs.numbers.tolist():
+        asked = ask_one(opened, None, opened.inputs.numbered(number), Query(without=("0", "2")), Console(quiet=True))
+        refused = next(each for each in asked.what_if if each.kind == "refuse")
+        assert refused.probabilities is not None
+        before, after = int(asked.probabilities.argmax()), int(refused.probabilities.argmax())
+        assert changed.get(number, (before, before)) == (before, after)
+    assert answering.without(["0", "1", "2"])["reason"].startswith("nobody is left")
+    for words in ([], ["7"], ["0"] * 101):
+        with pytest.raises(InputError):
+            answering.without(words)
+
+
+@pytest.mark.slow
+def test_a_run_keeps_what_carried_the_top_clients(folder: Path) -> None:
     inputs = pd.read_parquet(folder / "inputs.parquet").set_index("input")
     rows = pd.read_parquet(folder / "contributions.parquet").query("method == 'provfl' and rank == 1")
     top = rows.drop_duplicates("input").set_index("input")["client"]

@@ -283,13 +283,23 @@ class RunInputs:
 
     def at_hand(self, number: int) -> NamedInputs | None:
         """Those that the run traced of that round, or of any."""
+        records = self._recorded(number)
+        return self._of_rows(records).inputs if records else None
+
+    def traced(self, number: int) -> TracedInputs:
+        """The same, with their labels; InputError where the run has traced nothing."""
+        records = list({record["input"]: record for record in self._recorded(number)}.values())
+        if not records:
+            raise InputError(f"{self.folder}: the run has traced nothing")
+        return self._of_rows(records)
+
+    def _recorded(self, number: int) -> list[dict[str, Any]]:
         kind = "text" if isinstance(self.form, Texts) else "picture"
         with readable(self.folder / "inputs.parquet") as path:
             rows = run_table(path, ["round", "input", "label", kind])
         of_round = rows[rows["round"] == number]
         chosen = of_round if len(of_round) else rows
-        records = [{str(name): cell for name, cell in row.items()} for row in chosen.to_dict("records")]
-        return self._of_rows(records).inputs if records else None
+        return [{str(name): cell for name, cell in row.items()} for row in chosen.to_dict("records")]
 
     def _traced(self) -> pd.DataFrame:
         """Round and number of every input that the run traced."""

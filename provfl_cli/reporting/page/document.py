@@ -28,6 +28,7 @@ from .summary import Figure, figures
 from .swept import swept
 from .traces import layer_profiles, shown_inputs, shown_traces
 from .verdict import Verdict, verdict
+from .without import what_ifs
 
 if TYPE_CHECKING:
     import jinja2
@@ -49,6 +50,7 @@ SCRIPTS = (
     "compare.js",
     "client.js",
     "copy.js",
+    "without.js",
     "main.js",
 )
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -78,12 +80,17 @@ def page(runs: Sequence[RunFolder], absent: Sequence[MissingRun] = ()) -> str:
     return _page((read_contents(run) for run in runs[:DETAILED]), runs, absent)
 
 
-def page_of(opened: RunContents) -> str:
-    """The page of one run, or of a recorded federation, that has been read."""
-    return _page([opened], [opened.run], ())
+def page_of(opened: RunContents, live: bool = False) -> str:
+    """The page of one run, or of a recorded federation, that has been read.
+
+    `live`: it is served by this machine (`cli/serving.py`), which it may ask what would be without some clients.
+    """
+    return _page([opened], [opened.run], (), live)
 
 
-def _page(opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequence[MissingRun]) -> str:
+def _page(
+    opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequence[MissingRun], live: bool = False
+) -> str:
     names = _names(runs)
     count = min(len(runs), DETAILED)
     detailed = [
@@ -99,6 +106,7 @@ def _page(opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequ
     data = {
         "runs": [page_run.data for page_run in detailed],
         "curves": curves,
+        "live": live,
         "compared": [
             {"name": name, **sweeps.summary_of(run)} for run, name in zip(runs, names, strict=True) if len(runs) > 1
         ],
@@ -118,7 +126,8 @@ def _page(opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequ
         style=_trusted(_static("page.css")),
         script=_trusted(script),
         plotly=_trusted(plotly),
-        policy=_policy([plotly, script]),
+        live=live,
+        policy=_policy([plotly, script], live),
     )
 
 
@@ -149,6 +158,7 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
         "inputs": inputs,
         "layers": layer_profiles(opened),
         "tokens": spoken,
+        "without": what_ifs(opened),
         "diagnosis": _scores_of(opened),
         "first": told_first.clients[0].client if told_first.clients else None,
     }
@@ -247,15 +257,18 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _policy(scripts: Sequence[str]) -> str:
-    """What the page may do: run its own two scripts, show pictures that it brings, and nothing over a network."""
+def _policy(scripts: Sequence[str], live: bool) -> str:
+    """What the page may do: run its own two scripts, show pictures that it brings, and nothing over a network.
+
+    Where it is served, it may also ask who serves it.
+    """
     allowed = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
     )
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
-    )
+    ) + ("; connect-src 'self'" if live else "")
 
 
 def _template(**values: Any) -> str:

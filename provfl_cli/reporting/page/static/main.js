@@ -92,6 +92,7 @@ if (document.getElementById("first")) {
 }
 document.getElementById("view")?.addEventListener("input", (event) => { history.replaceState(null, "", location.pathname + location.search); showView(event.target.value); window.scrollTo(0, 0); });
 window.addEventListener("hashchange", follow);
+document.querySelectorAll("section.without").forEach(setUpWithout);
 
 let waiting = null;
 window.addEventListener("resize", () => {
