@@ -76,10 +76,10 @@ def test_one_run_is_one_file_with_every_section(workspace: Path, capsys: Capture
     names = ids(elements)
     assert len(names) == len(set(names))
     sections = [name for name in names if re.fullmatch(r"[a-z]+-0", name)]
-    assert sections == [
-        f"{name}-0" for name in ("summary", "rounds", "map", "clients", "inputs", "lineage", "methods", "settings")
-    ]
+    named = "verdict summary rounds map clients client inputs lineage methods settings"
+    assert sections == [f"{name}-0" for name in named.split()]
     links = {str(attributes["href"])[1:] for tag, attributes in elements.tags if tag == "a" and "href" in attributes}
+    links = {link for link in links if not link.startswith(("client-", "input-"))}  # the script shows these
     assert links <= set(names)
     (run,) = data["runs"]
     assert [(trace["method"], trace["scope"], trace["round"]) for trace in run["traces"][:3]] == [
@@ -232,6 +232,21 @@ def test_curves_put_numbers_in_order(workspace: Path) -> None:
     (curve,) = curves([run for run in runs if isinstance(run, RunFolder)])
     assert curve["values"] == ["0.5", "9", "10"]
     assert curve["numeric"]
+
+
+def test_settings_that_change_together_are_confounded(workspace: Path) -> None:
+    def curve_of(name: str, *settings: tuple[str, str, int]) -> dict[str, list[str]]:
+        runs = [
+            read_run(made(workspace / f"{name}{at}", {"provfl": 0.9}, (f"threshold={t}", f"seed={s}"), f))
+            for at, (t, f, s) in enumerate(settings)
+        ]
+        return {curve["key"]: curve["with"] for curve in curves([run for run in runs if isinstance(run, RunFolder)])}
+
+    crossed = [(t, f, s) for t in ("0.0", "0.5") for f in ("fedavg", "krum") for s in (0, 1)]
+    assert curve_of("crossed", *crossed) == {"fusion": [], "threshold": []}
+    apart = curve_of("apart", ("0.0", "fedavg", 0), ("0.5", "krum", 0))
+    assert apart == {"fusion": ["threshold"], "threshold": ["fusion"]}
+    assert curve_of("seeds", ("0.0", "fedavg", 0), ("0.5", "fedavg", 1)) == {"threshold": ["seed"]}
 
 
 def test_label_counts_read_back(tmp_path: Path) -> None:

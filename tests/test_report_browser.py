@@ -185,12 +185,12 @@ def test_a_token_that_is_pointed_at_says_who_pushed_it(browser: Any, pages: dict
 def test_tables_sort_by_their_headings(browser: Any, pages: dict[str, Path]) -> None:
     with Open(browser, pages["pictures"]) as opened:
         page = opened.scrolled()  # figures that are drawn above would move what is clicked
-        column = ".client-table tbody tr td:nth-child(2)"
+        column = ".client-table tbody tr td:nth-child(5)"
         for order in ("descending", "ascending"):
-            page.click(".client-table thead th:nth-child(2) button")
+            page.click(".client-table thead th:nth-child(5) button")
             numbers = [int(cell.inner_text().replace(",", "")) for cell in page.query_selector_all(column)]
             assert numbers == sorted(numbers, reverse=order == "descending")
-            assert page.get_attribute(".client-table thead th:nth-child(2)", "aria-sort") == order
+            assert page.get_attribute(".client-table thead th:nth-child(5)", "aria-sort") == order
 
 
 def test_the_map_is_sorted_and_walked_by_keys(browser: Any, pages: dict[str, Path]) -> None:
@@ -205,6 +205,61 @@ def test_the_map_is_sorted_and_walked_by_keys(browser: Any, pages: dict[str, Pat
         page.keyboard.press("Enter")
         assert [card.splitlines()[0] for card in cards(page)] == ["Input 6"]
         assert page.evaluate("document.activeElement.className") == "card found"
+
+
+def test_bars_of_a_card_go_left_where_a_contribution_is_negative(browser: Any, pages: dict[str, Path]) -> None:
+    with Open(browser, pages["pictures"]) as opened:
+        rows = opened.page.eval_on_selector_all(
+            ".card .ranked tbody tr:has(.bars)",
+            """rows => rows.map((row) => {
+                const [bar, zero] = row.querySelectorAll("rect"), at = (name) => Number(bar.getAttribute(name));
+                return [row.querySelector("td:nth-of-type(3)").textContent, at("x"), at("x") + at("width"),
+                        zero ? Number(zero.getAttribute("x")) + 0.3 : null];
+            })""",
+        )
+    seen = [(float(value), start, end, zero) for value, start, end, zero in rows if zero is not None]
+    assert {value < 0 for value, *_ in seen} == {True, False}
+    for value, start, end, zero in seen:
+        assert (end if value < 0 else start) == pytest.approx(zero, abs=0.6), value
+
+
+def test_addresses_lead_to_clients_and_inputs(browser: Any, pages: dict[str, Path]) -> None:
+    with Open(browser, pages["both"]) as opened:
+        page = opened.page
+        page.evaluate("location.hash = '#client-1-2-4'")
+        page.wait_for_function("document.getElementById('view').value === '1'")
+        shown = page.inner_text("#client-1 .client-shown")
+        assert "client 2 beside client 4" in shown
+        assert "Of 30 predictions both push" in shown
+        assert page.eval_on_selector("#client-1", "one => one.getBoundingClientRect().top") < 300
+        page.evaluate("location.hash = '#input-1-8'")
+        page.wait_for_selector("#input-1-8.found")
+        assert [card.splitlines()[0] for card in cards(page)] == ["Input 8"]
+        page.click("#input-1-8 .to-client")
+        page.wait_for_function("location.hash.startsWith('#client-1-')")
+        page.evaluate("location.hash = '#client-1-99'")  # nobody
+        page.evaluate("location.hash = '#input-7-%3Cimg%3E'")
+        page.wait_for_timeout(100)
+        assert opened.faults == []
+
+
+def test_tables_and_figures_can_be_taken_away(browser: Any, pages: dict[str, Path]) -> None:
+    with Open(browser, pages["pictures"], accept_downloads=True) as opened:
+        page = opened.scrolled()
+        with page.expect_download() as saved:
+            page.click("[aria-label='CSV: All clients']")
+        text = Path(saved.value.path()).read_text(encoding="utf-8-sig")
+        rows = [line.split(",") for line in text.splitlines()]
+        assert rows[0][:2] == ["client", "planted as faulty"]
+        assert len(rows) == 6
+        for kind, begin in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
+            with page.expect_download() as saved:
+                page.click(f"[aria-label^='{kind}: Accuracy of the global model']")
+            assert Path(saved.value.path()).read_bytes().startswith(begin)
+        with page.expect_download() as saved:
+            page.click("[aria-label^='PNG: Contributions of clients']")
+        assert Path(saved.value.path()).read_bytes().startswith(b"\x89PNG")
+        assert opened.faults == []
 
 
 def test_dark_and_light(browser: Any, pages: dict[str, Path]) -> None:

@@ -22,7 +22,7 @@ from provfl_cli.errors import RunError
 from provfl_cli.evaluation.contributions import tidy
 from provfl_cli.evaluation.metrics import localization
 from provfl_cli.reporting import console as show
-from provfl_cli.reporting.drawing import Picture, bar
+from provfl_cli.reporting.drawing import Picture, bar, bars_from_zero
 from provfl_cli.reporting.progress import RetrainingProgress, RoundProgress
 from provfl_cli.reporting.rankings import example_rankings, show_rankings
 from provfl_cli.reporting.tables import escape, localization_tables, to_latex, to_markdown
@@ -340,6 +340,25 @@ def test_bars_have_their_width(fraction, width):
     drawn = bar(fraction, width)
     assert len(drawn) == width
     assert (drawn == "█" * width) == (fraction >= 1 - 1 / (16 * width)) or abs(fraction * width * 8 % 1 - 0.5) < 1e-6
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8), st.integers(2, 20))
+def test_bars_begin_at_zero_and_go_left_where_values_are_negative(values, width):
+    drawn = bars_from_zero(values, width)
+    assert {len(one) for one in drawn} == {width}
+    ends = {len(one.rstrip()) for value, one in zip(values, drawn, strict=True) if value < 0}
+    begins = {width - len(one.lstrip()) for value, one in zip(values, drawn, strict=True) if value > 0 and one.strip()}
+    assert len(ends | begins) <= 1
+    for value, one in zip(values, drawn, strict=True):
+        for other, two in zip(values, drawn, strict=True):
+            assert value * other <= 0 or abs(value) < abs(other) or len(one.strip()) >= len(two.strip())
+
+
+def test_the_longest_bars_fill_their_side():
+    assert bars_from_zero([4.0, 2.0, -2.0, 0.0, float("nan")], 6) == ["  ████", "  ██  ", "██    ", " " * 6, " " * 6]
+    assert bars_from_zero([-1.0, -0.5], 4) == ["████", "  ██"]
+    assert bars_from_zero([3.289, -0.466], 10) == ["  ████████", " █        "]
 
 
 def run_progress(progress, first=1, total=40):

@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..imports import later
 from ..store.recorded import is_recorded
 from .arguments import check_out, parser, read
+from .ended import EndedBySignal
 from .folder import named
 from .recorded import DATA, add_recorded, refuse_recorded, traced
 from .saying import say
@@ -20,10 +21,16 @@ from .table import read_places
 if TYPE_CHECKING:
     from ..reporting.page import document
     from ..results import files
+    from ..results import run as reading
     from ..results.folders import MissingRun
+    from ..run import live, open_run
+    from ..store import cache
+    from . import serving
 else:  # pandas comes with the page, numpy with the files
     document = later("provfl_cli.reporting.page.document")
-    files = later("provfl_cli.results.files")
+    files, reading = later("provfl_cli.results.files"), later("provfl_cli.results.run")
+    live, open_run = later("provfl_cli.run.live"), later("provfl_cli.run.open_run")
+    cache, serving = later("provfl_cli.store.cache"), later("provfl_cli.cli.serving")
 
 NAME = "report.html"
 
@@ -42,6 +49,12 @@ def main(arguments: list[str]) -> int:
     recorded = [place for place in places if is_recorded(place)]
     if recorded and len(places) > 1:
         raise InputError(f"{recorded[0]}: a recorded federation has a page of its own: give it alone")
+    if args.serve and recorded:
+        raise InputError(
+            f"{recorded[0]}: --serve is for runs (provfl run), this is a recorded federation: leave it out"
+        )
+    if args.serve:
+        return _serve(places, args)
     text, shown, absent = _recorded(recorded[0], args) if recorded else _runs(places, args)
     files.write_text(out, text)
     megabytes = out.stat().st_size / 1e6
@@ -50,6 +63,32 @@ def main(arguments: list[str]) -> int:
         say(f"not in it: {missing.name}: {missing.reason}")
     if args.open and not webbrowser.open(out.absolute().as_uri()):
         say("no browser could be started: open the file yourself")
+    return 0
+
+
+def _serve(places: Sequence[Path], args: Namespace) -> int:
+    """Serve the page of one run until Ctrl-C; nothing is written."""
+    if args.out is not None:
+        raise InputError("--serve writes no file: leave --out out")
+    refuse_recorded(args, "model", "data", "round", "target", "tokenizer")
+    runs, _ = read_places(places, whole=True)
+    if len(runs) != 1:
+        raise InputError(f"--serve: one run at a time, there are {len(runs)}")
+    opened = open_run.open_run(runs[0].folder)
+    with cache.in_use(opened.folder / "rounds"):
+        answering = live.LiveRun(opened)
+        page = document.page_of(reading.read_contents(runs[0]), live=True)
+        with serving.PageServer(page, answering.without) as server:
+            say(f"{server.address} (of this machine alone, for who has the address; Ctrl-C ends it)")
+            if args.open:
+                webbrowser.open(server.address)
+            try:
+                server.serve_forever()
+            except EndedBySignal:
+                raise
+            except KeyboardInterrupt:  # how it is meant to end
+                pass
+    say("ended")
     return 0
 
 
@@ -82,6 +121,9 @@ def _parser() -> ArgumentParser:
     )
     made.add_argument(
         "--out", metavar="FILE", help=f"write there; default: {NAME} in the folder given, of several here"
+    )
+    made.add_argument(
+        "--serve", action="store_true", help="serve it to this machine instead, and leave clients out on demand"
     )
     made.add_argument("--open", action="store_true", help="open it in the browser")
     add_recorded(made, f"{DATA}; all inputs are traced", "trace this round only; default: all that are stored")

@@ -63,6 +63,26 @@ def differing(runs: Sequence[RunFolder]) -> DifferingSettings:
     return DifferingSettings((*groups, *keys), tuple(brought))
 
 
+def confounded(runs: Sequence[RunFolder], keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Settings that change together, of those in which runs differ: by key, the others that do not stay the same.
+
+    A key tells what it changes only where each of its values was tried with the same settings of the others. Where
+    others go with it, a difference between its values may be theirs. Seeds are one of the others.
+    """
+    together = {}
+    for key in keys:
+        others = []
+        for other in (*(each for each in keys if each != key), SEED):
+            tried: dict[str, set[str]] = {}
+            for run in runs:
+                tried.setdefault(value(run, key), set()).add(value(run, other))
+            if len({frozenset(values) for values in tried.values()}) > 1:
+                others.append(other)
+        if others:
+            together[key] = tuple(others)
+    return together
+
+
 def asked_for(names: Sequence[str], runs: Sequence[RunFolder]) -> tuple[str, ...]:
     """`names` as config groups or dotted keys of `runs`; the end of a key is enough where it is the only one.
 

@@ -125,6 +125,14 @@ def from_json(tokenizer: str) -> Encode:
     return encode
 
 
+def spans_of(tokenizer: str, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """The tokens of each text, and where in it each stands: its first character, and the one behind its last."""
+    loaded, _ = _loaded(tokenizer)
+    _settle_threads()
+    with panics_caught():
+        return [(row.ids, row.offsets) for row in loaded.encode_batch(list(texts))]
+
+
 def vocabulary_and_padding(tokenizer: str) -> tuple[int, int]:
     """Of a tokenizer's JSON: the number of embeddings that its tokens need, and the padding token."""
     loaded, padding = _loaded(tokenizer)

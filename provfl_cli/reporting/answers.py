@@ -14,7 +14,7 @@ from rich.text import Text
 from ..harmless import harmless
 from ..results.answer import OF_MODEL, Agreement, Conclusion, MethodAnswer, RankedClient
 from .console import heading
-from .drawing import bar
+from .drawing import bars_from_zero
 from .rankings import SHARE, clients_table
 
 LAYERS_SHOWN = 8
@@ -62,14 +62,13 @@ def layers_table(answer: MethodAnswer) -> RenderableType:
     table.add_column("all clients", justify="right", no_wrap=True)
     table.add_column("active neurons", justify="right", no_wrap=True)
     ordered = sorted(answer.layers, key=lambda layer: -abs(layer.best))
-    largest, common = abs(ordered[0].best), _common([layer.name for layer in answer.layers])
-    for layer in ordered[:LAYERS_SHOWN]:
-        length = abs(layer.best) / largest if largest else 0.0
+    common, shown = _common([layer.name for layer in answer.layers]), ordered[:LAYERS_SHOWN]
+    for layer, bar in zip(shown, bars_from_zero([layer.best for layer in shown], 8), strict=True):
         colour = "cyan" if layer.best >= 0 else "red"
         active = f"{layer.active:,} of {layer.neurons:,}" if layer.masked else f"all {layer.neurons:,}"
         table.add_row(
             harmless(layer.name[common:]) or OF_MODEL,
-            Text.assemble(f"{layer.best:>9.3g} ", (bar(length, 8), colour)),
+            Text.assemble(f"{layer.best:>9.3g} ", (bar, colour)),
             f"{layer.contribution:.3g}",
             active,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,33 @@ def bar(fraction: float, width: int) -> str:
     """A bar of `fraction` (0..1) of `width` characters, exact to an eighth of one, padded with spaces."""
     eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
     return ("█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()).ljust(width)
+
+
+def bars_from_zero(values: Sequence[float], width: int) -> list[str]:
+    """A bar for each value: from zero to the left where it is negative, to the right where it is positive.
+
+    All have one scale, and zero is at the same place: at the left end where none is negative, at the right end where
+    none is positive. Each has `width` characters; to the right they are exact to an eighth of one, to the left to a
+    half, since there are no other characters.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    least, most = min(0.0, *finite, 0.0), max(0.0, *finite, 0.0)
+    if most == least:
+        return [" " * width] * len(values)
+    sides = range(1, width + 1 - (most > 0)) if least < 0 else range(1)
+    scales = [max(-least / left if left else 0.0, most / (width - left) if left < width else 0.0) for left in sides]
+    scale = min(scales)  # of a character
+    left = sides[scales.index(scale)]
+    drawn = []
+    for value in values:
+        if not math.isfinite(value):
+            drawn.append(" " * width)
+        elif value >= 0:
+            drawn.append(" " * left + bar(value / scale / (width - left) if width > left else 0.0, width - left))
+        else:
+            halves = max(round(-value / scale * 2), 1)
+            drawn.append(("▐" * (halves % 2) + "█" * (halves // 2)).rjust(left)[-left:] + " " * (width - left))
+    return drawn
 
 
 def heat(fraction: float) -> Style:

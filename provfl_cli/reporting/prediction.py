@@ -13,7 +13,7 @@ from ..harmless import harmless
 from ..results.answer import Prediction, WhatIf
 from .answers import agreement_lines, agreements_json, answer_json, answer_parts, conclusion_lines, digits, percent
 from .console import heading
-from .drawing import Picture, bar
+from .drawing import Picture, bars_from_zero
 from .texts import Excerpt
 
 KINDS = {"refuse": "without", "withhold": "withheld", "retrain": "trained without"}  # as headings call them
@@ -170,18 +170,17 @@ def _effects(prediction: Prediction) -> RenderableType:
     classes = prediction.kind == "classes"
     if classes:
         table.add_column("prediction", overflow="fold")
-    finite = [abs(loss) for effect in prediction.effects for loss in effect.losses.values() if np.isfinite(loss)]
-    largest = max(finite, default=0.0)
+    bars = iter(bars_from_zero([effect.losses[kind] for effect in prediction.effects for kind in kinds], 8))
     shown = percent if prediction.kind == "classes" else digits
     for effect in prediction.effects:
         cells: list[RenderableType] = []
         for kind in kinds:
-            loss = effect.losses[kind]
+            loss, bar = effect.losses[kind], next(bars)
             if not np.isfinite(loss):
                 cells += ["–", ""]
                 continue
-            length, colour = (abs(loss) / largest if largest else 0.0), "cyan" if loss >= 0 else "red"
-            cells += [shown(effect.probabilities[kind]), Text.assemble(f"{loss:>+9.3g} ", (bar(length, 8), colour))]
+            colour = "cyan" if loss >= 0 else "red"
+            cells += [shown(effect.probabilities[kind]), Text.assemble(f"{loss:>+9.3g} ", (bar, colour))]
         if classes:
             now = next(iter(effect.predictions.values()), "")
             changed = now not in ("", prediction.label_names[prediction.predicted])

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ..harmless import harmless
 from ..results.answer import RankedClient
-from .drawing import Picture, bar
+from .drawing import Picture, bars_from_zero
 from .texts import Excerpt
 
 if TYPE_CHECKING:
@@ -189,15 +189,15 @@ def clients_table(ranked: Sequence[RankedClient], headings: tuple[str, str] = ("
     table.add_column("", no_wrap=True)
     largest = max((abs(client.contribution) for client in ranked), default=0.0)
     decimals = min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest > 0 else 0
-    for rank, tied in groupby(ranked, key=lambda client: client.rank):
-        together = list(tied)
+    tied = [list(group) for _, group in groupby(ranked, key=lambda client: client.rank)]
+    drawn = bars_from_zero([together[0].contribution for together in tied], 10)
+    for together, bar in zip(tied, drawn, strict=True):
         first = together[0]
-        length = abs(first.contribution) / largest if largest > 0 else 0.0
         colour = "cyan" if first.contribution >= 0 else "red"
         table.add_row(
-            str(rank),
+            str(first.rank),
             _names(together),
-            Text.assemble(f"{first.contribution:>9,.{decimals}f} ", (bar(length, 10), colour)),
+            Text.assemble(f"{first.contribution:>9,.{decimals}f} ", (bar, colour)),
             f"{first.share:.1%}",
             *(_range([(client.examples, client.also)[column] for client in together]) for column in shown),
             Text(_marks(together), style="yellow"),

@@ -15,7 +15,7 @@ from ..harmless import harmless
 from ..results.response import Response, TracedTokens, Without
 from .answers import agreement_lines, agreements_json, answer_json, answer_parts, digits, percent
 from .console import heading
-from .drawing import bar
+from .drawing import bars_from_zero
 from .spoken import NOBODY, Legend, Spoken, letters_of, shown_token, top_clients
 from .texts import Excerpt
 
@@ -117,19 +117,19 @@ def _tokens_table(response: Response) -> RenderableType:
     largest = np.abs(tokens.values).max(axis=1, initial=0.0)
     inside = np.arange(first, behind)
     chosen = np.sort(inside[np.argsort(-largest[inside], kind="stable")[:TOKENS_SHOWN]])
-    tops, most = top_clients(tokens.values), float(largest[inside].max(initial=0.0))
-    for at in chosen.tolist():
+    tops, best = top_clients(tokens.values), tokens.values.max(axis=1, initial=-np.inf)
+    bars = bars_from_zero([float(best[at]) for at in chosen.tolist()], 8)
+    for at, bar in zip(chosen.tolist(), bars, strict=True):
         row, top = tokens.values[at], int(tops[at])
         order = [column for column in np.argsort(-row, kind="stable").tolist() if column != top][:1]
         value = float(row.max()) if len(row) else 0.0
-        drawn = bar(abs(value) / most if most else 0.0, 8)
         table.add_row(
             str(at + 1),
             _cell(tokens, at),
             percent(math.exp(tokens.log_probabilities[at])),
             harmless(names[top]) if top >= 0 else NOBODY,
             f"{value:.3g}",
-            Text(drawn, "cyan" if value >= 0 else "red"),
+            Text(bar, "cyan" if value >= 0 else "red"),
             ", ".join(f"{harmless(names[column])} ({row[column]:+.2g})" for column in order),
         )
     left = len(inside) - len(chosen)
@@ -154,21 +154,18 @@ def _withouts(response: Response, withouts: Sequence[Without]) -> RenderableType
     table.add_column("cost", justify="right", no_wrap=True)
     table.add_column("", overflow="crop", no_wrap=True)
     table.add_column("it says", overflow="fold", min_width=16)
-    costs = [abs(response.value - each.value) for each in withouts if each.value is not None]
-    largest = max(costs, default=0.0)
+    costs = [math.nan if each.value is None else response.value - each.value for each in withouts]
     table.add_row(Text("nobody", style="dim"), digits(response.value), "", "", Text(_quoted(response.says), "dim"))
-    for each in withouts:
+    for each, cost, bar in zip(withouts, costs, bars_from_zero(costs, 8), strict=True):
         who = harmless(", ".join(each.clients)) + (" (withheld)" if each.kind == "withhold" else "")
         if each.value is None:
             table.add_row(who, "–", "", "", Text(harmless(each.reason), "dim"))
             continue
-        cost = response.value - each.value
-        drawn = bar(abs(cost) / largest if largest else 0.0, 8)
         table.add_row(
             who,
             digits(each.value),
             f"{cost:+.3g}",
-            Text(drawn, "cyan" if cost >= 0 else "red"),
+            Text(bar, "cyan" if cost >= 0 else "red"),
             _says(response, each),
         )
     return Group(table, Text(f"cost: what the {response.quantity} of {_whole(response)} loses", style="dim"))

@@ -55,6 +55,8 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
     "inputs.parquet": {
         "round": WHOLE, "input": WHOLE, "label": WHOLE, "prediction": SAID, "split": Column("text", optional=True),
         "probabilities": Column("shares", null=True, optional=True), "residual": Column("number", True, True),
+        "carried_client": Column("whole", True, True), "carried": Column("bytes", True, True),
+        "spans": Column("text", True, True),
         "picture": Column("bytes", optional=True), "text": Column("text", optional=True),
         "prompt": Column("text", optional=True), "response": Column("text", optional=True),
         "expected": Column("text", null=True, optional=True),

@@ -13,7 +13,7 @@ from ..bounded import Oversized, read_json
 from ..coverage import recorded_warning
 from ..errors import InputError
 from ..evaluation.contributions import Trace, traces
-from . import label_counts, tokens
+from . import diagnosis, label_counts, tokens
 from .columns import TRUTH, run_table
 from .documents import check_manifest, read_metrics
 from .folders import RunFolder
@@ -45,6 +45,7 @@ class RunContents:
         warnings: what has to be read before the rankings: parameters that the trace does not account for.
         names: what clients are called, by number; {}: by their numbers.
         explains: `classes`; of a model without, `labels` or `values`: then `labels` names what it puts out.
+        diagnosis: who stands out, None where nobody has asked.
         recorded: of a recorded federation, which has no configuration, what is known of it; None: it is a run.
     """
 
@@ -67,6 +68,7 @@ class RunContents:
     warnings: tuple[str, ...] = ()
     truth: pd.DataFrame | None = None
     spoken: Mapping[tokens.Key, tokens.TokenTrace] = field(default_factory=dict)
+    diagnosis: diagnosis.Diagnosis | None = None
 
     @property
     def last_round(self) -> int | None:
@@ -158,9 +160,20 @@ def read_contents(run: RunFolder) -> RunContents:
         traces=traced,
         truth=table(TRUTH),
         spoken=spoken,
+        diagnosis=_diagnosis(run.folder, notes),
         notes=(*_of_pictures(manifest), *notes),
         warnings=(warning,) if (warning := recorded_warning(manifest.get("trace"))) else (),
     )
+
+
+def _diagnosis(folder: Path, notes: list[str]) -> diagnosis.Diagnosis | None:
+    try:
+        return diagnosis.read(folder)
+    except Oversized as error:
+        raise InputError(f"{folder / diagnosis.FILE} is not opened: {error}") from error
+    except (OSError, ValueError) as error:
+        notes.append(f"{diagnosis.FILE} cannot be read ({' '.join(str(error).split())[:200]})")
+        return None
 
 
 def read_traces(contributions: pd.DataFrame, own: str) -> list[tuple[Key, Trace]]:

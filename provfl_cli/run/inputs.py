@@ -315,6 +315,13 @@ class RunInputs:
         records = self._records(number)
         return self._of_rows(records).inputs if records else None
 
+    def traced(self, number: int) -> TracedInputs:
+        """The same, with their labels; InputError where the run has traced nothing."""
+        records = list({record["input"]: record for record in self._records(number)}.values())
+        if not records:
+            raise InputError(f"{self.folder}: the run has traced nothing")
+        return self._of_rows(records)
+
     def _records(self, number: int) -> list[dict[str, Any]]:
         """What the run recorded of the inputs that it traced of that round, or of any."""
         kind = "text" if isinstance(self.form, Texts) else "picture"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from ..store.rounds import Metrics, Round
 from .backdoor import measured_success
 from .clearing import link_rounds
 from .diagnosis_of_run import diagnosis_of_run
+from .highlights import highlighted
 from .learnt import near_chance
 from .prepared import Prepared
 from .private_part import complete
@@ -87,8 +88,11 @@ def trace_rounds(ready: Prepared, rounds: Iterable[Round], folder: Path, console
         with TraceProgress(console, traces, f"Tracing round {stored.number}") as progress, watched(progress):
             traced.append(trace_round(case, chosen, ready.data, presets, rivals, lineage, repeats))
         link_rounds(folder, stored)
-        history, place = stored.history, stored.folder.parent
+        history, place, last = stored.history, stored.folder.parent, stored
     found = diagnosis_of_run(ready, case) if config.evaluation.diagnose else None
+    load_round(model, last)  # a method may have left other weights there
+    complete(model, last, ready.sharing, config.evaluation.client, ready.examples)
+    traced[-1] = replace(traced[-1], inputs=highlighted(traced[-1], case, ready.data))
     return TracedRounds(traced, success, questions, whose, history, place, found)
 
 

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,10 @@ from ..tables import localization_tables
 from . import clients, sweeps
 from .responses import shown_responses
 from .summary import Figure, figures
+from .swept import swept
 from .traces import layer_profiles, shown_inputs, shown_traces
+from .verdict import Verdict, verdict
+from .without import what_ifs
 
 if TYPE_CHECKING:
     import jinja2
@@ -34,6 +37,7 @@ else:
 
 DETAILED = 8  # runs that are shown in full
 CELLS = 2_400_000  # numbers in the maps of all runs together
+SCORES_SHOWN = 20_000  # of a diagnosis
 INPUT_BYTES = 3_000_000  # pictures and texts of all runs together
 SCRIPTS = (
     "page.js",
@@ -44,6 +48,9 @@ SCRIPTS = (
     "responses.js",
     "cards.js",
     "compare.js",
+    "client.js",
+    "copy.js",
+    "without.js",
     "main.js",
 )
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -55,6 +62,7 @@ class PageRun:
 
     name: str
     title: str
+    verdict: Verdict
     figures: Sequence[Figure]
     facts: Sequence[tuple[str, str]]
     tables: Sequence[Table]
@@ -63,6 +71,7 @@ class PageRun:
     warnings: Sequence[str]
     told: Sequence[str]
     recorded: bool
+    faulty: Sequence[int]
     data: Mapping[str, Any]
 
 
@@ -71,12 +80,17 @@ def page(runs: Sequence[RunFolder], absent: Sequence[MissingRun] = ()) -> str:
     return _page((read_contents(run) for run in runs[:DETAILED]), runs, absent)
 
 
-def page_of(opened: RunContents) -> str:
-    """The page of one run, or of a recorded federation, that has been read."""
-    return _page([opened], [opened.run], ())
+def page_of(opened: RunContents, live: bool = False) -> str:
+    """The page of one run, or of a recorded federation, that has been read.
+
+    `live`: it is served by this machine (`cli/serving.py`), which it may ask what would be without some clients.
+    """
+    return _page([opened], [opened.run], (), live)
 
 
-def _page(opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequence[MissingRun]) -> str:
+def _page(
+    opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequence[MissingRun], live: bool = False
+) -> str:
     names = _names(runs)
     count = min(len(runs), DETAILED)
     detailed = [
@@ -86,9 +100,13 @@ def _page(opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequ
     several = len(runs) > 1 or bool(absent)
     table, lines = sweeps.joined_table(runs, absent) if several else (None, [])
     curves = sweeps.curves(runs) if len(runs) > 1 else []
+    together = swept(
+        [each.verdict for each in detailed], names[:count], [each.faulty for each in detailed], len(runs), absent
+    )
     data = {
         "runs": [page_run.data for page_run in detailed],
         "curves": curves,
+        "live": live,
         "compared": [
             {"name": name, **sweeps.summary_of(run)} for run, name in zip(runs, names, strict=True) if len(runs) > 1
         ],
@@ -99,6 +117,7 @@ def _page(opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequ
     return _template(
         names=names,
         runs=detailed,
+        sweep=together,
         table=table,
         lines=lines,
         curves=curves,
@@ -107,7 +126,8 @@ def _page(opened: Iterable[RunContents], runs: Sequence[RunFolder], absent: Sequ
         style=_trusted(_static("page.css")),
         script=_trusted(script),
         plotly=_trusted(plotly),
-        policy=_policy([plotly, script]),
+        live=live,
+        policy=_policy([plotly, script], live),
     )
 
 
@@ -117,6 +137,7 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
     numbers = sorted({number for trace in traces for number in trace["inputs"]})
     inputs, cut = shown_inputs(opened, numbers, room)
     spoken, unspoken = shown_responses(opened, numbers, cells)
+    told_first = verdict(opened)
     scores = run.scores[run.scores["round"] == run.scores["round"].max()]
     several_rounds = run.scores["round"].nunique() > 1
     data = {
@@ -137,10 +158,14 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
         "inputs": inputs,
         "layers": layer_profiles(opened),
         "tokens": spoken,
+        "without": what_ifs(opened),
+        "diagnosis": _scores_of(opened),
+        "first": told_first.clients[0].client if told_first.clients else None,
     }
     return PageRun(
         name=name,
         title=common([run], ()) or name,
+        verdict=told_first,
         figures=figures(opened),
         facts=_facts(opened) if opened.recorded is None else opened.recorded,
         tables=localization_tables(scores, opened.truth) if len(scores) else [],
@@ -149,8 +174,23 @@ def _shown(opened: RunContents, name: str, cells: int, room: int) -> PageRun:
         warnings=opened.warnings,
         told=(*told, *cut, *unspoken, *opened.notes),
         recorded=opened.recorded is not None,
+        faulty=opened.faulty,
         data=data,
     )
+
+
+def _scores_of(opened: RunContents) -> dict[str, Any] | None:
+    """Of a diagnosis what the page of a client shows."""
+    found = opened.diagnosis
+    if found is None:
+        return None
+    return {
+        "suspects": [
+            {"client": one.client, "corrected": one.corrected, "broken": one.broken, "since": one.since}
+            for one in found.suspects
+        ],
+        "scores": [asdict(one) for one in found.scores[:SCORES_SHOWN]],
+    }
 
 
 def _scores(run: RunFolder) -> list[dict[str, Any]]:
@@ -217,15 +257,18 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _policy(scripts: Sequence[str]) -> str:
-    """What the page may do: run its own two scripts, show pictures that it brings, and nothing over a network."""
+def _policy(scripts: Sequence[str], live: bool) -> str:
+    """What the page may do: run its own two scripts, show pictures that it brings, and nothing over a network.
+
+    Where it is served, it may also ask who serves it.
+    """
     allowed = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
     )
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
-    )
+    ) + ("; connect-src 'self'" if live else "")
 
 
 def _template(**values: Any) -> str:

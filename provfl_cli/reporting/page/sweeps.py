@@ -8,7 +8,7 @@ from typing import Any
 
 from ...comparison.headings import HEADINGS
 from ...comparison.join import JoinedRuns, TableQuery, join
-from ...comparison.settings import differing, value, written
+from ...comparison.settings import confounded, differing, value, written
 from ...results.folders import MissingRun, RunFolder
 from ..joined_views import below, wide
 from ..table import Table
@@ -25,11 +25,13 @@ def joined_table(runs: Sequence[RunFolder], absent: Sequence[MissingRun]) -> tup
 def curves(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     """Means over seeds against each setting in which the runs differ, other settings averaged within a seed.
 
-    Each has `key`, `numeric`, `values` (in order), and `lines`: by method and metric, mean, bounds of the 95% t
-    interval over seeds, and chance, at each value.
+    Each has `key`, `numeric`, `values` (in order), `with` (the settings that change together with it, so that nobody
+    can tell which of them made a difference), and `lines`: by method and metric, mean, bounds of the 95% t interval
+    over seeds, and chance, at each value.
     """
-    plots = []
-    for key in differing(runs).keys[:CURVES]:
+    plots, keys = [], differing(runs).keys
+    together = confounded(runs, keys)
+    for key in keys[:CURVES]:
         joined = join(runs, TableQuery(by=(key,)))
         values = _ordered(list(dict.fromkeys(value(run, key) for run in runs)))
         numbers = [_number(text) for text in values]
@@ -38,6 +40,7 @@ def curves(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
                 "key": key,
                 "numeric": None not in numbers,
                 "values": values,
+                "with": list(together.get(key, ())),
                 "metrics": {name: HEADINGS.get(name, name.replace("_", " ")) for name in joined.metrics},
                 "lines": _lines(joined, key, values),
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,11 @@ from ...results.run import Key, RunContents
 if TYPE_CHECKING:
     import pandas as pd
     import scipy
+    from PIL import Image
 else:
+    pd = lazy.load("pandas")
     scipy = lazy.load("scipy")
+    Image = lazy.load("PIL.Image", suppress_warning=True)
 
 TOP = 6  # clients named on a card
 SMALL_PICTURE = 4096  # bytes: what is larger is made smaller
@@ -147,6 +151,7 @@ def shown_inputs(opened: RunContents, numbers: Sequence[int], room: int) -> tupl
         shown["probability"] = [_probability(probabilities, predicted) for probabilities, predicted in pairs]
     elif "value" in rows:
         shown["value"] = [_digits(value) for value in rows["value"].tolist()]
+    shown |= _highlights(rows)
     told = []
     makers: tuple[tuple[str, type, Callable[[Any], str]], ...] = (
         ("picture", bytes, _data_uri),
@@ -172,6 +177,45 @@ def shown_inputs(opened: RunContents, numbers: Sequence[int], room: int) -> tupl
         if name == "text" and rows[name].str.len().max() > TEXT_SHOWN:
             told.append(f"texts are cut after {TEXT_SHOWN} characters; inputs.parquet has them whole")
     return shown, told
+
+
+def _highlights(rows: pd.DataFrame) -> dict[str, Any]:
+    """Of inputs with a highlight: the client that it is of, and a picture in colour or the parts of the text."""
+    if "carried_client" not in rows:
+        return {}
+    whose = [None if pd.isna(client) else int(client) for client in rows["carried_client"]]
+    shown: dict[str, Any] = {"carried_client": whose}
+    if "carried" in rows:
+        shown["carried"] = [_coloured(png) if isinstance(png, bytes) else None for png in rows["carried"]]
+    if "spans" in rows:
+        shown["spans"] = [_spans(text) if isinstance(text, str) else None for text in rows["spans"]]
+    return shown
+
+
+def _coloured(png: bytes) -> str | None:
+    """A grey picture of parts as blue (above 128) and orange (below), on nothing; None where it is no picture."""
+    try:
+        with open_picture(png) as picture:
+            grey = picture.convert("L")
+        grey.thumbnail((THUMBNAIL, THUMBNAIL))
+    except Exception:  # whatever a damaged picture makes its reader say
+        return None
+    part = (np.asarray(grey, dtype=np.float64) - 128) / 127
+    colour = np.where(part[..., None] > 0, (86, 180, 233), (230, 120, 30))
+    alpha = np.rint(255 * np.sqrt(np.abs(part).clip(0, 1)))[..., None]  # small ones can be seen, too
+    out = io.BytesIO()
+    Image.fromarray(np.concatenate([colour, alpha], axis=2).astype(np.uint8), "RGBA").save(out, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _spans(text: str) -> list[list[float]] | None:
+    """`[[start, end, part], …]` as it was written, of what is shown of the text; None where it is something else."""
+    try:
+        spans = json.loads(text)
+        kept = [[int(start), int(end), float(part)] for start, end, part in spans if int(end) <= TEXT_SHOWN]
+    except (ValueError, TypeError):
+        return None
+    return kept if all(0 <= start < end and abs(part) <= 1 for start, end, part in kept) else None
 
 
 def _probability(probabilities: Any, predicted: Any) -> float | None:

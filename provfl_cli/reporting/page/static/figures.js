@@ -5,7 +5,7 @@ const PARTS = { // of participation.csv: mark, colour, meaning
   late: ["→", "#E69F00", "started, fused later"], arrived: ["←", "#F0E442", "late work fused"],
   dropped: ["x", "#D55E00", "returned nothing"], not_joined: ["·", "#BBBBBB", "not joined yet"], left: ["·", "#999999", "left"],
 };
-const BARS_SHOWN = 40;
+const BARS_SHOWN = 40, ROWS_OF_MAP = 50;
 
 const FIGURES = {
   accuracy(index) {
@@ -48,14 +48,17 @@ const FIGURES = {
     };
     return {
       draw(host, title) {
-        const { trace, inputs, clients } = state(), numbers = mapOf(trace), width = trace.clients.length;
-        const at = (row, column) => numbers[inputs[column] * width + clients[row]] / 127;
+        const { trace, inputs, clients: all } = state(), numbers = mapOf(trace), width = trace.clients.length;
+        const { kept: clients, others } = mostOf(all, (at) => trace.top.filter((best) => best[0] === at).length);
+        const one = (column, client) => numbers[inputs[column] * width + client] / 127;
+        const rest = others.length ? inputs.map((_, column) => sum(others.map((client) => one(column, client))) / others.length) : [];
+        const at = (row, column) => (row < clients.length ? one(column, clients[row]) : rest[column]);
         drawMap(host, {
-          title, rows: clients.length, columns: inputs.length, axes: { rows: "clients", columns: "inputs" },
+          title, rows: clients.length + (others.length ? 1 : 0), columns: inputs.length, axes: { rows: "clients", columns: "inputs" },
           colour: (row, column) => cividis((at(row, column) + 1) / 2),
-          rowName: (row) => clientName(run, trace.clients[clients[row]]),
+          more: others.length > 0, rowName: (row) => (row < clients.length ? clientName(run, trace.clients[clients[row]]) : othersName(others)),
           groups: groupsOf(run, trace, inputs, controls.inputs.value), columnName: (column) => trace.inputs[inputs[column]],
-          said: (row, column) => `client ${clientName(run, trace.clients[clients[row]])}, input ${trace.inputs[inputs[column]]} (${verdict(run, trace, inputs[column])}): ${Math.round(100 * at(row, column))}% of the largest contribution`,
+          said: (row, column) => `${row < clients.length ? `client ${clientName(run, trace.clients[clients[row]])}` : othersName(others)}, input ${trace.inputs[inputs[column]]} (${verdict(run, trace, inputs[column])}): ${Math.round(100 * at(row, column))}% of the largest contribution`,
           pick: (row, column) => showInput(index, Number(controls.trace.value), trace.inputs[inputs[column]]),
           legend: () => scale("against the prediction", "towards the prediction"),
         });
@@ -93,7 +96,7 @@ const FIGURES = {
     const ranked = number.map((client, at) => [client, suspicion.on_top[at]]).filter(([, times]) => times !== null).sort((left, right) => right[1] - left[1] || left[0] - right[0]);
     return {
       draw(host, title) {
-        const shown = ranked.slice(0, BARS_SHOWN), names = shown.map(([client]) => plain(clientName(run, client)));
+        const shown = ranked.filter(([, times], at) => times > 0 || at < 10).slice(0, BARS_SHOWN), names = shown.map(([client]) => plain(clientName(run, client)));
         const part = (planted) => ({
           type: "bar", name: planted ? "planted as faulty (◆)" : "client", x: names.filter((_, at) => faulty.includes(shown[at][0]) === planted),
           y: shown.filter(([client]) => faulty.includes(client) === planted).map(([, times]) => times),
@@ -109,7 +112,8 @@ const FIGURES = {
   },
 
   participation(index) {
-    const run = DATA.runs[index], { rounds: numbers, status } = run.participation, { number } = run.clients;
+    const run = DATA.runs[index], { rounds: numbers, status: all } = run.participation;
+    const { kept, others } = clientsShown(run), number = kept.map((at) => run.clients.number[at]), status = kept.map((at) => all[at]);
     const seen = Object.keys(PARTS).filter((one) => status.some((row) => row.includes(one)));
     const colour = (word) => [1, 3, 5].map((from) => parseInt(PARTS[word][1].slice(from, from + 2), 16));
     return {
@@ -124,10 +128,10 @@ const FIGURES = {
             const swatch = make("span", { class: "swatch" }, PARTS[word][0]);
             swatch.style.background = PARTS[word][1];
             return make("span", {}, swatch, PARTS[word][2]);
-          })),
+          }), others.length ? make("span", {}, `${count(others.length)} other clients are in the table`) : null),
         });
       },
-      table: () => tableOf("Participation", ["client", ...numbers.map((one) => `round ${one}`)], number.map((client, row) => [nameOf(run, client), ...status[row].map((word) => (word ? word.replace("_", " ") : "–"))])),
+      table: () => tableOf("Participation", ["client", ...numbers.map((one) => `round ${one}`)], run.clients.number.map((client, row) => [nameOf(run, client), ...all[row].map((word) => (word ? word.replace("_", " ") : "–"))])),
     };
   },
 
@@ -226,16 +230,36 @@ function rounds(numbers) {
 /** What a client is called, marked where it was planted. */
 const clientName = (run, client) => (run.clients.faulty.includes(client) ? `${nameOf(run, client)} ◆` : nameOf(run, client));
 
+/** Of more clients than a map has rows for, those with most, in their order; and the others. */
+function mostOf(clients, most) {
+  if (clients.length <= ROWS_OF_MAP + 10) return { kept: clients, others: [] };
+  const order = [...clients].map((client, place) => [most(client), place, client]).sort((left, right) => right[0] - left[0] || left[1] - right[1]);
+  const chosen = new Set(order.slice(0, ROWS_OF_MAP).map(([, , client]) => client));
+  return { kept: clients.filter((client) => chosen.has(client)), others: clients.filter((client) => !chosen.has(client)) };
+}
+
+const othersName = (others) => `mean of ${count(others.length)} others`;
+
+/** Places of the clients that maps show: all, or those most often on top, else those with most examples. */
+function clientsShown(run) {
+  const { number, on_top: onTop, examples, faulty } = run.clients;
+  return mostOf(range(number.length), (at) => (faulty.includes(number[at]) ? 1e12 : 0) + (onTop?.[at] ?? 0) * 1e6 + (examples?.[at] ?? 0));
+}
+
 /** Clients and labels as a map; of few clients these stand beside each other, of many one below the other. */
-function clientMap(run, value, part, words) {
-  const { number } = run.clients;
+function clientMap(run, cell, part, words) {
+  const { kept, others } = clientsShown(run), number = kept.map((at) => run.clients.number[at]);
+  const mean = (label) => { const known = others.map((at) => cell(label, at)).filter((each) => each !== null); return known.length ? Math.round(1e4 * sum(known) / known.length) / 1e4 : null; };
+  const rest = others.length ? range(run.labels.length).map(mean) : [];
+  const value = (label, row) => (row < kept.length ? cell(label, kept[row]) : rest[label]);
+  const name = (row) => (row < kept.length ? clientName(run, number[row]) : othersName(others));
   return {
     draw: (host, title) => drawMap(host, {
-      title, rows: number.length, columns: run.labels.length, axes: { rows: "clients", columns: "labels" },
+      title, rows: number.length + (others.length ? 1 : 0), columns: run.labels.length, axes: { rows: "clients", columns: "labels" },
       colour: (row, column) => { const shade = part(value(column, row)); return shade === null ? null : cividis(shade); },
       text: (row, column) => words.text(value(column, row)),
-      rowName: (row) => clientName(run, number[row]), columnName: (column) => run.labels[column],
-      said: (row, column) => words.said(value(column, row), clientName(run, number[row]), run.labels[column]),
+      more: others.length > 0, rowName: name, columnName: (column) => run.labels[column],
+      said: (row, column) => words.said(value(column, row), name(row), run.labels[column]),
       legend: words.legend,
     }),
     table: words.table,
@@ -300,10 +324,13 @@ function clientTable(index) {
   const run = DATA.runs[index], { number, examples, counts, faulty, last, on_top: onTop, suspicion } = run.clients;
   const took = run.participation?.status.map((row) => row.filter((word) => ["trained", "partial", "arrived"].includes(word)).length);
   const columns = [
-    ["client", (at) => nameOf(run, number[at])], ["examples", examples && ((at) => examples[at])], ["labels held", counts && ((at) => counts[at].filter((one) => one > 0).length)],
-    ["holds most of", counts && ((at) => labelOf(run, counts[at].indexOf(Math.max(...counts[at]))))], ["rounds taken part", took && ((at) => took[at])],
-    ["last round", took && ((at) => last[number[at]] ?? null)], ["times on top", onTop && ((at) => onTop[at])],
-    ["on top of wrong predictions", suspicion && ((at) => suspicion.on_top[at])], ["planted as faulty", faulty.length > 0 && ((at) => (faulty.includes(number[at]) ? "yes" : "no"))],
+    ["client", (at) => nameOf(run, number[at])], ["planted as faulty", faulty.length > 0 && ((at) => (faulty.includes(number[at]) ? "yes ◆" : "no"))],
+    ["times on top", onTop && ((at) => onTop[at])], ["on top of wrong predictions", suspicion && ((at) => suspicion.on_top[at])],
+    ["examples", examples && ((at) => examples[at])], ["labels held", counts && ((at) => counts[at].filter((one) => one > 0).length)],
+    ["holds most of", counts && ((at) => labelOf(run, counts[at].indexOf(Math.max(...counts[at]))))],
+    ["rounds taken part", took && ((at) => took[at])], ["last round", took && ((at) => last[number[at]] ?? null)],
   ].filter(([, value]) => value);
-  return tableOf("All clients", columns.map(([heading]) => heading), range(number.length).map((at) => columns.map(([, value]) => value(at))), Object.fromEntries(range(columns.length).map((at) => [at, count])));
+  const order = range(number.length);
+  if (number.length > ROWS_SHOWN) order.sort((left, right) => (onTop?.[right] ?? 0) - (onTop?.[left] ?? 0) || left - right);
+  return tableOf("All clients", columns.map(([heading]) => heading), order.map((at) => columns.map(([, value]) => value(at))), Object.fromEntries(range(columns.length).map((at) => [at, count])), (place) => `#${clientPlace(run, number[order[place]])}`);
 }

@@ -6,6 +6,7 @@ function draw(place) {
   const { figure: kind, index, title } = place.host.dataset;
   place.figure ??= FIGURES[kind](Number(index));
   place.figure.draw(place.host, title);
+  takeFigure(place.host, title);
   place.drawn = true;
   place.width = place.host.clientWidth;
 }
@@ -65,8 +66,10 @@ document.getElementById("theme").addEventListener("click", () => {
 });
 
 document.querySelectorAll("table.sortable").forEach(sortable);
+document.querySelectorAll(".table-room > table").forEach((table) => table.parentElement.after(takeTable(table, table.caption.textContent)));
 document.querySelectorAll(".client-table").forEach((host) => host.replaceChildren(clientTable(Number(host.dataset.index))));
 document.querySelectorAll(".cards").forEach((list) => setUpCards(Number(list.dataset.index)));
+document.querySelectorAll(".one-client").forEach((host) => setUpClients(Number(host.dataset.index)));
 document.querySelectorAll('[data-controls="map"]').forEach((block) => {
   const index = Number(block.dataset.index);
   fillTraces(controlsOf("map", index).trace, DATA.runs[index]);
@@ -87,7 +90,9 @@ if (document.getElementById("first")) {
   for (const id of ["first", "second"]) document.getElementById(id).addEventListener("input", choose);
   compareRuns();
 }
-document.getElementById("view")?.addEventListener("input", (event) => { showView(event.target.value); window.scrollTo(0, 0); });
+document.getElementById("view")?.addEventListener("input", (event) => { history.replaceState(null, "", location.pathname + location.search); showView(event.target.value); window.scrollTo(0, 0); });
+window.addEventListener("hashchange", follow);
+document.querySelectorAll("section.without").forEach(setUpWithout);
 
 let waiting = null;
 window.addEventListener("resize", () => {
@@ -102,3 +107,4 @@ window.addEventListener("beforeprint", () => {
 });
 window.addEventListener("afterprint", () => setTheme(before));
 observe();
+follow();

@@ -1,6 +1,6 @@
 // Maps: a cell for each row and column, drawn on a canvas, so that a million cells are no slower than a hundred.
 
-const MAP_LEFT = 62, MAP_LEFT_MOST = 170, MAP_TOP = 4, MAP_BOTTOM = 34, TEXT = "12px system-ui, sans-serif";
+const MAP_LEFT = 62, MAP_LEFT_MOST = 170, MAP_TOP = 4, MAP_BOTTOM = 38, SLANT = Math.PI / 4, SLANTED_MOST = 120, TEXT = "12px system-ui, sans-serif";
 
 /**
  * Draw a map and let a pointer or the arrow keys walk over it.
@@ -27,7 +27,9 @@ function drawMap(host, spec) {
     }
   }
   small.getContext("2d").putImageData(image, 0, 0);
-  const density = Math.min(window.devicePixelRatio || 1, 3), whole = height + MAP_TOP + MAP_BOTTOM;
+  const named = namesBelow(spec, cellWidth, left), slanted = named.some(([text, , room]) => widthOf(text) > room && widthOf(text) > 24);
+  const below = slanted ? Math.min(Math.max(...named.map(([text]) => widthOf(text))), SLANTED_MOST) * Math.sin(SLANT) + 8 : 12;
+  const density = Math.min(window.devicePixelRatio || 1, 3), whole = height + MAP_TOP + below + MAP_BOTTOM - 12;
   canvas.width = width * density;
   canvas.height = whole * density;
   canvas.style.height = `${whole}px`;
@@ -75,33 +77,30 @@ function drawMap(host, spec) {
     pen.fillStyle = theme("ink");
     pen.textAlign = "right";
     const step = Math.max(Math.ceil(13 / tall), 1);
-    for (let row = 0; row < spec.rows; row += step) pen.fillText(cut(spec.rowName(row), left - 8, true), left - 5, MAP_TOP + (row + 0.5) * tall);
+    const last = spec.rows - 1; // where there is more, its name is never left out
+    const shown = range(spec.rows).filter((row) => row % step === 0 && (!spec.more || last - row >= step));
+    for (const row of spec.more ? [...shown, last] : shown) pen.fillText(cut(spec.rowName(row), left - 8, true), left - 5, MAP_TOP + (row + 0.5) * tall);
   }
   function columnNames() {
-    const below = MAP_TOP + height + 11;
-    pen.textAlign = "center";
+    const under = MAP_TOP + height;
     pen.fillStyle = theme("ink");
-    if (spec.groups) {
-      let free = 0;
-      for (const group of spec.groups) {
-        const from = left + group.from * cellWidth, to = left + group.to * cellWidth;
-        if (group.from) { pen.fillRect(from - 0.5, MAP_TOP + height, 1, 6); }
-        const name = cut(group.name, Math.max(to - from - 4, 12)), wide = pen.measureText(name).width;
-        if ((from + to - wide) / 2 < free) continue;
-        pen.fillText(name, (from + to) / 2, below + 2);
-        free = (from + to + wide) / 2 + 3;
-      }
-    } else {
-      const names = range(spec.columns).map((column) => String(spec.columnName(column)));
-      const widest = Math.min(Math.max(...names.map((name) => pen.measureText(name).width)), 90) + 8;
-      const step = Math.max(Math.ceil(Math.min(widest, 90) / cellWidth), 1);
-      for (let column = 0; column < spec.columns; column += step) pen.fillText(cut(names[column], step * cellWidth - 3), left + (column + 0.5) * cellWidth, below);
+    (spec.groups ?? []).forEach((group) => { if (group.from) pen.fillRect(left + group.from * cellWidth - 0.5, under, 1, 6); });
+    let free = 0;
+    for (const [text, middle] of named) {
+      const wide = slanted ? 14 : pen.measureText(text).width + 4;
+      if (middle - wide / 2 < free) continue;
+      free = middle + wide / 2;
+      if (!slanted) { pen.textAlign = "center"; pen.fillText(text, middle, under + 13); continue; }
+      pen.save();
+      pen.translate(middle + 3, under + 8);
+      pen.rotate(-SLANT);
+      pen.textAlign = "right";
+      pen.fillText(cut(text, Math.min(SLANTED_MOST, (middle - 4) / Math.cos(SLANT))), 0, 0);
+      pen.restore();
     }
     pen.fillStyle = theme("soft");
     pen.textAlign = "left";
-    pen.fillText(`${spec.axes.columns} →`, left, below + 17);
-    pen.textAlign = "right";
-    pen.fillText(`↑ ${spec.axes.rows}`, left - 5, below);
+    pen.fillText(`${spec.axes.columns} →   ↑ ${spec.axes.rows}`, left, under + below + 14);
   }
   function cut(text, most, inside = false) {
     const whole = String(text);
@@ -149,11 +148,24 @@ function drawMap(host, spec) {
   paint();
 }
 
+/** Width of a text in the font of maps. */
+function widthOf(text) {
+  widthOf.pen ??= make("canvas").getContext("2d");
+  widthOf.pen.font = TEXT;
+  return widthOf.pen.measureText(String(text)).width;
+}
+
+/** What stands below a map: text, the middle of its place, and its room. Of numbers, only as many as have room. */
+function namesBelow(spec, cellWidth, left) {
+  if (spec.groups) return spec.groups.map(({ name, from, to }) => [String(name), left + (from + to) / 2 * cellWidth, Math.max((to - from) * cellWidth - 4, 4)]);
+  const names = range(spec.columns).map((column) => String(spec.columnName(column)));
+  const numbers = names.every((name) => /^\d+$/.test(name)), step = numbers ? Math.max(Math.ceil((Math.max(...names.map(widthOf)) + 8) / cellWidth), 1) : 1;
+  return names.map((name, column) => [name, left + (column + 0.5) * cellWidth, step * cellWidth - 3]).filter((_, column) => column % step === 0);
+}
+
 /** Room for the names of the rows: as much as they need, and not more than a third. */
 function nameRoom(spec, width) {
-  const pen = make("canvas").getContext("2d");
-  pen.font = TEXT;
-  const widest = Math.max(...range(spec.rows).map((row) => pen.measureText(String(spec.rowName(row))).width));
+  const widest = Math.max(...range(spec.rows).map((row) => widthOf(spec.rowName(row))));
   return Math.round(Math.min(Math.max(widest + 10, MAP_LEFT), MAP_LEFT_MOST, Math.max(width / 3, MAP_LEFT)));
 }
 

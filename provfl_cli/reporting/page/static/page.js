@@ -5,6 +5,7 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F"];
 const DASHES = ["solid", "dash", "dashdot", "longdash", "longdashdot", "dash", "dashdot"];
 const MARKS = ["circle", "square", "triangle-up", "diamond", "cross", "x", "star"];
+const NAME_PIECE = 18; // characters
 const CIVIDIS = [
   [0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115],
   [138, 134, 120], [165, 156, 116], [195, 179, 105], [225, 204, 85], [254, 232, 56],
@@ -33,6 +34,20 @@ const count = (number) => (number === null || number === undefined ? "–" : num
 const labelOf = (run, number) => (number < 0 ? "not known" : run.labels[number] ?? String(number));
 /** What a client is called. */
 const nameOf = (run, client) => run.clients.names?.[client] ?? String(client);
+/** Where a client, and an input, of a run are in the page. */
+const clientPlace = (run, ...clients) => `client-${[DATA.runs.indexOf(run), ...clients].join("-")}`;
+const inputPlace = (run, number) => `input-${DATA.runs.indexOf(run)}-${number}`;
+
+/** A name that breaks behind its marks alone; pieces that no narrow column has room for lose their middle. */
+function brokenName(text) {
+  const pieces = String(text).split(/(?<=[_\-./:@ ])/), long = pieces.some((one) => one.length > NAME_PIECE);
+  const shown = pieces.flatMap((one, at) => [at ? make("wbr") : null, one.length > NAME_PIECE ? `${one.slice(0, NAME_PIECE - 6)}…${one.slice(-5)}` : one]);
+  return make("bdi", { title: long ? text : null }, ...shown);
+}
+
+/** The name of a client, which leads to its page. */
+const nameOfClient = (run, client) => make("a", { class: "to-client", href: `#${clientPlace(run, client)}` }, brokenName(clientName(run, client)));
+
 /** Whether a prediction is right; null where the true label is not known. */
 const isRight = (trace, at) => (trace.label[at] < 0 ? null : trace.label[at] === trace.prediction[at]);
 const sum = (numbers) => numbers.reduce((total, one) => total + (one ?? 0), 0);

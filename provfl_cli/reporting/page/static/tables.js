@@ -2,8 +2,8 @@
 
 const ROWS_SHOWN = 500;
 
-/** A table in a box that scrolls; `rows` hold text or numbers, the first column names the row. */
-function tableOf(caption, headings, rows, write = {}) {
+/** A table in a box that scrolls; `rows` hold text or numbers, the first column names the row, and leads where `link` says. */
+function tableOf(caption, headings, rows, write = {}, link = null) {
   const shown = rows.slice(0, ROWS_SHOWN);
   const more = rows.length > shown.length ? ` (the first ${count(shown.length)} of ${count(rows.length)} rows)` : "";
   const numeric = headings.map((_, column) => shown.some((row) => typeof row[column] === "number"));
@@ -11,10 +11,10 @@ function tableOf(caption, headings, rows, write = {}) {
   table.append(make("thead", {}, make("tr", {}, ...headings.map((heading, column) =>
     make("th", { scope: "col", class: numeric[column] && "number" }, heading)))));
   const body = make("tbody");
-  for (const row of shown) {
+  for (const [place, row] of shown.entries()) {
     const cells = row.map((cell, column) => {
       const text = typeof cell === "number" ? (write[column] ?? figure)(cell) : cell ?? "–";
-      const made = make(column ? "td" : "th", { scope: column ? null : "row", class: numeric[column] && "number" }, make("bdi", {}, text));
+      const made = make(column ? "td" : "th", { scope: column ? null : "row", class: numeric[column] && "number" }, column || !link ? make("bdi", {}, text) : make("a", { href: link(place) }, make("bdi", {}, text)));
       made.value = cell;
       return made;
     });
@@ -22,7 +22,7 @@ function tableOf(caption, headings, rows, write = {}) {
   }
   table.append(body);
   sortable(table);
-  return make("div", { class: "table-room", role: "region", tabindex: "0", "aria-label": caption }, table);
+  return make("div", {}, make("div", { class: "table-room", role: "region", tabindex: "0", "aria-label": caption }, table), takeTable(table, caption));
 }
 
 /** Let headings sort the rows; a second press turns the order around. */
