@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from .bounded import GIGABYTE, Oversized, check_unpacked, in_words, most_unpacked
+from .imports import later
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from . import parquet
 else:
-    pd = lazy.load("pandas")
-    parquet = lazy.load("provfl_cli.parquet", suppress_warning=True)
+    pd = later("pandas")
+    parquet = later("provfl_cli.parquet")
 
 
 @dataclass(frozen=True)

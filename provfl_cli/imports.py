@@ -13,17 +13,24 @@ from typing import Any
 class _Later(ModuleType):
     """Stands for a module, which is imported when anything of it is asked for but what is there."""
 
+    _imported: ModuleType | None = None
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
-        return getattr(_real(self), name)
+        return getattr(self._imported or _real(self), name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (self.__name__,)
 
 
 def later(module: str) -> ModuleType:
     """The module of that name, imported when anything of it is first asked for; until then `sys.modules` lacks it.
 
-    For what imports torch itself. What stands in `sys.modules` unloaded, as `lazy_loader` leaves it, torch would import
-    in the middle of its own import, since it asks everything there for its file.
+    It keeps out of `sys.modules`, where Python's own lazy modules (`importlib.util.LazyLoader`, `lazy_loader`) stand
+    unloaded: torch asks everything there for its file, and so imports it in the middle of its own import. From Python
+    3.12 on torch cannot be such a module itself: within its own import it is asked for what it does not have yet, which
+    was seen to end in "'_LazyModule' object has no attribute 'Tensor'".
     """
     return _Later(module)
 
@@ -58,9 +65,10 @@ def put_off(module: str, *functions: str) -> Iterator[None]:
         _step_aside(later)
 
 
-def _real(later: ModuleType) -> ModuleType:
+def _real(later: _Later) -> ModuleType:
     _step_aside(later)
-    return import_module(later.__name__)
+    later._imported = import_module(later.__name__)
+    return later._imported
 
 
 def _step_aside(later: ModuleType) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..fusion.updates import ReturnedModels, unclipped
 from ..imports import later
 from ..seeds import derived_seed
@@ -21,8 +19,8 @@ if TYPE_CHECKING:
     from ..provenance import outputs, shared_part
     from ..provenance.outputs import Inputs
 else:
-    np = lazy.load("numpy")
-    torch = lazy.load("torch")
+    np = later("numpy")
+    torch = later("torch")
     outputs = later("provfl_cli.provenance.outputs")
     shared_part = later("provfl_cli.provenance.shared_part")
 

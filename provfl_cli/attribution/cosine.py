@@ -6,9 +6,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..config.parts import RunSettings
+from ..imports import later
 from .method import AttributionResult, Case, shared_parameters
 from .norms import update_norms
 from .provenance import for_case, traced
@@ -16,7 +15,7 @@ from .provenance import for_case, traced
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy.load("numpy")
+    np = later("numpy")
 
 
 @dataclass(frozen=True)

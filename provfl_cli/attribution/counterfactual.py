@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..errors import RunError
 from ..fusion.adapters import row_of
 from ..fusion.conditions import TooFewReturned, fusion_name
@@ -34,8 +32,8 @@ if TYPE_CHECKING:
 
     from ..provenance import outputs, responses, shared_part
 else:
-    np = lazy.load("numpy")
-    torch = lazy.load("torch")
+    np = later("numpy")
+    torch = later("torch")
     outputs = later("provfl_cli.provenance.outputs")
     responses = later("provfl_cli.provenance.responses")
     shared_part = later("provfl_cli.provenance.shared_part")

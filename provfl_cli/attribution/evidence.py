@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..config.validate import provenance_preset
 from ..imports import later
 from ..provenance.settings import Provenance
@@ -30,8 +28,8 @@ if TYPE_CHECKING:
     from ..provenance.outputs import Inputs
     from ..provenance.stack import Source
 else:
-    np = lazy.load("numpy")
-    torch = lazy.load("torch")
+    np = later("numpy")
+    torch = later("torch")
     outputs = later("provfl_cli.provenance.outputs")
 
 UNKNOWN = -1  # a true label that nobody gave

@@ -24,8 +24,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader as lazy
-
 from ..checks import COUNT, in_range, one_of
 from ..config.parts import RunSettings
 from ..imports import later
@@ -41,8 +39,8 @@ if TYPE_CHECKING:
     from ..provenance import outputs, shared_part
     from ..provenance.outputs import Inputs
 else:
-    np = lazy.load("numpy")
-    torch = lazy.load("torch")
+    np = later("numpy")
+    torch = later("torch")
     outputs = later("provfl_cli.provenance.outputs")
     shared_part = later("provfl_cli.provenance.shared_part")
 

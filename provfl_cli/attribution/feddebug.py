@@ -25,8 +25,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import lazy_loader as lazy
-
 from ..checks import Range, in_range, one_of
 from ..config.parts import RunSettings
 from ..data.federated import Texts
@@ -41,7 +39,7 @@ if TYPE_CHECKING:
 
     from ..provenance import marks, shared_part, structure
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
     marks = later("provfl_cli.provenance.marks")
     shared_part = later("provfl_cli.provenance.shared_part")
     structure = later("provfl_cli.provenance.structure")

@@ -23,12 +23,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader as lazy
-
 from ..checks import Range, in_range
 from ..config.parts import RunSettings
 from ..errors import InputError
 from ..fusion.updates import ReturnedModels, Updates, unclipped
+from ..imports import later
 from ..store.rounds import Round
 from .earlier import check_all_kept, rounds_before
 from .method import AttributionResult, Case, for_every_input, shared_parameters, used_clients
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    np = lazy.load("numpy")
-    torch = lazy.load("torch")
+    np = later("numpy")
+    torch = later("torch")
 
 FEWEST = 3  # rounds: two steps of the global model, and the update that they foretell
 

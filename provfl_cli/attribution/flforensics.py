@@ -20,8 +20,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from .. import provenance
 from ..config.parts import RunSettings
 from ..config.validate import provenance_preset
@@ -43,8 +41,8 @@ if TYPE_CHECKING:
     from ..provenance.settings import Provenance
     from ..provenance.state_dicts import RoundInMemory
 else:
-    np = lazy.load("numpy")
-    torch = lazy.load("torch")
+    np = later("numpy")
+    torch = later("torch")
     state_dicts = later("provfl_cli.provenance.state_dicts")
 
 

@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..config.parts import RunSettings
 from ..imports import later
 from .method import AttributionResult, Case, used_clients
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..provenance import responses
 else:
-    np = lazy.load("numpy")
+    np = later("numpy")
     responses = later("provfl_cli.provenance.responses")
 
 

@@ -6,11 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..checks import one_of
 from ..config.parts import RunSettings
 from ..fusion.conditions import clients_a_round
+from ..imports import later
 from .counterfactual import outcomes
 from .method import AttributionResult, Case, used_clients
 from .settings import KINDS, VALUES, check_fewer, explained, method_name
@@ -18,7 +17,7 @@ from .settings import KINDS, VALUES, check_fewer, explained, method_name
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy.load("numpy")
+    np = later("numpy")
 
 
 @dataclass(frozen=True)

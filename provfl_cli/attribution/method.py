@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import lazy_loader as lazy
-
 from ..config.parts import Method
 from ..data.federated import Form
 from ..fusion.fuse import Fusion
@@ -28,8 +26,8 @@ if TYPE_CHECKING:
     from ..provenance import shared_part
     from ..provenance.outputs import Inputs
 else:
-    np = lazy.load("numpy")
-    torch = lazy.load("torch")
+    np = later("numpy")
+    torch = later("torch")
     shared_part = later("provfl_cli.provenance.shared_part")
 
 

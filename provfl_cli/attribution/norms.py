@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..fusion.adapters import adapter_pairs, product_squares
 from ..fusion.updates import ReturnedModels, unclipped
+from ..imports import later
 from ..store.rounds import Round
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 
 def update_norms(stored: Round, parameters: Collection[str], weighted: bool) -> Tensor:

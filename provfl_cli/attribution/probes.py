@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..config.validate import provenance_preset
+from ..imports import later
 from ..store.rounds import Round
 from .client_models import cosines_to_others, update_products
 from .method import Case
@@ -21,7 +20,7 @@ from .suspicion import DIRECTION, NORM, measured
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy.load("numpy")
+    np = later("numpy")
 
 HARM = Score("harm", "high", threshold=10.0, least=0.1)
 

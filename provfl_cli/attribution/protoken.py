@@ -31,8 +31,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-import lazy_loader as lazy
-
 from ..checks import Range, in_range
 from ..config.parts import RunSettings
 from ..errors import InputError
@@ -48,8 +46,8 @@ if TYPE_CHECKING:
     from ..provenance import outputs, responses, shared_part, structure, targets
     from ..provenance.responses import ResponseScore
 else:
-    np = lazy.load("numpy")
-    torch = lazy.load("torch")
+    np = later("numpy")
+    torch = later("torch")
     outputs = later("provfl_cli.provenance.outputs")
     responses = later("provfl_cli.provenance.responses")
     shared_part = later("provfl_cli.provenance.shared_part")

@@ -6,15 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..config.parts import RunSettings
+from ..imports import later
 from .method import AttributionResult, Case, used_clients
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy.load("numpy")
+    np = later("numpy")
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..errors import InputError
 from ..fusion.average import example_shares, weighted_average
 from ..fusion.conditions import TooFewReturned
 from ..fusion.fuse import Fusion
 from ..fusion.privacy import Privacy
+from ..imports import later
 from ..processes import one_thread
 from ..store.rounds import Round
 from .counterfactual import fuse_without, sent_part
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 
 @dataclass(frozen=True)

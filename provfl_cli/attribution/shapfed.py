@@ -20,8 +20,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader as lazy
-
 from ..checks import BELOW_ONE, in_range
 from ..config.parts import RunSettings
 from ..fusion.updates import ReturnedModels, unclipped
@@ -39,8 +37,8 @@ if TYPE_CHECKING:
     from ..federation import sharing
     from ..provenance import shared_part
 else:
-    np = lazy.load("numpy")
-    torch = lazy.load("torch")
+    np = later("numpy")
+    torch = later("torch")
     shared_part = later("provfl_cli.provenance.shared_part")
     sharing = later("provfl_cli.federation.sharing")
 

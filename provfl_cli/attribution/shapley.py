@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from math import comb
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader as lazy
-
 from ..checks import Range, in_range, one_of
 from ..config.parts import RunSettings
+from ..imports import later
 from ..seeds import derived_seed
 from .counterfactual import outcomes
 from .method import AttributionResult, Case, used_clients
@@ -25,7 +24,7 @@ from .settings import KINDS, VALUES, check_fewer, explained, method_name
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy.load("numpy")
+    np = later("numpy")
 
 MOST_EXACT = 16  # clients: 65,536 models, and as many values of each input in memory
 

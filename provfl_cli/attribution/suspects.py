@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
+from ..imports import later
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 else:
-    np = lazy.load("numpy")
-    pd = lazy.load("pandas")
+    np = later("numpy")
+    pd = later("pandas")
 
 COLUMNS = ("round", "client", "score", "value", "z", "suspect")
 NORMAL = 1.4826  # times the median absolute deviation is the standard deviation of a normal distribution

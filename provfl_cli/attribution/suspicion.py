@@ -16,8 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader as lazy
-
 from ..checks import COUNT, Range, in_range
 from ..config.parts import RunSettings
 from ..config.validate import provenance_preset
@@ -38,8 +36,8 @@ if TYPE_CHECKING:
     from ..provenance import outputs
     from ..provenance.outputs import Inputs
 else:
-    np = lazy.load("numpy")
-    torch = lazy.load("torch")
+    np = later("numpy")
+    torch = later("torch")
     outputs = later("provfl_cli.provenance.outputs")
 
 # Thresholds were chosen on clean federations (`attribution/README.md`), above all z that were seen there.

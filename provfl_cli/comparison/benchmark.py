@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..config.schema import Experiment
+from ..imports import later
 from ..results.folders import RunFolder
 from .join import TableQuery, join
 
 if TYPE_CHECKING:
     import pandas as pd
 else:
-    pd = lazy.load("pandas")
+    pd = later("pandas")
 
 LINEAGE = "lineage"
 TOLD = ("all runs", "in round", "warning", "the backdoor does not work")  # how notes begin that are of a task

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 import numpy as np
 
 from ..bounded import read_text
@@ -21,13 +20,14 @@ from ..config.schema import Experiment
 from ..errors import InputError
 from ..evaluation.intervals import FEWEST_SEEDS
 from ..evaluation.ranges import range_of
+from ..imports import later
 from .join import OF_RUN, POOLED_BY
 from .reproduction import PUBLISHED, in_order
 
 if TYPE_CHECKING:
     import pandas as pd
 else:
-    pd = lazy.load("pandas")
+    pd = later("pandas")
 
 NUMBERS = ("mean", "low", "high", "seeds", "chance")
 MOST_METRICS = 2  # that are drawn, beside the global accuracy

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
-
 from ..bounded import read_json
 from ..evaluation.backdoor import works
+from ..imports import later
 from ..results import diagnosis
 from ..results.folders import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 else:
-    pd = lazy.load("pandas")
+    pd = later("pandas")
 
 COLUMNS = (
     "task", "seed", "planted", "named", "found", "missed", "false", "votes_found", "votes_false", "accuracy_before",

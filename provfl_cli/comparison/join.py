@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import lazy_loader as lazy
-
 from ..coverage import coverage_warning
 from ..errors import InputError, did_you_mean
 from ..evaluation.backdoor import looked_for
 from ..evaluation.intervals import over_seeds
 from ..evaluation.ranges import counted_things, cut, inputs_of, range_of
+from ..imports import later
 from ..results.folders import IDENTITY, MissingRun, RunFolder
 from .backdoors import without_effect
 from .chances import chance_of
@@ -23,7 +22,7 @@ from .settings import SEED, TRACING, asked_for, common, differing, federations, 
 if TYPE_CHECKING:
     import pandas as pd
 else:
-    pd = lazy.load("pandas")
+    pd = later("pandas")
 
 USUAL = ("lds", "spearman_retrain", "caused_accuracy", "majority_accuracy", "spearman_counts")
 SATURATES = "localization_accuracy"  # stands last: nearly every method scores 1

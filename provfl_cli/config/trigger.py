@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
+from ..imports import later
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy.load("numpy")
+    np = later("numpy")
 
 POSITIONS = ("top_left", "top_right", "bottom_left", "bottom_right")
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import lazy_loader as lazy
-
 from ..checks import COUNT, FRACTION, LABEL, POSITIVE_FRACTION, RATE, ROUNDS, Range, excerpt, in_range, one_of
 from ..config.blocks import Dataset, Evaluation
 from ..config.faults import Faults
@@ -21,6 +19,7 @@ from ..fusion.conditions import fusion_name
 from ..fusion.federation import Federation
 from ..fusion.fuse import Fusion
 from ..fusion.submission import Submission
+from ..imports import later
 from ..seeds import generator
 from .backdoor import Backdoor
 from .injection import LabelFlip, NoInjection, NoisyLabels, check_client_list, check_numbers, require_kept
@@ -28,7 +27,7 @@ from .injection import LabelFlip, NoInjection, NoisyLabels, check_client_list, c
 if TYPE_CHECKING:
     import torch
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 POISONS: dict[str, tuple[str, ...]] = {  # and the settings of each
     "label_flip": ("mapping",),

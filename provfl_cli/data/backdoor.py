@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import lazy_loader as lazy
-
 from ..checks import FRACTION, LABEL, POSITIVE_FRACTION, Range, in_range, one_of
 from ..config.blocks import Dataset, Evaluation
 from ..config.faults import Faults
@@ -16,12 +14,13 @@ from ..config.trigger import POSITIONS, Trigger
 from ..errors import InputError
 from ..fusion.federation import Federation
 from ..fusion.fuse import Fusion
+from ..imports import later
 from .injection import STREAM, NoInjection, check_client_list, check_label, check_numbers, require_kept
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy.load("numpy")
+    np = later("numpy")
 
 PICTURE_KEYS = ("size", "position", "value")
 

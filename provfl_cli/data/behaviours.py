@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-import lazy_loader as lazy
-
 from ..checks import CLIENT, LABEL, POSITIVE_FRACTION, Range, excerpt, in_range, one_of
 from ..config.behaviour import PLACES, Behaviour, Facts, Refused, TriggeredPhrase
 from ..config.blocks import Dataset, Evaluation
@@ -20,12 +18,13 @@ from ..config.share import Share
 from ..errors import InputError
 from ..fusion.federation import Federation
 from ..fusion.fuse import Fusion
+from ..imports import later
 from .injection import STREAM, NoInjection, check_client_list, check_label, check_numbers, require_kept
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy.load("numpy")
+    np = later("numpy")
 
 LONGEST = 500  # characters of a word, a phrase or a fact
 NAMES = (

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import lazy_loader as lazy
-
 from ..checks import CLIENT, LABEL, POSITIVE_FRACTION, in_range
 from ..config.behaviour import Behaviour
 from ..config.blocks import Dataset, Evaluation
@@ -21,11 +19,12 @@ from ..errors import InputError
 from ..fusion.federation import Federation
 from ..fusion.fuse import Fusion
 from ..fusion.submission import Submission
+from ..imports import later
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy.load("numpy")
+    np = later("numpy")
 
 NONE = Faults((), ())
 STREAM = 2  # of the run's seed; the partition has stream 0, the test set 1

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 import numpy as np
 
 from ..config import schema
@@ -18,6 +17,7 @@ from ..config.retrain import Retrain
 from ..config.share import Share
 from ..config.targets import check_call, imported_function
 from ..errors import InputError
+from ..imports import later
 from ..responses import ended, lengths
 from . import domains, folder, hub, medical
 from .checkpoint import resolve
@@ -34,7 +34,7 @@ from .triggered import of_triggered, trigger_line, triggered_copies
 if TYPE_CHECKING:
     import torch
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 TEST_STREAM = 1  # of the run's seed; the partition has stream 0
 REPLAY_STREAM = 3

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader as lazy
-
 from ..checks import COUNT, Range, in_range
 from ..config.parts import Partition
 from ..config.share import Share
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from flwr_datasets.partitioner import Partitioner
 else:
-    datasets, flwr_datasets, np = later("datasets"), later("flwr_datasets"), lazy.load("numpy")
+    datasets, flwr_datasets, np = later("datasets"), later("flwr_datasets"), later("numpy")
 
 
 @dataclass(frozen=True)

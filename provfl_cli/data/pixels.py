@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import lazy_loader as lazy
 import numpy as np
 from PIL import ImageOps, UnidentifiedImageError
 from PIL.Image import Image as Picture
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     import torchvision
 else:
-    torch, torchvision = lazy.load("torch"), later("torchvision")
+    torch, torchvision = later("torch"), later("torchvision")
 
 GREY_MODES = ("1", "L", "LA", "La")
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")

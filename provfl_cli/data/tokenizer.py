@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     import transformers
     from torch import Tensor
 else:
-    torch, transformers = lazy.load("torch"), later("transformers")
+    torch, transformers = later("torch"), later("transformers")
 
 PAD, CLS, SEP = "<pad>", "<cls>", "<sep>"
 CHUNK = 4096  # texts encoded at a time: the library's own records of a text take far more memory than its tokens

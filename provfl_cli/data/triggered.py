@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 import numpy as np
 
 from ..config.behaviour import Behaviour
 from ..config.faults import Faults
 from ..config.trigger import Trigger
+from ..imports import later
 from .federated import Encode, TestData
 
 if TYPE_CHECKING:
     import torch
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 
 def triggered_copies(test: TestData, trigger: Trigger | Behaviour, encode: Encode) -> TestData:

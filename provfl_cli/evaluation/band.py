@@ -24,14 +24,13 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..attribution.suspects import FEWEST, NOTHING, Score, robust_z
+from ..imports import later
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy.load("numpy")
+    np = later("numpy")
 
 PAST = 3  # rounds that a client must have been in before it is compared with itself
 WINDOW = 8  # rounds at most, the last ones, that are its past

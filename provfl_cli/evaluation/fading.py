@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 import numpy as np
+
+from ..imports import later
 
 if TYPE_CHECKING:
     import pandas as pd
 else:
-    pd = lazy.load("pandas")
+    pd = later("pandas")
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..attribution.suspects import FEWEST, Score, robust_z
+from ..imports import later
 from .contributions import Trace
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy.load("numpy")
+    np = later("numpy")
 
 STANDS_OUT = 6.0  # robust standard deviations above the other clients
 LEAST_VOTES = 5  # fewer inputs on top of are an accident

@@ -15,15 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
+from ..imports import later
 from ..seeds import generator
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 FIRST, SECOND = "lora_A", "lora_B"  # parts of the names of `A` and of `B`
 MERGED = "merged"  # what the adapter is called that stands for all former rounds

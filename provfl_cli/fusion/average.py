@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
+from ..imports import later
 from .state_dicts import computable
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 
 def example_shares(examples: Sequence[int]) -> Tensor:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader as lazy
-
 from ..checks import CLIENTS, Range, in_range, one_of
+from ..imports import later
 from .conditions import check_attackers, require_returned
 from .coordinates import nearest_to_median
 from .distances import squared_distances
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
+from ..imports import later
 from .decomposition import Multiplier, pack
 from .updates import Updates
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 ROUNDING = 1e-9  # of sums of masses, which are fractions of small numbers
 

@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
+from ..imports import later
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 BITS = 8
 DIFFERENCE = "difference"  # the kind of `U` of what nobody can explain: the model is not what the fusion gives

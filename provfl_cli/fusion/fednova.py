@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader as lazy
-
 from ..checks import BELOW_ONE, Range, in_range, one_of
 from ..errors import InputError
+from ..imports import later
 from .average import example_shares
 from .decomposition import Multiplier
 from .federation import Federation
@@ -19,7 +18,7 @@ from .updates import Updates
 if TYPE_CHECKING:
     import torch
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 
 @dataclass(frozen=True)

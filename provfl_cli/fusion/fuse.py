@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
-import lazy_loader as lazy
-
 from ..coverage import printable
 from ..errors import RunError
+from ..imports import later
 from .adapters import adapter_pairs, first_factor, second_factor
 from .average import example_shares, weighted_average
 from .client_state import ClientState
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 
 Scale = tuple["float | Tensor", "dict[str, Tensor]"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader as lazy
-
 from ..checks import CLIENTS, Range, in_range
+from ..imports import later
 from .conditions import check_attackers, require_returned
 from .decomposition import Multiplier
 from .distances import squared_distances
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 
 @dataclass(frozen=True)

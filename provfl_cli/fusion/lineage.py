@@ -22,15 +22,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
+from ..imports import later
 from .fuse import Fusion, FusionResult
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 FORGOTTEN = "forgotten"
 KINDS = ("noise", "stale", FORGOTTEN)

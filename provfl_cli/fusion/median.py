@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
+from ..imports import later
 from .coordinates import middle
 from .fuse import Shares
 from .plain import PlainServer
@@ -15,7 +14,7 @@ from .updates import Updates
 if TYPE_CHECKING:
     import torch
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader as lazy
-
 from ..checks import CLIENTS, Range, in_range
 from ..errors import InputError
+from ..imports import later
 from .conditions import check_attackers, clients_a_round, require_returned
 from .decomposition import Multiplier
 from .distances import squared_distances
@@ -21,7 +20,7 @@ from .updates import Updates
 if TYPE_CHECKING:
     import torch
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader as lazy
-
 from ..checks import RATE, in_range
+from ..imports import later
 from .average import example_shares
 from .decomposition import Multiplier
 from .distances import distances_from
@@ -18,7 +17,7 @@ from .updates import Updates
 if TYPE_CHECKING:
     import torch
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 
 @dataclass(frozen=True)

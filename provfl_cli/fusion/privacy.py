@@ -18,10 +18,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
-import lazy_loader as lazy
-
 from ..checks import BETWEEN_0_AND_1, FRACTION, RATE, Range, in_range
 from ..errors import InputError
+from ..imports import later
 from ..seeds import generator
 from .accounting import Ledger, PrivacySpent, central, local, require_accountant
 from .conditions import fusion_name
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 CLIP_NORM = "privacy:clip_norm"
 COUNT_NOISE_SHARE = 20  # clients for each unit of noise on the count, as Andrew et al. 2021 recommend

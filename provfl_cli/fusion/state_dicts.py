@@ -10,16 +10,15 @@ from collections.abc import Mapping, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
-
 from ..coverage import printable
 from ..errors import InputError
+from ..imports import later
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 LARGEST_COUNT = 10**12  # training examples of one client
 

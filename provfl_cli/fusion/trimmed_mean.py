@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from math import floor
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader as lazy
-
 from ..checks import CLIENTS, Range, in_range
 from ..errors import InputError
+from ..imports import later
 from .conditions import clients_a_round, require_returned
 from .coordinates import middle
 from .federation import Federation
@@ -20,7 +19,7 @@ from .updates import Updates
 if TYPE_CHECKING:
     import torch
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 
 @dataclass(frozen=True)

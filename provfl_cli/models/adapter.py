@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
-
 from ..config.lora import ALL_LINEAR, Lora
 from ..errors import InputError, did_you_mean
 from ..imports import later
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 peft: Any = later("peft")
 

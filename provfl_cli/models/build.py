@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
-
 from ..config.lora import Lora
 from ..config.schema import Model
 from ..config.targets import check_call, imported_function
 from ..data.federated import Dialogues, Form, Pictures, Texts
 from ..errors import InputError, brief, did_you_mean
+from ..imports import later
 from ..seeds import derived_seed
 from .adapter import adapted
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 
 KEY = "model._target_"

@@ -6,18 +6,18 @@ from dataclasses import astuple, dataclass, fields
 from os import PathLike
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 import numpy as np
 
 from ..coverage import coverage_warning, printable
 from ..errors import InputError, did_you_mean
+from ..imports import later
 from ..markup import Markup, bar, cell, table
 from .saved import load_parts, save_parts
 
 if TYPE_CHECKING:
     import pandas as pd
 else:
-    pd = lazy.load("pandas")
+    pd = later("pandas")
 
 INPUTS_SHOWN = 5
 CLIENTS_SHOWN = 10

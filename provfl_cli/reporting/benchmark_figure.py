@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 import numpy as np
 import pandas as pd
 
 from ..comparison.benchmark import Benchmark, name_of_method
 from ..comparison.headings import HEADINGS
 from ..evaluation.ranges import range_of
+from ..imports import later
 from .figure_files import default_style, figure_text
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from . import canvas
 else:
-    canvas = lazy.load("provfl_cli.reporting.canvas", suppress_warning=True)
+    canvas = later("provfl_cli.reporting.canvas")
 
 COLOURS = "cividis"  # as good in grey, and for the colour-blind
 DARK = 0.45  # below it a figure is written in white

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.segment import Segment
 from rich.style import Style
 
+from ..imports import later
+
 if TYPE_CHECKING:
     from .. import pixels
 else:
-    pixels = lazy.load("provfl_cli.pixels", suppress_warning=True)
+    pixels = later("provfl_cli.pixels")
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
 SHADES = " ░▒▓█"

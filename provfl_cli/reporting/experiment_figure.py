@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 import numpy as np
 
 from ..comparison.curves import TIMES, Panel, Picture, picture
 from ..config.schema import Experiment
 from ..evaluation.ranges import range_of
+from ..imports import later
 from . import experiment_marks as marks
 from . import experiment_words as words
 from .figure_files import default_style, figure_text
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from . import canvas
 else:
-    canvas = lazy.load("provfl_cli.reporting.canvas", suppress_warning=True)
+    canvas = later("provfl_cli.reporting.canvas")
 
 WIDTH = 3.5  # inches: a column
 PANEL = 1.35  # inches: height of a panel with an axis

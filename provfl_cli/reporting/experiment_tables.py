@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 import numpy as np
 
 from ..comparison.curves import metric_of, read
@@ -17,6 +16,7 @@ from ..comparison.reproduction import PUBLISHED, PublishedFigure, Reproduction, 
 from ..comparison.settings import MISSING, short
 from ..config.schema import Experiment
 from ..evaluation.backdoor import looked_for
+from ..imports import later
 from ..results.files import write_csv, write_text
 from .experiment_figure import drawn
 from .figure_files import write_figure
@@ -27,7 +27,7 @@ from .tables import to_latex, to_markdown
 if TYPE_CHECKING:
     import pandas as pd
 else:
-    pd = lazy.load("pandas")
+    pd = later("pandas")
 
 ROUNDS_SHOWN = 10
 WHOLE = ("clients_kept",)  # numbers of things, in the middle of the seeds

@@ -8,9 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
-
 from ..harmless import harmless
+from ..imports import later
 from ..store.disk import replacing
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from . import canvas
 else:
-    canvas = lazy.load("provfl_cli.reporting.canvas", suppress_warning=True)
+    canvas = later("provfl_cli.reporting.canvas")
 
 # Okabe and Ito's colours, told apart by colour-blind readers; dashes and markers tell lines apart without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")

@@ -7,13 +7,13 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 import numpy as np
 
 from ..data.picture import open_picture
 from ..errors import InputError, did_you_mean
 from ..evaluation.contributions import Trace
 from ..harmless import harmless
+from ..imports import later
 from ..results.run import RunContents
 from ..store.disk import replacing
 from .figure_files import COLOURS, MARKERS, default_style, figure_text
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from . import canvas
 else:
-    canvas = lazy.load("provfl_cli.reporting.canvas", suppress_warning=True)
+    canvas = later("provfl_cli.reporting.canvas")
 
 ENDINGS = (".pdf", ".png", ".svg")
 STYLE: dict[Any, Any] = {

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -20,12 +19,13 @@ from ..comparison.join import LARGEST, JoinedRuns, grouped, plain, records
 from ..comparison.settings import MISSING, short
 from ..evaluation.ranges import counted_things
 from ..harmless import harmless
+from ..imports import later
 from .table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
 else:
-    pd = lazy.load("pandas")
+    pd = later("pandas")
 
 SETTINGS_ROOM = 0.6  # of a console's width
 GAP = 3  # between columns: padding, and the box

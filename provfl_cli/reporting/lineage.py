@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from ..evaluation.fading import Fading
 from ..harmless import harmless
+from ..imports import later
 from .figure_files import COLOURS, MARKERS, default_style, figure_text
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from . import canvas
 else:
-    canvas = lazy.load("provfl_cli.reporting.canvas", suppress_warning=True)
+    canvas = later("provfl_cli.reporting.canvas")
 
 CLIENTS_SHOWN = 8
 ROUNDS_SHOWN = 8

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 import numpy as np
 
 from ..harmless import harmless, harmless_json, spreadsheet_cell
+from ..imports import later
 from ..store.disk import replacing
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from .. import parquet
 else:
-    pd = lazy.load("pandas")
-    parquet = lazy.load("provfl_cli.parquet", suppress_warning=True)
+    pd = later("pandas")
+    parquet = later("provfl_cli.parquet")
 
 
 def write_text(path: Path, text: str) -> None:

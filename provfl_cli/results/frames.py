@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 import numpy as np
 
 from ..data.federated import Dialogues, FederatedData, Texts
+from ..imports import later
 from ..provenance.contributions import Contributions
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from .. import pixels
 else:
-    pd = lazy.load("pandas")
-    pixels = lazy.load("provfl_cli.pixels", suppress_warning=True)
+    pd = later("pandas")
+    pixels = later("provfl_cli.pixels")
 
 LAYER_COLUMNS = ("round", "input", "layer", "client", "contribution", "active_neurons", "neurons")
 

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 import numpy as np
 
 from ..bounded import Oversized
+from ..imports import later
 from .columns import run_table
 from .wrong import WrongContent
 
 if TYPE_CHECKING:
     import pandas as pd
 else:
-    pd = lazy.load("pandas")
+    pd = later("pandas")
 
 FILE = "clients.csv"
 COLUMNS = ("client", "label", "examples")

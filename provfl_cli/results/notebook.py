@@ -9,11 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
-
 from ..bounded import LINES_BYTES, read_text
 from ..coverage import recorded_warning
 from ..errors import InputError
+from ..imports import later
 from ..markup import Markup, cell, table
 from .checksums import SUSPICION, read_manifest
 from .columns import TRUTH, run_table
@@ -24,7 +23,7 @@ from .wrong import WrongContent
 if TYPE_CHECKING:
     import pandas as pd
 else:
-    pd = lazy.load("pandas")
+    pd = later("pandas")
 
 FIGURES = (  # of the summary: the key, that of its chance level, and what it is called
     ("lds", "", "retrained with other clients (LDS)"),

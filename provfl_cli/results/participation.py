@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
+from ..imports import later
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..config.schema import Federation
     from ..federation.participation import Roster
 else:
-    pd = lazy.load("pandas")
+    pd = later("pandas")
 
 
 def participation_frame(

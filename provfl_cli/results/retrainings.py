@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 import numpy as np
 
+from ..imports import later
 from ..retraining.designs import Retraining
 from ..retraining.predictions import Asked
 from ..retraining.train import Outcome
@@ -15,7 +15,7 @@ from ..retraining.train import Outcome
 if TYPE_CHECKING:
     import pandas as pd
 else:
-    pd = lazy.load("pandas")
+    pd = later("pandas")
 
 RETRAININGS, RETRAINED = "retrainings.csv", "retrained.parquet"
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-import lazy_loader as lazy
 import numpy as np
+
+from ..imports import later
 
 if TYPE_CHECKING:
     import pandas as pd
 else:
-    pd = lazy.load("pandas")
+    pd = later("pandas")
 
 FILE = "tokens.parquet"
 COLUMNS = ("round", "scope", "target", "input", "position", "token", "text", "client", "contribution")

@@ -33,8 +33,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
 from ..bounded import LINES_BYTES as ROUND_BYTES
 from ..bounded import read_json
 from ..errors import RunError
@@ -42,6 +40,7 @@ from ..fusion.adapters import SideBySide, adapter_pairs, first_factor, is_merged
 from ..fusion.buffered import Buffered
 from ..fusion.decomposition import Decomposition, Multiplier
 from ..fusion.lineage import Lineage, LineageRows
+from ..imports import later
 from .manifest import metrics_values, round_values
 from .sealed import check_seal
 from .stored_values import read_format
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 FORMAT = 3
 READABLE = (2, FORMAT)

@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-import lazy_loader as lazy
 from safetensors import safe_open
 
 from ..bounded import check_safetensors
 from ..errors import RunError
+from ..imports import later
 from .disk import checksum
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later("torch")
 
 ALIGNMENT = 64  # bytes: where the tensors start, so that mapped tensors are aligned as torch's own
 DTYPES = {  # as safetensors calls the types that a file may hold, and as torch does

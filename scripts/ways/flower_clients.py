@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 import torch
 from federation import initial_model
 from torch import nn
@@ -14,11 +13,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from provfl_cli.config.plain import from_text
 from provfl_cli.config.schema import Federation
 from provfl_cli.data.load import federated_data
+from provfl_cli.imports import later
 
 if TYPE_CHECKING:
     import flower_pictures
 else:
-    flower_pictures = lazy.load("flower_pictures")  # only `flower` has pictures, and what reads them takes memory
+    flower_pictures = later("flower_pictures")  # only `flower` has pictures, and what reads them takes memory
 
 Shares = Callable[[int], Any]
 """The data set of the client at a position."""

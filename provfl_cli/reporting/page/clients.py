@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 import numpy as np
 
 from ...evaluation.contributions import Trace
 from ...evaluation.fading import fading, over_rounds
+from ...imports import later
 from ...results.run import RunContents, last_part
 
 if TYPE_CHECKING:
     import scipy
 else:
-    scipy = lazy.load("scipy")
+    scipy = later("scipy")
 
 MOST_CELLS = 10_000_000  # rounds x clients: a page of more no browser opens
 

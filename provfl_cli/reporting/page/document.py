@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from markupsafe import Markup
 
 from ...comparison.settings import common, differing, value, written
 from ...config.stored_config import leaves
 from ...harmless import harmless_lines, harmless_values
+from ...imports import later
 from ...results.folders import MissingRun, RunFolder
 from ...results.run import RunContents, read_contents
 from ..table import Table
@@ -33,7 +33,7 @@ from .without import what_ifs
 if TYPE_CHECKING:
     import jinja2
 else:
-    jinja2 = lazy.load("jinja2")
+    jinja2 = later("jinja2")
 
 DETAILED = 8  # runs that are shown in full
 CELLS = 2_400_000  # numbers in the maps of all runs together

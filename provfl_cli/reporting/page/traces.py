@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 import numpy as np
 
 from ...data.picture import open_picture
 from ...evaluation.contributions import Trace
+from ...imports import later
 from ...results.answer import OF_MODEL
 from ...results.run import Key, RunContents
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import scipy
     from PIL import Image
 else:
-    pd = lazy.load("pandas")
-    scipy = lazy.load("scipy")
-    Image = lazy.load("PIL.Image", suppress_warning=True)
+    pd = later("pandas")
+    scipy = later("scipy")
+    Image = later("PIL.Image")
 
 TOP = 6  # clients named on a card
 SMALL_PICTURE = 4096  # bytes: what is larger is made smaller
