@@ -71,7 +71,7 @@ def test_interrupted_it_says_so_and_leaves_nobody_at_work(
     folder.mkdir()
     sweep = ["-m", "seed=0,1", "hydra.sweep.dir=sweep"] if group else []
     started = Command(folder, *RUN, "federation.rounds=1000", "provenance.rounds=last", *sweep)
-    started.until_it_says("shaded:")
+    started.until_it_says("2 jobs" if sweep else "shaded:")
     assert wait_for(lambda: any(folder.glob("cache/federations/*/rounds/[0-9]*")), 60)
     workers = children(started.pid)
     assert workers
