@@ -67,6 +67,14 @@ def test_away_from_the_others_and_narrow_is_named_each_alone_is_not() -> None:
     assert named(measured("direction", EVEN), measured("narrow", narrow)) == []
 
 
+def test_unsure_and_against_what_is_right_is_named_each_alone_is_not() -> None:
+    """Of the spread of `EVEN`, 0.82: 5.2 is a z of 6.3."""
+    high = with_one(0, 5.2)
+    assert named(measured("entropy", high), measured("against", high), measured("swap", EVEN)) == [0]
+    assert named(measured("entropy", high), measured("against", EVEN), measured("swap", EVEN)) == []
+    assert named(measured("entropy", EVEN), measured("against", high), measured("swap", with_one(0, 4.0))) == []
+
+
 def test_an_earlier_round_names_only_who_is_far_beyond_the_threshold() -> None:
     assert named(measured("norm", np.full(10, 1.0)), measured("norm", np.r_[1e9, np.ones(9)], 5)) == [0]
     assert named(measured("norm", np.full(10, 1.0)), measured("norm", np.r_[1e9, np.ones(9)], 2)) == []

@@ -45,12 +45,13 @@ CHARGES: Mapping[str, Charge] = {
         Charge(Score("lineage_top", "high", 7.5, 0.1), "behind most of {}, over all rounds"),
         Charge(Score("contrary", "high", 5.0, 1.0), "its update points away from the others', and to few answers"),
         Charge(
-            Score("blurred", "high", 3.5, 1.0), "its own model is unsure, and its update works against right answers"
+            Score("blurred", "high", 4.75, 1.0), "its own model is unsure, and its update works against right answers"
         ),
     )
 }
 NARROW = 2.0  # times the z of `narrow` is as much as that of `direction`
 BLURRED = ("entropy", "against", "swap")
+TOGETHER = 1.5  # times the mean z of these
 CALIBRATED = 10  # clients in the federations that thresholds were chosen on
 EARLIER = 3.0  # times its threshold a score has to be in an earlier round: there are many, and attacks upset others
 FIRST = 3  # round whose scores say something: before, models know little
@@ -98,7 +99,8 @@ def judged(measured: Sequence[Measured]) -> list[Judged]:
 
     contrary: `direction` and `narrow` both: the lesser of the z of the one and twice that of the other. Clients with
         labels of their own are often away from the others, and who holds few labels is narrow; both is rare.
-    blurred: the mean z of `entropy`, `against` and `swap`: noise in labels raises all three.
+    blurred: the z of `entropy`, but no more than `TOGETHER` times the mean of it, `against` and `swap`: noise in labels
+        raises all three.
     """
     found = [
         Judged(each, _z(each, CHARGES[each.score].score), _threshold(each.score, len(each.clients)))
@@ -111,7 +113,8 @@ def judged(measured: Sequence[Measured]) -> list[Judged]:
         found.append(_joint("contrary", away, np.minimum(away.z, NARROW * narrow.z)))
     if set(BLURRED) <= set(by_name):
         parts = [by_name[name] for name in BLURRED]
-        found.append(_joint("blurred", parts[0], np.mean([part.z for part in parts], axis=0)))
+        mean = np.mean([part.z for part in parts], axis=0)
+        found.append(_joint("blurred", parts[0], np.minimum(parts[0].z, TOGETHER * mean)))
     return found
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from ..bounded import read_json
 from ..checks import excerpt
-from .checksums import DIAGNOSIS as FILE
+from .checksums import DIAGNOSIS
 from .columns import LARGEST, LARGEST_COUNT
 from .wrong import WrongContent, shown
 
+FILE = DIAGNOSIS
 FORMAT = 1
 
 
