@@ -56,10 +56,11 @@ rounds; Dirichlet 0.3, or iid). Client {FAULTY} is honest until round {SINCE} be
 All rounds are gone through as `provfl watch` does it: 500 labelled test inputs, the thresholds as they are.
 
 The thresholds (10 standard deviations from a client's own past, 1.5 times those of
-[suspicion](../../provfl_cli/attribution/README.md#suspicion-who-is-unlike-the-others-or-nobody) from the others), and
-that the first two rounds are no past, were chosen on seeds 0 to 3 of Dirichlet, clean and with all labels 0; of other
-kinds, partitions and seeds nothing had been seen. *Others named* counts how often a client that did no wrong left the
-band. From round {SINCE} on the global model is worse, and honest clients pull it back, each as its data have it.
+[suspicion](../../provfl_cli/attribution/README.md#suspicion-who-is-unlike-the-others-or-nobody) from the others),
+and that the first two rounds are no past, were chosen on seeds 0 to 3 of Dirichlet, clean and with all labels 0; of
+other kinds, partitions and seeds nothing had been seen. Five federations of a row say something, one says little.
+*Others named* counts how often a client that did no wrong left the band. From round {SINCE} on the global model is
+worse, and honest clients pull it back, each as its data have it.
 
 Clients hold labels as the partition deals them: under Dirichlet, seed 0, client 0 has 34 ones among 263 examples and no
 seven, so that exchanging the two changes little. A fault of so few labels is the hard case of the watch.
