@@ -37,8 +37,11 @@ def engine(site: Site, workers: int) -> Iterator[Perform]:
 
 def perform_here(site: Site, tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
     """Perform tasks in this process, one after the other."""
+    device = next(site.model.parameters()).device
+    # Of no GPU that is not used: a forked process cannot even ask one for its generator.
+    devices = [device] if device.type == "cuda" else []
     for position, task in enumerate(tasks):
-        with one_thread(), torch.random.fork_rng():
+        with one_thread(), torch.random.fork_rng(devices):
             result = site.perform(task)
         yield position, result
 

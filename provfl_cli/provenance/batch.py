@@ -199,7 +199,7 @@ def add_use(setup: Setup, sums: Sums, call: Call, gradient: Tensor, sample: int)
             rows = summed_rows if stack.source.decomposition.products else product_rows
             part = rows(call, g, stack) * beta
         else:
-            part = contract(factor, stack.block(weight), stack.rows).to(stack.wide) * beta
+            part = contract(factor, stack.block(weight), stack.rows, stack.numbers).to(stack.wide) * beta
         sums.rows += part
         _add_layer(sums, call.layer, part, stack, sample)
         if not checked:
@@ -239,7 +239,7 @@ def add_pool(sums: Sums, stack: Stack, sample: int) -> None:
     chunk: list[tuple[str, str, Tensor]] = []
     for entry in sums.pool:
         chunk.append(entry)
-        if sum(gradient.shape[1] for _, _, gradient in chunk) * stack.rows > POOL_BLOCK:
+        if sum(gradient.shape[1] for _, _, gradient in chunk) * stack.rows > (stack.numbers or POOL_BLOCK):
             _add_pooled(sums, stack, sample, chunk)
             chunk = []
     if chunk:

@@ -77,7 +77,7 @@ def add_alone(setup: Setup, sums: Sums, batch: Mapping[str, Tensor], kind: str, 
             sums.unchecked[layers[name]] = None
             zero = torch.zeros_like(parameters[position])
             factor = Dense(torch.stack([zero if row is None else row for row in rows]).to(stack.dtype))
-            part = contract(factor, stack.block(Weight((name,))), stack.rows).to(stack.wide)
+            part = contract(factor, stack.block(Weight((name,))), stack.rows, stack.numbers).to(stack.wide)
             part = part * setup.betas[layers[name]]
             sums.rows[start:stop] += part
             sums.right[start:stop] += left_side(part, stack)

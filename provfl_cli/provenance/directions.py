@@ -44,7 +44,7 @@ def along(setup: Setup) -> Stack:
     whole = Decomposition(torch.full((DIRECTIONS,), 1 / DIRECTIONS, dtype=torch.float64), {}, {})
     source = RoundInMemory(range(DIRECTIONS), whole, weights, weights, directions)
     stack = Stack.open(source, "weights", list(directions), setup.stack.device, dtype, "none")
-    return replace(stack, kinds=())
+    return replace(stack, kinds=(), numbers=setup.stack.numbers)
 
 
 def scores(logits: Tensor) -> Tensor:

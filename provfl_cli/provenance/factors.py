@@ -21,6 +21,8 @@ Block = Callable[[slice | Tensor, Select | None], Tensor]
 # Numbers in one block: few enough to be still in the cache when they are read again; with many positions, where forming
 # `G` is what takes the time, up to four times as many, since a product of few rows is slow.
 BLOCK_NUMBERS = 1 << 20
+# Of forming a gradient: its memory traffic, and for each position and each client; in units of `outputs_are_cheaper`.
+COSTS = {"cpu": (24, 1.2, 0.8), "cuda": (64, 1.0, 1.5)}
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,21 @@ class Outer:
 Factor = Dense | Gather | Outer
 
 
-def contract(factor: Factor, block: Block, stack: int) -> Tensor:
-    """`<X_k, G_b>` for every input and each of the `stack` rows: `[batch, stack]`, in the type of the factors."""
+def contract(factor: Factor, block: Block, stack: int, numbers: int | None = None) -> Tensor:
+    """`<X_k, G_b>` for every input and each of the `stack` rows: `[batch, stack]`, in the type of the factors.
+
+    `numbers` are those of one block, None: as few as stay in the cache of a CPU.
+    """
+    numbers = numbers or BLOCK_NUMBERS
     if isinstance(factor, Dense):
         gradient = factor.gradient.reshape(len(factor.gradient), -1)  # of a scalar parameter: one number an input
         return gradient @ block(slice(None), None).reshape(stack, -1).T
     if isinstance(factor, Gather):
-        return _contract_gather(factor, block)
-    return _contract_outer(factor, block, stack)
+        return _contract_gather(factor, block, numbers)
+    return _contract_outer(factor, block, stack, numbers)
 
 
-def _contract_gather(factor: Gather, block: Block) -> Tensor:
+def _contract_gather(factor: Gather, block: Block, numbers: int) -> Tensor:
     # Positions without gradient (padding, masked neurons) need no look at any client.
     alive = (factor.values != 0).any(2)
     used, position = factor.rows[alive].unique(return_inverse=True)
@@ -72,25 +78,26 @@ def _contract_gather(factor: Gather, block: Block) -> Tensor:
     values = factor.values[alive]
     stack = block(used, None)
     result = values.new_zeros(len(alive), len(stack))
-    for k, rows in enumerate(stack):
-        result[:, k].index_add_(0, example, torch.linalg.vecdot(rows[position], values))
+    step = max(1, numbers // max(1, values.numel()))
+    for k in range(0, len(stack), step):
+        result[:, k : k + step].index_add_(0, example, torch.linalg.vecdot(stack[k : k + step, position], values).T)
     return result
 
 
-def _contract_outer(factor: Outer, block: Block, stack: int) -> Tensor:
+def _contract_outer(factor: Outer, block: Block, stack: int, numbers: int) -> Tensor:
     if len(factor.left) > 1 and factor.right.shape[1] == 1:
         if factor.right.stride(0) == 0:
-            return _contract_of_one_text(factor, block, stack)
+            return _contract_of_one_text(factor, block, stack, numbers)
         if factor.left.stride(0) == 0 and stack <= len(factor.left):
-            return _contract_transposed_of_one_text(factor, block, stack)
+            return _contract_transposed_of_one_text(factor, block, stack, numbers)
     factor = _live_positions(factor)
     batch, groups, inputs, positions = factor.right.shape
     if positions == 0:  # an expert that no input was sent to
         return factor.left.new_zeros(batch, stack)
     per_group = factor.left.shape[1] // groups
-    by_outputs = outputs_are_cheaper(positions, stack)
+    by_outputs = outputs_are_cheaper(positions, stack, factor.left.device.type)
     widest = max(inputs, batch * positions) * stack if by_outputs else inputs * max(batch, stack)
-    numbers = BLOCK_NUMBERS if by_outputs else BLOCK_NUMBERS * min(max(positions, 4), 16) // 4
+    numbers = numbers if by_outputs else numbers * min(max(positions, 4), 16) // 4
     step = max(1, numbers // widest)
     total = factor.left.new_zeros(batch, stack)
     for group in range(groups):
@@ -108,7 +115,7 @@ def _contract_outer(factor: Outer, block: Block, stack: int) -> Tensor:
     return total
 
 
-def _contract_of_one_text(factor: Outer, block: Block, stack: int) -> Tensor:
+def _contract_of_one_text(factor: Outer, block: Block, stack: int, numbers: int) -> Tensor:
     """The same where all inputs of the batch have the same `right`: tokens of one text, each with its own gradient."""
     alive = (factor.left != 0).flatten(0, 1).any(0)
     left, right = factor.left[:, :, alive], factor.right[0, 0][:, alive]
@@ -119,7 +126,7 @@ def _contract_of_one_text(factor: Outer, block: Block, stack: int) -> Tensor:
         return total
     # Every client's outputs once for all tokens, or the gradient of each; units as in `outputs_are_cheaper`.
     by_outputs = positions * stack * (1 + batch / inputs) < batch * (24 + 1.2 * positions + 0.8 * stack)
-    step = max(1, BLOCK_NUMBERS // (max(inputs, positions) * stack if by_outputs else inputs * max(batch, stack)))
+    step = max(1, numbers // (max(inputs, positions) * stack if by_outputs else inputs * max(batch, stack)))
     for start in range(0, outputs, step):
         rows = slice(start, min(outputs, start + step))
         clients, g = block(rows, factor.select).flatten(2), left[:, rows]  # [stack, rows, I], [batch, rows, T]
@@ -132,7 +139,7 @@ def _contract_of_one_text(factor: Outer, block: Block, stack: int) -> Tensor:
     return total
 
 
-def _contract_transposed_of_one_text(factor: Outer, block: Block, stack: int) -> Tensor:
+def _contract_transposed_of_one_text(factor: Outer, block: Block, stack: int, numbers: int) -> Tensor:
     """The same where the common side is `left`: weights that are stored `[inputs, outputs]`."""
     g = factor.right[:, 0]  # [batch, outputs, T]
     alive = (g != 0).flatten(0, 1).any(0)
@@ -141,7 +148,7 @@ def _contract_transposed_of_one_text(factor: Outer, block: Block, stack: int) ->
     if not positions:
         return g.new_zeros(batch, stack)
     made = g.new_zeros(stack, outputs, positions)
-    step = max(1, BLOCK_NUMBERS // (outputs * stack))
+    step = max(1, numbers // (outputs * stack))
     for start in range(0, len(z), step):
         rows = slice(start, min(len(z), start + step))
         clients = block(rows, factor.select).flatten(2)  # [stack, rows, outputs]
@@ -155,7 +162,8 @@ def _live_positions(factor: Outer) -> Outer:
     Inputs may have different ones: as many are kept of each as the most that any has.
     """
     outputs, positions = factor.left.shape[1:]
-    if positions < 4 or min(outputs, factor.right.shape[2]) < 64:  # looking costs as much as what it may save
+    # Looking costs as much as what it may save; and on a GPU, what else it could be asked for meanwhile.
+    if positions < 4 or min(outputs, factor.right.shape[2]) < 64 or factor.left.is_cuda:
         return factor
     # Which of the two sides is the gradient depends on how the weight is stored.
     alive = (factor.left != 0).any(1) & (factor.right != 0).flatten(1, 2).any(1)
@@ -171,13 +179,13 @@ def _live_positions(factor: Outer) -> Outer:
 def _live_rows(left: Tensor, inputs: int) -> Tensor | None:
     """Rows that some input reaches with a gradient; None for all, also where leaving some out would not pay."""
     _, rows, positions = left.shape
-    if 4 * positions > inputs:  # looking costs as much as what it may save
+    if 4 * positions > inputs or left.is_cuda:  # looking costs as much as what it may save
         return None
     live = left.abs().amax((0, 2)).nonzero().squeeze(1)
     return None if 4 * len(live) > 3 * rows else live
 
 
-def outputs_are_cheaper(positions: int, stack: int) -> bool:
+def outputs_are_cheaper(positions: int, stack: int, device: str = "cpu") -> bool:
     """Whether evaluating every client's layer beats forming the gradient, for one weight and one input.
 
     - By outputs: `positions * stack` multiplications in one large matrix product, which runs at full speed.
@@ -188,7 +196,8 @@ def outputs_are_cheaper(positions: int, stack: int) -> bool:
     two AVX-512 cores with MKL (`scripts/bench_provenance.py --calibrate` prints these for another machine). So few
     positions favour the first way, whatever the number of clients: a fully connected layer has one.
     """
-    return positions * stack < 24 + 1.2 * positions + 0.8 * stack
+    moved, formed, contracted = COSTS.get(device, COSTS["cpu"])
+    return positions * stack < moved + formed * positions + contracted * stack
 
 
 class _Gradient:

@@ -148,7 +148,7 @@ def summed_rows(call: Call, g: Tensor, stack: Stack) -> Tensor:
         shares = stack.source.decomposition.example_weights.to(g.device, g.dtype)
         stored = stack.source.weights()[name].to(g.device, g.dtype)
         lost = stored - columns * shares.repeat_interleave(rank)
-    step = max(1, BLOCK_NUMBERS // max(1, clients * rank))
+    step = max(1, (stack.numbers or BLOCK_NUMBERS) // max(1, clients * rank))
     for at in range(0, len(u), step):
         where = slice(at, at + step)
         parts = (u[where] * (g[where] @ columns)).view(-1, clients, rank).sum(2)

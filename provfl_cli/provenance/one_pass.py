@@ -22,6 +22,7 @@ from .batch import add_pool, add_use, left_behind, names_of, traces_left
 from .calls import Call
 from .deterministic import BESIDE, depending, rows_to_ask
 from .marks import mark_inputs
+from .memory import activations
 from .neurons import activated_neurons, positions_of
 from .outputs import numbers_of
 from .own_functions import own_functions
@@ -192,7 +193,7 @@ class _Pass:
         if own is None or not outputs:
             return
         most = own.shape[1]
-        room = (self.limit or self.setup.settings.memory_mb * 2**20) // HELD
+        room = (self.limit or activations(self.setup.settings.memory_mb, own.device)) // HELD
         room = min(room, ENOUGH) if own.device.type == "cpu" else room
         step = max(1, room // max(1, sum(output.nbytes for output in outputs)))
         for start in range(0, most, step):

@@ -309,7 +309,10 @@ def _by_recorder(setup: Setup, batch: Mapping[str, Tensor], stack: Stack, asked:
         g = call.examples(gradient.to(stack.dtype), call.axis)
         try:
             factors, _ = per_input(call, g)
-            parts = {w.names: contract(factors[k], stack.block(w), stack.rows) for k, w in call.weights.items()}
+            parts = {
+                w.names: contract(factors[k], stack.block(w), stack.rows, stack.numbers)
+                for k, w in call.weights.items()
+            }
         except (RunError, TooLarge, torch.OutOfMemoryError):
             raise
         except Exception:

@@ -150,14 +150,15 @@ def product_rows(call: Call, g: Tensor, stack: Stack) -> Tensor:
     example = torch.arange(batch, device=g.device).repeat_interleave(positions)
     z, g = z.reshape(-1, inputs), g.reshape(-1, outputs)
     reader, second_reader = stack.block(first_weight), stack.block(second_weight)
-    ranks = max(1, BLOCK_NUMBERS // (stack.rows * max(inputs, outputs)))
+    numbers = stack.numbers or BLOCK_NUMBERS
+    ranks = max(1, numbers // (stack.rows * max(inputs, outputs)))
     for start in range(0, rank, ranks):
         chosen = slice(start, min(rank, start + ranks))
         count = chosen.stop - chosen.start
         a_rows = reader(chosen, None).reshape(-1, inputs).T.clone()  # a copy: the next block takes its memory
         b_rows = second_reader(slice(None), partial(_columns, chosen=chosen)).transpose(0, 1)
         b_rows = b_rows.reshape(outputs, -1)
-        step = max(1, BLOCK_NUMBERS // (stack.rows * count))
+        step = max(1, numbers // (stack.rows * count))
         for at in range(0, len(z), step):
             where = slice(at, at + step)
             a = (z[where] @ a_rows).view(-1, stack.rows, count)

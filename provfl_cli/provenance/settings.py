@@ -34,8 +34,9 @@ class Provenance:
         layer_decay: weight of a layer: this to the power of its distance from the last.
         layers: `all`, `last`, or a list of layer types or of modules' names, such as `layers.2.mlp`.
         rounds: which rounds a run traces: `last`, `all` or a list of numbers; a trace of one round does not ask.
-        batch_size: inputs traced together; None: as many as `memory_mb` allows, 64 at most.
-        memory_mb: MB for the activations of the inputs traced together.
+        batch_size: inputs traced together; None: as many as `memory_mb` allows, 64 at most (on a GPU 512).
+        memory_mb: MB for the activations of the inputs traced together; on a GPU also for blocks of clients.
+            None: 2048, and of a GPU what it has free.
         scope: `round`: this round's clients; `lineage`: also all that ever took part, over all rounds; `auto`: a run
             decides (`run.scope`).
         lineage_decay: of lineage: what is kept of a contribution from round to round.
@@ -59,7 +60,7 @@ class Provenance:
     layers: Any
     rounds: Annotated[Any, ROUNDS]
     batch_size: Annotated[int | None, Range(1, 100_000)]
-    memory_mb: Annotated[int, Range(1, 10_000_000)]
+    memory_mb: Annotated[int | None, Range(1, 10_000_000)]
     scope: str = "round"
     lineage_decay: Annotated[float, POSITIVE_FRACTION] = 1.0
     shards: Annotated[int | None, Range(1, 1024)] = None
@@ -115,7 +116,7 @@ _PROVFL = Provenance(
     layers="all",
     rounds="last",
     batch_size=None,
-    memory_mb=2048,
+    memory_mb=None,
 )
 # A run's are those of conf/provenance, which a test keeps the same.
 PRESETS: dict[str, dict[str, Any]] = {

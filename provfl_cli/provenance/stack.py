@@ -14,6 +14,7 @@ from .calls import Weight
 from .factors import Block, Select
 from .lineage import LineageRound
 from .state_dicts import from_state_dicts as from_state_dicts
+from .transfer import SMALL, Transfer
 
 CONTROL = "control"  # the row of what the server moved clients by
 CROSS = "cross"  # the row of what fusing the factors of adapters apart has made of their product (`products.py`)
@@ -76,6 +77,9 @@ class Stack:
         previous: the global tensors before.
         joined: rows of small parameters that were read together, kept for the next batch.
         scratch: the memory of the last block.
+        numbers: in one block of clients; None: as few as stay in the cache of a CPU.
+        transfer: how clients get to a GPU.
+        held: what was moved to a GPU and stays there: the global tensors before.
     """
 
     source: Source
@@ -88,6 +92,9 @@ class Stack:
     previous: Mapping[str, Tensor]
     joined: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     scratch: list[Tensor] = field(default_factory=list)
+    numbers: int | None = None
+    transfer: Transfer | None = None
+    held: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def open(
@@ -128,6 +135,7 @@ class Stack:
             device=device,
             dtype=dtype,
             previous=source.previous(),
+            transfer=Transfer(device) if device.type == "cuda" else None,
         )
 
     @property
@@ -194,7 +202,7 @@ class Stack:
         Written into one piece of memory that every call uses again: new memory costs more than what is done with it.
         """
         index = rows.cpu() if isinstance(rows, Tensor) else rows
-        before = self._part(self.previous[name], index, select)
+        before = self._part(self._before(name), index, select)
         block = self._memory(self.rows * before.numel()).view(self.rows, *before.shape)
         if isinstance(self.source, LineageRound):
             self._fill_over_rounds(block, self.source, name, before, index, select)
@@ -311,8 +319,24 @@ class Stack:
         """The wanted part of a tensor of a parameter's shape, or of one with clients in front."""
         # `select` first, a view: an index would copy what is not wanted as well.
         seen = tensor if select is None else select(tensor)
+        if isinstance(index, Tensor):
+            index = index.to(tensor.device)
         scalar = tensor.dim() == stacked
-        return self._move(seen if scalar else seen[:, index] if stacked else seen[index])
+        wanted = seen if scalar else seen[:, index] if stacked else seen[index]
+        on_the_way = self.transfer if stacked and tensor.device.type == "cpu" and wanted.nbytes > SMALL else None
+        if on_the_way is None:
+            return self._move(wanted)
+        there = on_the_way.moved(wanted)  # as it is stored: half the bytes of a round in half precision
+        as_it_is = there.is_floating_point() and 2 <= there.itemsize <= self.dtype.itemsize
+        return there if as_it_is else there.to(self.dtype)
+
+    def _before(self, name: str) -> Tensor:
+        """A tensor of the model before; on a GPU it stays there, since every block of it is read beside the clients."""
+        if self.device.type != "cuda":
+            return self.previous[name]
+        if name not in self.held:
+            self.held[name] = self.previous[name].to(self.device)
+        return self.held[name]
 
     def _memory(self, numbers: int) -> Tensor:
         if not self.scratch or len(self.scratch[0]) < numbers:

@@ -54,9 +54,52 @@ def differentiable_recurrence(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
+def exact_products() -> Iterator[None]:
+    """Compute products of float32 in float32, not from 10 bits of each factor as GPUs do (TF32).
+
+    Contributions are small parts of what layers put out, and have to add up to it: TF32, which torch's convolutions
+    take where nobody says otherwise, is off by more than they are.
+    """
+    backends = torch.backends
+    convolutions: Any = backends.cudnn
+    products: Any = backends.cuda.matmul
+    mkldnn: Any = backends.mkldnn
+    places: tuple[Any, ...] = (
+        backends,
+        convolutions,
+        products,
+        convolutions.conv,
+        convolutions.rnn,
+        mkldnn,
+        mkldnn.matmul,
+    )
+    before = [place.fp32_precision for place in places]
+    try:
+        word = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the caller has said it in two ways that differ
+        word = "high" if before[2] == "tf32" else "highest"
+    # Both of torch's ways of saying it: one that contradicts the other is an error where somebody reads it.
+    torch.set_float32_matmul_precision("highest")
+    convolutions.allow_tf32 = False
+    for place in places:
+        place.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(word)
+        convolutions.allow_tf32 = before[3] == "tf32"
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+
+
+@contextmanager
 def apart_from_caller() -> Iterator[None]:
-    """Leave `torch.inference_mode`, `torch.no_grad` and `torch.autocast` of whoever calls: a trace needs gradients."""
+    """Leave `torch.inference_mode`, `torch.no_grad` and `torch.autocast` of whoever calls: a trace needs gradients.
+
+    And products as exact as their type.
+    """
     with ExitStack() as stack:
+        stack.enter_context(exact_products())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for device in ("cpu", "cuda", "mps"):

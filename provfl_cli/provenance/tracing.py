@@ -28,6 +28,7 @@ from .checks import (
 from .conservation import check, residuals, suspicious
 from .contributions import Contributions, LayerTrace
 from .deterministic import check_weights_kept
+from .memory import TOO_LITTLE
 from .outputs import Inputs
 from .precision import CANCELS, cancels, computes_in_half, in_float32, in_type
 from .probe import MIXED, adapted, probed, probed_again
@@ -127,7 +128,10 @@ def trace_targets(
     responses = isinstance(model, ResponseScore)
     threads = threads_worth(sum(p.numel() for p in model.parameters())) if responses else nullcontext()
     with apart_from_caller(), threads:
-        return _traced_targets(model, inputs, source, settings, targets, layer_sample)
+        try:
+            return _traced_targets(model, inputs, source, settings, targets, layer_sample)
+        except torch.OutOfMemoryError as error:
+            raise RunError(TOO_LITTLE) from error
 
 
 def _traced_targets(
@@ -219,7 +223,7 @@ def _sums(work: Work) -> list[list[Sums]]:
     """Sums of each batch; where the model cannot even be asked plainly, InputError says so in place of its error."""
     try:
         return batches(work)
-    except (InputError, RunError):
+    except (InputError, RunError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         explain_failure(work.setup.structure.model, work.inputs, error)

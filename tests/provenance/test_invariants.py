@@ -366,7 +366,7 @@ def test_a_second_call_that_is_missed_is_caught(monkeypatch: pytest.MonkeyPatch)
     right = factors.contract
     monkeypatch.setattr(
         "provfl_cli.provenance.batch.contract",
-        lambda f, b, n: right(f, b, n) * (0.0 if next(counted) in (2, 3) else 1.0),
+        lambda *of: right(*of) * (0.0 if next(counted) in (2, 3) else 1.0),
     )
     with pytest.raises(RunError, match="conservation fails"):
         trace(model, inputs, source, settings(batch_size=1))

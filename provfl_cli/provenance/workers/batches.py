@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import torch
 
 from ...processes import can_fork, one_thread
 from ..calls import TooLarge
@@ -19,6 +22,7 @@ from .ray import on_ray
 from .work import Perform, Span, Work
 
 LARGEST_BATCH = 64  # more inputs at a time gain nothing
+LARGEST_ON_GPU = 512  # but on a GPU, to which every batch has the clients copied
 MOST_TOKENS = 512  # of responses; those of one share most of what is computed
 
 
@@ -32,7 +36,8 @@ def batches(work: Work) -> list[list[Sums]]:
     """
     settings, count = work.setup.settings, len(next(iter(work.inputs.values())))
     tokens = isinstance(work.setup.structure.model, ResponseScore) and not settings.shards  # which share batches out
-    size = settings.batch_size or (MOST_TOKENS if tokens else LARGEST_BATCH)
+    largest = LARGEST_ON_GPU if work.setup.stack.device.type == "cuda" else LARGEST_BATCH
+    size = settings.batch_size or (MOST_TOKENS if tokens else largest)
     parts: list[list[Sums]] = []
     start = 0
     with _hands(work, -(-count // size)) as perform:
@@ -63,7 +68,24 @@ def _hands(work: Work, count: int) -> Iterator[Perform]:
             yield perform
     else:
         with one_thread() if shards and on_cpu else nullcontext():
-            yield lambda spans: map(work.sums, spans)
+            yield lambda spans: (_as_memory_allows(work, span) for span in spans)
+
+
+def _as_memory_allows(work: Work, span: Span) -> list[Sums]:
+    """Sums of one batch; where the GPU's memory runs out, in smaller blocks of clients, after smaller batches.
+
+    Raises:
+        TooLarge: with fewer inputs it may do.
+    """
+    try:
+        return work.sums(span)
+    except torch.OutOfMemoryError:  # its traceback holds what had been computed
+        pass
+    torch.cuda.empty_cache()
+    if span.stop - span.start > 1:
+        raise TooLarge
+    stack = replace(work.setup.stack, numbers=None, joined={}, scratch=[])
+    return replace(work, setup=replace(work.setup, stack=stack)).sums(span)
 
 
 # -- processes of this machine ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from ...errors import InputError, RunError
 from ..batch import trace_batch
 from ..calls import TooLarge
 from ..depth import chosen_layers, layer_weights
+from ..memory import activations, block_numbers
 from ..merged import summed_pairs
 from ..one_pass import NotTogether, are_tokens, trace_tokens
 from ..products import factor_pairs
@@ -62,7 +63,7 @@ class Work:
             (kind, None if classes is None else classes[where].to(device)) for kind, classes in self.targets
         ]
         sample = max(0, min(self.layer_sample, span.stop) - span.start)
-        limit = self.setup.settings.memory_mb * 2**20 if span.bounded else None
+        limit = activations(self.setup.settings.memory_mb, device) if span.bounded else None
         if are_tokens(self.setup, batch, targets):
             try:
                 return trace_tokens(self.setup, batch, sample, limit)
@@ -91,7 +92,9 @@ def open_setup(model: nn.Module, source: Source, settings: Provenance) -> Setup:
     summed = source.decomposition.products
     pairs = summed_pairs(source) if summed else factor_pairs(source, names, settings.of) if products else {}
     cross = bool(pairs) and not summed
-    stack = Stack.open(source, settings.of, names, parameter.device, dtype, settings.client_weighting, cross)
+    device = parameter.device
+    stack = Stack.open(source, settings.of, names, device, dtype, settings.client_weighting, cross)
+    stack = replace(stack, numbers=block_numbers(settings.memory_mb, device, dtype.itemsize))
     betas = layer_weights(structure.modules, settings.layer_decay)
     chosen = frozenset(chosen_layers(structure.modules, settings.layers))
     if chosen.isdisjoint(structure.own):  # all contributions would be 0, and look like an answer
