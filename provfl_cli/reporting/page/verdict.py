@@ -107,7 +107,12 @@ def _diagnosed(opened: RunContents, found: Diagnosis) -> Verdict:
     now += _ask(opened)
     named = (*suspects, *others)
     return Verdict(
-        f"Who is behind {found.question}?", found.sentence, named, (*sure, *found.notes), tuple(now), diagnosed=True
+        f"Who is behind {found.question}?",
+        found.sentence,
+        named,
+        (*sure, *(note[:1].upper() + note[1:] for note in found.notes)),
+        tuple(now),
+        diagnosed=True,
     )
 
 
@@ -126,7 +131,7 @@ def _not_accused(opened: RunContents, found: Diagnosis, client: int, inputs: int
 
 
 def _suspect(opened: RunContents, found: Diagnosis, one: Suspect) -> NamedClient:
-    lines = list(one.reasons)
+    lines = [reason for reason in one.reasons if not reason.startswith("behind ")]  # which stands above
     if one.corrected is not None:
         lines.append(f"without it {one.corrected:,} of {found.inputs:,} are right" + (
             f", and {one.broken:,} right ones become wrong" if one.broken else ", and no right one becomes wrong"
@@ -159,14 +164,19 @@ def _voted(opened: RunContents, trace: Trace, first: SaidFirst) -> Verdict:
     else:
         sure.append(
             "So far this counts votes and accuses nobody: one that holds most examples of a label is on top of the "
-            "mistakes that say it, too. Nothing was fused again without anybody."
+            "mistakes that say it, too. "
+            + (
+                "What is right without it was measured: the round was fused again."
+                if any(voted.corrected is not None for voted in shown)
+                else "Nothing was fused again without anybody."
+            )
             if first.kind == "wrong"
             else "This counts votes: whether these predictions are right is not known, and nobody is accused."
         )
     sure += [*_learnt(opened), *_truth(opened)]
     now = []
-    if first.kind == "wrong" and opened.recorded is None:
-        now.append(("Measure it", f"provfl diagnose {_place(opened)}"))
+    if first.kind == "wrong" and opened.explains == "classes" and not opened.spoken:
+        now.append(("Measure it", f"provfl diagnose {_place(opened)}{_given(opened)}"))
     now += _ask(opened)
     return Verdict(
         question=f"Who is behind {many}?" if first.inputs > 1 else "Who is behind this prediction?",
@@ -224,7 +234,8 @@ def _learnt(opened: RunContents) -> Sequence[str]:
     """That the model has learnt next to nothing, where it has."""
     accuracy, guess = opened.run.figures.get("global_accuracy"), 1 / max(len(opened.labels), 1)
     if (
-        opened.explains != "classes"
+        opened.recorded is not None  # the inputs given need not be a test set
+        or opened.explains != "classes"
         or not isinstance(accuracy, float)
         or accuracy >= guess + LEARNT * (1 - guess)
         or opened.spoken
@@ -242,10 +253,18 @@ def _ask(opened: RunContents) -> list[tuple[str, str]]:
     if trace is None or not len(trace.inputs):
         return []
     if opened.recorded is not None:
-        return [("Ask about one input", f"provfl trace {_place(opened)} --model MODEL --data DATA --input 0 --verify")]
+        number = int(trace.inputs[0])
+        return [("Ask about one input", f"provfl trace {_place(opened)}{_given(opened)} --input {number} --verify")]
     if opened.spoken:
         return [("Ask about one prompt", f"provfl trace {_place(opened)} --prompt TEXT --verify")]
     return [("Ask about one prediction", f"provfl trace {_place(opened)} --input {int(trace.inputs[0])} --verify")]
+
+
+def _given(opened: RunContents) -> str:
+    """What is given with a recorded federation."""
+    if opened.recorded is None:
+        return ""
+    return f" --model {shlex.quote(dict(opened.recorded).get('model', 'MODEL'))} --data DATA"
 
 
 def _place(opened: RunContents) -> str:

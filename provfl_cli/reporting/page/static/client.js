@@ -106,6 +106,8 @@ function goTo(target) {
 
 /** Go where the address says: to a client, two of them, or an input. */
 function follow() {
+  const section = document.getElementById(location.hash.slice(1));
+  if (section?.tagName === "SECTION" && visible({ host: section })) goTo(section);
   const [kind, index, ...numbers] = location.hash.slice(1).split("-"), run = DATA.runs[Number(index)];
   if (!run || !["client", "input", "verdict"].includes(kind) || numbers.some((one) => !/^\d+$/.test(one))) return;
   const view = document.getElementById("view");

@@ -22,9 +22,10 @@ function showWithout(index, found) {
   const names = found.clients.map((client) => clientName(run, client)).join(", "), known = found.wrong_before + found.broken > 0 || found.wrong_after > 0;
   const said = `Without client${found.clients.length > 1 ? "s" : ""} ${names}, ${count(found.changed_inputs)} of ${count(found.inputs)} traced predictions change` +
     (known ? `: ${count(found.corrected)} become right, ${count(found.broken)} become wrong (${count(found.wrong_before)} wrong before, ${count(found.wrong_after)} after).` : ".");
-  const rows = found.changed.map((one) => [`input ${one.input}`, labelOf(run, one.label), labelOf(run, one.before), labelOf(run, one.after), one.probability]);
+  const sure = found.changed.some((one) => one.probability !== null), heads = ["input", "labelled", "predicted", "without", ...(sure ? ["probability"] : [])];
+  const rows = found.changed.map((one) => [`input ${one.input}`, labelOf(run, one.label), labelOf(run, one.before), labelOf(run, one.after), ...(sure ? [one.probability] : [])]);
   host.replaceChildren(make("p", { class: "verdict" }, said),
-    rows.length ? tableOf("Predictions that change", ["input", "labelled", "predicted", "without", "probability"], rows, { 4: percent }, (place) => `#${inputPlace(run, found.changed[place].input)}`) : "");
+    rows.length ? tableOf("Predictions that change", heads, rows, { 4: percent }, (place) => `#${inputPlace(run, found.changed[place].input)}`) : "");
 }
 
 /** Let the controls ask. */
