@@ -24,15 +24,15 @@ COMMANDS = {  # name: what it does, an example
     "run": ("train a federation, trace predictions to clients, write tables", "provfl run model=resnet18 seed=1"),
     "trace": (
         "ask which clients pushed one prediction, and what if they had not",
-        "provfl trace outputs/DATE/TIME --verify",
+        "provfl trace last --verify",
     ),
-    "diagnose": ("say who is behind the mistakes, and what is without them", "provfl diagnose outputs/DATE/TIME"),
+    "diagnose": ("say who is behind the mistakes, and what is without them", "provfl diagnose last"),
     "table": ("join runs and sweeps into one table, seeds averaged", "provfl table outputs/multirun --paired tracefl"),
-    "report": ("write one HTML page to explore runs in", "provfl report outputs/DATE/TIME --open"),
-    "figure": ("draw a figure for a paper", "provfl figure outputs/DATE/TIME ranking --out ranking.pdf"),
+    "report": ("write one HTML page to explore runs in", "provfl report last --open"),
+    "figure": ("draw a figure for a paper", "provfl figure last ranking --out ranking.pdf"),
     "repair": (
         "make the global model without some clients, and measure what it is worth",
-        "provfl repair outputs/DATE/TIME --without 0,4",
+        "provfl repair last --without 0,4",
     ),
     "watch": ("say who leaves the band while a federation trains", "provfl watch outputs/DATE/TIME --once"),
     "import": (

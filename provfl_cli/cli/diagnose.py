@@ -14,6 +14,7 @@ from ..reporting.terminal import make_console
 from ..run.place import GENERATE, require_file, require_model_and_data, require_place, task_of
 from ..store.recorded import is_recorded, read_recorded
 from .arguments import parser, read, whole
+from .folder import named
 from .recorded import DATA, add_recorded, refuse_recorded, refuse_run
 from .saying import say
 
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> int:
     args = read(_parser(), arguments)
     if args is None:
         return 0
+    args.run = named(args.run)
     asked, number = _question(args)
     opened = _opened(args)
     console = make_console(sys.stderr)
@@ -83,7 +85,7 @@ def _question(args: Namespace) -> tuple[diagnosis_inputs.Asked, int | None]:
         raise InputError(f"{' and '.join(chosen)}: one of them at a time")
     number = None if args.round is None else whole("round", args.round, 1)
     since = None if args.since is None else whole("since", args.since, 1)
-    folder = Path(args.run)
+    folder = args.run
     require_place(folder)
     inputs = None if args.inputs is None else Path(args.inputs)
     if is_recorded(folder):
@@ -98,7 +100,7 @@ def _question(args: Namespace) -> tuple[diagnosis_inputs.Asked, int | None]:
 
 
 def _opened(args: Namespace) -> OpenFederation:
-    folder = Path(args.run)
+    folder = args.run
     if is_recorded(folder):
         refuse_run(args, "trust", "checkpoint", "client")
         return open_recording.open_recorded(folder, args.model, args.data, None, args.tokenizer)

@@ -14,6 +14,7 @@ from ..reporting.terminal import make_console
 from ..run.place import refuse_language_model, require_model_and_data, require_place
 from ..store.recorded import is_recorded, read_recorded
 from .arguments import check_out, listed, parser, read, whole
+from .folder import named
 from .recorded import DATA, add_recorded, refuse_recorded, refuse_run
 from .saying import say
 from .table import read_places
@@ -45,10 +46,11 @@ def main(arguments: list[str]) -> int:
     args = read(_parser(), arguments)
     if args is None:
         return 0
+    args.run = named(args.run)
     _check(args)
     if args.table is not None:
         return _tabled(args, arguments)
-    folder = Path(args.run)
+    folder = args.run
     out = folder / results.FILE if args.out is None else Path(args.out)
     check_out(out)
     of = _opened(args)
@@ -69,7 +71,7 @@ def main(arguments: list[str]) -> int:
 
 def _tabled(args: Namespace, arguments: list[str]) -> int:
     """Repair every run of a sweep, and write one table of them all; no model is written."""
-    runs, absent = read_places([Path(args.run)])
+    runs, absent = read_places([args.run])
     missing = [f"{run.name}: {run.reason}" for run in absent]
     done = []
     for number, run in enumerate(runs, 1):
@@ -134,7 +136,7 @@ def _check(args: Namespace) -> None:
     if args.table is not None:
         _check_table(args)
         return
-    folder = Path(args.run)
+    folder = args.run
     require_place(folder)
     if not is_recorded(folder):
         refuse_recorded(args, "model", "tokenizer")
@@ -156,7 +158,7 @@ def _check_table(args: Namespace) -> None:
 
 
 def _opened(args: Namespace) -> repairable.Repairable:
-    folder = Path(args.run)
+    folder = args.run
     if not is_recorded(folder):
         return repairable.of_opened(open_run.open_run(folder, args.trust, args.data, args.checkpoint), "run")
     if args.model is None:

@@ -18,6 +18,7 @@ from ..imports import later
 from ..reporting.terminal import make_console
 from ..run.place import GENERATE, no_run, require_file, require_model_and_data, task_of
 from .arguments import check_out, parser, read, whole
+from .folder import named
 from .recorded import DATA, MODEL, TARGET, refuse_recorded, refuse_run
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> int:
     args = read(_parser(), arguments)
     if args is None:
         return 0
-    folder = _place(Path(args.folder))
+    folder = _place(named(args.folder))
     _check(args, folder)
     words = hook.hook_of(args.exec) if args.exec is not None else ()
     once = args.once or args.replay
