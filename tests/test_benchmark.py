@@ -10,7 +10,8 @@ import pytest
 
 from provfl_cli.cli import main
 from provfl_cli.cli.tasks import experiment_of, write_tasks
-from provfl_cli.comparison.benchmark import EXPLAINED, benchmark, name_of_method
+from provfl_cli.comparison.benchmark import EXPLAINED, benchmark
+from provfl_cli.comparison.headings import name_of_method
 from provfl_cli.config.schema import Experiment
 from provfl_cli.config.tree import variants
 from provfl_cli.errors import InputError

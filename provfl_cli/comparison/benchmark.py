@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 else:
     pd = later("pandas")
 
-LINEAGE = "lineage"
 TOLD = ("all runs", "in round", "warning", "the backdoor does not work")  # how notes begin that are of a task
 OF_RUN = {
     "global_accuracy": "accuracy",
@@ -132,8 +131,3 @@ def benchmark(experiment: Experiment, runs: Mapping[str, Sequence[RunFolder]]) -
         notes[task] = [note for note in joined.notes if note.startswith(TOLD)]
     columns = ["task", "method", "scope", "metric", "mean", "low", "high", "seeds", "chance"]
     return Benchmark(experiment, pd.concat(frames, ignore_index=True)[columns], tuple(missing), notes)
-
-
-def name_of_method(method: str, scope: str) -> str:
-    """A method as a row is called: what looks at all rounds says so."""
-    return method if scope != LINEAGE or method.startswith(LINEAGE) else f"{LINEAGE} {method}"

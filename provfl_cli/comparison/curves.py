@@ -21,7 +21,8 @@ from ..errors import InputError
 from ..evaluation.intervals import FEWEST_SEEDS
 from ..evaluation.ranges import range_of
 from ..imports import later
-from .join import OF_RUN, POOLED_BY
+from .headings import LINEAGE, ROUND, name_of_method
+from .join import OF_RUN, POOLED_BY, POOLED_SUMS
 from .reproduction import PUBLISHED, in_order
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ def picture(experiment: Experiment, frame: pd.DataFrame) -> Picture:
     names = list(frame.columns)
     settings = [name for name in names[: names.index("metric")] if name != "method"]
     frame = frame.assign(**{name: [_plain(value) for value in frame[name]] for name in settings})
+    if not experiment.x and "scope" in settings:
+        frame, settings = _scopes_as_methods(frame), [name for name in settings if name != "scope"]
     theirs = frame["method"].str.startswith(PUBLISHED)
     ours = frame[~theirs & frame["mean"].notna()]
     for name in (experiment.x, experiment.facet):
@@ -150,7 +153,8 @@ def picture(experiment: Experiment, frame: pd.DataFrame) -> Picture:
         )
     ours = ours[ours["metric"].isin(metrics)]
     keys = [name for name in settings if name not in (experiment.x, experiment.facet)]
-    methods = in_order(experiment.methods, ours["method"])
+    wanted = [name_of_method(name, scope) for name in experiment.methods for scope in (ROUND, LINEAGE)]
+    methods = in_order(list(dict.fromkeys(wanted)), ours["method"])
     ours = ours[ours["method"].isin(methods)]
     facets = list(dict.fromkeys(ours[experiment.facet])) if experiment.facet else [None]
     named = _named(ours, methods, keys, experiment)
@@ -163,8 +167,16 @@ def picture(experiment: Experiment, frame: pd.DataFrame) -> Picture:
     return Picture(grid, in_steps(values), tuple(keys), tuple(_combinations(ours, keys)), counts)
 
 
+def _scopes_as_methods(frame: pd.DataFrame) -> pd.DataFrame:
+    """Both scopes of a method as two rows of one group; its line of chance stays that of the round's clients."""
+    methods = [name_of_method(method, scope) for method, scope in zip(frame["method"], frame["scope"], strict=True)]
+    both = frame["scope"].nunique() > 1
+    chance = frame["chance"].mask(frame["scope"] == LINEAGE) if both else frame["chance"]
+    return frame.assign(method=methods, chance=chance).drop(columns="scope")
+
+
 def _drawn(experiment: Experiment) -> list[str]:
-    first = [name for name in experiment.metrics if name not in OF_RUN][:MOST_METRICS]
+    first = [name for name in experiment.metrics if name not in (*OF_RUN, *POOLED_SUMS)][:MOST_METRICS]
     return [*first, *(name for name in experiment.metrics if name == "global_accuracy")]
 
 

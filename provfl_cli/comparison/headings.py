@@ -30,3 +30,10 @@ HEADINGS = {
     "spearman_counts": "Spearman",
     "conservation_residual": "residual",
 }
+
+ROUND, LINEAGE = "round", "lineage"  # scopes
+
+
+def name_of_method(method: str, scope: str) -> str:
+    """A method as a row is called: what looks at all rounds says so."""
+    return method if scope != LINEAGE or method.startswith(LINEAGE) else f"{LINEAGE} {method}"

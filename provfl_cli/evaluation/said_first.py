@@ -145,7 +145,7 @@ def said(first: SaidFirst, client: Mapping[int, str], label: Mapping[int, str]) 
             begin = f"{right}. " if right else ""
             return f"{begin}Of {first.clients} clients, too few to say who is unlike the others, {most}."
         return f"{right}, and nobody stands out: {most}." if right else f"Nobody stands out behind {whole}: {most}."
-    parts = []
+    parts: list[str] = []
     for voted in first.standing_out:
         part = f"client {name(voted)} is on top of {count_of(voted.inputs)}"
         part += f" of {first.inputs if right else whole} ({beside})" if not parts else ""

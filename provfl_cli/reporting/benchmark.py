@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..comparison import curves
-from ..comparison.benchmark import EXPLAINED, LIMITS, OF_RUN, Benchmark, name_of_method
+from ..comparison.benchmark import EXPLAINED, LIMITS, OF_RUN, Benchmark
+from ..comparison.headings import name_of_method
 from ..comparison.join import records
 from ..comparison.reproduction import name_of
 from ..config.schema import Experiment

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..comparison.benchmark import Benchmark, name_of_method
-from ..comparison.headings import HEADINGS
+from ..comparison.benchmark import Benchmark
+from ..comparison.headings import HEADINGS, name_of_method
 from ..evaluation.ranges import range_of
 from ..imports import later
 from .figure_files import default_style, figure_text

@@ -131,12 +131,12 @@ def read(folder: Path) -> Diagnosis | None:
 
 def from_json(content: Mapping[str, Any]) -> Diagnosis:
     """What `as_json` made; WrongContent where something is missing or of another kind."""
-    _check(content, DIAGNOSIS)
+    _check(content, WHOLE)
     for suspect in content["suspects"]:
         _check(suspect, SUSPECT)
     for score in content["scores"]:
         _check(score, SCORE)
-    plain = {name: content[name] for name in DIAGNOSIS}
+    plain = {name: content[name] for name in WHOLE}
     tops = content["tops"]
     return Diagnosis(
         **plain
@@ -180,7 +180,7 @@ def _tops(value: Any) -> bool:
 
 
 _OBJECTS = _list(lambda value: isinstance(value, dict))
-DIAGNOSIS: Mapping[str, Callable[[Any], bool]] = {
+WHOLE: Mapping[str, Callable[[Any], bool]] = {
     "question": _text,
     "inputs": _count,
     "round": _count,

@@ -62,7 +62,7 @@ def highlighted(traced: TracedRound, case: Case, data: FederatedData) -> pd.Data
         return rows
     clients = {at: trace.clients[int(top[at])] for at in found}
     numbers = [clients.get(at) for at in range(len(rows))]
-    columns: dict[str, object] = {"carried_client": pd.array(numbers, dtype="Int32")}
+    columns: dict[str, Any] = {"carried_client": pd.array(numbers, dtype="Int32")}
     if isinstance(data.form, Texts):
         spans = _spans(data, rows["text"].tolist(), inputs, found)
         columns["spans"] = pd.Series([spans.get(at) for at in range(len(rows))], dtype="str", index=rows.index)
