@@ -1,7 +1,7 @@
 """Fill in the figures of the table of results (outputs/paper/README.md) from the CSV files beside it.
 
 Which rows there are, and what each says in words (experiment, question, metric, method, rival), is written by hand;
-the figures are not: run this after an experiment was made again.
+the figures are not: run this after an experiment was made again. A row is of the round, unless it says `scope=lineage`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def filled(line: str) -> str:
         return line
     link, question, metric, method, _, _, rival, _, _, _ = cells
     frame = pd.read_csv(RESULTS / f"{name[1]}.csv")
-    for key, value in (pair.split("=") for pair in re.findall(r"`(\S+=\S+)`", question)):
+    wanted = dict(pair.split("=") for pair in re.findall(r"`(\S+=\S+)`", question))
+    if "scope" in frame:
+        wanted.setdefault("scope", "round")
+    for key, value in wanted.items():
         frame = frame[frame[key].astype(str) == value]
     of_metric = frame[frame["metric"] == metric.strip("`")]
     ours = of_metric[of_metric["method"] == method.strip("`")]
