@@ -32,7 +32,8 @@ def filled(line: str) -> str:
     frame = pd.read_csv(RESULTS / f"{name[1]}.csv")
     wanted = dict(pair.split("=") for pair in re.findall(r"`(\S+=\S+)`", question))
     if "scope" in frame:
-        wanted.setdefault("scope", "round")
+        scope = frame["scope"].isna() | (frame["scope"] == wanted.pop("scope", "round"))  # none: published figures
+        frame = frame[scope]
     for key, value in wanted.items():
         frame = frame[frame[key].astype(str) == value]
     of_metric = frame[frame["metric"] == metric.strip("`")]

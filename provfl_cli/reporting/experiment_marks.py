@@ -195,11 +195,11 @@ class Row:
 def rows_of(panels: Sequence[Panel], keys: Sequence[str], groups: Sequence[tuple[str, ...]]) -> list[Row]:
     """For each group a heading (where there are settings), its methods, and what others published for it."""
     made: list[Row] = []
-    curves = [curve for panel in panels for curve in panel.curves]
+    methods = list(dict.fromkeys(curve.method for panel in panels for curve in panel.curves))
     for group in groups:
         if keys:
             made.append(Row(len(made), "", group, "heading"))
-        for method in dict.fromkeys(curve.method for curve in curves if len(_group(curve.rows, keys, group))):
+        for method in methods:
             made.append(Row(len(made), method, group, "method"))
         theirs = [own for panel in panels for own in panel.published if len(_group(own.rows, keys, group))]
         for name in dict.fromkeys(own.name for own in theirs):
