@@ -26,7 +26,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +35,7 @@ from provfl_cli.data.federated import Pictures
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fuse import fuse
 from provfl_cli.fusion.updates import ReturnedModels
+from provfl_cli.imports import later
 from provfl_cli.models.build import build
 from provfl_cli.provenance import factors
 from provfl_cli.provenance.depth import is_counted
@@ -49,7 +49,7 @@ from provfl_cli.store.tensorfile import open_tensors, specs_of, write_slot
 if TYPE_CHECKING:
     import transformers
 else:
-    transformers = lazy.load("transformers")  # only of the GPT
+    transformers = later("transformers")  # only of the GPT
 
 MODELS = ("lenet", "resnet18", "densenet121", "gpt")
 WAYS = ("limit", "ours", "algorithm1")
