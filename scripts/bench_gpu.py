@@ -34,7 +34,7 @@ from typing import Any
 
 import peft
 import torch
-import transformers  # before `bench_provenance`, which would import it while something else does
+import transformers
 from bench_provenance import forward, limit, model_and_inputs, noisy_round
 from floor import copy_rate, floor_work, now, product_rate
 from torch import Tensor, nn

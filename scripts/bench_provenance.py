@@ -8,13 +8,17 @@ For each model and number of clients, a round is stored on disk and three things
 included, as training would compute them), *ours* (a whole trace of the same inputs, reading the clients from the stored
 round, its page cache warm), and *Algorithm 1* written plainly (inputs one by one for gradients, every client's layer
 evaluated on every input, as the published artifact does). Memory is the peak of anonymous resident memory above what
-the process held before, sampled in a fresh process for each.
+the process held before, sampled in a fresh process for each. The *floor* (`floor.py`) is the least work at the rates of
+one large product and one large copy, both measured beside each row.
+
+`--count` measures no time: multiply-adds and bytes of the clients that a trace really executes, beside the floor's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -22,16 +26,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from floor import Executed, copy_rate, executed, floor_work, product_rate
+from floor import Work as FloorWork
 from torch import Tensor, nn
 
 from provfl_cli.config.schema import Model
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.data.federated import Pictures
+from provfl_cli.fusion.decomposition import Decomposition
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fuse import fuse
 from provfl_cli.fusion.updates import ReturnedModels
@@ -40,6 +47,7 @@ from provfl_cli.models.build import build
 from provfl_cli.provenance import factors
 from provfl_cli.provenance.depth import is_counted
 from provfl_cli.provenance.settings import Provenance
+from provfl_cli.provenance.state_dicts import RoundInMemory
 from provfl_cli.provenance.targets import target_value
 from provfl_cli.provenance.tracing import trace
 from provfl_cli.store.new_round import begin_round, commit_round
@@ -244,16 +252,72 @@ def calibrate() -> None:
         print(f"{positions:9d} {clients:8d} {row[0]:11.2f} {row[1]:12.2f}   chosen: {chosen}")
 
 
+def least_work(model: nn.Module, batch: Mapping[str, Tensor], clients: int) -> FloorWork:
+    """The floor of a trace of a round that holds the whole model."""
+    count = len(next(iter(batch.values())))
+    shared = {name: parameter.nbytes for name, parameter in model.named_parameters()}
+    return floor_work(model, lambda: forward(model, batch), count, clients, shared)
+
+
+def counted(name: str, clients: int, preset: str = "provfl", inputs: int | None = None) -> tuple[Executed, FloorWork]:
+    """What a trace executes, once its model is known, and the floor; of the first `inputs` of the batch, None: all.
+
+    The clients are one, which stands there as often as wanted: what is multiplied does not depend on the numbers.
+    """
+    model, batch = model_and_inputs(name)
+    batch = {key: tensor[:inputs] for key, tensor in batch.items()}
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    sent = {key: t + 0.05 * torch.randn(t.shape) if t.is_floating_point() else t.clone() for key, t in before.items()}
+    after = {key: tensor.clone() for key, tensor in sent.items()}
+    stacked = {key: tensor.expand(clients, *tensor.shape) for key, tensor in sent.items()}
+    shares = Decomposition(torch.full((clients,), 1 / clients, dtype=torch.float64))
+    source = RoundInMemory(range(clients), shares, after, before, stacked)
+    settings = provenance_preset(preset)
+    call = lambda: trace(model, batch.get("", batch), source, settings)  # noqa: E731
+    call()  # the first one compares the recorder with autograd
+    done = executed(call, sent.values())
+    return done, least_work(model, batch, clients)
+
+
+def count(names: Sequence[str], clients: Sequence[int], preset: str) -> list[dict[str, Any]]:
+    """Print what traces execute beside the floor, and return it by row."""
+    titles = ("model", "clients", "executed, 1e9", "floor, 1e9", "ratio", "read, MB", "used, MB", "ratio")
+    form = "{:>12} {:>7} {:>13} {:>10} {:>6} {:>9} {:>9} {:>6}"
+    print(form.format(*titles))
+    rows = []
+    for name in names:
+        for number in clients:
+            done, least = counted(name, number, preset)
+            ratios = done.products / least.products, done.bytes / least.used
+            rows.append(
+                {"model": name, "clients": number, "ratio": ratios[0], "read_ratio": ratios[1]}
+                | {"executed": done.products, "floor": least.products, "read": done.bytes, "used": least.used}
+                | {"forward": least.forward, "backward": least.backward, "contraction": least.contraction}
+                | {"by_function": dict(done.by_function)}
+            )
+            gmacs = (f"{work.products / 1e9:.2f}" for work in (done, least))
+            megabytes = (f"{size / 1e6:.0f}" for size in (done.bytes, least.used))
+            print(form.format(name, number, *gmacs, f"{ratios[0]:.2f}", *megabytes, f"{ratios[1]:.2f}"), flush=True)
+    return rows
+
+
 def measured(name: str, clients: int, wanted: tuple[str, ...], arguments: argparse.Namespace) -> dict[str, Any]:
     """One row: seconds, then memory, of each way."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         stored = stored_round(model_and_inputs(name)[0], clients, Path(folder))
+        device = torch.device("cpu")
+        rates = product_rate(device), copy_rate(device)
         took = seconds(ways(name, stored, provenance_preset(arguments.preset), wanted), arguments.repeat)
         asked = () if "memory" in arguments.skip else wanted
         memory = {way: measured_apart(name, Path(folder), way, arguments.preset) for way in asked}
     row: dict[str, Any] = {"model": name, "clients": clients}
-    row["inputs"] = len(next(iter(model_and_inputs(name)[1].values())))
+    model, batch = model_and_inputs(name)
+    row["inputs"] = len(next(iter(batch.values())))
     row |= {f"{way}_seconds": took.get(way) for way in WAYS}
+    work = least_work(model, batch, clients)
+    row["floor_seconds"] = work.seconds(*rates, beside=False)
+    row |= {"multiply_adds_a_second": rates[0], "copied_bytes_a_second": rates[1], "load": os.getloadavg()[0]}
+    row |= {"by_floor": took["ours"] / row["floor_seconds"], "gmacs": work.products / 1e9, "read_mb": work.bytes / 1e6}
     return row | {f"{way}_peak_mb": memory.get(way) for way in WAYS}
 
 
@@ -264,7 +328,8 @@ def _ratio(a: float | None, b: float | None) -> float | None:
 def line(*cells: object) -> str:
     """Cells of a table row, in columns of the width of its headings."""
     texts = ["–" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells]
-    return " ".join(f"{text:>{width}}" for text, width in zip(texts, (12, 7, 8, 8, 12, 10, 10, 9, 9, 13), strict=True))
+    widths = (12, 7, 8, 8, 12, 8, 10, 10, 10, 9, 9, 13)
+    return " ".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
 
 
 def main() -> None:
@@ -276,6 +341,7 @@ def main() -> None:
     parser.add_argument("--skip", nargs="+", choices=("algorithm1", "memory"), default=[])
     parser.add_argument("--preset", default="provfl", help="a file of conf/provenance/")
     parser.add_argument("--json", type=Path, help="also write the rows there")
+    parser.add_argument("--count", action="store_true", help="count what a trace executes beside the floor; no times")
     parser.add_argument("--calibrate", action="store_true", help="print the costs behind the choice of path, and stop")
     parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -286,10 +352,17 @@ def main() -> None:
         call = ways(name, read_round(Path(folder), 1), provenance_preset(preset), (way,))[way]
         return print(peak_mb(call))
 
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(
-        line("model", "clients", *(f"{way} s" for way in WAYS), "ours/limit", "alg.1/ours", *(f"{w} MB" for w in WAYS))
-    )
+    if arguments.count:
+        rows = count(arguments.models, arguments.clients, arguments.preset)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        return None
+
+    machine = platform.processor() or platform.machine()
+    load = os.getloadavg()[0]
+    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, load {load:.1f}")
+    ratios = ("ours/limit", "ours/floor", "alg.1/ours")
+    print(line("model", "clients", *(f"{way} s" for way in WAYS), "floor s", *ratios, *(f"{w} MB" for w in WAYS)))
     wanted = tuple(way for way in WAYS if way not in arguments.skip)
     rows = []
     for name in arguments.models:
@@ -297,8 +370,9 @@ def main() -> None:
             row = measured(name, clients, wanted, arguments)
             rows.append(row)
             times = [row[f"{way}_seconds"] for way in WAYS]
-            ratios = [_ratio(times[1], times[0]), _ratio(times[2], times[1])]
-            print(line(name, clients, *times, *ratios, *(row[f"{way}_peak_mb"] for way in WAYS)), flush=True)
+            by = [_ratio(times[1], times[0]), row["by_floor"], _ratio(times[2], times[1])]
+            memory = (row[f"{way}_peak_mb"] for way in WAYS)
+            print(line(name, clients, *times, row["floor_seconds"], *by, *memory), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     return None

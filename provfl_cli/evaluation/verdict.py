@@ -36,7 +36,7 @@ CHARGES: Mapping[str, Charge] = {
         Charge(Score("against", "high", 10.0, 0.1), "its update works against right answers"),
         Charge(Score("norm", "both", 8.0, 0.15, logarithm=True), "its update is far from as long as the others'"),
         Charge(Score("direction", "low", 10.0, 0.03), "its update points away from the others'"),
-        Charge(Score("narrow", "low", 8.0, 0.1), "its own model gives few different answers"),
+        Charge(Score("narrow", "low", 12.0, 0.1), "its own model gives few different answers"),
         Charge(Score("loss", "high", 8.0, 0.1, logarithm=True), "its own model is wrong far more than the others'"),
         Charge(Score("swap", "high", 6.0, 0.03), "its own model takes two labels for each other"),
         Charge(Score("push", "high", 6.0, 0.1), "pushes {} to where they are"),

@@ -65,7 +65,7 @@ def from_state_dicts(
     weights: Mapping[str, Tensor] | None = None,
     names: Sequence[str] | None = None,
 ) -> RoundInMemory:
-    """A round of federated averaging from plain state dicts, on whatever device they are.
+    """A round of federated averaging from plain state dicts of any device; it is held in the CPU's memory.
 
         >>> import torch
         >>> before = {"weight": torch.zeros(2, 2)}

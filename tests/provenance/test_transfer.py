@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from provfl_cli.errors import RunError
 from provfl_cli.provenance import stack, trace, transfer
+from provfl_cli.provenance.factors import outputs_are_cheaper
 from provfl_cli.provenance.memory import activations, block_numbers, room
 from provfl_cli.provenance.stack import Stack
 from provfl_cli.provenance.torch_modes import exact_products
@@ -88,6 +89,25 @@ def test_a_copy_waits_for_the_block_before_the_last_alone(monkeypatch: pytest.Mo
         "copying waits for computing 3",
         "computing waits for copying 4",
     ]
+
+
+@pytest.mark.parametrize(
+    ("positions", "clients", "by_outputs", "by_gradient"),
+    [
+        (1, 10, 0.0044, 0.0114),
+        (1, 100, 0.0165, 0.0142),
+        (4, 10, 0.0052, 0.0097),
+        (4, 50, 0.0146, 0.0116),
+        (16, 10, 0.0116, 0.0091),
+        (16, 50, 0.042, 0.011),
+        (64, 10, 0.032, 0.011),
+        (64, 100, 0.31, 0.016),
+    ],
+)
+def test_of_both_ways_the_one_that_an_h100_computed_faster(
+    positions: int, clients: int, by_outputs: float, by_gradient: float
+) -> None:
+    assert outputs_are_cheaper(positions, clients, "cuda") == (by_outputs < by_gradient)
 
 
 @pytest.mark.parametrize("of", ["updates", "weights"])
