@@ -131,7 +131,7 @@ def pushed(case: Case, beside: Case, source: Source | None = None, scope: str = 
     other = only(beside, at)
     both = replace(
         case,
-        inputs=joined(case.inputs, other.inputs),
+        inputs=joined(case.inputs, other.inputs) if len(at) else case.inputs,
         numbers=np.concatenate([case.numbers, other.numbers]),
         labels=np.concatenate([case.labels, other.labels]),
         classes=np.concatenate([case.classes, case.classes[of]]),
