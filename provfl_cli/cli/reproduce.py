@@ -50,6 +50,7 @@ class ListedExperiment:
     minutes: float
     extras: tuple[str, ...]  # what it needs beside the package
     tasks: bool = False  # whether it is several sweeps
+    drawn: bool = True  # whether it has a figure
 
 
 def main(arguments: list[str]) -> int:
@@ -102,7 +103,8 @@ def experiments() -> list[ListedExperiment]:
         block = yaml.safe_load(path.read_text(encoding="utf-8")).get("experiment")
         if block is not None:
             needed, tasks = of_experiment(path.stem), "tasks" in block
-            listed.append(ListedExperiment(path.stem, block["shows"], block["minutes"], needed, tasks))
+            drawn = "page" not in block
+            listed.append(ListedExperiment(path.stem, block["shows"], block["minutes"], needed, tasks, drawn))
     return listed
 
 
@@ -231,7 +233,9 @@ def _drawn_again(names: list[str], args: Namespace, known: Mapping[str, ListedEx
         raise InputError(f"--from {place}: all figures are drawn from a folder with their tables")
     tables = {name: place / f"{name}.csv" if place.is_dir() else place for name in names}
     if args.name == ALL:
-        tables = {name: table for name, table in tables.items() if table.is_file()}
+        tables = {name: table for name, table in tables.items() if table.is_file() and known[name].drawn}
+    elif not known[args.name].drawn:
+        raise InputError(f"{args.name} has no figure: --runs makes its tables again")
     if not tables:
         raise InputError(f"--from {place}: holds no table of an experiment, such as {names[0]}.csv")
     failed = []
