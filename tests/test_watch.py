@@ -250,7 +250,7 @@ def test_a_run_links_its_rounds_when_training_begins(tmp_path: Path) -> None:
     with federated_rounds(make_config(rounds=1), make_data(), make_model(), entry, {1}, CPU, seen.append) as rounds:
         (placed,) = [event for event in seen if isinstance(event, RoundsPlaced)]
         assert not stored_rounds(placed.rounds), "nothing is trained yet"
-        Watch(Console(), folder, cast(Any, None), generates=False)(placed)
+        Watch(Console(), Console(), folder, cast(Any, None), generates=False)(placed)
         assert [stored.number for stored in rounds] == stored_rounds(folder / "rounds") == [1]
 
 
