@@ -26,5 +26,4 @@ def waiting(doing: str) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            sys.stderr.write(WIPE)
-            sys.stderr.flush()
+            say("", end=WIPE, to=sys.stderr)

@@ -20,6 +20,7 @@ from ..run.place import GENERATE, no_run, require_file, require_model_and_data, 
 from .arguments import check_out, parser, read, whole
 from .folder import named
 from .recorded import DATA, MODEL, TARGET, refuse_recorded, refuse_run
+from .saying import say
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,9 @@ def main(arguments: list[str]) -> int:
         os.nice(10)
     console = make_console(sys.stderr if args.json else None)
     page = None if args.page is None else Path(args.page)
-    shows = watch_shown.Shows(folder, console, args.json, page, words, time.sleep if args.replay else None)
+    shows = watch_shown.Shows(
+        folder, console, say if args.json else None, page, words, time.sleep if args.replay else None
+    )
     with _one_thread(), shows, closing(watched.watched(watching)) as events:
         try:
             for event in events:

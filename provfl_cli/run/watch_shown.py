@@ -28,7 +28,7 @@ class Shows:
     Args:
         folder: what is watched.
         console: where people read; a table is drawn live where it is a terminal, else there is a line a round.
-        as_json: whether stdout gets a JSON object a round; the console is stderr then.
+        say_json: takes a JSON object a round, as a line for stdout; the console is stderr then. None: nobody asks.
         page: where to write a page; None: nowhere.
         hook: the words of a command to call when a client leaves the band; (): none.
         slowly: waits between two rounds; None: nobody looks.
@@ -38,18 +38,18 @@ class Shows:
         self,
         folder: Path,
         console: Console,
-        as_json: bool,
+        say_json: Callable[[str], None] | None,
         page: Path | None,
         hook: Sequence[str],
         slowly: Callable[[float], None] | None,
     ) -> None:
-        self.folder, self.console, self.as_json, self.page, self.hook = folder, console, as_json, page, hook
+        self.folder, self.console, self.say_json, self.page, self.hook = folder, console, say_json, page, hook
         self.slowly = slowly
         self.rounds: list[BandRound] = []
         self.names: dict[int, str] = {}
         self.lines: list[str] = []
         self._waited = False
-        draws = console.is_terminal and not as_json
+        draws = console.is_terminal and say_json is None
         self._live = Live(show.table([], {}), console=console, refresh_per_second=4) if draws else None
 
     def __enter__(self) -> Shows:
@@ -90,9 +90,9 @@ class Shows:
     def _seen(self, seen: Seen) -> None:
         self.rounds.append(seen.band)
         self.names |= seen.names
-        if self.as_json:
+        if self.say_json is not None:
             line = show.record(self.rounds, self.names, seen.left, seen.back)
-            print(harmless_json(json.dumps(plain(line), ensure_ascii=False)), flush=True)
+            self.say_json(harmless_json(json.dumps(plain(line), ensure_ascii=False)))
         elif self._live is None:
             self._say(show.summary(seen.band, self.names), kept=False)
         for client in seen.left:
