@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 import provfl_cli.cli.ls as ls
 from provfl_cli.cli import COMMANDS, main
 from provfl_cli.cli.completion import split_line, words
-from provfl_cli.cli.ended import answer_signals
+from provfl_cli.cli.ended import answer_signals, signal_that_came
 from provfl_cli.config.schema import Config
 from provfl_cli.config.tree import options
 from provfl_cli.errors import InputError, RunError
@@ -294,6 +294,7 @@ def test_a_signal_that_ends_a_command_is_answered_in_one_line(
     try:
         assert main() == code
         assert signal.getsignal(number) == signal.SIG_DFL, "one that comes now ends the process without a traceback"
+        assert signal_that_came() is None, "what comes to the next command of this process is its own"
     finally:
         for ending, handler in before.items():
             signal.signal(ending, handler)

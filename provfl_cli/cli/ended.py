@@ -40,7 +40,8 @@ def answer_signals() -> None:
 
 
 def leave_signals() -> None:
-    """Let signals end the process at once, as they do where nobody answers them: the command has ended."""
+    """Let signals end the process at once, as they do where nobody answers them: it has ended, and what came to it."""
+    _came.clear()
     for number in _numbers():
         if signal.getsignal(number) == _end:
             signal.signal(number, signal.SIG_DFL)
