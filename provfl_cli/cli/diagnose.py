@@ -15,7 +15,7 @@ from ..run.place import GENERATE, require_file, require_model_and_data, require_
 from ..store.recorded import is_recorded, read_recorded
 from .arguments import parser, read, whole
 from .folder import named
-from .recorded import DATA, add_recorded, refuse_recorded, refuse_run
+from .recorded import DATA, add_of_run, add_recorded, refuse_recorded, refuse_run
 from .saying import say
 
 if TYPE_CHECKING:
@@ -70,10 +70,7 @@ def _parser() -> ArgumentParser:
     what.add_argument("--since", metavar="ROUND", help="mistakes that the model before this round had right")
     what.add_argument("--inputs", metavar="PATH", help="a table, or pictures; of a recorded federation: all")
     made.add_argument("--json", action="store_true", help="one JSON object, for scripts: its suspects may be []")
-    run = made.add_argument_group("of a run (provfl run)")
-    run.add_argument("--trust", action="store_true", help="it is mine: call its own model and methods, by their names")
-    run.add_argument("--checkpoint", metavar="DIR", help="or a hub id: the architecture that its model started from")
-    run.add_argument("--client", metavar="NUMBER", help="whose private tensors complete the model, such as its head")
+    add_of_run(made)
     add_recorded(made, f"{DATA}; of a run: where its dataset is now, a folder, a file or a hub id")
     return made
 

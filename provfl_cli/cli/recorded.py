@@ -35,6 +35,14 @@ TARGET = "explain this label, not the predicted one; of a model without classes 
 TOKEN = "; of a response each token's centred, margin, logit or log_probability"
 
 
+def add_of_run(made: ArgumentParser) -> None:
+    """The options of commands that open a run."""
+    run = made.add_argument_group("of a run (provfl run)")
+    run.add_argument("--trust", action="store_true", help="it is mine: call its own model and methods, by their names")
+    run.add_argument("--checkpoint", metavar="DIR", help="or a hub id: the architecture that its model started from")
+    run.add_argument("--client", metavar="NUMBER", help="whose private tensors complete the model, such as its head")
+
+
 def add_recorded(made: ArgumentParser, data: str = DATA, rounds: str | None = None) -> None:
     """Let a command take `--model`, `--data` and, where `rounds` says what for, `--round`."""
     group = made.add_argument_group("of a recorded federation (provfl import, Flower, NVFlare)")

@@ -15,7 +15,7 @@ from ..run.place import require_file, require_language_model, require_model_and_
 from ..store.recorded import is_recorded, read_recorded
 from .arguments import check_out, listed, parser, read, whole
 from .folder import named
-from .recorded import DATA, TARGET, TOKEN, add_recorded, refuse_recorded, refuse_run
+from .recorded import DATA, TARGET, TOKEN, add_of_run, add_recorded, refuse_recorded, refuse_run
 from .responses import about_response, add_response, answer_response
 from .saying import say
 from .waiting import waiting
@@ -91,10 +91,7 @@ def _parser() -> ArgumentParser:
     out = made.add_argument_group("the answer")
     out.add_argument("--json", action="store_true", help="one JSON object, for scripts")
     out.add_argument("--out", metavar="FILE", help="write there: .json, or a table (.csv, .parquet)")
-    run = made.add_argument_group("of a run (provfl run)")
-    run.add_argument("--trust", action="store_true", help="it is mine: call its own model and methods, by their names")
-    run.add_argument("--checkpoint", metavar="DIR", help="or a hub id: the architecture that its model started from")
-    run.add_argument("--client", metavar="NUMBER", help="whose private tensors complete the model, such as its head")
+    add_of_run(made)
     add_recorded(made, f"{DATA}; of a run: where its dataset is now, a folder, a file or a hub id")
     return made
 

@@ -6,8 +6,7 @@ import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from ..checks import Range, excerpt
 from ..config.stored_config import HYDRA
 from ..errors import InputError
 from ..imports import later
+from ..processes import one_thread
 from ..reporting.terminal import make_console
 from ..run.place import GENERATE, no_run, require_file, require_model_and_data, task_of
 from .arguments import check_out, parser, read, whole
@@ -23,11 +23,9 @@ from .recorded import DATA, MODEL, TARGET, refuse_recorded, refuse_run
 from .saying import say
 
 if TYPE_CHECKING:
-    import torch
-
     from ..run import hook, watch_shown, watched
 else:  # torch comes with them
-    torch, hook = later("torch"), later("provfl_cli.run.hook")
+    hook = later("provfl_cli.run.hook")
     watch_shown, watched = later("provfl_cli.run.watch_shown"), later("provfl_cli.run.watched")
 
 MOST_PROBES, MOST_SECONDS = 100_000, 1e7
@@ -65,7 +63,8 @@ def main(arguments: list[str]) -> int:
     shows = watch_shown.Shows(
         folder, console, say if args.json else None, page, words, time.sleep if args.replay else None
     )
-    with _one_thread(), shows, closing(watched.watched(watching)) as events:
+    # several cores would wait for each other where somebody trains on the same ones
+    with one_thread(), shows, closing(watched.watched(watching)) as events:
         try:
             for event in events:
                 shows.take(event)
@@ -74,17 +73,6 @@ def main(arguments: list[str]) -> int:
                 raise
             shows.end("ended by Ctrl-C")
     return 0
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Within the context torch takes one core: several wait for each other where somebody trains on the same ones."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _place(folder: Path) -> Path:
