@@ -16,7 +16,7 @@ from ..imports import later
 from ..provenance.settings import Provenance
 from ..seeds import derived_seed
 from .method import Case
-from .provenance import traced
+from .provenance import traced, traced_each
 from .suspicion import measured
 
 if TYPE_CHECKING:
@@ -136,12 +136,14 @@ def pushed(case: Case, beside: Case, source: Source | None = None, scope: str = 
         labels=np.concatenate([case.labels, other.labels]),
         classes=np.concatenate([case.classes, case.classes[of]]),
     )
-    found = traced(both, settings, source)
-    values, against = found.values, np.concatenate([wrong, wrong[of]])
+    against, cases = np.concatenate([wrong, wrong[of]]), [both]
     if against.any():
         truth = np.concatenate([case.labels, case.labels[of]])
-        held = replace(both, classes=np.where(against, truth, both.classes))
-        values = np.where(against[:, None], values - traced(held, settings, source).values, values)
+        cases.append(replace(both, classes=np.where(against, truth, both.classes)))
+    found, *held = traced_each(cases, settings, source)
+    values = found.values
+    if held:
+        values = np.where(against[:, None], values - held[0].values, values)
     count = len(case.numbers)
     usual = values[count:].mean(axis=0) if len(at) else np.full(values.shape[1], np.nan)
     return Pushed(tuple(found.clients), np.asarray(found.candidates), values[:count], usual, scope)

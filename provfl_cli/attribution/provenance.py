@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,10 +114,19 @@ def traced(case: Case, settings: Provenance, source: Source | None = None, layer
 
     `source`: what is traced in place of the case's round; `layer_sample` as of `trace`.
     """
+    return traced_each([case], settings, source, layer_sample)[0]
+
+
+def traced_each(
+    cases: Sequence[Case], settings: Provenance, source: Source | None = None, layer_sample: int = 0
+) -> list[Contributions]:
+    """The same as `traced` for several cases that differ in what is explained alone: they share the forward pass."""
+    case = cases[0]
     model, source = case.model, case.stored if source is None else source
+    score = None
     if isinstance(model, responses.ResponseScore):
         kind = settings.target if settings.target in TOKEN_TARGETS else model.kind
         score, settings = responses.ResponseScore(model.module, kind, model.span), replace(settings, target="output")
-        scored = provenance.trace(score, case.inputs, source, settings, case.explained, layer_sample)
-        return responses.named_as_model(scored)
-    return provenance.trace(model, case.inputs, source, settings, case.explained, layer_sample)
+    targets = [(settings.target, each.explained) for each in cases]
+    found = provenance.trace_targets(score or model, case.inputs, source, settings, targets, layer_sample)
+    return found if score is None else [responses.named_as_model(scored) for scored in found]
