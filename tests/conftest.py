@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,9 @@ if str(REPOSITORY) not in sys.path:
 THRESHOLD = 10_000  # new objects between two collections
 LONG = ("test_experiments", "test_nvflare_simulator", "test_flower_engine")  # few tests, or each of many seconds
 os.environ.pop("HYDRA_FULL_ERROR", None)
+# A shell's background job ignores Ctrl-C, and so would every process that a test starts and means to interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Several processes share the cores here: threads that wait for work must not spin, a third of all time went there.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Half of collecting the tests was to rewrite their assertions, again in each process where Python may keep no bytecode.

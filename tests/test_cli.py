@@ -303,6 +303,18 @@ def test_a_signal_that_ends_a_command_is_answered_in_one_line(
     assert not list(workspace.rglob("config.yaml")), "no folder of a job in which nothing was computed"
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_do_not_spin_unless_they_are_to(
+    before: str | None, after: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
+    if before is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(sys, "argv", ["provfl", "--version"])
+    assert main() == 0
+    assert os.environ["OMP_WAIT_POLICY"] == after
+
+
 def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
     try:

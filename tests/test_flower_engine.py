@@ -275,7 +275,6 @@ def test_an_interrupt_leaves_nothing_behind(workspace: Path) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert wait_for(lambda: any(Path("outputs").glob("cache/federations/*/rounds/[0-9]*")), 90)
         assert of_ray()

@@ -129,7 +129,6 @@ def test_ctrl_c_leaves_the_mark_of_an_unfinished_installation(project: Path) -> 
         env=environment(project, FAKE_SECONDS="20", FAKE_FAILURE="1"),
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while len(done(project)) < 2:
         time.sleep(0.02)
