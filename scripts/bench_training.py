@@ -47,12 +47,13 @@ from ways.federation import SHARED, WORKERS
 
 from provfl_cli.federation.flower.server import ALONE, QUIET
 
-WAYS = {  # a file of `ways/`, and the package that it needs
-    "local": ("by_engine.py", "torch"),
-    "flower": ("by_flower.py", "flwr"),
-    "flower-tensors": ("by_flower.py", "flwr"),
-    "engine=flower": ("by_engine.py", "flwr"),
-    "pfl": ("by_pfl.py", "pfl"),
+HERE = Path(__file__).resolve().parent
+WAYS = {  # a module of `ways/`, and the package that it needs
+    "local": ("by_engine", "torch"),
+    "flower": ("by_flower", "flwr"),
+    "flower-tensors": ("by_flower", "flwr"),
+    "engine=flower": ("by_engine", "flwr"),
+    "pfl": ("by_pfl", "pfl"),
 }
 FIGURES = (
     "startup_seconds", "first_round_seconds", "round_seconds", "total_seconds", "peak_mb", "peak_once_mb", "accuracy",
@@ -88,8 +89,9 @@ def measured(way: str, clients: int, arguments: argparse.Namespace) -> dict[str,
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
         began = time.perf_counter()
         settings = [arguments.model, str(clients), str(arguments.rounds), str(arguments.epochs)]
-        command = [sys.executable, str(Path(__file__).parent / "ways" / WAYS[way][0]), way, folder, *settings]
-        alone = {**os.environ, **QUIET, **ALONE, "HF_DATASETS_CACHE": folder}
+        command = [sys.executable, "-m", f"ways.{WAYS[way][0]}", way, folder, *settings]
+        found = os.pathsep.join(filter(None, [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH")]))
+        alone = {**os.environ, **QUIET, **ALONE, "HF_DATASETS_CACHE": folder, "PYTHONPATH": found}
         started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=alone)
         peak = [0.0, 0.0]
 

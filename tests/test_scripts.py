@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -272,3 +273,16 @@ def test_a_check_installs_a_browser_where_it_may(project: Path, user: str, brows
     assert (done.returncode, "noise" in done.stdout + done.stderr) == (0, False)
     log = project / "log"
     assert (log.exists() and log.read_text().splitlines()[1].endswith("chromium")) == asked
+
+
+@pytest.mark.slow  # for what they import
+@pytest.mark.parametrize("script", sorted((REPOSITORY / "scripts").rglob("*.py")), ids=lambda path: path.stem)
+def test_what_scripts_import_is_there(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else runs the benchmarks here: a name that has moved would be missed by who needs them next."""
+    if script.stem == "by_pfl":
+        pytest.importorskip("pfl")
+    if "flower" in script.stem:
+        pytest.importorskip("flwr")
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    name = ".".join(script.relative_to(REPOSITORY / "scripts").with_suffix("").parts)
+    import_module(name.removesuffix(".__init__"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from provfl_cli.errors import RunError
 from provfl_cli.fusion.decomposition import Decomposition, Multiplier
 from provfl_cli.store import rounds as store
 from provfl_cli.store.cache import Entry
+from provfl_cli.store.cost import Cost, cost_of
 from provfl_cli.store.disk import replacing
 from provfl_cli.store.new_round import begin_round, commit_round
 from provfl_cli.store.sealed import sealed
@@ -352,3 +354,24 @@ def test_rounds_that_may_not_be_seen_are_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(store.os, "scandir", denied)
     with pytest.raises(RunError, match=r"cannot be read \(Permission denied\)"):
         store.stored_rounds(tmp_path)
+
+
+def test_what_rounds_take_is_what_their_files_take(tmp_path: Path) -> None:
+    rounds = tmp_path / "rounds"
+    assert cost_of(rounds) is None
+    rounds.mkdir()
+    assert cost_of(rounds) is None
+    for number in (1, 2):
+        commit(rounds, number, sample_state())
+    files = [file for file in rounds.rglob("*") if file.is_file()]
+    os.link(files[0], rounds / "0002" / "the same file again")
+    found = cost_of(rounds)
+    assert found is not None
+    clients = (rounds / "0002" / store.CLIENTS).stat().st_size
+    once = {file.stat().st_ino: file.stat().st_size for file in files}
+    assert len(once) < len(files) + 1, "rounds share files that are the same"
+    assert found == Cost(2, sum(once.values()), clients / 3, 0)
+    assert str(Cost(1, 24_100_000, 247_000, 4_938_272)) == (
+        "1 round, 24.1 MB; 0.2 MB a client and round; 4.9 MB of lineage a round"
+    )
+    assert str(found) == f"2 rounds, {found.size / 1e6:.2g} MB; {clients / 3e6:.2g} MB a client and round"

@@ -20,6 +20,8 @@ from ..reporting.lineage import show_fading
 from ..reporting.rankings import example_rankings, show_rankings
 from ..reporting.tables import cost_table, localization_tables
 from ..results import diagnosis
+from ..results.links import ROUNDS
+from ..store.cost import cost_of
 from .findings import Findings
 from .written import WRITTEN
 
@@ -149,6 +151,8 @@ def show_files(console: Console, folder: Path) -> None:
     """What the run has left in its folder."""
     console.print(show.heading("Results"))
     written = {name: meaning for name, meaning in WRITTEN.items() if (folder / name).exists()}
+    if (cost := cost_of(folder / ROUNDS)) is not None:
+        written[ROUNDS] = f"{written[ROUNDS]}: {cost}"
     console.print(show.files(folder, written, Path.cwd()))
 
 

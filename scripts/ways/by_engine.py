@@ -1,11 +1,11 @@
 """Trains the federation with an engine of ours, files and all."""
 
 import torch
-from federation import from_arguments, initial_model, report
 
 from provfl_cli.data.load import federated_data
 from provfl_cli.federation.events import Event, RoundFinished, RoundStarted
 from provfl_cli.federation.train import federated_rounds
+from ways.federation import from_arguments, initial_model, report
 
 
 def observe(event: Event) -> None:

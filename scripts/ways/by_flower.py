@@ -3,8 +3,6 @@
 import sys
 
 import torch
-from federation import WORKERS, from_arguments, initial_model, tester
-from flower_clients import trained
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -15,6 +13,8 @@ from torch import nn
 from provfl_cli.config.plain import as_text
 from provfl_cli.data.federated import FederatedData
 from provfl_cli.data.load import federated_data
+from ways.federation import WORKERS, from_arguments, initial_model, tester
+from ways.flower_clients import trained
 
 
 def client_app(text: str, way: str) -> ClientApp:

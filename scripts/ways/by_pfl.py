@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from federation import from_arguments, initial_model, tester
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.algorithm.base import NNAlgorithmParams
 from pfl.algorithm.federated_averaging import FederatedAveraging
@@ -19,6 +18,7 @@ from torch import nn
 from provfl_cli.config.schema import Federation
 from provfl_cli.data.federated import FederatedData
 from provfl_cli.data.load import federated_data
+from ways.federation import from_arguments, initial_model, tester
 
 
 def train(data: FederatedData, model: nn.Module, settings: Federation) -> None:

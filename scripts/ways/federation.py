@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provfl_cli.config.compose import compose_jobs, validated
+from provfl_cli.config.compose import compose_jobs
 from provfl_cli.config.schema import Config, Model
+from provfl_cli.config.validate import validated
 from provfl_cli.data.federated import FederatedData
-from provfl_cli.federation.client import evaluate
+from provfl_cli.federation.loss import evaluate
 from provfl_cli.garbage import collect_rarely
 from provfl_cli.models.build import build
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from federation import initial_model
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -14,11 +13,12 @@ from provfl_cli.config.plain import from_text
 from provfl_cli.config.schema import Federation
 from provfl_cli.data.load import federated_data
 from provfl_cli.imports import later
+from ways.federation import initial_model
 
 if TYPE_CHECKING:
-    import flower_pictures
+    from ways import flower_pictures
 else:
-    flower_pictures = later("flower_pictures")  # only `flower` has pictures, and what reads them takes memory
+    flower_pictures = later("ways.flower_pictures")  # only `flower` has pictures, and what reads them takes memory
 
 Shares = Callable[[int], Any]
 """The data set of the client at a position."""

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets import load_dataset
-from federation import SHARED
 from flwr_datasets.partitioner import IidPartitioner
 from torch import nn
 from torchvision.transforms import Compose, Normalize, ToTensor
@@ -12,6 +11,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 from provfl_cli.config.schema import Dataset, Model
 from provfl_cli.data.federated import Pictures
 from provfl_cli.models.build import build
+from ways.federation import SHARED
 
 
 def model(settings: Model, seed: int) -> nn.Module:
