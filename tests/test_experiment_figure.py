@@ -122,6 +122,9 @@ def test_the_caption_counts_inputs_over_all_seeds() -> None:
     faults = [row("provfl", 1.0, metric="fault_accuracy", seeds=2), row("provfl", 3, metric="fault_inputs", seeds=3)]
     said = caption(drawn(experiment(metrics=["fault_accuracy"]), pd.DataFrame([*faults, inputs("provfl", 80)])))
     assert "Each point: 9 inputs with the fault's mistake of 2 seeds." in said
+    caused = [row("provfl", 1.0, metric="caused_accuracy", seeds=2), row("provfl", 4, metric="caused_inputs", seeds=2)]
+    said = caption(drawn(experiment(metrics=["caused_accuracy"]), pd.DataFrame(caused)))
+    assert "Each point: 8 inputs whose prediction the fault caused of 2 seeds." in said
 
 
 def test_curves_on_one_another_are_named_and_their_marks_stand_side_by_side() -> None:

@@ -288,6 +288,10 @@ EXTRA = {
     "partition=by_domain": "federation.clients=10",  # one a digit
     "injection=scaled_update": "injection.factor=2",  # 10 of seven clients overshoots, and training diverges
     **{f"injection=backdoor_{name}": IN_TWO_ROUNDS for name in ("earlier", "last", "two", "four")},
+    **{
+        f"injection=backdoor_{name}": f"{IN_TWO_ROUNDS} injection.factor=2"
+        for name in ("long", "long_two", "long_four")
+    },
 }
 
 

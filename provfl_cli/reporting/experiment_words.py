@@ -40,6 +40,8 @@ KINDS = {
     "fault_inputs": "inputs with the fault's mistake",
     "corrected_inputs": "inputs that are right without a faulty client",
     "exclusive_inputs": "inputs of the label",
+    "caused_inputs": "inputs whose prediction the fault caused",
+    "blamed_inputs": "mispredictions",
 }
 
 
@@ -119,7 +121,8 @@ def _count(counted: Counted) -> str:
     seeds = f"{_range(counted.seeds)} seed{'s' * (counted.seeds[1] > 1)}"
     if counted.inputs is None:
         return seeds
-    return f"{_range(counted.inputs)} {KINDS.get(counted.kind, counted.kind)} of {seeds}"
+    kind = KINDS.get(counted.kind, counted.kind.replace("_", " "))
+    return f"{_range(counted.inputs)} {kind} of {seeds}"
 
 
 def _range(numbers: tuple[int, int]) -> str:
