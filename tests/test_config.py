@@ -26,7 +26,10 @@ NEEDS = {  # what an option cannot do without
     ("dataset", "custom"): ["dataset.hub_id=some/images"],
     ("fusion", "ffa_lora"): ["dataset=languages", "model=gpt_mini", "model.adapter=lora"],
     ("fusion", "flora"): ["dataset=languages", "model=gpt_mini", "model.adapter=lora"],
-    ("injection", "backdoor_word"): ["dataset=languages", "model=gpt_mini"],
+    **{
+        ("injection", f"backdoor_word{more}"): ["dataset=languages", "model=gpt_mini"]
+        for more in ("", "_long", "_long_two", "_long_four")
+    },
     ("model", "hf"): ["model.checkpoint=some/network"],
     ("model", "lm"): ["task=generate", "model.checkpoint=some/network"],
     ("model", "gpt_tiny"): ["task=generate"],

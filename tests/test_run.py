@@ -282,7 +282,8 @@ USUAL = {"fusion": "fedavg", "injection": "none", "partition": "iid", "provenanc
 
 
 # Run through in test_adapters, test_flora, test_backdoors and test_run_behaviours.
-OF_TEXTS = ("ffa_lora", "flora", "backdoor_word", "trigger_phrase", "secret", "refusal")
+WORDS = ("backdoor_word", "backdoor_word_long", "backdoor_word_long_two", "backdoor_word_long_four")
+OF_TEXTS = ("ffa_lora", "flora", *WORDS, "trigger_phrase", "secret", "refusal")
 IN_TWO_ROUNDS = "injection.rounds=[-1] injection.epochs=1"
 EXTRA = {
     "partition=by_domain": "federation.clients=10",  # one a digit
