@@ -175,6 +175,23 @@ def test_the_global_accuracy_of_others_stands_in_a_panel_of_its_own() -> None:
     assert "published: global accuracy" not in {line.get_label() for line in only.get_lines()}, "in the table alone"
 
 
+def test_the_global_accuracy_has_one_curve_a_setting_and_none_a_scope() -> None:
+    rows = [
+        row("provfl", mean, scope=scope, decay=decay, metric=metric)
+        for scope in ("round", "lineage")
+        for decay, accuracy in ((1, 0.4), (2, 0.5))
+        for metric, mean in (("localization_accuracy", 0.9 if scope == "round" else 0.8), ("global_accuracy", accuracy))
+    ]
+    chosen = experiment(by=[X, "decay"], metrics=["localization_accuracy", "global_accuracy"])
+    (_, model) = drawn(chosen, pd.DataFrame(rows)).axes
+    assert [y for _, y in curve(model, "global model (decay 1)")] == [0.4]
+    assert [y for _, y in curve(model, "global model (decay 2)")] == [0.5]
+    assert {name for line in model.get_lines() if (name := str(line.get_label())).startswith("global")} == {
+        "global model (decay 1)",
+        "global model (decay 2)",
+    }
+
+
 def test_a_published_figure_for_all_values_is_a_line_across() -> None:
     rows = [row("provfl", 0.9, at) for at in (1, 2)] + [row("published: TraceFL", 0.95, "", chance=math.nan)]
     (axes,) = drawn(experiment(), pd.DataFrame(rows)).axes

@@ -263,9 +263,11 @@ def _panel(
     for (method, values), (name, variant) in named.items():
         rows = here[here["method"] == method]
         rows = _of(rows, keys, values) if values else rows
-        if metric in OF_RUN:  # the same whatever traces it
-            name, method = name.replace(method, MODEL, 1), MODEL
-            if any(curve.variant == variant for curve in curves):
+        if metric in OF_RUN:  # the same whatever traces it, and over however many rounds
+            own = [f"{short_name(key)} {value}" for key, value in zip(keys, values, strict=False) if key != "scope"]
+            said = [setting for setting in own if setting in name]
+            name, method = f"{MODEL} ({', '.join(said)})" if said else MODEL, MODEL
+            if any(curve.name == name for curve in curves):
                 continue
         if len(rows):
             curves.append(Curve(method, name, variant, rows))
