@@ -177,9 +177,11 @@ class ScaledUpdate(NoInjection):
             raise InputError(f"injection.since={self.since}: there are federation.rounds={federation.rounds}")
         numbers = self._numbers(federation.rounds) or [1]
         if not 1 <= min(numbers) <= max(numbers) <= federation.rounds or len(set(numbers)) < len(numbers):
+            needed = max(abs(number) for number in self.rounds or (0,))
+            more = f"; or federation.rounds={needed} or more" if needed > federation.rounds else ""
             raise InputError(
                 f"injection.rounds={self.rounds}: of federation.rounds={federation.rounds} give different ones, by "
-                f"number or from the end, -1 to -{federation.rounds}"
+                f"number or from the end, -1 to -{federation.rounds}{more}"
             )
         late = federation.stragglers and federation.straggler_work == "late"
         if self.factor == "auto" and (federation.mode != "sync" or late):
