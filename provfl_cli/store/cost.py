@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cache import disk_usage
 from .rounds import CLIENTS, LINEAGE, read_round, round_folder, stored_rounds
 
 
@@ -44,12 +45,11 @@ def cost_of(rounds: Path) -> Cost | None:
     numbers = stored_rounds(rounds)
     if not numbers:
         return None
-    files = [file.stat() for number in numbers for file in round_folder(rounds, number).iterdir()]
     last = round_folder(rounds, numbers[-1])
     clients = len(read_round(rounds, numbers[-1]).clients)
     return Cost(
         rounds=len(numbers),
-        size=sum({(file.st_dev, file.st_ino): file.st_size for file in files}.values()),
+        size=disk_usage(rounds),
         client=(last / CLIENTS).stat().st_size / clients,
         lineage=(last / LINEAGE).stat().st_size if (last / LINEAGE).exists() else 0,
     )
