@@ -134,7 +134,8 @@ def _in_rows(experiment: Experiment, shown: Picture, look: Mapping[str, marks.Lo
     headings, named = ([row for row in rows if (row.kind == "heading") is wanted] for wanted in (True, False))
     made = canvas.empty(WIDTH, PANEL)
     all_axes = made.subplots(1, len(shown.panels), squeeze=False, sharey=True)[0]
-    letters = int((72 * WIDTH - 3.7 * max(len(row.text) for row in named)) / len(shown.panels) / 4.1)
+    room = 72 * WIDTH - 3.7 * max(len(row.text) for row in named)  # points, beside the names
+    letters = int(room / len(shown.panels) / 4.1)
     cut = False
     for panel, axes in zip(shown.panels, all_axes, strict=True):
         cut |= marks.dots(axes, panel, shown.keys, rows, look)
@@ -155,9 +156,11 @@ def _in_rows(experiment: Experiment, shown: Picture, look: Mapping[str, marks.Lo
     first.set_zorder(1)  # its headings may reach into the next panel
     first.patch.set_visible(False)
     for row in headings:
+        text = figure_text(words.group_name(shown.keys, row.group))
+        size = SMALL * min(1.0, room / 3.8 / len(text))  # a long one is smaller, and not cut
         first.text(
-            0.02, row.at, figure_text(words.group_name(shown.keys, row.group)), fontsize=SMALL, va="center",
-            fontweight="bold", transform=first.get_yaxis_transform(), in_layout=False,
+            0.02, row.at, text, fontsize=size, va="center", fontweight="bold", transform=first.get_yaxis_transform(),
+            in_layout=False,
         )  # fmt: skip
     said = words.lines(words.caption(experiment, shown, False, cut), LETTERS)
     _captioned(made, said, ROW * len(rows) + 0.75)
