@@ -30,6 +30,7 @@ from provfl_cli.config.schema import Config
 from provfl_cli.config.tree import options
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.garbage import THRESHOLD
+from provfl_cli.waiting_threads import choose_waiting
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 Captured = pytest.CaptureFixture[str]
@@ -303,16 +304,34 @@ def test_a_signal_that_ends_a_command_is_answered_in_one_line(
     assert not list(workspace.rglob("config.yaml")), "no folder of a job in which nothing was computed"
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_that_wait_do_not_spin_unless_they_are_to(
-    before: str | None, after: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+@pytest.mark.skipif(sys.platform != "linux", reason="libgomp is what torch comes with on Linux")
+@pytest.mark.parametrize(
+    ("running", "before", "after"),
+    [
+        ("1/80", {}, {"GOMP_SPINCOUNT": "10000"}),
+        ("9/80", {}, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ("9/80", {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ("1/80", {"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ("of another system", {}, {"GOMP_SPINCOUNT": "10000"}),
+    ],
+)
+def test_threads_that_wait_sleep_where_others_want_the_cores(
+    running: str, before: dict[str, str], after: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
-    if before is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-    monkeypatch.setattr(sys, "argv", ["provfl", "--version"])
-    assert main() == 0
-    assert os.environ["OMP_WAIT_POLICY"] == after
+    (tmp_path / "loadavg").write_text(f"0.20 0.18 0.12 {running} 11206\n")
+    monkeypatch.setattr("provfl_cli.waiting_threads.RUNNING", tmp_path / "loadavg")
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    environment = dict(before)
+    choose_waiting(environment)
+    assert environment == after
+
+
+def test_the_command_chooses_before_torch_is_there() -> None:
+    code = "import sys; sys.argv = ['provfl', '--version']; from provfl_cli.cli import main; main(); import os; "
+    code += "print(os.environ.get('OMP_WAIT_POLICY') or os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    environment = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert said.stdout.split()[-2:] in (["PASSIVE", "False"], ["10000", "False"])
 
 
 def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:

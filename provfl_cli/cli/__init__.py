@@ -17,6 +17,7 @@ from ..checks import excerpt
 from ..errors import InputError, RunError, did_you_mean
 from ..garbage import collect_rarely
 from ..library_warnings import library_warnings_ignored
+from ..waiting_threads import choose_waiting
 from .ended import EndedBySignal, answer_signals, leave_signals, signal_that_came
 from .saying import complain, say
 
@@ -59,9 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if ours:
             answer_signals()
             collect_rarely()
-            # Before torch is imported. A thread that waits for work must not spin: where other processes want the
-            # cores, that made a small model's trace take three times as long.
-            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+            choose_waiting(os.environ)
         with library_warnings_ignored():
             return _dispatch(arguments)
     except SystemExit as error:  # of a model or data that are called: our own commands return
