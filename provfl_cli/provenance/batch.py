@@ -237,11 +237,13 @@ def _count_neurons(sums: Sums, call: Call, g: Tensor, mask: Tensor | None, sampl
 def add_pool(sums: Sums, stack: Stack, sample: int) -> None:
     """Contract all small parameters, as many in one matrix product as memory bears."""
     chunk: list[tuple[str, str, Tensor]] = []
+    numbers = 0
     for entry in sums.pool:
         chunk.append(entry)
-        if sum(gradient.shape[1] for _, _, gradient in chunk) * stack.rows > (stack.numbers or POOL_BLOCK):
+        numbers += entry[2].shape[1]
+        if numbers * stack.rows > (stack.numbers or POOL_BLOCK):
             _add_pooled(sums, stack, sample, chunk)
-            chunk = []
+            chunk, numbers = [], 0
     if chunk:
         _add_pooled(sums, stack, sample, chunk)
     sums.pool.clear()

@@ -10,7 +10,7 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -173,12 +173,14 @@ class TensorFile(Mapping[str, "Tensor"]):
     path: Path
     names: tuple[str, ...]
     handle: object
+    mapped: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self.names:
-            raise KeyError(name)
-        tensor: Tensor = self.handle.get_tensor(name)  # type: ignore[attr-defined]
-        return tensor
+        if name not in self.mapped:  # a trace asks for each a dozen times, and the library takes a while to make it
+            if name not in self.names:
+                raise KeyError(name)
+            self.mapped[name] = self.handle.get_tensor(name)  # type: ignore[attr-defined]
+        return self.mapped[name].detach()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)

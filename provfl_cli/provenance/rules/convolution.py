@@ -48,7 +48,7 @@ def _patches(
     taps = [_live_taps(*geometry) for geometry in zip(size, out, kernel, stride, padding, dilation, strict=True)]
     needed = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, stride, kernel, dilation, strict=True)]
     pads = [(low, max(0, n - low - length)) for low, n, length in zip(padding, needed, size, strict=True)]
-    padded = F.pad(images, [amount for pair in reversed(pads) for amount in pair])
+    padded = F.pad(images, [amount for pair in reversed(pads) for amount in pair]) if any(map(any, pads)) else images
     batch, channels = images.shape[:2]
     windows = padded.as_strided(
         (batch, channels, *kernel, *out),
@@ -119,4 +119,7 @@ def transposed_convolution(call: Call, g: Tensor) -> dict[str, Factor]:
     groups = arguments.get("groups", 1)
     batch, channels, count, positions = patches.shape
     right = patches.reshape(batch, groups, channels // groups * count, positions)
-    return {"weight": Outer(z.flatten(2), right, _select(taps, kernel)), "bias": Dense(g.flatten(2).sum(2))}
+    return {
+        "weight": Outer(z.flatten(2), right, _select(taps, kernel), transposed=True),
+        "bias": Dense(g.flatten(2).sum(2)),
+    }

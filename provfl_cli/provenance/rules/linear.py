@@ -32,7 +32,7 @@ def addmm(call: Call, g: Tensor) -> dict[str, Factor]:
         raise NotImplementedError
     gradient = _positions(g)
     return {
-        "weight": Outer(_positions(call.data("input")), gradient[:, None]),
+        "weight": Outer(_positions(call.data("input")), gradient[:, None], transposed=True),
         "bias": Dense(sum_to(gradient.sum(2), call.arguments["bias"].shape)),
     }
 
@@ -42,4 +42,4 @@ def matmul(call: Call, g: Tensor) -> dict[str, Factor]:
     """`a = z W` with a matrix `W` `[inputs, outputs]`."""
     if "input" in call.weights or call.arguments["other"].dim() != 2:
         raise NotImplementedError
-    return {"other": Outer(_positions(call.data("input")), _positions(g)[:, None])}
+    return {"other": Outer(_positions(call.data("input")), _positions(g)[:, None], transposed=True)}
