@@ -22,3 +22,15 @@ def derived_seed(*parts: int | str) -> int:
 def generator(*parts: int | str) -> torch.Generator:
     """A random generator seeded by `derived_seed(*parts)`."""
     return torch.Generator().manual_seed(derived_seed(*parts))
+
+
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed torch's own generators, which dropout draws from, for what is computed on a device.
+
+    On the CPU its generator alone: for each kind of device that might be there torch would write down a traceback,
+    which takes as long as a step of a small model.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

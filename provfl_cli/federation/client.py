@@ -14,7 +14,7 @@ from ..config import schema
 from ..data.federated import ClientData
 from ..errors import TrainingFailed
 from ..fusion.fuse import Fusion
-from ..seeds import derived_seed, generator
+from ..seeds import derived_seed, generator, seed_torch
 from ..store.rounds import Round
 from .loss import batch_loss, is_packed, weights_of
 from .optimizers import Step, clip, make_step, rate
@@ -120,13 +120,13 @@ def train_client(
     Raises:
         TrainingFailed: when the loss or a weight is no longer finite.
     """
-    torch.manual_seed(derived_seed(seed, f"{phase}client", number, client.fingerprint))
-    order = generator(seed, f"{phase}order", number, client.fingerprint)
     trained = trained_weights(model)
     weights, fused = list(trained.values()), [name not in private for name in trained]
+    device = weights[0].device
+    seed_torch(derived_seed(seed, f"{phase}client", number, client.fingerprint), device)
+    order = generator(seed, f"{phase}order", number, client.fingerprint)
     start = [weight.detach().clone() for weight in weights]
     step = make_step([weight.detach() for weight in weights], settings, partial(rate, settings, number))
-    device = weights[0].device
     inputs, labels, lengths, mixed = _ready(model, client, settings, device, padding, frozen)
     counts = weights_of(client.inputs)
     for _ in range(epochs or settings.local_epochs):
@@ -167,11 +167,11 @@ def full_gradient(
     would follow: dropout is on, batch normalisation uses the statistics of batches, weight decay is part of the loss;
     nothing is clipped. Modules whose tensors are `frozen` stand still. The model is left as it was, buffers included.
     """
-    torch.manual_seed(derived_seed(seed, "control", number, client.fingerprint))
-    order = generator(seed, "control order", number, client.fingerprint)
     weights = list(trained_weights(model).values())
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     device = weights[0].device
+    seed_torch(derived_seed(seed, "control", number, client.fingerprint), device)
+    order = generator(seed, "control order", number, client.fingerprint)
     inputs, labels, lengths, mixed = _ready(model, client, settings, device, padding, frozen)
     counts = weights_of(client.inputs)
     for batch in batches(len(labels), settings.batch_size, order, lengths):
