@@ -41,15 +41,14 @@ def converted(
         needed = entry.default is MISSING and entry.default_factory is MISSING
         if (needed and name not in values) or values.get(name) == "???":
             raise InputError(f"{prefix}{name} is missing: give {prefix}{name}=VALUE, {wording(hint_of(kind, name))}")
-    schema = _schema(kind)
     # Most values are what they shall be already, and merging takes a millisecond a block.
     others = {key: value for key, value in values.items() if not _is_already(hint_of(kind, key), value)}
     try:
-        return {**values, **_merged(schema, others)} if others else dict(values)
+        return {**values, **_merged(kind, others)} if others else dict(values)
     except (OmegaConfBaseException, OverflowError):  # one by one, to tell which it was: slower
-        for key, value in values.items():
+        for key, value in others.items():
             try:
-                _merged(schema, {key: value})
+                _merged(kind, {key: value})
             except (OmegaConfBaseException, OverflowError):
                 raise InputError(
                     f"{prefix}{key}={excerpt(shown(value))}: must be {wording(hint_of(kind, key))}"
@@ -58,19 +57,20 @@ def converted(
 
 
 @cache
-def _schema(kind: type) -> Any:
-    """What OmegaConf makes of a dataclass, of which merging makes a copy.
+def _schema(kind: type, names: tuple[str, ...]) -> Any:
+    """What OmegaConf makes of these fields of a dataclass, of which merging makes a copy.
 
     It knows no protocols and no literals: what such a field holds, the dataclass checks itself.
     """
     known = []
-    for entry in fields(kind):
+    for entry in (entry for entry in fields(kind) if entry.name in names):
         hint = hint_of(kind, entry.name)
         default: Any = field(default=entry.default, default_factory=entry.default_factory)
         known.append((entry.name, hint if _converts(hint) else Any, default))
     return OmegaConf.structured(make_dataclass(kind.__name__, known, kw_only=True))
 
 
+@cache
 def _converts(hint: Any) -> bool:
     """Whether OmegaConf can bring values to a type."""
     try:
@@ -87,8 +87,8 @@ def _is_already(hint: Any, value: Any) -> bool:
     return simple and type(value) in kinds
 
 
-def _merged(schema: Any, values: dict[Any, Any]) -> dict[Any, Any]:
-    merged = OmegaConf.to_container(OmegaConf.merge(schema, values))
+def _merged(kind: type, values: dict[Any, Any]) -> dict[Any, Any]:
+    merged = OmegaConf.to_container(OmegaConf.merge(_schema(kind, tuple(values)), values))
     assert isinstance(merged, dict)
     return {key: merged[key] for key in values}
 
