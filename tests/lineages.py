@@ -49,6 +49,13 @@ def perturbed(state: State, scale: float, seed: int) -> dict[str, Tensor]:
     }
 
 
+def shapes(dtype: torch.dtype) -> dict[str, Tensor]:
+    """A small model with every number of dimensions that a parameter may have."""
+    random = torch.Generator().manual_seed(1)
+    sizes: dict[str, tuple[int, ...]] = {"w": (5, 4), "kernel": (3, 2, 3, 3), "b": (7,), "temperature": ()}
+    return {name: torch.randn(size, generator=random, dtype=dtype) for name, size in sizes.items()}
+
+
 @cache
 def composed_fusion(name: str) -> Fusion:
     """A fusion as its file in `conf/fusion` describes it, without the seconds that composing a whole run takes."""

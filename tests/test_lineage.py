@@ -24,7 +24,7 @@ from provfl_cli.store import rounds as store
 from provfl_cli.store.tensorfile import write_tensors
 
 from .federations import make_config, make_data, make_model
-from .lineages import Work, chain, composed_fusion, perturbed, play
+from .lineages import Work, chain, composed_fusion, perturbed, play, shapes
 
 CPU = torch.device("cpu")
 DOUBLE = torch.float64
@@ -38,7 +38,7 @@ def test_nothing_is_accumulated_twice_by_hand(tmp_path: Path) -> None:
     second = {4: (2, {"w": torch.tensor([1.75], dtype=DOUBLE)})}
     lineage = play(tmp_path, FedAvg(), start, [Work(first), Work(second)])[-1].lineage()
     assert lineage is not None
-    assert lineage.rows == LineageRows((0, 4), (), (0, 4), (1, 2), 1.0)
+    assert lineage.rows == LineageRows((0, 4), (), (0, 4), (1, 2), 1.0, (1, 2))
     # Round 1: 0.75 * (2 - 1) and 0.25 * (5 - 1), so the model is 2.75; round 2: 1 * (1.75 - 2.75).
     assert lineage.tensors["weighted/w"].tolist() == [[0.75], [0.0]]
     assert lineage.tensors["plain/w"].tolist() == [[1.0], [3.0]]
@@ -121,12 +121,6 @@ def random_work(number: int, model: dict[str, Tensor], before: list[dict[str, Te
     sent = {k: (10 + 3 * k, perturbed(bases.get(k, model), 0.1, 100 * number + k)) for k in sorted(taking_part)}
     factors = {k: 0.3 + 0.1 * (k % 7) for k in sent}
     return Work(sent, bases, factors, noise=0.02)
-
-
-def shapes(dtype: torch.dtype) -> dict[str, Tensor]:
-    random = torch.Generator().manual_seed(1)
-    sizes: dict[str, tuple[int, ...]] = {"w": (5, 4), "kernel": (3, 2, 3, 3), "b": (7,), "temperature": ()}
-    return {name: torch.randn(size, generator=random, dtype=dtype) for name, size in sizes.items()}
 
 
 def off_by(stored: store.Round) -> float:

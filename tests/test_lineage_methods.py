@@ -50,7 +50,7 @@ def test_another_decay_gives_what_training_with_it_would_have_kept(
     stored = made(tmp_path / "kept", fusion, kept)
     expected = lineage_round(made(tmp_path / "wanted", fusion, wanted)[-1]).lineage
     found = lineage_decayed(stored[-1], stored[:-1], wanted).lineage
-    assert found.rows == expected.rows
+    assert replace(found.rows, held=()) == replace(expected.rows, held=())
     assert ("forgotten" in found.rows.kinds) == (wanted < 1)
     assert len(found.rows.clients) == 5
     assert {"noise", "stale"} <= set(found.rows.kinds)

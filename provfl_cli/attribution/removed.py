@@ -24,6 +24,7 @@ from ..errors import InputError
 from ..fusion.average import example_shares, weighted_average
 from ..fusion.conditions import TooFewReturned
 from ..fusion.fuse import Fusion
+from ..fusion.lineage import WEIGHTED
 from ..fusion.privacy import Privacy
 from ..imports import later
 from ..processes import one_thread
@@ -124,7 +125,12 @@ def _accumulated(last: Round, gone: Collection[int], names: Iterable[str]) -> di
     lineage = last.lineage()
     assert lineage is not None  # it was asked for
     rows = [lineage.rows.positions[client] for client in lineage.rows.clients if client in gone]
-    return {name: lineage.tensors[f"weighted/{name}"][rows].double().sum(0) for name in names}
+    theirs = {}
+    for name in names:
+        theirs[name] = torch.zeros(lineage.initial[name].shape, dtype=torch.float64)
+        for row in rows:
+            theirs[name] += lineage.row(f"{WEIGHTED}/{name}", row)
+    return theirs
 
 
 def _left(stored: Round, gone: Collection[int]) -> list[int]:

@@ -180,8 +180,9 @@ def _space(config: schema.Config, specs: Specs, a_round: int, clients: int, roun
     """Bytes that so many more rounds take, with the two at work.
 
     The models of the clients in a round, the global one and the server's state; for each of all `clients` its control
-    variate, and what it sent over all rounds, weighted and not, with the server's momentum of each; factors of adapters
-    that all rounds have summed.
+    variate; what clients sent over all rounds, weighted and not, with the server's momentum of each: of all in every
+    round, or where only a round's own clients move, of these and of as many again, and all of them once; factors of
+    adapters that all rounds have summed.
     """
     controls = 0 if config.fusion.client_state is None else clients
     merged = 0
@@ -190,8 +191,12 @@ def _space(config: schema.Config, specs: Specs, a_round: int, clients: int, roun
         merged = merged_bytes(
             shapes, a_round * config.federation.rounds, max(kind.itemsize for kind, _ in specs.values())
         )
-    lineage = (4 if config.fusion.decay else 2) * clients if config.provenance.scope == "lineage" else 0
-    return (rounds + 2) * ((a_round + 3 + controls + lineage) * size_of(specs) + merged)
+    lineage, once = 0, 0
+    if config.provenance.scope == "lineage":
+        moves = bool(config.fusion.decay) or config.provenance.lineage_decay < 1
+        lineage = (4 if config.fusion.decay else 2) * (clients if moves else min(clients, 2 * a_round))
+        once = 0 if moves else 2 * clients
+    return (rounds + 2) * ((a_round + 3 + controls + lineage) * size_of(specs) + merged) + once * size_of(specs)
 
 
 def _train_until(training: Training, target: int) -> Iterator[Metrics]:

@@ -13,12 +13,16 @@ Accumulators are computed in float64 and stored in float32 (in float64 for a flo
 conservation residual below 1e-5: each round rounds each `acc_k` once, by at most 6e-8 of itself, so a hundred rounds
 move the sum by at most 6e-6 of `sum |acc_k|`, and by a tenth of that where roundings do not all agree; the global model
 is itself rounded to float32 every round.
+
+Without momentum and decay only the rows of a round's own clients move: it writes these alone, and the others stay in
+the files of the rounds that moved them last. So a round costs what its clients cost, however many there were before.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -35,6 +39,8 @@ FORGOTTEN = "forgotten"
 KINDS = ("noise", "stale", FORGOTTEN)
 WEIGHTED, PLAIN = "weighted", "plain"
 VELOCITY = {WEIGHTED: "velocity", PLAIN: "plain_velocity"}
+OWNERS = "clients"  # the tensor of a file that says whose rows it has, where it has not all of them
+FEW = 0.5  # of as many rows as a round has clients: an earlier file with fewer that count is given up
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class LineageRows:
         used: those of the clients that had a nonzero `A_k` in some round.
         last: for each of the clients the last round in which it took part.
         decay: what of every accumulator is kept from one round to the next; the rest is in the row `forgotten`.
+        held: for each of the clients the round in whose file its row is; (): all are in the file of this round.
     """
 
     clients: tuple[int, ...]
@@ -54,6 +61,7 @@ class LineageRows:
     used: tuple[int, ...]
     last: tuple[int, ...]
     decay: float
+    held: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:
@@ -65,6 +73,94 @@ class LineageRows:
         """Where the row of a client (its number) or of a kind is."""
         rows: tuple[int | str, ...] = (*self.clients, *self.kinds)
         return {row: position for position, row in enumerate(rows)}
+
+    def written_by(self, number: int) -> tuple[int | str, ...]:
+        """The rows that are in the file of round `number`, this one, in their order."""
+        held = self.held or (number,) * len(self.clients)
+        return (*(client for client, where in zip(self.clients, held, strict=True) if where == number), *self.kinds)
+
+
+Part = tuple["Tensor", "Tensor | slice", "Tensor | slice"]
+"""Stacked rows of one accumulator, which of them count, and their places among all rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowsInFiles(Mapping[str, "Tensor"]):
+    """Accumulators by name, of which each file has some rows; they have no momentum.
+
+    `tensors[name]` puts all rows of one together in memory; `parts` reads them where they are.
+
+    Attributes:
+        rows: which they are.
+        files: the tensors of each file by the number of the round that wrote it, this one's last.
+
+    Raises:
+        ValueError: a file has not the rows that it should have.
+    """
+
+    rows: LineageRows
+    files: Mapping[int, Mapping[str, Tensor]]
+
+    def __post_init__(self) -> None:
+        _ = self.located  # what does not fit shows at once
+
+    @cached_property
+    def located(self) -> Mapping[int, tuple[Tensor, Tensor]]:
+        """By file, which of its client rows count, and their places among all."""
+        places: dict[int, list[int]] = {number: [] for number in self.files}
+        for place, number in enumerate(self.rows.held):
+            if number not in places:
+                raise ValueError(f"the lineage of client {self.rows.clients[place]} is in no file")
+            places[number].append(place)
+        found = {}
+        for number, file in self.files.items():
+            owners = {int(client): row for row, client in enumerate(file[OWNERS].tolist())}
+            theirs = [self.rows.clients[place] for place in places[number]]
+            if missing := [client for client in theirs if client not in owners]:
+                raise ValueError(f"the lineage of client {missing[0]} is not in the file of round {number}")
+            rows = [owners[client] for client in theirs]
+            found[number] = torch.tensor(rows, dtype=torch.int64), torch.tensor(places[number], dtype=torch.int64)
+        return found
+
+    def parts(self, name: str) -> Iterator[Part]:
+        """The rows of an accumulator, file by file; what no client sent comes last."""
+        for number, (rows, places) in self.located.items():
+            if len(rows):
+                yield self.files[number][name], rows, places
+        if name.startswith(f"{WEIGHTED}/") and self.rows.kinds:
+            count, kinds = len(self.rows.clients), len(self.rows.kinds)
+            yield self._own[name], slice(len(self._own[OWNERS]), None), slice(count, count + kinds)
+
+    def row(self, name: str, position: int) -> Tensor:
+        """One row of an accumulator, by its place among all."""
+        count = len(self.rows.clients)
+        if position >= count:
+            return self._own[name][len(self._own[OWNERS]) + position - count]
+        number = self.rows.held[position]
+        rows, places = self.located[number]
+        return self.files[number][name][int(rows[torch.searchsorted(places, position)])]
+
+    @property
+    def _own(self) -> Mapping[str, Tensor]:
+        return self.files[max(self.files)]
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name == OWNERS:
+            raise KeyError(name)
+        first = self._own[name]
+        count = self.rows.count if name.startswith(f"{WEIGHTED}/") else len(self.rows.clients)
+        if len(self.files) == 1 and len(first) == count:
+            return first
+        whole = first.new_empty(count, *first.shape[1:])
+        for tensor, rows, places in self.parts(name):
+            whole[places] = tensor[rows]
+        return whole
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._own if name != OWNERS)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True)
@@ -82,10 +178,26 @@ class Lineage:
     initial: Mapping[str, Tensor]
     tensors: Mapping[str, Tensor]
 
+    def parts(self, name: str) -> Iterator[Part]:
+        """The rows of an accumulator where they are, file by file: no more than one of them is asked for at a time."""
+        if isinstance(self.tensors, RowsInFiles):
+            yield from self.tensors.parts(name)
+        else:
+            yield self.tensors[name], slice(None), slice(None)
+
+    def row(self, name: str, position: int) -> Tensor:
+        """One row of an accumulator."""
+        if isinstance(self.tensors, RowsInFiles):
+            return self.tensors.row(name, position)
+        return self.tensors[name][position]
+
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows of one accumulator: rows `start` onwards of its parameter's first dimension, `values` `[n, *rest]`."""
+    """Some rows of one accumulator: rows `start` onwards of its parameter's first dimension, `values` `[n, *rest]`.
+
+    `row` is the place of the client, or of what no client sent, in the round's own file.
+    """
 
     name: str
     row: int
@@ -97,7 +209,8 @@ class Piece:
 class NextLineage:
     """The accumulators that a round leaves, not computed yet.
 
-    `specs` has type and shape of every tensor; `pieces` gives their content a block at a time, and can be read once.
+    `specs` has type and shape of every tensor of the round's own file; `pieces` gives their content a block at a time,
+    and can be read once.
     """
 
     rows: LineageRows
@@ -125,16 +238,31 @@ def next_lineage(
     if (before is None) != (number == 1) or (before is not None and before.rows.decay != decay):
         raise ValueError(f"round {number}: accumulators of the round before are needed, with decay {decay}")
     rows = _next_rows(fused, clients, number, before, decay)
+    if decay == 1 and not fusion.decay:
+        rows = replace(rows, held=_held(rows, clients, number, before))
+    written = rows.written_by(number)
     previous = fused.updates.returned.previous
-    specs = {}
+    specs: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
     for name in fused.updates.names:
         dtype, shape = _stored_type(previous[name]), tuple(previous[name].shape)
-        for group, count in ((WEIGHTED, rows.count), (PLAIN, len(rows.clients))):
+        for group, count in ((WEIGHTED, len(written)), (PLAIN, len(written) - len(rows.kinds))):
             specs[f"{group}/{name}"] = (dtype, (count, *shape))
             if fusion.decay:
                 specs[f"{VELOCITY[group]}/{name}"] = (dtype, (count, *shape))
+    if rows.held:
+        specs[OWNERS] = (torch.int64, (len(written) - len(rows.kinds),))
     initial = previous if before is None else before.initial
-    return NextLineage(rows, initial, specs, _pieces(fusion, fused, list(clients), rows, before))
+    return NextLineage(rows, initial, specs, _pieces(fusion, fused, list(clients), rows, written, before))
+
+
+def _held(rows: LineageRows, clients: Sequence[int], number: int, before: Lineage | None) -> tuple[int, ...]:
+    """In which round's file each client's row is: those that move are in the newest, with what is left of old files."""
+    if before is None or not before.rows.held:
+        return (number,) * len(rows.clients)
+    held = dict(zip(before.rows.clients, before.rows.held, strict=True)) | dict.fromkeys(clients, number)
+    left = Counter(held.values())
+    given_up = {where for where, count in left.items() if count < FEW * len(clients)}
+    return tuple(number if held[client] in given_up else held[client] for client in rows.clients)
 
 
 def _next_rows(
@@ -159,28 +287,35 @@ def _next_rows(
 
 
 def _pieces(
-    fusion: Fusion, fused: FusionResult, clients: list[int], rows: LineageRows, before: Lineage | None
+    fusion: Fusion,
+    fused: FusionResult,
+    clients: list[int],
+    rows: LineageRows,
+    written: Sequence[int | str],
+    before: Lineage | None,
 ) -> Iterator[Piece]:
     """One parameter, one block of its rows, one accumulator at a time: no more than a block of the round's clients."""
     updates, shares = fused.updates, fused.shares
-    moved: list[int | str] = [*rows.clients, *(kind for kind in rows.kinds if kind != "forgotten")]
-    positions = {} if before is None else before.rows.positions
+    places = {row: place for place, row in enumerate(written)}
+    theirs = [row for row in written if isinstance(row, int)]
+    moved = [row for row in written if row != FORGOTTEN]
+    if rows.held:
+        for client in theirs:
+            yield Piece(OWNERS, places[client], 0, torch.tensor([client]))
     for name in updates.names:
         dtype, scale = _stored_type(updates.returned.previous[name]), fused.scales[name]
-        groups = [WEIGHTED, PLAIN, *(VELOCITY.values() if fusion.decay else ())]
-        stored = {} if before is None else {group: before.tensors[f"{group}/{name}"] for group in groups}
         for where in updates.blocks(name):
             at = scale if isinstance(scale, (int, float)) else _part(scale, where)
-            block = _Block(fusion, at, rows, name, where, dtype, positions, stored)
+            block = _Block(fusion, at, rows.decay, places, name, where, dtype, before)
             plain, kinds = _terms(fused, name, where)
             weighted = plain * shares.weights.view(-1, *(1,) * (plain.dim() - 1))
             terms = kinds | dict(zip(clients, weighted, strict=True))
             for row in moved:
                 yield from block.moved(WEIGHTED, row, terms.get(row))
-            if "forgotten" in rows.kinds:
+            if FORGOTTEN in rows.kinds:
                 yield from block.forgotten(moved)
             terms = dict(zip(clients, plain, strict=True))
-            for client in rows.clients:
+            for client in theirs:
                 yield from block.moved(PLAIN, client, terms.get(client))
 
 
@@ -209,23 +344,24 @@ def _terms(fused: FusionResult, name: str, where: slice) -> tuple[Tensor, dict[i
 class _Block:
     """Some rows (`where`) of one parameter, the server's step size there, and the accumulators of the round before.
 
-    `positions` and `stored` are those: where each row was, and their tensors by group; empty before round 1.
+    `kept` is the lineage's decay; `places` says where each row is in the round's own file; `before` is None before
+    round 1.
     """
 
     fusion: Fusion
     scale: float | Tensor
-    rows: LineageRows
+    kept: float
+    places: Mapping[int | str, int]
     name: str
     where: slice
     dtype: torch.dtype
-    positions: Mapping[int | str, int]
-    stored: Mapping[str, Tensor]
+    before: Lineage | None
 
     def old(self, group: str, row: int | str) -> Tensor | None:
         """What a row was; None where there was none."""
-        if row not in self.positions:
+        if self.before is None or row not in self.before.rows.positions:
             return None
-        return _part(self.stored[group][self.positions[row]], self.where)
+        return _part(self.before.row(f"{group}/{self.name}", self.before.rows.positions[row]), self.where)
 
     def moved(self, group: str, row: int | str, term: Tensor | None) -> Iterator[Piece]:
         """`m <- decay m + gain term`, `acc <- lineage_decay acc + scale o m`; `term` None: nothing was added."""
@@ -238,8 +374,8 @@ class _Block:
                 move = carried if move is None else move + carried
             if move is not None:
                 yield self._piece(VELOCITY[group], row, move)
-        if last is not None and self.rows.decay < 1:
-            last = self.rows.decay * last.double()
+        if last is not None and self.kept < 1:
+            last = self.kept * last.double()
         if move is not None:
             last = self.scale * move if last is None else last.double() + self.scale * move
         if last is not None:
@@ -247,18 +383,18 @@ class _Block:
 
     def forgotten(self, others: Sequence[int | str]) -> Iterator[Piece]:
         """What the other rows have lost so far, so that the sum of all is kept."""
-        total = self.old(WEIGHTED, "forgotten")
+        total = self.old(WEIGHTED, FORGOTTEN)
         if total is None:  # before the first round: there was nothing to lose
             return
         total = total.double()
         for row in others:
             old = self.old(WEIGHTED, row)
             if old is not None:
-                total = total + (1.0 - self.rows.decay) * old.double()
-        yield self._piece(WEIGHTED, "forgotten", total)
+                total = total + (1.0 - self.kept) * old.double()
+        yield self._piece(WEIGHTED, FORGOTTEN, total)
 
     def _piece(self, group: str, row: int | str, values: Tensor) -> Piece:
-        return Piece(f"{group}/{self.name}", self.rows.positions[row], self.where.start, values.to(self.dtype))
+        return Piece(f"{group}/{self.name}", self.places[row], self.where.start, values.to(self.dtype))
 
 
 def _stored_type(parameter: Tensor) -> torch.dtype:

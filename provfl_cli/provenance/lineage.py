@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import RunError
 from ..fusion.decomposition import Decomposition
-from ..fusion.lineage import FORGOTTEN, PLAIN, WEIGHTED, Lineage, LineageRows
+from ..fusion.lineage import FORGOTTEN, PLAIN, WEIGHTED, Lineage, LineageRows, Part
 from ..store.rounds import Round
 
 
@@ -51,13 +51,13 @@ class LineageRound:
         """`W_0`: the initial model."""
         return self.lineage.initial
 
-    def weighted(self, name: str) -> Tensor:
-        """`acc_k` of a parameter, then what no client sent, in the order of the decomposition's kinds: `[rows, …]`."""
-        return self.lineage.tensors[f"{WEIGHTED}/{name}"]
+    def weighted(self, name: str) -> Iterator[Part]:
+        """`acc_k` of a parameter, then what no client sent, in the order of the decomposition's kinds, file by file."""
+        return self.lineage.parts(f"{WEIGHTED}/{name}")
 
-    def plain(self, name: str) -> Tensor:
-        """`acc_k` of a parameter without the `q_k`, `[clients, *shape]`."""
-        return self.lineage.tensors[f"{PLAIN}/{name}"]
+    def plain(self, name: str) -> Iterator[Part]:
+        """`acc_k` of a parameter without the `q_k`, file by file."""
+        return self.lineage.parts(f"{PLAIN}/{name}")
 
 
 def lineage_round(stored: Round) -> LineageRound:
@@ -100,7 +100,7 @@ def lineage_decayed(stored: Round, earlier: Sequence[Round], decay: float) -> Li
         )
     before = [lineage_round(each).lineage for each in earlier]
     kinds = (*(kind for kind in rows.kinds if kind != FORGOTTEN), *((FORGOTTEN,) if decay < 1 else ()))
-    again = replace(rows, kinds=kinds, decay=decay)
+    again = replace(rows, kinds=kinds, decay=decay, held=())  # all are computed
     return LineageRound(whole.after, replace(whole.lineage, rows=again, tensors=_Decayed(whole.lineage, before, again)))
 
 

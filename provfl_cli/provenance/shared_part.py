@@ -18,7 +18,7 @@ from ..coverage import printable
 from ..errors import InputError
 from ..fusion.adapters import FIRST, SECOND
 from ..fusion.decomposition import Decomposition
-from ..fusion.lineage import PLAIN, WEIGHTED
+from ..fusion.lineage import OWNERS, PLAIN, WEIGHTED, RowsInFiles
 from .lineage import LineageRound
 
 if TYPE_CHECKING:
@@ -269,7 +269,11 @@ def _renamed(source: Source, stored: Mapping[str, str]) -> Source:
         return RenamedRound(source, stored)
     lineage = source.lineage
     accumulated = {f"{kind}/{name}": f"{kind}/{old}" for kind in (WEIGHTED, PLAIN) for name, old in stored.items()}
+    tensors: Mapping[str, Tensor] = _Renamed(lineage.tensors, accumulated)
+    if isinstance(lineage.tensors, RowsInFiles):
+        held = lineage.tensors.files
+        names = accumulated | {OWNERS: OWNERS}
+        tensors = RowsInFiles(lineage.rows, {number: _Renamed(file, names) for number, file in held.items()})
     return LineageRound(
-        _Renamed(source.after, stored),
-        replace(lineage, initial=_Renamed(lineage.initial, stored), tensors=_Renamed(lineage.tensors, accumulated)),
+        _Renamed(source.after, stored), replace(lineage, initial=_Renamed(lineage.initial, stored), tensors=tensors)
     )

@@ -251,10 +251,12 @@ class Stack:
         select: Select | None,
     ) -> None:
         """The rows of a lineage: all that added up to the model, the initial one, then clients without the `q_k`."""
-        block[: source.lineage.rows.count] = self._part(source.weighted(name), index, select, stacked=True)
+        for tensor, rows, places in source.weighted(name):
+            block[: source.lineage.rows.count][places] = self._part(tensor, index, select, stacked=True)[rows]
         block[self.counted - 1] = before
         if self.extra:
-            block[self.counted :] = self._part(source.plain(name), index, select, stacked=True)
+            for tensor, rows, places in source.plain(name):
+                block[self.counted :][places] = self._part(tensor, index, select, stacked=True)[rows]
 
     def _fill(
         self, block: Tensor, source: FusedRound, name: str, before: Tensor, index: slice | Tensor, select: Select | None

@@ -10,7 +10,7 @@ from ..config.schema import Config
 from ..federation.sharing import Sharing
 from ..store.tensorfile import size_of, specs_of
 
-MOST = 256 * 2**20  # bytes of what clients have sent over all rounds: written anew after each
+MOST = 256 * 2**20  # bytes of what clients have sent over all rounds
 
 
 def with_scope(config: Config, model: nn.Module, sharing: Sharing, clients: int) -> Config:

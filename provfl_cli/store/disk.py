@@ -3,6 +3,7 @@
 import hashlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -20,10 +21,24 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+SETTLED = 1.0  # seconds after which a file that is written once more has another time
+_known: dict[tuple[int, ...], str] = {}  # checksums that were computed, by what file it was and when it was written
+MOST_KNOWN = 4096
+
+
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """SHA-256 of a file, hexadecimal; of one that stays as it is computed once in a process, by whatever name."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        state = os.fstat(file.fileno())
+        which = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+        if which not in _known:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if time.time() - state.st_mtime < SETTLED:
+                return digest
+            while len(_known) >= MOST_KNOWN:
+                del _known[next(iter(_known))]
+            _known[which] = digest
+        return _known[which]
 
 
 @contextmanager

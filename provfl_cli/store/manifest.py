@@ -139,7 +139,10 @@ def _lineage_rows(value: Any) -> LineageRows | None:
         used=numbers(value_of(rows, "used"), "lineage.used"),
         last=numbers(value_of(rows, "last"), "lineage.last"),
         decay=finite(value_of(rows, "decay"), "lineage.decay", 0, 1),
+        held=numbers(rows.get("held", []), "lineage.held"),
     )
     if len(lineage_rows.last) != len(lineage_rows.clients):
         raise ValueError("lineage.last does not give each of lineage.clients a round")
+    if len(lineage_rows.held) not in (0, len(lineage_rows.clients)):
+        raise ValueError("lineage.held does not give each of lineage.clients a round")
     return lineage_rows

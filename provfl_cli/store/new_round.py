@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RunError
 from ..fusion.buffered import Buffered
 from ..fusion.decomposition import Decomposition
-from ..fusion.lineage import NextLineage
+from ..fusion.lineage import LineageRows, NextLineage
 from .disk import checksum, flush
 from .manifest import metrics_values, round_values
 from .rounds import (
@@ -33,6 +34,7 @@ from .rounds import (
     STATE,
     Metrics,
     Round,
+    lineage_part,
     read_round,
     remove_round,
     round_folder,
@@ -88,6 +90,7 @@ def commit_round(
         RunError: a number or name is none that a round may have.
     """
     rounds = temporary.parent
+    known: dict[str, str] = {}  # checksums of files that were there before
     write_tensors(temporary / GLOBAL, weights)
     write_tensors(temporary / NEXT_STATE, next_state)
     before = round_folder(rounds, number - 1)
@@ -110,6 +113,7 @@ def commit_round(
         allocate(temporary / LINEAGE, lineage.specs)
         pieces = ((piece.name, piece.row, piece.start, piece.values) for piece in lineage.pieces)
         write_pieces(temporary / LINEAGE, pieces)
+        known |= _link_lineage(rounds, number, temporary, lineage.rows)
         initial = before / INITIAL if number > 1 else temporary / PREVIOUS
         _link_or_write(initial, temporary / INITIAL, lineage.initial)
     manifest = {
@@ -120,7 +124,9 @@ def commit_round(
         "example_weights": decomposition.example_weights.tolist(),
         "buffers": sorted(buffers),
         "history": [_written(metrics) for metrics in history],
-        "checksums": {file.name: checksum(file) for file in sorted(temporary.glob("[!.]*.safetensors"))},
+        "checksums": {
+            file.name: known.get(file.name) or checksum(file) for file in sorted(temporary.glob("[!.]*.safetensors"))
+        },
     }
     if key is not None:
         manifest["key"] = key
@@ -148,6 +154,23 @@ def commit_round(
     temporary.rename(round_folder(rounds, number))
     flush(rounds)
     return read_round(rounds, number)
+
+
+def _link_lineage(rounds: Path, number: int, temporary: Path, rows: LineageRows) -> dict[str, str]:
+    """Let the folder of a round have the files of earlier rounds that hold rows of its lineage; their checksums."""
+    earlier = sorted({*rows.held} - {number})
+    if not earlier:
+        return {}
+    before, folder = read_round(rounds, number - 1).checksums, round_folder(rounds, number - 1)
+    known = {}
+    for held in earlier:
+        there, here = LINEAGE if held == number - 1 else lineage_part(held), lineage_part(held)
+        try:
+            os.link(folder / there, temporary / here)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(folder / there, temporary / here)
+        known[here] = before[there]
+    return known
 
 
 def _require_way(rounds: Path, number: int) -> None:

@@ -9,6 +9,7 @@
                 bases.safetensors                what late clients started from, where there are any
                 corrections.safetensors          how far control variates moved the clients, where there are any
                 lineage.safetensors              what each client sent over all rounds, where that is asked for
+                lineage-0007.safetensors         the same of clients whose row round 7 was the last to write; its file
                 initial.safetensors              W_0, with it; one file for all rounds
                 round.json                       client ids, examples, q_k, buffers, metrics, checksums, its own as well
 
@@ -39,7 +40,7 @@ from ..errors import RunError
 from ..fusion.adapters import SideBySide, adapter_pairs, first_factor, is_merged, second_factor
 from ..fusion.buffered import Buffered
 from ..fusion.decomposition import Decomposition, Multiplier
-from ..fusion.lineage import Lineage, LineageRows
+from ..fusion.lineage import Lineage, LineageRows, RowsInFiles
 from ..imports import later
 from .manifest import metrics_values, round_values
 from .sealed import check_seal
@@ -52,8 +53,9 @@ if TYPE_CHECKING:
 else:
     torch = later("torch")
 
-FORMAT = 3
-READABLE = (2, FORMAT)
+FORMAT = 4  # since which rows of a lineage may be in several files
+SEALED = 3  # since which the manifest has a checksum of its own
+READABLE = (2, SEALED, FORMAT)
 MANIFEST = "round.json"
 CLIENTS, GLOBAL, PREVIOUS = "clients.safetensors", "global.safetensors", "previous.safetensors"
 STATE, NEXT_STATE, DECOMPOSITION, BASES = (
@@ -250,10 +252,24 @@ class Round:
     @cached_property
     def _lineage(self) -> Lineage | None:
         rows = self.lineage_rows
-        return None if rows is None else Lineage(rows, self._open(INITIAL), self._open(LINEAGE))
+        if rows is None:
+            return None
+        initial, own = self._open(INITIAL), self._open(LINEAGE)
+        if not rows.held:
+            return Lineage(rows, initial, own)
+        others = {number: self._open(lineage_part(number)) for number in sorted({*rows.held} - {self.number})}
+        try:
+            return Lineage(rows, initial, RowsInFiles(rows, {**others, self.number: own}))
+        except (KeyError, ValueError) as error:
+            raise RunError(f"{self.folder} cannot be read ({error}): {remedy(self.folder)}") from error
 
     def _open(self, name: str) -> Mapping[str, Tensor]:
         return open_tensors(self.folder / name, self.checksums[name])
+
+
+def lineage_part(number: int) -> str:
+    """The name that the file with the lineage of round `number` has in the folders of later rounds."""
+    return f"lineage-{number:04d}.safetensors"
 
 
 def round_folder(rounds: Path, number: int) -> Path:
@@ -297,7 +313,7 @@ def read_round(rounds: str | PathLike[str], number: int) -> Round:
     try:
         text = read_json(path, ROUND_BYTES)
         read_format(text, READABLE)
-        check_seal(text, since=FORMAT)
+        check_seal(text, since=SEALED)
         history = tuple(Metrics(**values) for values in metrics_values(text))
         stored = Round(folder=folder, history=history, **round_values(text))
         _check_whole(stored, number)
@@ -311,7 +327,10 @@ def _check_whole(stored: Round, number: int) -> None:
     if stored.number != number:
         raise ValueError(f"it is that of round {stored.number}")
     there = (name for name in SOMETIMES if (stored.folder / name).exists())
-    for name in (*ALWAYS, *there):
+    held = {*stored.lineage_rows.held} if stored.lineage_rows is not None else set()
+    if held and max(held) > number:
+        raise ValueError(f"lineage.held names round {max(held)}, which is later")
+    for name in (*ALWAYS, *there, *(lineage_part(earlier) for earlier in sorted(held - {number}))):
         if name not in stored.checksums:
             raise ValueError(f"it is damaged: the checksum of {name} is missing")
 
