@@ -77,6 +77,27 @@ def test_what_is_deleted(asked: list[str], left: list[str], cache: Path, capsys:
     assert not list(cache.glob("federations/.*.removed"))
 
 
+@pytest.mark.parametrize("asked", [["--all"], ["--unused"], ["aa", "--older-than", "1"]])
+def test_what_is_beside_federations_goes_with_all_of_them(asked: list[str], cache: Path, capsys: Captured) -> None:
+    for name in ("bases", "partitions", "mine"):
+        (cache / name).mkdir()
+        (cache / name / "file.safetensors").write_bytes(bytes(2_000_000))
+    main(["clean", *asked, "--yes"])
+    left = {name for name in ("bases", "partitions", "mine") if (cache / name).exists()}
+    assert left == ({"mine"} if asked == ["--all"] else {"bases", "partitions", "mine"})
+    assert ("4.0 MB of partitions" in capsys.readouterr().out) == (asked == ["--all"])
+
+
+def test_nothing_goes_unasked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["clean", "--all", "--yes"]) == 0
+    (cache / "bases").mkdir()
+    stdin = StringIO("")
+    monkeypatch.setattr("sys.stdin", stdin)
+    monkeypatch.setattr(stdin, "isatty", lambda: True, raising=False)
+    assert main(["clean", "--all"]) == 0
+    assert (cache / "bases").exists()
+
+
 def test_what_is_open_stays(cache: Path, capsys: Captured) -> None:
     with in_use(cache / "federations/aaa1/rounds"):
         assert main(["clean", "--all", "--yes"]) == 1

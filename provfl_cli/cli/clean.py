@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError, did_you_mean
-from ..store.held_federations import HeldFederation, delete, held_federations, runs_of
+from ..store.held_federations import HeldFederation, delete, delete_beside, held_federations, runs_of
 from .arguments import parser, read, whole
 from .doctor import cache_named
 from .saying import complain, say
@@ -45,7 +45,11 @@ def main(arguments: list[str]) -> int:
     if chosen is None:
         _list(cache, held, runs)
         return 0
-    return _deleted(cache, chosen, runs, args.yes)
+    code = _deleted(cache, chosen, runs, args.yes)
+    gone = args.all and code == 0 and (chosen or args.yes) and not held_federations(cache)
+    if gone and (size := delete_beside(cache)):
+        say(f"and what was kept beside them: {size / 1e6:,.1f} MB of partitions and base models")
+    return code
 
 
 def _chosen(

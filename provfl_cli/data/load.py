@@ -21,12 +21,13 @@ from ..imports import later
 from ..responses import ended, lengths
 from . import domains, folder, hub, medical
 from .checkpoint import resolve
+from .dealing import dealt
 from .decode import decode, resize
 from .encoding import Encoding, dialogue_encoding, picture_encoding, text_encoding
 from .examples import PUBLIC_LABEL, Examples, stratified
 from .federated import ClientData, Dialogues, Encode, FederatedData, Form, Source, TestData
 from .likeness import blank
-from .partition import deal, drop_small, limit, require_enough
+from .partition import drop_small, limit, require_enough
 from .pixel_scale import Reading
 from .splits import to_examples
 from .triggered import of_triggered, trigger_line, triggered_copies
@@ -59,7 +60,8 @@ def federated_data(config: schema.Config) -> FederatedData:
         InputError: data that cannot be had or read, or that the partition or the injection does not fit.
     """
     examples, source, encoding = _prepared(config)
-    shares = deal(config.partition, examples.train_labels, config.federation.clients, config.seed)
+    everyone, cache = config.federation.clients, Path(config.store.cache)
+    shares = dealt(config.partition, examples.train_labels, everyone, config.seed, cache)
     kept, dropped = drop_small(limit(shares, config.partition), config.partition)
     require_enough(kept, dropped, config.partition, config.federation.clients_per_round)
     attacking = config.injection.attacking(kept, len(examples.label_names), config.seed)
@@ -123,9 +125,10 @@ def clean_twin(config: schema.Config, data: FederatedData) -> tuple[schema.Confi
     if twin is None:
         raise ValueError("nothing is planted that a twin would be without")
     examples, _, encoding = _prepared(config)
-    dealt = deal(config.partition, examples.train_labels, config.federation.clients, config.seed)
+    everyone, cache = config.federation.clients, Path(config.store.cache)
+    everything = dealt(config.partition, examples.train_labels, everyone, config.seed, cache)
     kept = {client.id for client in data.clients}
-    shares = [share for share in limit(dealt, config.partition) if share.client in kept]
+    shares = [share for share in limit(everything, config.partition) if share.client in kept]
     planted, faults = twin.apply(shares, len(examples.label_names), config.seed)
     client_of = partial(_client, config, examples, encoding.encode, faults, len(data.label_names))
     clients = tuple(client_of(share) for share in planted if len(share.labels))

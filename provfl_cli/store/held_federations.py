@@ -14,7 +14,7 @@ from ..bounded import read_json
 from .cache import disk_usage, is_entry, is_open, lock_kind, locked
 from .rounds import stored_rounds
 
-BASES = "bases"  # models that federations of language start from
+BESIDE = ("bases", "partitions")  # models that federations of language start from; who was dealt which examples
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,15 @@ def delete(cache: Path, keys: Iterable[str]) -> tuple[list[str], list[str]]:
             shutil.rmtree(doomed, ignore_errors=True)
             deleted.append(key)
     return deleted, left
+
+
+def delete_beside(cache: Path) -> int:
+    """Delete what a cache holds beside federations, which is made again when it is needed; the bytes that it took."""
+    folders = [cache / name for name in BESIDE if (cache / name).is_dir()]
+    size = sum(disk_usage(folder) for folder in folders)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return size
 
 
 def kind_of(cache: Path) -> str:
