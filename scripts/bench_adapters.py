@@ -126,7 +126,7 @@ def main() -> None:
         f"{parameters / 1e6:.1f} million parameters, {adapters / 1e6:.2f} million shared, {arguments.clients} clients"
     )
     del model
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         noisy_round(shared, frozenset(), arguments.clients, folder)
         disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6

@@ -282,7 +282,7 @@ class Bench:
         """A model with so many clients."""
         model, batch, before = made(name, self.tiny, self.device)
         kind = str(dtype).rpartition(".")[2]
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) if disk else nullcontext("") as folder:
+        with tempfile.TemporaryDirectory() if disk else nullcontext("") as folder:
             source = on_disk(model, before, clients, folder) if disk else in_memory(before, clients, dtype, self.device)
             self.measure(name, model, batch, source, stored=kind, where="disk" if disk else "memory")
 

@@ -303,7 +303,7 @@ def count(names: Sequence[str], clients: Sequence[int], preset: str) -> list[dic
 
 def measured(name: str, clients: int, wanted: tuple[str, ...], arguments: argparse.Namespace) -> dict[str, Any]:
     """One row: seconds, then memory, of each way."""
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         stored = stored_round(model_and_inputs(name)[0], clients, Path(folder))
         device = torch.device("cpu")
         rates = product_rate(device), copy_rate(device)

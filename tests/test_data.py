@@ -42,6 +42,7 @@ def config(dataset=DIGITS, partition=None, injection=None, seed=0, clients=5, pe
         federation=SimpleNamespace(clients=clients, clients_per_round=per_round),
         model=schema.Model("", "densenet121", min_image_size=min_image_size),
         seed=seed,
+        store=SimpleNamespace(cache=os.devnull),  # no folder: nothing is kept
     )
 
 
