@@ -27,7 +27,7 @@ from provfl_cli.federation.participation import choose_clients
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fedprox import FedProx
 from provfl_cli.run.checks import check_precision
-from provfl_cli.seeds import derived_seed
+from provfl_cli.seeds import derived_seed, seed_torch
 from provfl_cli.store.rounds import Round
 
 from .federations import SmallNet, content, make_config, make_data, make_model, make_texts, train
@@ -534,3 +534,11 @@ def test_two_processes_at_once_train_once(tmp_path: Path) -> None:
     ends = [line for lines in said for line in lines if isinstance(line, float)]
     assert len(ends) == 2
     assert len(set(ends)) == 1
+
+
+def test_the_cpu_is_seeded_as_torch_does_it() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(5)
+    torch.rand(3)
+    seed_torch(7, torch.device("cpu"))
+    assert torch.equal(torch.rand(5), expected)

@@ -21,7 +21,9 @@ from provfl_cli.config.retrain import Retrain
 from provfl_cli.data.federated import ClientData
 from provfl_cli.errors import InputError
 from provfl_cli.evaluation.contributions import tidy
+from provfl_cli.federation.events import RoundFinished
 from provfl_cli.federation.key import training_key
+from provfl_cli.federation.train import federated_rounds
 from provfl_cli.fusion.krum import Krum
 from provfl_cli.fusion.scaffold import Scaffold
 from provfl_cli.retraining.designs import (
@@ -163,6 +165,44 @@ def test_a_worker_trains_what_an_ordinary_run_of_these_clients_would(changes: di
     assert again.checksums == stored.checksums
     assert again.clients == stored.clients
     assert again.metrics.accuracy == stored.metrics.accuracy == outcome.accuracy
+
+
+def test_only_the_rounds_that_are_asked_about_are_evaluated(tmp_path: Path) -> None:
+    """And a run that shows all rounds trains those anew that were stored without."""
+    whole, kept = make_whole(tmp_path), (2, 4, 6)
+    ((_, outcome),) = outcomes(whole, [Retraining(HALVES, kept, 0)]).items()
+    stored = read_round(tmp_path / "federations" / outcome.key / "rounds", 2)
+    assert [np.isfinite(metrics.accuracy) for metrics in stored.history] == [False, True]
+    config, data = subset(whole.config, whole.data, kept, 0, 2)
+    (shown,), seen = train(tmp_path, config, data=data, model=plain_model())
+    assert shown.folder == stored.folder
+    assert sum(isinstance(event, RoundFinished) for event in seen) == 2
+    assert all(np.isfinite([metrics.accuracy, metrics.loss]).all() for metrics in shown.history)
+    assert shown.checksums == stored.checksums
+    assert shown.metrics.accuracy == stored.metrics.accuracy
+    ((_, again),) = outcomes(whole, [Retraining(HALVES, kept, 0)]).items()
+    assert again.trained == 0, "what is there with more than is wanted will do"
+
+
+def test_an_earlier_round_that_was_not_evaluated_is_trained_again(tmp_path: Path) -> None:
+    whole, kept = make_whole(tmp_path), (2, 4, 6)
+    config, data = subset(whole.config, whole.data, kept, 0, 2)
+    two = replace(config, store=replace(config.store, keep="all"))
+
+    def trained(number: int) -> tuple[float, int]:
+        seen: list[Any] = []
+        settings = replace(two, federation=replace(two.federation, rounds=number))
+        with federated_rounds(
+            settings, data, plain_model(), tmp_path, {number}, CPU, seen.append, workers=0, evaluated={number}
+        ) as rounds:
+            (stored,) = rounds
+        return stored.metrics.accuracy, sum(isinstance(event, RoundFinished) for event in seen)
+
+    last, both = trained(2)
+    first, once = trained(1)
+    assert (both, once) == (2, 1), "round 1 was there without its accuracy"
+    assert np.isfinite([last, first]).all()
+    assert trained(2) == (last, 0)
 
 
 def test_all_clients_are_the_federation_itself(tmp_path: Path) -> None:

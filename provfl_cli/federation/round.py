@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Training:
     """What stays the same over the rounds of one federation.
 
     `rosters`: who does what in rounds 1, 2, …; `lineage_decay`: of the accumulators over all rounds, None where these
-    are not asked for.
+    are not asked for; `evaluated`: the rounds whose loss and accuracy are wanted, None: all.
     """
 
     config: schema.Config
@@ -52,6 +53,7 @@ class Training:
     rosters: tuple[Roster, ...]
     lineage_decay: float | None
     observe: Observe
+    evaluated: Collection[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ def train_round(training: Training, state: State) -> Round:
         fused, server = _fuse(training, state, roster, temporary, bases)
     publish(site, fused.weights)
     merged = str(temporary / NEXT_STATE) if config.fusion.sums_products else None
-    loss, accuracy = _evaluate(training, private, merged)
+    loss, accuracy = math.nan, math.nan
+    if training.evaluated is None or number in training.evaluated:
+        loss, accuracy = _evaluate(training, private, merged)
     metrics = Metrics(
         number,
         loss,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -40,6 +42,7 @@ def federated_rounds(
     observe: Observe,
     logs: Path | None = None,
     workers: int | None = None,
+    evaluated: Collection[int] | None = None,
 ) -> Iterator[Iterator[Round]]:
     """Rounds of a federation, each as soon as it is on disk.
 
@@ -59,6 +62,8 @@ def federated_rounds(
         observe: is told every event as it happens, in this process.
         logs: folder for what an engine itself has to say; None: beside the rounds, in the cache.
         workers: 0: train in this process, whatever the engine; None: as many as `engine.workers` says.
+        evaluated: rounds whose loss and accuracy are wanted, NaN for the others; None: all, and rounds that were
+            stored without are trained again.
 
     Raises:
         InputError: fewer clients were left than should train in a round.
@@ -99,7 +104,8 @@ def federated_rounds(
     with open_entry(cache, key, description, config.store.max_gb, config.store.lock) as entry:
         entry.keep(kept)
         observe(RoundsPlaced(entry.rounds))
-        stored = set(_stored(entry, decay, bool(sharing.private)))
+        needs = _Needs(decay, bool(sharing.private), evaluated)
+        stored = set(_stored(entry, needs))
         hands = 0  # where all is there
         if not targets <= stored:
             widest = max(len(plan.trained) + len(plan.arriving) for plan in roster)
@@ -112,30 +118,47 @@ def federated_rounds(
         with (
             engine(site, hands) if here else flower(config, site, hands, key, device, logs or entry.folder, observe)
         ) as perform:
-            training = Training(config, site, perform, entry, initial, tuple(roster), decay, observe)
-            rounds = _rounds(training, wanted, targets)
+            training = Training(config, site, perform, entry, initial, tuple(roster), decay, observe, evaluated)
+            rounds = _rounds(training, needs, wanted, targets)
             try:
                 yield rounds
             finally:
                 rounds.close()
 
 
-def _rounds(training: Training, wanted: set[int], targets: set[int]) -> Generator[Round]:
+@dataclass(frozen=True)
+class _Needs:
+    """What rounds on disk have to have, to do: accumulators with a `decay` (None: none), what clients keep to
+    themselves, the accuracy of the rounds that are to be `evaluated` (None: all) up to them."""
+
+    decay: float | None
+    private: bool
+    evaluated: Collection[int] | None
+
+    def measured(self, entry: Entry, number: int) -> bool:
+        """Whether all accuracies that are wanted are known; of a damaged round too, which is said where it is read."""
+        with suppress(RunError):
+            history = entry.read(number).history
+            wanted = (each for each in history if self.evaluated is None or each.round in self.evaluated)
+            return all(math.isfinite(each.accuracy) for each in wanted)
+        return True
+
+
+def _rounds(training: Training, needs: _Needs, wanted: set[int], targets: set[int]) -> Generator[Round]:
     """Yield the wanted rounds, training up to each target that is not on disk."""
     entry, observe = training.entry, training.observe
     spent: dict[int, float] = {}  # seconds by round trained here
-    decay, private = training.lineage_decay, bool(training.site.private)
-    reused = max((number for number in _stored(entry, decay, private) if number <= max(targets)), default=0)
+    reused = max((number for number in _stored(entry, needs) if number <= max(targets)), default=0)
     if reused:
         history = entry.read(reused).history
         observe(RoundsReused(reused, sum(metrics.seconds for metrics in history), history))
     for target in sorted(targets):
         with entry.training(
-            until=lambda target=target: target in _stored(entry, decay, private),  # type: ignore[misc]
+            until=lambda target=target: target in _stored(entry, needs),  # type: ignore[misc]
             waiting=lambda: observe(WaitingForProcess(entry.folder)),
         ) as ours:
             if ours:
-                for metrics in _train_until(training, target):
+                for metrics in _train_until(training, needs, target):
                     spent[metrics.round] = metrics.seconds
         stored = entry.read(target)
         if target == max(targets):
@@ -146,16 +169,14 @@ def _rounds(training: Training, wanted: set[int], targets: set[int]) -> Generato
             yield stored
 
 
-def _stored(entry: Entry, decay: float | None, private: bool) -> list[int]:
-    """Numbers of the rounds on disk that will do: with the accumulators that are asked for, if any are.
-
-    Where clients keep tensors for themselves (`private`), with these.
-    """
+def _stored(entry: Entry, needs: _Needs) -> list[int]:
+    """Numbers of the rounds on disk that will do."""
     return [
         number
         for number in entry.stored()
-        if (decay is None or has_lineage(entry.read(number), decay))
-        and (not private or has_private(entry.folder, number))
+        if (needs.decay is None or has_lineage(entry.read(number), needs.decay))
+        and (not needs.private or has_private(entry.folder, number))
+        and needs.measured(entry, number)
     ]
 
 
@@ -199,10 +220,10 @@ def _space(config: schema.Config, specs: Specs, a_round: int, clients: int, roun
     return (rounds + 2) * ((a_round + 3 + controls + lineage) * size_of(specs) + merged) + once * size_of(specs)
 
 
-def _train_until(training: Training, target: int) -> Iterator[Metrics]:
+def _train_until(training: Training, needs: _Needs, target: int) -> Iterator[Metrics]:
     """Train from the nearest stored round before `target` to it; yields each round's metrics as it is on disk."""
     entry, rounds = training.entry, training.config.federation.rounds
-    stored = _stored(entry, training.lineage_decay, bool(training.site.private))
+    stored = _stored(entry, needs)
     start = max((number for number in stored if number < target), default=0)
     if stored and max(stored) > target:
         training.observe(RoundMissing(target, start))

@@ -171,7 +171,9 @@ def train_subset(whole: Whole, asked: Sequence[Asked], training: Training, wait:
     initial = whole.models[seed]
     answers = dict[int, Answer]()
     try:
-        with federated_rounds(smaller, shares, initial, cache, wanted, whole.device, observe, workers=0) as rounds:
+        with federated_rounds(
+            smaller, shares, initial, cache, wanted, whole.device, observe, workers=0, evaluated=wanted
+        ) as rounds:
             for stored in rounds:
                 load_round(model, stored)
                 entry = stored.folder.parent.parent
