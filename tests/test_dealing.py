@@ -115,6 +115,11 @@ def test_a_cache_that_cannot_be_written_to_is_no_matter_here(tmp_path: Path) -> 
     assert same(dealing.dealt(Iid(), LABELS, 6, 1, tmp_path), deal(Iid(), LABELS, 6, 1))
 
 
+def test_no_cache_is_made_for_it(tmp_path: Path) -> None:
+    dealing.dealt(Iid(), LABELS, 6, 1, tmp_path / "cache")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_what_cannot_be_dealt_is_not_kept(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(InputError, match="more than the 300"):

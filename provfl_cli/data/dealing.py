@@ -35,7 +35,8 @@ DEALERS = ("flwr-datasets", "datasets", "numpy")  # what their versions draw may
 def dealt(partition: Partition, labels: np.ndarray, clients: int, seed: int, cache: Path) -> tuple[Share, ...]:
     """Every client's share of the training examples, as `deal` gives it: out of the cache, or dealt and kept there.
 
-    What there is damaged is dealt again. A partition of the user's own is never kept: its code may change.
+    No cache is made for it: what follows may turn out to be wrong input, which leaves nothing behind. What is damaged
+    is dealt again. A partition of the user's own is never kept: its code may change.
 
     Raises:
         InputError: as of `deal`.
@@ -46,8 +47,9 @@ def dealt(partition: Partition, labels: np.ndarray, clients: int, seed: int, cac
     kept = _read(file, labels, clients)
     if kept is None:
         kept = deal(partition, labels, clients, seed)
-        with suppress(OSError, RunError):  # a cache that cannot be written to is refused where training needs it
-            _write(file, kept)
+        if cache.is_dir():
+            with suppress(OSError, RunError):  # one that cannot be written to is refused where training needs it
+                _write(file, kept)
     return kept
 
 
