@@ -179,7 +179,7 @@ class Lineage:
     tensors: Mapping[str, Tensor]
 
     def parts(self, name: str) -> Iterator[Part]:
-        """The rows of an accumulator where they are, file by file: no more than one of them is asked for at a time."""
+        """The rows of an accumulator where they lie, file by file; each is mapped, and none is copied."""
         if isinstance(self.tensors, RowsInFiles):
             yield from self.tensors.parts(name)
         else:

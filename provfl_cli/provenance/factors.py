@@ -21,7 +21,7 @@ Block = Callable[[slice | Tensor, Select | None], Tensor]
 # Numbers in one block: few enough to be still in the cache when they are read again; with many positions, where forming
 # `G` is what takes the time, up to four times as many, since a product of few rows is slow.
 BLOCK_NUMBERS = 1 << 20
-FEW = 8  # neurons
+FEW = 8  # neurons that are looked at first
 # Of forming a gradient: its memory traffic, and for each position and each client; in units of `outputs_are_cheaper`.
 # On an H100 (64 inputs, weights of 512 x 1152, torch 2.11), nanoseconds for one weight and input, by outputs | by
 # gradient: 1 position and 10 clients 0.0044 | 0.0114, 1 and 100 0.0165 | 0.0142, 4 and 10 0.0052 | 0.0097, 4 and 50
