@@ -1,6 +1,7 @@
 """Small sets of texts in files of every format, and the configurations that read them."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ def config(dataset: schema.Dataset, text_model: schema.Model | None = None, seed
         federation=SimpleNamespace(clients=3, clients_per_round=None),
         model=text_model or model(),
         seed=seed,
+        store=SimpleNamespace(cache=os.devnull),  # no folder: nothing is kept
     )
 
 

@@ -167,12 +167,14 @@ def train_subset(whole: Whole, asked: Sequence[Asked], training: Training, wait:
 
     smaller, shares = subset(config, data, clients, seed, last)
     wanted = {question.round for question in asked}
+    # A twin is what a run without faults would be, which shows all rounds; halves of the clients are asked about alone.
+    evaluated = None if other else wanted
     cache = Path(config.store.cache)
     initial = whole.models[seed]
     answers = dict[int, Answer]()
     try:
         with federated_rounds(
-            smaller, shares, initial, cache, wanted, whole.device, observe, workers=0, evaluated=wanted
+            smaller, shares, initial, cache, wanted, whole.device, observe, workers=0, evaluated=evaluated
         ) as rounds:
             for stored in rounds:
                 load_round(model, stored)
