@@ -326,6 +326,17 @@ def test_threads_that_wait_sleep_where_others_want_the_cores(
     assert environment == after
 
 
+def test_on_a_terminal_it_says_at_once_that_settings_are_checked(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(["run", "-m", "dataset=mnist", "seed=1,x"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("checking the settings …")
+    assert "\r\x1b[2Kprovfl: seed=x" in error, "wiped before anything else is said"
+
+
 def test_the_command_chooses_before_torch_is_there() -> None:
     code = "import sys; sys.argv = ['provfl', '--version']; from provfl_cli.cli import main; main(); import os; "
     code += "print(os.environ.get('OMP_WAIT_POLICY') or os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"

@@ -16,6 +16,7 @@ from .folder import claimed, held, pruned, unclaimed_pattern, wanted
 from .job import Failure, job, one_line
 from .next_step import say_next
 from .saying import complain, say
+from .waiting import waiting
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -32,7 +33,8 @@ def main(arguments: list[str]) -> int:
     with hydra_session(args) as hydra:
         if _answered(hydra, args):
             return 0
-        asked = plan(hydra, args)
+        with waiting("checking the settings"):  # of a thousand jobs it takes half a minute
+            asked = plan(hydra, args)
         failures = _executed(hydra, asked)
     return _reported(failures, asked)
 
