@@ -81,10 +81,13 @@ def test_what_is_deleted(asked: list[str], left: list[str], cache: Path, capsys:
 def test_what_is_beside_federations_goes_with_all_of_them(asked: list[str], cache: Path, capsys: Captured) -> None:
     for name in ("bases", "partitions", "mine"):
         (cache / name).mkdir()
-        (cache / name / "file.safetensors").write_bytes(bytes(2_000_000))
+        (cache / name / f"{'ab' * 10}.safetensors").write_bytes(bytes(2_000_000))
+    (cache / "bases" / "of_mine.safetensors").write_bytes(b"nobody else's")
     main(["clean", *asked, "--yes"])
-    left = {name for name in ("bases", "partitions", "mine") if (cache / name).exists()}
-    assert left == ({"mine"} if asked == ["--all"] else {"bases", "partitions", "mine"})
+    left = {f"{file.parent.name}/{file.name[:2]}" for file in cache.glob("*/*.safetensors")}
+    kept = {"mine/ab", "bases/of"}
+    assert left == (kept if asked == ["--all"] else {*kept, "bases/ab", "partitions/ab"})
+    assert (cache / "partitions").exists() == (asked != ["--all"])
     assert ("4.0 MB of partitions" in capsys.readouterr().out) == (asked == ["--all"])
 
 

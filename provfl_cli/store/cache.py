@@ -8,6 +8,8 @@ federations/KEY/rounds/            whole rounds
                 keep.json          numbers of the rounds that some run asked to keep
                 train.lock         held by the process that trains here
                 leases/            one held lock for every process that uses the entry; its death frees it
+bases/KEY.safetensors              models that federations of language start from (`federation/warm_start.py`)
+partitions/KEY.safetensors         who was dealt which examples (`data/dealing.py`)
 
 Several machines may share the folder. A `flock` belongs to the kernel, on NFSv4 and Lustre to the file server, and ends
 with its holder. Where there is none, a `lease` is a file whose holder touches it again and again: a holder of this

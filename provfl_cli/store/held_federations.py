@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from ..bounded import read_json
 from .cache import disk_usage, is_entry, is_open, lock_kind, locked
 from .rounds import stored_rounds
 
+MADE = re.compile(r"[0-9a-f]{20}\.(safetensors|lock|part)")
 BESIDE = ("bases", "partitions")  # models that federations of language start from; who was dealt which examples
 
 
@@ -89,10 +92,14 @@ def delete(cache: Path, keys: Iterable[str]) -> tuple[list[str], list[str]]:
 
 def delete_beside(cache: Path) -> int:
     """Delete what a cache holds beside federations, which is made again when it is needed; the bytes that it took."""
-    folders = [cache / name for name in BESIDE if (cache / name).is_dir()]
-    size = sum(disk_usage(folder) for folder in folders)
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+    size = 0
+    for folder in (cache / name for name in BESIDE):
+        files = [file for file in folder.glob("*") if MADE.fullmatch(file.name) and file.is_file()]
+        size += sum(file.stat().st_size for file in files)
+        for file in files:
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or holds what is somebody else's
+            folder.rmdir()
     return size
 
 
