@@ -147,6 +147,18 @@ def test_a_trace_is_the_same_wherever_the_rows_are(weighting: str, tmp_path: Pat
         assert np.allclose(split.values, ours.values, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_workers_on_ray_find_the_files(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra flower is not installed")
+    torch.manual_seed(0)
+    source = lineage_round(chain(tmp_path, FedAvg(), LeNet().state_dict(), some, 8)[-1])
+    images = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    settings = replace(provenance_preset("provfl"), batch_size=2)
+    here = trace(LeNet(), images, source, replace(settings, shards=1))
+    there = trace(LeNet(), images, source, replace(settings, shards=2, shard_on="local"))
+    assert np.array_equal(here.values, there.values)
+
+
 def test_clients_are_taken_out_by_their_rows(rounds: list[store.Round]) -> None:
     last, gone = rounds[-1], {rounds[-1].clients[0], rounds[2].clients[1]}
     lineage = lineage_of(last)
