@@ -65,7 +65,6 @@ def _key(partition: Partition, labels: np.ndarray, clients: int, seed: int) -> s
 
 
 def _write(file: Path, shares: tuple[Share, ...]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     counts = np.array([len(share.indices) for share in shares], dtype=np.int64)
     indices = np.concatenate([share.indices for share in shares])
     content = {"counts": counts, "indices": indices, "sha256": _digest(counts, indices)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def federated_rounds(
         entry.keep(kept)
         observe(RoundsPlaced(entry.rounds))
         needs = _Needs(decay, bool(sharing.private), evaluated)
-        stored = set(_stored(entry, needs))
+        stored = {number for number in entry.stored() if needs.met_by(entry, number)}
         hands = 0  # where all is there
         if not targets <= stored:
             widest = max(len(plan.trained) + len(plan.arriving) for plan in roster)
@@ -135,26 +135,33 @@ class _Needs:
     private: bool
     evaluated: Collection[int] | None
 
-    def measured(self, entry: Entry, number: int) -> bool:
-        """Whether all accuracies that are wanted are known; of a damaged round too, which is said where it is read."""
-        with suppress(RunError):
-            history = entry.read(number).history
-            wanted = (each for each in history if self.evaluated is None or each.round in self.evaluated)
-            return all(math.isfinite(each.accuracy) for each in wanted)
-        return True
+    def met_by(self, entry: Entry, number: int) -> bool:
+        """Whether a round on disk will do; one that is damaged too, which is said where it is read."""
+        history: Sequence[Metrics] = ()
+        try:
+            stored = entry.read(number)
+            if not has_lineage(stored, self.decay):
+                return False
+            history = stored.history
+        except RunError:
+            if self.decay is not None:  # whether it has the accumulators has to be known
+                raise
+        wanted = (each for each in history if self.evaluated is None or each.round in self.evaluated)
+        known = all(math.isfinite(each.accuracy) for each in wanted)
+        return known and (not self.private or has_private(entry.folder, number))
 
 
 def _rounds(training: Training, needs: _Needs, wanted: set[int], targets: set[int]) -> Generator[Round]:
     """Yield the wanted rounds, training up to each target that is not on disk."""
     entry, observe = training.entry, training.observe
     spent: dict[int, float] = {}  # seconds by round trained here
-    reused = max((number for number in _stored(entry, needs) if number <= max(targets)), default=0)
+    reused = _nearest(entry, needs, max(targets))
     if reused:
         history = entry.read(reused).history
         observe(RoundsReused(reused, sum(metrics.seconds for metrics in history), history))
     for target in sorted(targets):
         with entry.training(
-            until=lambda target=target: target in _stored(entry, needs),  # type: ignore[misc]
+            until=lambda target=target: target in entry.stored() and needs.met_by(entry, target),  # type: ignore[misc]
             waiting=lambda: observe(WaitingForProcess(entry.folder)),
         ) as ours:
             if ours:
@@ -169,15 +176,10 @@ def _rounds(training: Training, needs: _Needs, wanted: set[int], targets: set[in
             yield stored
 
 
-def _stored(entry: Entry, needs: _Needs) -> list[int]:
-    """Numbers of the rounds on disk that will do."""
-    return [
-        number
-        for number in entry.stored()
-        if (needs.decay is None or has_lineage(entry.read(number), needs.decay))
-        and (not needs.private or has_private(entry.folder, number))
-        and needs.measured(entry, number)
-    ]
+def _nearest(entry: Entry, needs: _Needs, target: int) -> int:
+    """The last round on disk up to `target` that will do; 0: there is none."""
+    before = (number for number in reversed(entry.stored()) if number <= target)
+    return next((number for number in before if needs.met_by(entry, number)), 0)
 
 
 def _kept_rounds(keep: str | int, rounds: int) -> set[int]:
@@ -223,9 +225,8 @@ def _space(config: schema.Config, specs: Specs, a_round: int, clients: int, roun
 def _train_until(training: Training, needs: _Needs, target: int) -> Iterator[Metrics]:
     """Train from the nearest stored round before `target` to it; yields each round's metrics as it is on disk."""
     entry, rounds = training.entry, training.config.federation.rounds
-    stored = _stored(entry, needs)
-    start = max((number for number in stored if number < target), default=0)
-    if stored and max(stored) > target:
+    start = _nearest(entry, needs, target - 1)
+    if any(number > target and needs.met_by(entry, number) for number in entry.stored()):
         training.observe(RoundMissing(target, start))
     state = state_after(entry.read(start)) if start else State(0, training.initial, {}, ())
     while state.number < target:

@@ -165,9 +165,7 @@ def _link_lineage(rounds: Path, number: int, temporary: Path, rows: LineageRows)
     known = {}
     for held in earlier:
         there, here = LINEAGE if held == number - 1 else lineage_part(held), lineage_part(held)
-        try:
-            os.link(folder / there, temporary / here)
-        except OSError:  # a file system without hard links
+        if not _linked(folder / there, temporary / here):
             shutil.copyfile(folder / there, temporary / here)
         known[here] = before[there]
     return known
@@ -191,7 +189,14 @@ def _written(metrics: Metrics) -> dict[str, Any]:
 
 def _link_or_write(source: Path, target: Path, tensors: Mapping[str, Tensor]) -> None:
     """Let `target` be the file that the round before already holds, or write it."""
+    if not _linked(source, target):
+        write_tensors(target, tensors)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Give a file a second name; False where it is not there, or the file system has no hard links."""
     try:
         os.link(source, target)
-    except OSError:  # no such round on disk, or a file system without hard links
-        write_tensors(target, tensors)
+    except OSError:
+        return False
+    return True
