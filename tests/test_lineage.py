@@ -19,7 +19,8 @@ from provfl_cli.fusion.fedadam import FedAdam
 from provfl_cli.fusion.fedavg import FedAvg
 from provfl_cli.fusion.fedavgm import FedAvgM
 from provfl_cli.fusion.fuse import Fusion
-from provfl_cli.fusion.lineage import Lineage, LineageRows, next_lineage
+from provfl_cli.fusion.lineage import next_lineage
+from provfl_cli.fusion.lineage_rows import Lineage, LineageRows
 from provfl_cli.store import rounds as store
 from provfl_cli.store.tensorfile import write_tensors
 

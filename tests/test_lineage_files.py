@@ -19,7 +19,8 @@ from provfl_cli.attribution.removed import taken_out
 from provfl_cli.config.validate import provenance_preset
 from provfl_cli.errors import RunError
 from provfl_cli.fusion.fedavg import FedAvg
-from provfl_cli.fusion.lineage import OWNERS, Lineage, next_lineage
+from provfl_cli.fusion.lineage import next_lineage
+from provfl_cli.fusion.lineage_rows import OWNERS, Lineage
 from provfl_cli.provenance.lineage import LineageRound, lineage_round
 from provfl_cli.provenance.tracing import trace
 from provfl_cli.store import disk

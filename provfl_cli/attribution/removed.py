@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..fusion.average import example_shares, weighted_average
 from ..fusion.conditions import TooFewReturned
 from ..fusion.fuse import Fusion
-from ..fusion.lineage import WEIGHTED
+from ..fusion.lineage_rows import WEIGHTED
 from ..fusion.privacy import Privacy
 from ..imports import later
 from ..processes import one_thread

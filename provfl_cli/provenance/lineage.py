@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import RunError
 from ..fusion.decomposition import Decomposition
-from ..fusion.lineage import FORGOTTEN, PLAIN, WEIGHTED, Lineage, LineageRows, Part
+from ..fusion.lineage_rows import FORGOTTEN, PLAIN, WEIGHTED, Lineage, LineageRows, Part
 from ..store.rounds import Round
 
 

@@ -18,7 +18,7 @@ from ..coverage import printable
 from ..errors import InputError
 from ..fusion.adapters import FIRST, SECOND
 from ..fusion.decomposition import Decomposition
-from ..fusion.lineage import OWNERS, PLAIN, WEIGHTED, RowsInFiles
+from ..fusion.lineage_rows import OWNERS, PLAIN, WEIGHTED, RowsInFiles
 from .lineage import LineageRound
 
 if TYPE_CHECKING:

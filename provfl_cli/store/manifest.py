@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..fusion.buffered import Buffered
-from ..fusion.lineage import LineageRows
+from ..fusion.lineage_rows import LineageRows
 from .stored_values import (
     LARGEST_COUNT,
     LARGEST_WEIGHT,

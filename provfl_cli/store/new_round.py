@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RunError
 from ..fusion.buffered import Buffered
 from ..fusion.decomposition import Decomposition
-from ..fusion.lineage import LineageRows, NextLineage
+from ..fusion.lineage import NextLineage
+from ..fusion.lineage_rows import LineageRows
 from .disk import checksum, flush
 from .manifest import metrics_values, round_values
 from .rounds import (

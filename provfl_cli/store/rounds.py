@@ -40,7 +40,7 @@ from ..errors import RunError
 from ..fusion.adapters import SideBySide, adapter_pairs, first_factor, is_merged, second_factor
 from ..fusion.buffered import Buffered
 from ..fusion.decomposition import Decomposition, Multiplier
-from ..fusion.lineage import Lineage, LineageRows, RowsInFiles
+from ..fusion.lineage_rows import Lineage, LineageRows, RowsInFiles
 from ..imports import later
 from .manifest import metrics_values, round_values
 from .sealed import check_seal

@@ -16,7 +16,7 @@ from provfl_cli.data.federated import FederatedData
 from provfl_cli.errors import InputError, RunError
 from provfl_cli.evaluation.metrics import localization
 from provfl_cli.fusion.fedavg import FedAvg
-from provfl_cli.fusion.lineage import Lineage
+from provfl_cli.fusion.lineage_rows import Lineage
 from provfl_cli.provenance.lineage import LineageRound, lineage_round
 from provfl_cli.provenance.tracing import trace
 from provfl_cli.store.rounds import Round

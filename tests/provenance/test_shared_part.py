@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from provfl_cli.errors import InputError
-from provfl_cli.fusion.lineage import Lineage, LineageRows
+from provfl_cli.fusion.lineage_rows import Lineage, LineageRows
 from provfl_cli.provenance import Contributions, from_state_dicts, preset, trace
 from provfl_cli.provenance.lineage import LineageRound
 from provfl_cli.provenance.shared_part import model_names
