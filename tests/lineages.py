@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,6 +20,7 @@ from provfl_cli.fusion.lineage import next_lineage
 from provfl_cli.fusion.updates import ReturnedModels, Updates
 from provfl_cli.store import rounds as store
 from provfl_cli.store.new_round import begin_round, commit_round
+from provfl_cli.store.sealed import sealed
 from provfl_cli.store.tensorfile import specs_of, write_slot
 
 State = Mapping[str, Tensor]
@@ -136,3 +138,13 @@ def chain(
 def play(folder: Path, fusion: Fusion, start: State, works: Sequence[Work]) -> list[store.Round]:
     """The same for rounds that are given."""
     return chain(folder, fusion, start, lambda number, *_: works[number - 1], len(works))
+
+
+def changed(path: Path, change: Any, seal: bool = False) -> None:
+    """Change the manifest of a round, and its checksum too where `seal`."""
+    content = json.loads(path.read_text())
+    change(content)
+    if seal:
+        content.pop("sha256", None)
+        content = sealed(content)
+    path.write_text(json.dumps(content))

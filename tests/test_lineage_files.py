@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,8 @@ from provfl_cli.provenance.tracing import trace
 from provfl_cli.store import disk
 from provfl_cli.store import rounds as store
 from provfl_cli.store.cost import cost_of
-from provfl_cli.store.sealed import SEAL, sealed
 
-from .lineages import Work, chain, perturbed, shapes
+from .lineages import Work, chain, changed, perturbed, shapes
 from .provenance.networks import LeNet
 
 CLIENTS, PER_ROUND, ROUNDS = 24, 4, 15
@@ -49,13 +47,6 @@ def whole(lineage: Lineage) -> Lineage:
 @pytest.fixture(scope="module")
 def rounds(tmp_path_factory: pytest.TempPathFactory) -> list[store.Round]:
     return chain(tmp_path_factory.mktemp("rounds"), FedAvg(), shapes(torch.float64), some, ROUNDS)
-
-
-def changed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a manifest, and its checksum with it."""
-    content = {name: value for name, value in json.loads(path.read_text()).items() if name != SEAL}
-    change(content)
-    path.write_text(json.dumps(sealed(content)))
 
 
 def lineage_of(stored: store.Round) -> Lineage:
@@ -245,7 +236,7 @@ def test_a_file_without_a_row_that_it_should_have_is_refused(tmp_path: Path) -> 
         held = content["lineage"]["held"]
         held[held.index(min(held))] = 4
 
-    changed(last.folder / store.MANIFEST, elsewhere)
+    changed(last.folder / store.MANIFEST, elsewhere, seal=True)
     with pytest.raises(RunError, match=r"the lineage of client \d+ is not in the file of round 4"):
         store.read_round(tmp_path, 4).lineage()
 
@@ -261,7 +252,7 @@ def test_a_manifest_that_cannot_be_is_refused(held: Any, reason: str, tmp_path: 
         count = len(content["lineage"]["held"])
         content["lineage"]["held"] = [5] * count if held == "later" else held
 
-    changed(last.folder / store.MANIFEST, other)
+    changed(last.folder / store.MANIFEST, other, seal=True)
     with pytest.raises(RunError, match=reason):
         store.read_round(tmp_path, 4)
 
@@ -274,7 +265,7 @@ def test_a_round_of_the_format_before_is_read(tmp_path: Path) -> None:
         content["format"] = 3
         del content["lineage"]["held"]
 
-    changed(last.folder / store.MANIFEST, former)
+    changed(last.folder / store.MANIFEST, former, seal=True)
     tensors = lineage_of(store.read_round(tmp_path, 1)).tensors
     assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
 

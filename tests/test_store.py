@@ -24,7 +24,6 @@ from provfl_cli.store.cache import Entry
 from provfl_cli.store.cost import Cost, cost_of
 from provfl_cli.store.disk import replacing
 from provfl_cli.store.new_round import begin_round, commit_round
-from provfl_cli.store.sealed import sealed
 from provfl_cli.store.tensorfile import (
     NAMES,
     allocate,
@@ -35,6 +34,8 @@ from provfl_cli.store.tensorfile import (
     write_slot,
     write_tensors,
 )
+
+from .lineages import changed
 
 METRICS = store.Metrics(1, 0.5, 0.75, 0.4, 3, 1.25)
 
@@ -246,16 +247,6 @@ with replacing(Path({str(tmp_path / "rows [1].csv")!r})) as beside:
     assert (tmp_path / "rows [1].csv").read_text() == "whole"
     lives.communicate(b"")
     assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "rows [1].csv"]
-
-
-def changed(path: Path, change: Any, seal: bool = False) -> None:
-    """Change the manifest of a round, and its checksum too where `seal`."""
-    content = json.loads(path.read_text())
-    change(content)
-    if seal:
-        content.pop("sha256", None)
-        content = sealed(content)
-    path.write_text(json.dumps(content))
 
 
 MANIFEST_DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
